@@ -1,0 +1,80 @@
+import os
+
+import pytest
+import torch
+
+from video_gn.callbacks import checkpoints
+from video_gn.callbacks.checkpoints import AtomicCheckpointIO, RunCheckpoint, link
+from video_gn.checkpoint import describe, net_state, read_checkpoint
+from video_gn.errors import CheckpointError
+
+
+def test_a_save_that_breaks_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoints/last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
+    real_save = torch.save
+
+    def breaks(content, file):
+        file.write(b"half of it")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", breaks)
+    with pytest.raises(OSError, match="No space left"):
+        AtomicCheckpointIO().save_checkpoint({"step": 2}, path)
+    assert torch.load(path, weights_only=True) == {"step": 1}
+    monkeypatch.setattr(torch, "save", real_save)
+    AtomicCheckpointIO().save_checkpoint({"step": 3}, path)
+    assert torch.load(path, weights_only=True) == {"step": 3}
+    assert os.listdir(path.parent) == ["last.ckpt"], "what a broken save left is cleared away"
+
+
+def test_storage_options_are_refused(tmp_path):
+    with pytest.raises(TypeError, match="storage_options must be None"):
+        AtomicCheckpointIO().save_checkpoint({}, tmp_path / "a", storage_options=1)
+
+
+def test_a_link_keeps_its_content_when_the_source_is_replaced(tmp_path, monkeypatch):
+    last, best = tmp_path / "last.ckpt", tmp_path / "best.ckpt"
+    for content in ("one", "two"):
+        part = tmp_path / "part"
+        part.write_text(content)
+        part.replace(last)
+        if content == "one":
+            link(last, best)
+    assert best.read_text() == "one"
+
+    def no_links(*_):
+        raise OSError("not supported")
+
+    monkeypatch.setattr(checkpoints.os, "link", no_links)
+    link(last, best)
+    assert best.read_text() == "two"
+
+
+@pytest.mark.parametrize("settings", [{"every_n_steps": 0}, {"keep_steps": -1}])
+def test_settings_are_checked(settings):
+    with pytest.raises(ValueError, match="every_n_steps must be above 0 and keep_steps not below"):
+        RunCheckpoint(**settings)
+
+
+def test_reading(tmp_path):
+    path = tmp_path / "a.ckpt"
+    torch.save({"video_gn": {"net": {}}, "state_dict": {"net.a": torch.ones(2), "mean": torch.ones(3)}}, path)
+    assert describe(path) == {"net": {}}
+    assert list(net_state(read_checkpoint(path), path)) == ["a"]
+    torch.save({"video_gn": {}, "state_dict": {"mean": torch.ones(3)}}, path)
+    with pytest.raises(CheckpointError, match=r"a\.ckpt: has no weights"):
+        net_state(read_checkpoint(path), path)
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def test_nothing_in_a_file_is_executed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"video_gn": Evil()}, "evil.ckpt")
+    with pytest.raises(CheckpointError, match=r"evil\.ckpt: not a checkpoint"):
+        read_checkpoint("evil.ckpt")
+    assert os.listdir(tmp_path) == ["evil.ckpt"]

@@ -1,0 +1,46 @@
+import pytest
+
+from video_gn.callbacks.run_directory import RunDirectory, config_differences
+from video_gn.errors import RunError
+
+
+def test_one_run_at_a_time(tmp_path):
+    first, second = RunDirectory(tmp_path / "run"), RunDirectory(tmp_path / "run")
+    first.lock(".lock")
+    with pytest.raises(RunError, match=r"run is in use by another run \(process \d+ on"):
+        second.lock(".lock")
+    second.lock("test/.lock")
+    first.unlock()
+    second.lock(".lock")
+
+
+def test_an_earlier_run_is_set_aside_whole_and_the_users_files_stay(tmp_path):
+    run = RunDirectory(tmp_path)
+    assert run.set_aside() is None
+    for number in (1, 2):
+        (tmp_path / "checkpoints").mkdir()
+        for name in ("config.yaml", "config.resume-001.yaml", "metrics.csv", "checkpoints/last.ckpt"):
+            (tmp_path / name).write_text(f"{name} {number}")
+        (tmp_path / "notes.txt").write_text("mine")
+        assert run.set_aside() == tmp_path / "previous" / f"{number:03d}"
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["notes.txt", "previous"]
+    for number in (1, 2):
+        assert (tmp_path / f"previous/{number:03d}/checkpoints/last.ckpt").read_text() == f"checkpoints/last.ckpt {number}"
+
+
+def test_finding_checkpoints(tmp_path):
+    run = RunDirectory(tmp_path)
+    assert run.find_checkpoint("last") is None
+    assert run.find_checkpoint("best") is None
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/last.ckpt").touch()
+    assert run.find_checkpoint("last") == tmp_path / "checkpoints/last.ckpt"
+    with pytest.raises(RunError, match=r"ckpt_path 'lost.ckpt' is not a file"):
+        run.find_checkpoint("lost.ckpt")
+
+
+def test_config_differences():
+    old = {"a": 1, "b": {"c": [1], "d": None}, "gone": 3, "ckpt_path": None}
+    new = {"a": 1, "b": {"c": [2], "d": None, "new": 4}, "ckpt_path": "last"}
+    assert config_differences(old, new) == ["b.c: [1] -> [2]", "b.new: None -> 4", "gone: 3 -> None"]
+    assert config_differences(old, old) == []

@@ -1,0 +1,51 @@
+"""Markers for what a machine may lack: skipped where it is missing, failing under FAIL_WITHOUT_*=1."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL_VIDEOS = Path(os.environ.get("VIDEO_GN_REAL_VIDEOS", ROOT.parent / "shared" / "data"))
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+NEEDS = {
+    "needs_cuda": ("CUDA", _has_cuda),
+    "needs_real_videos": ("REAL_VIDEOS", lambda: (REAL_VIDEOS / "files.csv").is_file()),
+}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker, (name, present) in NEEDS.items():
+        if item.get_closest_marker(marker) and not present():
+            if os.environ.get(f"FAIL_WITHOUT_{name}") == "1":
+                pytest.fail(f"{marker}: missing here, and FAIL_WITHOUT_{name}=1 is set")
+            pytest.skip(f"{marker}: missing here")
+
+
+@pytest.fixture(scope="session")
+def real_videos() -> Path:
+    """The directory of real videos; ask for it together with the marker needs_real_videos."""
+    return REAL_VIDEOS
+
+
+@pytest.fixture(scope="session")
+def tiny_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three class folders of ten short videos."""
+    from media import write_numbered_video
+
+    root = tmp_path_factory.mktemp("tiny") / "videos"
+    for label in ("one", "three", "two"):
+        for number in range(10):
+            path = root / label / f"{number:02d}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_numbered_video(path, 20 + number, size=(48, 40))
+    return root

@@ -1,0 +1,153 @@
+"""Test videos whose pixels say which frame one looks at.
+
+A frame shows 16 bits as a grid of 4 x 4 black and white cells: 12 bits of the number, and 4 bits that
+check it. Compression does not get through the difference, and a black, torn or half-decoded picture does
+not pass for a number.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+MAX_NUMBER = (1 << 12) - 1
+_CELLS = 4
+_MILLISECONDS = 1000
+
+
+def _check_bits(number: int) -> int:
+    return (number ^ number >> 4 ^ number >> 8 ^ 0b1010) & 15
+
+
+def numbered_frame(number: int, size: tuple[int, int] = (64, 48)) -> np.ndarray:
+    """A picture of a number.
+
+    Args:
+        number: in [0, MAX_NUMBER].
+        size: (width, height), px, at least 4 each; a multiple of 4 looks best.
+
+    Returns:
+        uint8 (height, width, 3).
+    """
+    if not 0 <= number <= MAX_NUMBER:
+        raise ValueError(f"number must be in [0, {MAX_NUMBER}], got {number!r}")
+    word = number << 4 | _check_bits(number)
+    bits = np.array([word >> (15 - i) & 1 for i in range(16)], dtype=np.uint8).reshape(_CELLS, _CELLS)
+    width, height = size
+    rows = np.arange(height) * _CELLS // height
+    columns = np.arange(width) * _CELLS // width
+    grey = np.where(bits[rows][:, columns] == 1, 230, 25).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def read_number(frame_HWC: np.ndarray) -> int:
+    """The number that a decoded frame shows.
+
+    Args:
+        frame_HWC: uint8 (H, W, 3), a numpy array or a torch tensor.
+
+    Raises:
+        ValueError: for a picture that does not show a number.
+    """
+    grey = np.asarray(frame_HWC).astype(np.float64).mean(axis=2)
+    height, width = grey.shape
+    word = 0
+    for row in range(_CELLS):
+        for column in range(_CELLS):
+            top, left = (4 * row + 1) * height // 16, (4 * column + 1) * width // 16
+            bottom, right = (4 * row + 3) * height // 16, (4 * column + 3) * width // 16
+            word = word << 1 | (grey[top : bottom + 1, left : right + 1].mean() > 127.5)
+    number = int(word >> 4)
+    if word & 15 != _check_bits(number):
+        raise ValueError(f"the picture shows no number (bits {word:016b})")
+    return number
+
+
+def read_numbers(frames_THWC: Iterable[np.ndarray]) -> list[int]:
+    """`read_number` of each frame."""
+    return [read_number(frame) for frame in frames_THWC]
+
+
+def write_numbered_video(
+    path: str | Path,
+    num_frames: int,
+    *,
+    fps: int = 25,
+    size: tuple[int, int] = (64, 48),
+    codec: str = "libx264",
+    gop: int = 12,
+    bframes: int = 2,
+    rotation: int = 0,
+    pts_ms: Sequence[int] | None = None,
+    start_ms: int = 0,
+    first_number: int = 0,
+    pix_fmt: str = "yuv420p",
+    codec_options: Mapping[str, str] | None = None,
+    container_options: Mapping[str, str] | None = None,
+) -> Path:
+    """Write a video whose frame i shows the number first_number + i.
+
+    Args:
+        path: the name's ending chooses the container.
+        num_frames: at least 1.
+        fps: frames per second.
+        size: (width, height) of the picture as a viewer sees it.
+        codec: FFmpeg's name of an encoder.
+        gop: frames from one key frame to the next (exactly so for libx264).
+        bframes: B-frames in a row, for the encoders that have them.
+        rotation: clockwise turn that the metadata asks for; the stored picture is turned the other way.
+        pts_ms: when each frame is shown, for a variable rate; ascending.
+        start_ms: when the first frame is shown; may be negative (an edit list then hides what comes
+            before 0, in mp4 with container_options {"avoid_negative_ts": "disabled"}).
+        first_number: of the first frame.
+        pix_fmt: of the encoder.
+        codec_options: for the encoder; they win over what the other arguments stand for.
+        container_options: for the container.
+
+    Returns:
+        The path.
+    """
+    in_ms = pts_ms is not None or start_ms != 0
+    time_base = Fraction(1, _MILLISECONDS if in_ms else fps)
+    times = list(pts_ms) if pts_ms is not None else list(range(num_frames))
+    if pts_ms is None and in_ms:
+        times = [round(i * _MILLISECONDS / fps) for i in times]
+    width, height = size
+    if rotation % 180:
+        width, height = height, width
+    options = dict(codec_options or {})
+    if codec == "libx264":
+        params = f"keyint={gop}:min-keyint={gop}:scenecut=0:bframes={bframes}"
+        options = {"preset": "ultrafast", "crf": "18", "threads": "1", "x264-params": params, **options}
+    elif codec == "libx265":
+        params = f"keyint={gop}:min-keyint={gop}:scenecut=0:bframes={bframes}:log-level=none:pools=1"
+        options = {"preset": "ultrafast", "x265-params": params, **options}
+    elif codec.startswith("libvpx"):
+        options = {"deadline": "realtime", "cpu-used": "8", **options}
+    elif codec == "libsvtav1":
+        os.environ.setdefault("SVT_LOG", "1")  # errors only; it writes to stderr by itself
+        options = {"preset": "8", "crf": "8", "svtav1-params": "lp=1", **options}
+    with av.open(str(path), "w", options=dict(container_options or {})) as container:
+        stream = container.add_stream(codec, rate=fps, options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        stream.time_base = stream.codec_context.time_base = time_base
+        stream.codec_context.gop_size = gop
+        if codec in ("mpeg4", "mpeg2video"):
+            stream.codec_context.max_b_frames = bframes
+            stream.codec_context.qmin = stream.codec_context.qmax = 3
+        if codec.startswith("libvpx"):
+            stream.codec_context.bit_rate = 2_000_000
+        if rotation:
+            stream.set_display_rotation(-rotation)  # FFmpeg counts counterclockwise
+        for i in range(num_frames):
+            picture = np.rot90(numbered_frame(first_number + i, size), rotation // 90)
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame.pts, frame.time_base = times[i] + start_ms, time_base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return Path(path)

@@ -1,0 +1,111 @@
+"""Runs of the command line in processes forked after the imports: a run then costs a second, not ten."""
+
+import contextlib
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+
+from lightning import Callback
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["video_gn.lightning_cli", "video_gn.inference", "video_gn.cli", "runs"])
+
+# The smallest real network and clips: ResNet-50, width 4, 8 frames of 32 px.
+TINY = [
+    "--seed_everything=0",
+    "--trainer.accelerator=cpu",
+    "--trainer.log_every_n_steps=1",
+    "--model.net=video_gn.models.i3d",
+    "--model.net.width=4",
+    "--model.net.norm=group",
+    "--model.net.num_groups=2",
+    "--model.optimizer.reference_batch_size=null",
+    "--model.schedule.name=constant",
+    "--data.clip.num_frames=8",
+    "--data.clip.stride=2",
+    "--data.augment.short_side_px=[32, 36]",
+    "--data.augment.crop_px=32",
+    "--data.augment.flip=0",
+    "--data.views.short_side_px=32",
+    "--data.batch_size=4",
+    "--data.loader.num_workers=0",
+]
+
+
+class StepLog(Callback):
+    """Appends a line for each optimizer step that is executed, and one where a run starts."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def _write(self, line):
+        with Path(self.path).open("a") as file:
+            file.write(line + "\n")
+
+    def on_train_start(self, trainer, pl_module):
+        self._write(f"start {trainer.global_step}")
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self._write(f"step {trainer.global_step} {batch.video_ids.tolist()} {float(outputs['loss'])!r}")
+
+    def on_validation_start(self, trainer, pl_module):
+        self._write(f"validation {trainer.global_step}")
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        self._write(f"epoch {trainer.current_epoch} at {trainer.global_step}")
+
+
+def _run(argv, cwd, log):
+    import torch
+
+    os.chdir(cwd)
+    torch.set_num_threads(1)
+    with Path(log).open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    from video_gn.__main__ import main
+
+    sys.argv = ["video-gn", *argv]
+    status = main(argv)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def start(argv, cwd, log):
+    """Start `video-gn ARGV...`; stdout and stderr are appended to `log`."""
+    with _importable():
+        process = _CONTEXT.Process(target=_run, args=([str(a) for a in argv], str(cwd), str(log)))
+        process.start()
+    return process
+
+
+def run(argv, cwd, log=None):
+    """Run `video-gn ARGV...` to its end.
+
+    Returns:
+        (exit status, what it printed).
+    """
+    log = Path(log or Path(cwd) / "log.txt")
+    before = log.stat().st_size if log.exists() else 0
+    process = start(argv, cwd, log)
+    process.join(240)
+    assert process.exitcode is not None, f"still running after 240 s:\n{log.read_text()[before:]}"
+    return process.exitcode, log.read_text()[before:]
+
+
+@contextlib.contextmanager
+def _importable():
+    """The fork server finds this module by name."""
+    here = str(Path(__file__).parent)
+    old = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = here if not old else f"{here}{os.pathsep}{old}"
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        yield
+    finally:
+        if old is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = old

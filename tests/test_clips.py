@@ -1,0 +1,64 @@
+import pickle
+
+import pytest
+import torch
+
+from video_gn.clips import ClipBatch, Failure, VideoInfo, VideoNote
+from video_gn.errors import DecodeError, FrameCountError
+
+
+def batch(**changes):
+    parts = {
+        "frames_NKTCHW": torch.zeros(2, 3, 4, 3, 5, 6, dtype=torch.uint8),
+        "labels": torch.tensor([0, 1]),
+        "video_ids": torch.tensor([4, 5]),
+        "view_ids": torch.arange(3).repeat(2, 1),
+    }
+    return ClipBatch(**{**parts, **changes})
+
+
+def test_a_batch_knows_its_size():
+    assert len(batch()) == 2
+    assert batch().num_clips == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("frames_NKTCHW", torch.zeros(2, 3, 4, 3, 5, 6)),
+        ("frames_NKTCHW", torch.zeros(2, 4, 3, 5, 6, dtype=torch.uint8)),
+        ("frames_NKTCHW", torch.zeros(2, 3, 4, 1, 5, 6, dtype=torch.uint8)),
+        ("labels", torch.tensor([0, 1, 2])),
+        ("labels", torch.tensor([0, 1], dtype=torch.int32)),
+        ("video_ids", torch.tensor([[4, 5]])),
+        ("view_ids", torch.arange(3)),
+        ("notes", (VideoNote("a", 1, 1.0, ()),)),
+    ],
+)
+def test_a_batch_checks_its_shapes(name, value):
+    with pytest.raises(ValueError, match=name):
+        batch(**{name: value})
+
+
+def test_moving_keeps_everything_and_the_memory_order():
+    frames = torch.zeros(2, 3, 4, 5, 6, 3, dtype=torch.uint8).permute(0, 1, 2, 5, 3, 4)
+    moved = batch(frames_NKTCHW=frames, failures=(Failure(1, "a", "b"),)).to("cpu")
+    assert moved.frames_NKTCHW.stride() == frames.stride()
+    assert moved.failures == (Failure(1, "a", "b"),)
+
+
+@pytest.mark.parametrize("name", ["num_frames", "fps", "width", "height"])
+def test_video_info_checks_itself(name):
+    parts = {"num_frames": 3, "fps": 25.0, "width": 4, "height": 4}
+    with pytest.raises(ValueError, match=name):
+        VideoInfo("v", **{**parts, name: 0}, rotation_degrees=0, codec="h264", duration_seconds=1.0)
+    with pytest.raises(ValueError, match="rotation_degrees"):
+        VideoInfo("v", **parts, rotation_degrees=45, codec="h264", duration_seconds=1.0)
+
+
+def test_errors_travel_between_processes():
+    error = pickle.loads(pickle.dumps(DecodeError("a.mp4", "no video stream")))
+    assert (error.path, error.reason, str(error)) == ("a.mp4", "no video stream", "a.mp4: no video stream")
+    error = pickle.loads(pickle.dumps(FrameCountError("a.mp4", 3, 5)))
+    assert (error.num_frames, error.promised) == (3, 5)
+    assert str(error) == "a.mp4: only 3 of 5 frames decode"

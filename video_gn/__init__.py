@@ -1,0 +1,37 @@
+"""Video classifiers whose normalization does not depend on the batch size.
+
+Importing this package is cheap: torch and the decoders are imported where they are used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from video_gn.errors import CheckpointError, DecodeError, FrameCountError, ManifestError, RunError, VideoGNError
+
+if TYPE_CHECKING:
+    from video_gn.inference import Predictor
+
+__version__ = "0.1.0"
+__all__ = [
+    "CheckpointError",
+    "DecodeError",
+    "FrameCountError",
+    "ManifestError",
+    "RunError",
+    "VideoGNError",
+    "__version__",
+    "load",
+]
+
+
+def load(path: str, **kwargs: Any) -> Predictor:
+    """A predictor from a checkpoint; `predict(video)` gives labels and scores.
+
+    Args:
+        path: a checkpoint of this package.
+        **kwargs: see `video_gn.inference.Predictor.from_checkpoint`.
+    """
+    from video_gn.inference import Predictor
+
+    return Predictor.from_checkpoint(path, **kwargs)

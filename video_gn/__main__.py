@@ -1,0 +1,169 @@
+"""The console script `video-gn`: wiring only. Its help answers at once, without importing torch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+import video_gn
+
+_LIGHTNING = {
+    "fit": "train a network: video-gn fit -c configs/demo.yaml",
+    "validate": "validation figures of a checkpoint",
+    "test": "test a checkpoint on all views of each video",
+    "predict": "label a data module's videos, on all processes of a launch",
+}
+_OWN = {
+    "infer": "label video files with a checkpoint: table, json or csv",
+    "data": "data sets: synth",
+    "report": "write a run directory's report.html",
+    "bench": "speed, side by side in one run: data",
+}
+
+
+def _overview() -> str:
+    lines = ["usage: video-gn COMMAND [options]", "", "Train, test and run video classifiers with Group Normalization.", ""]
+    lines += [f"  {name:9s} {text}" for name, text in (_LIGHTNING | _OWN).items()]
+    lines += ["", "`video-gn COMMAND --help` lists a command's options; `video-gn --version` prints the version."]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: words after `video-gn`; None takes the process's.
+
+    Returns:
+        The exit status: 0, or 1 for a run that failed, 2 for bad arguments, lists or checkpoints, 3
+        where some videos could not be read.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_overview() + "\n")
+        return 0 if words else 2
+    if words[0] == "--version":
+        sys.stdout.write(f"video-gn {video_gn.__version__}\n")
+        return 0
+    command, rest = words[0], words[1:]
+    if command in _LIGHTNING:
+        from video_gn.cli import run_lightning
+
+        return _guarded(lambda: run_lightning(command, rest))
+    if command in _OWN:
+        options = _PARSERS[command]().parse_args(rest)
+        return _guarded(lambda: options.run(options))
+    sys.stderr.write(f"video-gn: no command {command!r}; there are {', '.join(_LIGHTNING | _OWN)}\n")
+    return 2
+
+
+def _guarded(run: Callable[[], int]) -> int:
+    """Errors that are about files and settings are told in a line, not as a traceback."""
+    from video_gn.errors import CheckpointError, ManifestError, VideoGNError
+
+    try:
+        return run()
+    except (ManifestError, CheckpointError) as error:
+        sys.stderr.write(f"video-gn: error: {error}\n")
+        return 2
+    except VideoGNError as error:
+        sys.stderr.write(f"video-gn: error: {error}\n")
+        return 1
+    except BrokenPipeError:
+        return 1
+
+
+def _infer_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="video-gn infer",
+        description="Label video files: the best classes of each video and of each of its clips, with times.",
+        epilog="Exit status: 0 when all were read, 3 when some could not be, 2 for bad arguments. "
+        "`video-gn predict` writes the same json for the videos of a data module, on all processes of a launch.",
+    )
+    parser.add_argument("videos", nargs="+", metavar="PATH", help="video files, directories (searched through) and globs")
+    parser.add_argument("--checkpoint", "--ckpt_path", required=True, metavar="FILE", help="of a training run")
+    parser.add_argument("--output", metavar="FILE", help="write the results as .json or .csv")
+    parser.add_argument("--top_k", type=_positive, default=5, metavar="K", help="labels to give (5)")
+    parser.add_argument("--num_clips", type=_positive, metavar="K", help="clips of a video (as the checkpoint was tested)")
+    parser.add_argument("--crops", choices=("center", "three", "full"), help="crops of a clip (as the checkpoint was tested)")
+    parser.add_argument("--views_per_forward", type=_positive, default=10, metavar="N", help="views at a time (10)")
+    parser.add_argument("--backend", default="auto", help="decoder: auto, pyav or decord (auto)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (a GPU where there is one)")
+    parser.add_argument("--num_workers", type=int, metavar="N", help="processes that decode (one a core, at most 8)")
+    parser.add_argument("--quiet", action="store_true", help="no table")
+
+    def run(options: argparse.Namespace) -> int:
+        from video_gn.cli import run_infer
+
+        return run_infer(options)
+
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _data_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="video-gn data", description="Make data sets.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    synth = commands.add_parser(
+        "synth",
+        help="videos of moving shapes, whose class is the motion alone",
+        description="Write H.264 videos of moving shapes in class folders: OUT/train/CLASS/*.mp4 and OUT/val/CLASS/*.mp4. "
+        "The class is the motion alone; no single frame tells it.",
+    )
+    synth.add_argument("out", metavar="OUT", help="directory to write; it is made")
+    synth.add_argument("--train_per_class", type=_positive, default=40, metavar="N", help="training videos of a class (40)")
+    synth.add_argument("--val_per_class", type=_positive, default=10, metavar="N", help="validation videos of a class (10)")
+    synth.add_argument("--seed", type=int, default=0, help="the same seed gives the same files (0)")
+
+    def run(options: argparse.Namespace) -> int:
+        from video_gn.cli import run_synth
+
+        return run_synth(options)
+
+    synth.set_defaults(run=run)
+    return parser
+
+
+def _report_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="video-gn report", description="Write RUN_DIR/report.html from a run's files.")
+    parser.add_argument("run_dir", metavar="RUN_DIR")
+
+    def run(options: argparse.Namespace) -> int:
+        from video_gn.cli import run_report
+
+        return run_report(options)
+
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _bench_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="video-gn bench", description="Measure speed, side by side in one run.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    data = commands.add_parser("data", help="decoding and clips: ratios of medians", description="Ratios of the data path's medians.")
+    data.add_argument("videos", nargs="*", metavar="VIDEO", help="files to measure on (a 10 s, 340x256 video is made)")
+    data.add_argument("--rounds", type=_positive, default=5, metavar="N", help="rounds, each of every contender (5)")
+    data.add_argument("--output", metavar="FILE", help="write the figures as .json")
+
+    def run(options: argparse.Namespace) -> int:
+        from video_gn.cli import run_bench_data
+
+        return run_bench_data(options)
+
+    data.set_defaults(run=run)
+    return parser
+
+
+_PARSERS = {"infer": _infer_parser, "data": _data_parser, "report": _report_parser, "bench": _bench_parser}
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

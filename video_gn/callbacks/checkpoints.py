@@ -1,0 +1,173 @@
+"""Checkpoints that a killed run goes on from: whole files only, at places where resuming is exact.
+
+Lightning's own state inside an epoch's end or a validation makes a resumed run skip or repeat
+hooks. So a save that falls due there waits until they are over, and the loops' state is written in
+one of two plain forms: between two epochs, or between two batches of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+
+log = logging.getLogger(__name__)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the final name, then renames: a kill leaves the old file or the new one, never a part."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None) -> None:
+        """Write a checkpoint.
+
+        Args:
+            checkpoint: plain containers and tensors.
+            path: its final name.
+            storage_options: none are known.
+        """
+        if storage_options is not None:
+            raise TypeError(f"storage_options must be None, got {storage_options!r}")
+        final = Path(path)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        for stale in final.parent.glob(f".{final.name}.*.tmp"):
+            stale.unlink(missing_ok=True)  # left by a killed process; the run directory is locked
+        part = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+        with part.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(final)
+
+
+def link(source: Path, target: Path) -> None:
+    """Make `target` a second name of `source`'s present content, replacing `target` atomically."""
+    part = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    part.unlink(missing_ok=True)
+    try:
+        os.link(source, part)
+    except OSError:  # a file system without hard links
+        part.write_bytes(source.read_bytes())
+    part.replace(target)
+
+
+class RunCheckpoint(Checkpoint):
+    """Keeps `last.ckpt`, `best.ckpt` by a validation figure, and some older steps.
+
+    Args:
+        directory: the run's `checkpoints/`; filled in by the command line.
+        every_n_steps: optimizer steps between two saves of `last.ckpt`; epochs' and validations' ends save too.
+        keep_steps: how many `step-*.ckpt` of those saves to keep beside it, the newest.
+        monitor: figure whose largest value makes `best.ckpt`.
+    """
+
+    def __init__(
+        self, directory: str | None = None, every_n_steps: int = 500, keep_steps: int = 0, monitor: str = "val/top1"
+    ) -> None:
+        if every_n_steps < 1 or keep_steps < 0:
+            raise ValueError(f"every_n_steps must be above 0 and keep_steps not below, got {every_n_steps} and {keep_steps}")
+        self.directory = Path(directory or "checkpoints")
+        self.every_n_steps = every_n_steps
+        self.keep_steps = keep_steps
+        self.monitor = monitor
+        self.best: float | None = None
+        self.best_step = -1
+        self._due = False
+        self._new_best = False
+
+    # ---- state -------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best figure so far and its step."""
+        return {"best": self.best, "best_step": self.best_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the best figure of the run that goes on."""
+        self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+
+    # ---- where a save may happen -------------------------------------------------------------
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the loops where the checkpoint stood."""
+        if trainer.ckpt_path is None:
+            return
+        last = self.directory / "last.ckpt"
+        if self.best_step == trainer.global_step and last.is_file() and trainer.is_global_zero:
+            link(last, self.directory / "best.ckpt")  # a kill came between last.ckpt and best.ckpt
+        if trainer.fit_loop.epoch_loop.batch_progress.current.ready == 0:
+            # Between two epochs there is nothing to restart: the next epoch is like any other.
+            loop = trainer.fit_loop
+            for part in (loop, loop.epoch_loop, loop.epoch_loop.val_loop, loop.epoch_loop.automatic_optimization):
+                part._restarting = False
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Save inside an epoch, unless a validation or the epoch's end comes right after."""
+        loop = trainer.fit_loop
+        if loop._should_accumulate():
+            return
+        self._due |= trainer.global_step % self.every_n_steps == 0
+        fetcher = loop._data_fetcher
+        validates = fetcher is not None and loop.epoch_loop._should_check_val_fx(fetcher)
+        if self._due and not validates and not self._epoch_is_over(trainer):
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the figure; save, unless the epoch's end comes right after."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        value = trainer.callback_metrics.get(self.monitor)
+        if value is not None and (self.best is None or float(value) > self.best):
+            self.best, self.best_step, self._new_best = float(value), trainer.global_step, True
+        if not self._epoch_is_over(trainer):
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save after the epoch's last hook; Lightning calls checkpoint callbacks last."""
+        self._save(trainer)
+
+    @staticmethod
+    def _epoch_is_over(trainer: Trainer) -> bool:
+        loop = trainer.fit_loop.epoch_loop
+        return loop.batch_progress.current.ready >= trainer.num_training_batches or loop._is_training_done
+
+    def _save(self, trainer: Trainer) -> None:
+        self._due = False
+        last = self.directory / "last.ckpt"
+        trainer.save_checkpoint(last)
+        if trainer.is_global_zero:
+            if self._new_best:
+                link(last, self.directory / "best.ckpt")
+            if self.keep_steps:
+                link(last, self.directory / f"step-{trainer.global_step:08d}.ckpt")
+                for old in sorted(self.directory.glob("step-*.ckpt"))[: -self.keep_steps]:
+                    with contextlib.suppress(FileNotFoundError):
+                        old.unlink()
+        self._new_best = False
+
+    # ---- the two plain forms -----------------------------------------------------------------
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Write the loops' state as it is between two epochs, or between two batches of one."""
+        datamodule = getattr(trainer, "datamodule", None)
+        position = datamodule.state_dict() if datamodule is not None else {}
+        if "batches" not in position or "fit_loop" not in checkpoint.get("loops", {}):
+            return
+        epoch, batches = position["epoch"], position["batches"]
+        state = checkpoint["loops"]["fit_loop"]
+        for scope in ("total", "current"):
+            started = epoch + (batches > 0)
+            state["epoch_progress"][scope].update(ready=started, started=started, processed=epoch, completed=epoch)
+        progress = state["epoch_loop.batch_progress"]
+        progress["is_last_batch"] = False
+        # With `completed` one behind, Lightning takes a checkpoint as one of a training batch's end.
+        progress["current"].update(ready=batches, started=batches, processed=batches, completed=max(0, batches - 1))
+        total = progress["total"]["processed"]
+        progress["total"].update(ready=total, started=total, completed=total - (batches > 0))
+        # Lightning adds the step under way on resuming inside an epoch, and not between epochs.
+        state["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step - (batches > 0)

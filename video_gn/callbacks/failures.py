@@ -1,0 +1,79 @@
+"""Training that goes on past broken videos, up to a ceiling."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+from video_gn.clips import ClipBatch
+from video_gn.errors import RunError
+
+log = logging.getLogger(__name__)
+
+
+class BrokenVideos(Callback):
+    """Counts and names the training videos that could not be decoded; stops the run past a ceiling.
+
+    The count is of distinct videos over all processes, against the videos of the training list.
+
+    Args:
+        max_fraction: of the training videos, in [0, 1].
+        num_videos: in the training list.
+    """
+
+    def __init__(self, max_fraction: float, num_videos: int) -> None:
+        self.max_fraction = max_fraction
+        self.num_videos = num_videos
+        self.broken: dict[int, str] = {}
+        self._unshared = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been found broken so far."""
+        return {"ids": list(self.broken), "reasons": list(self.broken.values())}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting where the checkpoint stood."""
+        self.broken = dict(zip(state_dict["ids"], state_dict["reasons"], strict=True))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: ClipBatch, batch_idx: int
+    ) -> None:
+        """Name new failures; compare with the ceiling."""
+        for failure in batch.failures:
+            if failure.video_id not in self.broken:
+                self.broken[failure.video_id] = failure.reason
+                self._unshared += 1
+                log.warning(
+                    "training: %s could not be read (%s); another video takes its place; %d of %d broken so far",
+                    failure.path, failure.reason, len(self.broken), self.num_videos,
+                )  # fmt: skip
+        if trainer.world_size > 1:
+            # All processes must stop at the same step, and asking at each one would wait for the device.
+            if (batch_idx + 1) % trainer.log_every_n_steps and batch_idx + 1 < trainer.num_training_batches:
+                return
+            self._share(trainer)
+        if len(self.broken) > self.max_fraction * self.num_videos:
+            names = "; ".join(f"video {i}: {reason}" for i, reason in list(self.broken.items())[:5])
+            raise RunError(
+                f"{len(self.broken)} of {self.num_videos} training videos could not be read, more than "
+                f"data.max_broken_fraction = {self.max_fraction:g} allows ({names}). "
+                "Mend or remove them, or raise the ceiling."
+            )
+
+    def _share(self, trainer: Trainer) -> None:
+        anything = torch.tensor(self._unshared, device=trainer.strategy.root_device, dtype=torch.float32)
+        if float(trainer.strategy.reduce(anything, reduce_op="sum")) == 0:
+            return
+        self._unshared = 0
+        gathered: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(gathered, self.broken)
+        for other in gathered:
+            self.broken.update(other)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say how many there were."""
+        if self.broken and trainer.is_global_zero:
+            log.warning("%d of %d training videos could not be read", len(self.broken), self.num_videos)

@@ -1,0 +1,93 @@
+"""metrics.csv: one row for each logged optimizer step, once, also over kills and resumes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+from video_gn.results import format_metrics, read_metrics
+
+COLUMNS = ("step", "epoch", "lr", "train/loss", "val/loss", "val/top1", "val/top5")
+
+
+class MetricsCSV(Callback):
+    """Appends a row every `log_every_n_steps` optimizer steps and at every validation.
+
+    A row is on disk before the checkpoint of its step is, so going on from a checkpoint only has to
+    drop the rows after it.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._row: dict[str, Any] = {}
+        self._offset = 0
+        self._columns: list[str] = list(COLUMNS)
+        self._losses: list[torch.Tensor] = []
+        self._lr = float("nan")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the rows up to the step that the run goes on from, drop later ones."""
+        if not trainer.is_global_zero:
+            return
+        rows = [row for row in read_metrics(self.path) if row["step"] <= trainer.global_step] if self.path.exists() else []
+        for row in rows:
+            self._columns += [name for name in row if name not in self._columns]
+        self._rewrite(rows)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Note the learning rate of this step: its scheduler has moved on when the batch ends."""
+        self._lr = float(optimizer.param_groups[0]["lr"])
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Write the row of an optimizer step: its loss is the mean over its micro-batches."""
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        # Lightning hands out the loss divided by the number of accumulated batches.
+        self._losses.append(loss.detach() * trainer.accumulate_grad_batches)
+        if trainer.fit_loop._should_accumulate():
+            return
+        losses, self._losses = self._losses, []
+        if trainer.global_step % trainer.log_every_n_steps and trainer.global_step != 1:
+            return
+        loss = trainer.strategy.reduce(torch.stack(losses).mean(), reduce_op="mean")
+        self._write(trainer, {"lr": self._lr, "train/loss": float(loss)})
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add the validation's figures to the row of its step."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        self._write(trainer, values)
+
+    def _write(self, trainer: Trainer, values: dict[str, float]) -> None:
+        if not trainer.is_global_zero:
+            return
+        new = [name for name in values if name not in self._columns]
+        if new:
+            self._columns += new
+            self._rewrite(read_metrics(self.path))
+        step = trainer.global_step
+        with self.path.open("r+b") as file:
+            if self._row.get("step") == step:
+                file.seek(self._offset)  # the row of this step again, with more in it
+            else:
+                self._offset = file.seek(0, os.SEEK_END)
+                self._row = {"step": step, "epoch": trainer.current_epoch}
+            self._row.update(values)
+            file.write(format_metrics([self._row], self._columns, header=False).encode())
+            file.truncate()
+
+    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_name(f".{self.path.name}.tmp")
+        part.write_text(format_metrics(rows, self._columns, header=True))
+        part.replace(self.path)
+        self._row = rows[-1] if rows else {}
+        tail = len(format_metrics(rows[-1:], self._columns, header=False).encode())
+        self._offset = self.path.stat().st_size - tail

@@ -1,0 +1,131 @@
+"""Progress: bars with clips/s and the time left on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import ProcessingSpeedColumn
+from rich.text import Text
+
+from video_gn.clips import ClipBatch
+
+log = logging.getLogger(__name__)
+
+
+class _ClipsPerSecond(ProcessingSpeedColumn):
+    """Batches per second of a rich task, as clips of all processes."""
+
+    def __init__(self, bar: TerminalProgress, style: Any) -> None:
+        super().__init__(style=style)
+        self.bar = bar
+
+    def render(self, task: Any) -> Text:
+        rate = 0.0 if task.speed is None else task.speed * self.bar.clips_per_batch
+        return Text(f"{rate:.1f} clips/s", style=self.style)
+
+
+class TerminalProgress(RichProgressBar):
+    """Lightning's rich bars, counting clips."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clips_per_batch = 0
+
+    def configure_columns(self, trainer: Trainer) -> list[Any]:
+        """Lightning's columns, with clips/s for batches/s."""
+        columns = super().configure_columns(trainer)
+        return [_ClipsPerSecond(self, c.style) if isinstance(c, ProcessingSpeedColumn) else c for c in columns]
+
+    def _count(self, trainer: Trainer, batch: ClipBatch) -> None:
+        self.clips_per_batch = batch.num_clips * trainer.world_size
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Note the batch's clips, then move the bar."""
+        self._count(trainer, batch)
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Note the batch's clips, then move the bar."""
+        self._count(trainer, batch)
+        super().on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Note the batch's clips, then move the bar."""
+        self._count(trainer, batch)
+        super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+
+
+class LineProgress(Callback):
+    """A line now and then, for logs and batch systems.
+
+    Args:
+        every_seconds: between two lines.
+    """
+
+    def __init__(self, every_seconds: float = 10.0) -> None:
+        self.every_seconds = every_seconds
+        self._begin(0)
+
+    def _begin(self, done: int) -> None:
+        self._start = self._last = time.monotonic()
+        self._clips = 0
+        self._first_done = done
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._begin(trainer.global_step)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: ClipBatch, batch_idx: int) -> None:
+        """Say epoch, step, loss, speed and the time left."""
+        self._clips += batch.num_clips * trainer.world_size
+        now = time.monotonic()
+        if not trainer.is_global_zero or now - self._last < self.every_seconds:
+            return
+        self._last = now
+        total, done = int(trainer.estimated_stepping_batches), trainer.global_step
+        rate = (now - self._start) / max(1, done - self._first_done)
+        loss = float(trainer.callback_metrics.get("train/loss", float("nan")))
+        log.info(
+            "epoch %d, step %d of %d, loss %.4f, %.1f clips/s, %s left",
+            trainer.current_epoch, done, total, loss, self._clips / (now - self._start), _duration((total - done) * rate),
+        )  # fmt: skip
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what the validation gave."""
+        if trainer.is_global_zero and not trainer.sanity_checking:
+            values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+            log.info("step %d: %s", trainer.global_step, ", ".join(f"{k} {v:.4f}" for k, v in sorted(values.items())))
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._begin(0)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Say how far the test is."""
+        self._clips += batch.num_clips * trainer.world_size
+        now = time.monotonic()
+        if not trainer.is_global_zero or now - self._last < self.every_seconds:
+            return
+        self._last = now
+        total = trainer.num_test_batches[0]
+        rate = (now - self._start) / (batch_idx + 1)
+        log.info(
+            "test: video %d of %s, %.1f clips/s, %s left",
+            batch_idx + 1, total, self._clips / (now - self._start), _duration((total - batch_idx - 1) * rate),
+        )  # fmt: skip
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

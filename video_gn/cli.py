@@ -1,0 +1,145 @@
+"""What the commands do: wiring of the package's parts, and nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("video_gn")
+
+
+class _LevelFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
+
+
+def _set_up_logging() -> None:
+    if not log.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_LevelFormatter())
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False
+
+
+def run_lightning(command: str, words: Sequence[str]) -> int:
+    """`video-gn fit | validate | test | predict`."""
+    _set_up_logging()
+    from video_gn.lightning_cli import run
+
+    return run(command, words)
+
+
+def run_infer(options: argparse.Namespace) -> int:
+    """`video-gn infer`."""
+    _set_up_logging()
+    from video_gn.results import check_ending, write_results
+
+    if options.output:
+        try:
+            check_ending(options.output)
+        except ValueError as error:
+            sys.stderr.write(f"video-gn infer: error: --{error}\n")
+            return 2
+    from video_gn.clips import Failure
+    from video_gn.data.manifest import find_videos
+    from video_gn.decoding import BACKENDS
+    from video_gn.inference import Predictor
+
+    if options.backend != "auto" and options.backend not in BACKENDS:
+        sys.stderr.write(f"video-gn infer: error: --backend must be auto, {', '.join(BACKENDS)}, got {options.backend!r}\n")
+        return 2
+    predictor = Predictor.from_checkpoint(
+        options.checkpoint, device=options.device, num_clips=options.num_clips, crops=options.crops
+    )
+    paths = [record.path for record in find_videos(options.videos).records]
+    videos: list[dict[str, Any]] = []
+    failed: list[dict[str, str]] = []
+    found = predictor.predict_many(
+        paths,
+        top_k=options.top_k,
+        backend=options.backend,
+        num_workers=options.num_workers,
+        views_per_forward=options.views_per_forward,
+    )
+    for result in _with_progress(found, len(paths)):
+        if isinstance(result, Failure):
+            failed.append({"path": result.path, "reason": result.reason})
+            log.warning("%s could not be read: %s", result.path, result.reason)
+        else:
+            videos.append(result)
+    if options.output:
+        write_results(options.output, videos, failed)
+    if not options.quiet:
+        _print_table(videos, failed)
+    if options.output:
+        log.info("results: %s", options.output)
+    return 3 if failed else 0
+
+
+def _with_progress(items: Any, total: int) -> Any:
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(items, total=total, description="videos", console=Console(stderr=True), transient=True)
+
+
+def _print_table(videos: Sequence[dict[str, Any]], failed: Sequence[dict[str, str]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=f"{len(videos)} labelled, {len(failed)} failed")
+    table.add_column("video", overflow="fold")
+    table.add_column("seconds", justify="right")
+    table.add_column("labels and scores", overflow="fold")
+    for video in videos:
+        seconds = f"{video['num_frames'] / video['fps']:.1f}"
+        table.add_row(escape(video["path"]), seconds, ", ".join(f"{escape(t['label'])} {t['score']:.2f}" for t in video["top"]))
+        for clip in video["clips"] if len(videos) == 1 else ():
+            best = clip["top"][0]
+            span = f"{clip['start_seconds']:.1f}-{clip['end_seconds']:.1f}"
+            table.add_row("  clip", span, f"{escape(best['label'])} {best['score']:.2f}")
+    for failure in failed:
+        table.add_row(escape(failure["path"]), "", f"[red]failed:[/red] {escape(failure['reason'])}")
+    Console().print(table)
+
+
+def run_synth(options: argparse.Namespace) -> int:
+    """`video-gn data synth`."""
+    _set_up_logging()
+    from video_gn.data.synthetic import synthesize
+
+    synthesize(
+        options.out,
+        num_train_per_class=options.train_per_class,
+        num_val_per_class=options.val_per_class,
+        seed=options.seed,
+    )
+    log.info("videos: %s", options.out)
+    return 0
+
+
+def run_report(options: argparse.Namespace) -> int:
+    """`video-gn report`."""
+    _set_up_logging()
+    from video_gn.report import write_report
+
+    log.info("report: %s", write_report(Path(options.run_dir)))
+    return 0
+
+
+def run_bench_data(options: argparse.Namespace) -> int:
+    """`video-gn bench data`."""
+    _set_up_logging()
+    from video_gn.bench.data import bench_data
+
+    return bench_data(options.videos, rounds=options.rounds, output=options.output)

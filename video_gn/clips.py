@@ -1,0 +1,135 @@
+"""Small frozen containers that check their own shapes.
+
+Shape letters: N videos of a batch, K views, T frames, C channels, H, W.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """What a reader knows of a video.
+
+    Args:
+        path: where it lies.
+        num_frames: frames that a pass over the packets promises, at least 1.
+        fps: average frames per second, above 0.
+        width: px, after rotation.
+        height: px, after rotation.
+        rotation_degrees: clockwise turn that the reader has applied: 0, 90, 180 or 270.
+        codec: FFmpeg's name of the codec.
+        duration_seconds: from the first frame's time to the end of the last frame.
+    """
+
+    path: str
+    num_frames: int
+    fps: float
+    width: int
+    height: int
+    rotation_degrees: int
+    codec: str
+    duration_seconds: float
+
+    def __post_init__(self) -> None:
+        for name in ("num_frames", "fps", "width", "height"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)!r} for {self.path}")
+        if self.rotation_degrees not in (0, 90, 180, 270):
+            raise ValueError(f"rotation_degrees must be 0, 90, 180 or 270, got {self.rotation_degrees!r} for {self.path}")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A video that could not be read.
+
+    Args:
+        video_id: its place in the manifest.
+        path: as the manifest gives it.
+        reason: one line.
+    """
+
+    video_id: int
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class VideoNote:
+    """What stands beside a video's scores in reports.
+
+    Args:
+        path: as the manifest gives it.
+        num_frames: frames of the video (or of its segment) that were sampled from.
+        fps: average frames per second.
+        clip_seconds: for each clip (not each crop) the time of its first frame and the end of its
+            last one, in seconds from the video's first frame. A clip that runs past the end of the
+            video ends there.
+    """
+
+    path: str
+    num_frames: int
+    fps: float
+    clip_seconds: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClipBatch:
+    """A batch on its way to the network. N may be 0, when no video of the batch could be read.
+
+    Args:
+        frames_NKTCHW: uint8. The memory order is N,K,T,H,W,C, so that the network's
+            channels_last_3d needs no copy.
+        labels: int64 (N,); -1 where a video has no label.
+        video_ids: int64 (N,); place in the manifest.
+        view_ids: int64 (N, K); 0 <= view < number of views of a video.
+        failures: videos of this batch that could not be read.
+        notes: one for each of the N videos, or none at all.
+    """
+
+    frames_NKTCHW: torch.Tensor
+    labels: torch.Tensor
+    video_ids: torch.Tensor
+    view_ids: torch.Tensor
+    failures: tuple[Failure, ...] = ()
+    notes: tuple[VideoNote, ...] = ()
+
+    def __post_init__(self) -> None:
+        import torch
+
+        frames = self.frames_NKTCHW
+        if frames.ndim != 6 or frames.dtype != torch.uint8 or frames.shape[3] != 3:
+            raise ValueError(f"frames_NKTCHW must be uint8 of shape (N, K, T, 3, H, W), got {frames.dtype} {tuple(frames.shape)}")
+        num_videos, num_views = frames.shape[:2]
+        for name, shape in (("labels", (num_videos,)), ("video_ids", (num_videos,)), ("view_ids", (num_videos, num_views))):
+            tensor = getattr(self, name)
+            if tensor.dtype != torch.int64 or tuple(tensor.shape) != shape:
+                raise ValueError(f"{name} must be int64 of shape {shape}, got {tensor.dtype} {tuple(tensor.shape)}")
+
+        if self.notes and len(self.notes) != num_videos:
+            raise ValueError(f"notes must be {num_videos} or none, got {len(self.notes)}")
+
+    def __len__(self) -> int:
+        return int(self.frames_NKTCHW.shape[0])
+
+    @property
+    def num_clips(self) -> int:
+        """N times K."""
+        return int(self.frames_NKTCHW.shape[0] * self.frames_NKTCHW.shape[1])
+
+    def to(self, device: Any, non_blocking: bool = False, **kwargs: Any) -> ClipBatch:
+        """The batch on another device; the name and arguments are those that Lightning calls."""
+        return self._map(lambda t: t.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> ClipBatch:
+        """The batch in page-locked memory; called by the DataLoader."""
+        return self._map(lambda t: t.pin_memory())
+
+    def _map(self, function: Any) -> ClipBatch:
+        names = ("frames_NKTCHW", "labels", "video_ids", "view_ids")
+        return replace(self, **{name: function(getattr(self, name)) for name in names})

@@ -1,0 +1,419 @@
+"""The LightningDataModule: manifests to loaders of clips, and the position that a checkpoint keeps."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from video_gn.clips import ClipBatch
+from video_gn.data.dataset import (
+    ClipConfig,
+    ClipDataset,
+    EvalDataset,
+    RandomEvalDataset,
+    TrainDataset,
+    collate,
+)
+from video_gn.data.manifest import Manifest, check_same_classes, find_videos, has_split, read_manifest
+from video_gn.data.samplers import EvalSampler, TrainSampler
+from video_gn.data.transforms import TestCrops, TrainTransform
+from video_gn.errors import ManifestError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """How the lists of videos are read.
+
+    Args:
+        root: directory that relative paths of a list start from; None is the list's own directory.
+        format: "auto", or a name that `read_manifest` knows.
+        separator: of a list's fields; None finds it.
+        classes: class names in the order of their numbers, or a file with one per line; None takes
+            them from the list or the folders.
+        only_classes: keep videos of these classes alone.
+        fraction: keep this part of each class, in (0, 1].
+        missing: what to do with listed training videos that are not there: "drop" and count them, or "error".
+    """
+
+    root: str | None = None
+    format: str = "auto"
+    separator: str | None = None
+    classes: list[str] | str | None = None
+    only_classes: list[str] | None = None
+    fraction: float = 1.0
+    missing: Literal["drop", "error"] = "drop"
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """How validation videos are taken out of the training list where `val` is not given.
+
+    Args:
+        val_fraction: of each class, in (0, 1).
+        group_by: name of a list's column; no group lies on both sides.
+        val_groups: the groups that are held out; None draws them.
+    """
+
+    val_fraction: float = 0.2
+    group_by: str | None = None
+    val_groups: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """The paper's training augmentation.
+
+    Args:
+        short_side_px: the short side is resized to an integer drawn from this closed range.
+        crop_px: side of the random square crop.
+        flip: probability of a horizontal flip; 0 where a class has a direction.
+    """
+
+    short_side_px: tuple[int, int] = (256, 320)
+    crop_px: int = 224
+    flip: float = 0.5
+
+
+@dataclass(frozen=True)
+class ViewsConfig:
+    """The views of a video in validation and test.
+
+    Args:
+        num_clips: clips of a test video.
+        spacing: where they start, see `video_gn.sampling.test_clips`.
+        crops: "center"; "three" along the longer side; or "full", the whole frame.
+        short_side_px: the short side is resized to this.
+        crop_px: side of a test crop; None takes the training crop's.
+        val: the validation clip: the one in the middle ("center"), or a random augmented one, as in
+            the paper's Figure 7 ("random").
+    """
+
+    num_clips: int = 10
+    spacing: str = "nonlocal"
+    crops: Literal["center", "three", "full"] = "center"
+    short_side_px: int = 256
+    crop_px: int | None = None
+    val: Literal["center", "random"] = "center"
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """Settings of the loaders.
+
+    Args:
+        num_workers: processes that decode; None takes one for each core of this process, at most 8.
+        prefetch_factor: batches that each keeps ready.
+        timeout_seconds: a batch that takes longer ends the run; 0 waits for ever.
+    """
+
+    num_workers: int | None = None
+    prefetch_factor: int = 2
+    timeout_seconds: float = 0
+
+
+class VideoDataModule(LightningDataModule):
+    """Loaders of clips from lists, folders or the official Kinetics csv.
+
+    Args:
+        train: list, folder or csv of the training videos.
+        val: of the validation videos; None takes `train`'s own "val" part, or splits `train`.
+        test: of the test videos; None takes the validation videos.
+        predict: a video, folder, glob or list without labels.
+        source: how lists are read.
+        split: how `train` is split where it has no part for validation.
+        clip: which frames make a clip.
+        augment: training augmentation.
+        views: validation and test views.
+        batch_size: clips of a batch in one process.
+        val_batch_size: the same for validation; None takes `batch_size`. Tests take one video at a time.
+        loader: settings of the loaders.
+        backend: decoder, see `video_gn.decoding.open_video`.
+        seed: of order, clips and augmentation; the command line fills in `seed_everything`.
+        max_broken_fraction: training stops when more than this part of its videos cannot be decoded.
+    """
+
+    def __init__(
+        self,
+        train: str | None = None,
+        val: str | None = None,
+        test: str | None = None,
+        predict: str | list[str] | None = None,
+        *,
+        source: SourceConfig = SourceConfig(),
+        split: SplitConfig = SplitConfig(),
+        clip: ClipConfig = ClipConfig(),
+        augment: AugmentConfig = AugmentConfig(),
+        views: ViewsConfig = ViewsConfig(),
+        batch_size: int = 8,
+        val_batch_size: int | None = None,
+        loader: LoaderConfig = LoaderConfig(),
+        backend: str = "auto",
+        seed: int = 0,
+        max_broken_fraction: float = 0.05,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if not 0 <= max_broken_fraction <= 1:
+            raise ValueError(f"max_broken_fraction must be in [0, 1], got {max_broken_fraction}")
+        self.paths = {"train": train, "val": val, "test": test}
+        self.predict_paths = [predict] if isinstance(predict, str) else predict
+        self.source = source
+        self.split = split
+        self.clip = clip
+        self.augment = augment
+        self.views = views
+        self.batch_size = batch_size
+        self.val_batch_size = val_batch_size or batch_size
+        self.loader = loader
+        self.backend = backend
+        self.seed = seed
+        self.max_broken_fraction = max_broken_fraction
+        self.manifests: dict[str, Manifest] = {}
+        self._position: dict[str, int] = {"epoch": 0, "clips": 0}
+        # Made here, so that sizes that do not fit together are an error before any list is read.
+        self.train_transform = TrainTransform(augment.short_side_px, augment.crop_px, augment.flip)
+        crop_px = views.crop_px or augment.crop_px
+        self.val_crops = TestCrops("center", short_side=views.short_side_px, crop_size=crop_px)
+        self.test_crops = TestCrops(views.crops, short_side=views.short_side_px, crop_size=crop_px)
+
+    # ---- lists -------------------------------------------------------------------------------
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names by number; empty where only unlabelled videos are listed."""
+        for name in ("train", "val", "test"):
+            if name in self.manifests:
+                return self.manifests[name].classes
+        return ()
+
+    def read(self, stage: str | None = None) -> dict[str, Manifest]:
+        """Read the lists that a stage needs, once.
+
+        Args:
+            stage: "fit", "validate", "test" or "predict"; None reads all that are given.
+
+        Raises:
+            ManifestError: for a list that is missing, cannot be read, is empty, or disagrees with
+                another about the classes.
+        """
+        if stage == "predict":
+            if not self.predict_paths:
+                raise ManifestError("data.predict is not set. Write --data.predict with a video, folder, glob or list.")
+            self.manifests.setdefault("predict", find_videos(self.predict_paths))
+            return self.manifests
+        if "val" in self.manifests:
+            return self.manifests
+        train, val, test = self.paths["train"], self.paths["val"], self.paths["test"]
+        if train is None and (stage == "fit" or (val is None and test is None)):
+            raise ManifestError("data.train is not set. Write --data.train with a list, a folder or a csv.")
+        found: dict[str, Manifest] = {}
+        if train is not None:
+            self._read_train(train, found, split=val is None)
+        if val is not None:
+            found["val"] = self._read_one(val, split="val", reference=found.get("train"))
+        if test is not None:
+            found["test"] = self._read_one(test, split="test", reference=found.get("train") or found.get("val"))
+        found.setdefault("test", found.get("val", next(iter(found.values()))))
+        found.setdefault("val", found["test"])
+        self.manifests = found
+        return found
+
+    def _read_train(self, path: str, found: dict[str, Manifest], *, split: bool) -> None:
+        if not split:
+            train = self._read_one(path, split="train")
+        elif has_split(path, "val", root=self.source.root, format=self.source.format):
+            train = self._read_one(path, split="train")
+            found["val"] = self._read_one(path, split="val", reference=train)
+            if self.paths["test"] is None and has_split(
+                path, "test", root=self.source.root, format=self.source.format
+            ):
+                log.info("%s has a part 'test' too; data.test is not set, so tests use its part 'val'", path)
+        else:
+            whole = self._read_one(path, split=None)
+            train, found["val"] = whole.split(
+                val_fraction=self.split.val_fraction,
+                seed=self.seed,
+                group_by=self.split.group_by,
+                val_groups=self.split.val_groups,
+            )
+        present = train.drop_missing()
+        if train.missing and self.source.missing == "error":
+            raise ManifestError(
+                f"{train.origin}: {train.missing} of {len(train.records)} listed training videos are not there. "
+                "Set data.source.missing to drop to train without them."
+            )
+        if train.missing:
+            log.warning("%s: %d of %d training videos are not there and are left out", train.origin, train.missing, len(train.records))
+        if not present.records:
+            raise ManifestError(f"{train.origin}: none of the listed training videos is there. Is data.source.root right?")
+        found["train"] = present
+
+    def _read_one(self, path: str, *, split: str | None, reference: Manifest | None = None) -> Manifest:
+        source = self.source
+        classes = source.classes if source.classes is not None else (list(reference.classes) if reference else None)
+        wanted = split if split and has_split(path, split, root=source.root, format=source.format) else None
+        manifest = read_manifest(
+            path, root=source.root, format=source.format, separator=source.separator, classes=classes, split=wanted
+        )
+        if source.only_classes is not None or source.fraction < 1:
+            manifest = manifest.subset(classes=source.only_classes, fraction=source.fraction, seed=self.seed)
+        if reference is not None:
+            check_same_classes(reference, manifest)
+        return manifest
+
+    def setup(self, stage: str) -> None:
+        """Read the lists; Lightning calls this on every process."""
+        connector = getattr(self.trainer, "_accelerator_connector", None)
+        if self.trainer and self.trainer.world_size > 1 and getattr(connector, "use_distributed_sampler", False):
+            raise ValueError(
+                "use_distributed_sampler must be False: Lightning's sampler repeats videos to pad. "
+                "Write Trainer(use_distributed_sampler=False)."
+            )
+        self.read(stage)
+
+    def describe(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the data, in plain containers."""
+        return {
+            "classes": list(self.classes),
+            "clip": asdict(self.clip),
+            "views": {**asdict(self.views), "crop_px": self.test_crops.crop_size},
+        }
+
+    # ---- loaders -----------------------------------------------------------------------------
+
+    @property
+    def _rank(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def train_dataloader(self) -> DataLoader[ClipBatch]:
+        """Random clips, from the position that `load_state_dict` brought back."""
+        records = self.manifests["train"].records
+        rank, world_size = self._rank
+        per_step = self.batch_size * world_size
+        if len(records) < per_step:
+            raise ManifestError(
+                f"{self.manifests['train'].origin}: {len(records)} training videos do not fill one batch of "
+                f"{self.batch_size} on {world_size} process(es). Set a smaller data.batch_size."
+            )
+        if self._position["clips"] % per_step:
+            log.warning("the batch size changed inside an epoch: %d clips are trained on again", self._position["clips"] % per_step)
+        dataset = TrainDataset(
+            records, clip=self.clip, transform=self.train_transform, seed=self.seed, backend=self.backend
+        )
+        sampler = TrainSampler(
+            len(records),
+            batch_size=self.batch_size,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+            start_epoch=self._position["epoch"],
+            start_batch=self._position["clips"] // per_step,
+        )
+        return self._loader(dataset, sampler, self.batch_size, persistent=True)
+
+    def val_dataloader(self) -> DataLoader[ClipBatch]:
+        """One clip of each validation video."""
+        records = self.manifests["val"].records
+        dataset: ClipDataset
+        if self.views.val == "random":
+            dataset = RandomEvalDataset(
+                records, clip=self.clip, transform=self.train_transform, seed=self.seed, backend=self.backend
+            )
+        else:
+            dataset = EvalDataset(
+                records, clip=self.clip, crops=self.val_crops, num_clips=None, backend=self.backend
+            )
+        return self._loader(dataset, self._eval_sampler(records), self.val_batch_size, persistent=True)
+
+    def test_dataloader(self) -> DataLoader[ClipBatch]:
+        """All views of a test video, one video at a time."""
+        return self._views_loader(self.manifests["test"])
+
+    def predict_dataloader(self) -> DataLoader[ClipBatch]:
+        """All views of an unlabelled video, one video at a time."""
+        return self._views_loader(self.manifests["predict"])
+
+    def _views_loader(self, manifest: Manifest) -> DataLoader[ClipBatch]:
+        dataset = EvalDataset(
+            manifest.records,
+            clip=self.clip,
+            crops=self.test_crops,
+            num_clips=self.views.num_clips,
+            spacing=self.views.spacing,
+            backend=self.backend,
+        )
+        return self._loader(dataset, self._eval_sampler(manifest.records), 1, persistent=False)
+
+    def _eval_sampler(self, records: Any) -> EvalSampler:
+        rank, world_size = self._rank
+        return EvalSampler(len(records), rank=rank, world_size=world_size)
+
+    def _loader(
+        self, dataset: ClipDataset, sampler: Any, batch_size: int, *, persistent: bool
+    ) -> DataLoader[ClipBatch]:
+        num_workers = self.loader.num_workers
+        if num_workers is None:
+            num_workers = min(8, len(os.sched_getaffinity(0)))
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=num_workers,
+            collate_fn=collate,
+            pin_memory=on_gpu,
+            # The sampler yields whole batches in training; in evaluation the last one is shorter.
+            drop_last=False,
+            timeout=self.loader.timeout_seconds if num_workers else 0,
+            prefetch_factor=self.loader.prefetch_factor if num_workers else None,
+            persistent_workers=persistent and num_workers > 0,
+            # Not torch's global generator: drawing worker seeds would move the training's random state.
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+    # ---- the position in training ------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, int]:
+        """Position in training: epochs done, and batches and clips (of all processes) of the epoch under way."""
+        if self.trainer is None:
+            return dict(self._position)
+        progress = self.trainer.fit_loop.epoch_progress.current
+        epoch = progress.processed
+        batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        if progress.started == progress.processed and epoch > 0:
+            epoch -= 1  # inside the epoch's end hooks, where its counter is ahead of the batches'
+        if batches >= self.trainer.num_training_batches:
+            epoch, batches = epoch + 1, 0
+        return {"epoch": epoch, "batches": batches, "clips": batches * self.batch_size * self.trainer.world_size}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Take over the position of a checkpoint; Lightning calls this before it asks for the loader."""
+        self._position = {"epoch": int(state_dict["epoch"]), "clips": int(state_dict["clips"])}
+
+
+_CONFIGS: dict[str, Any] = {
+    "source": SourceConfig,
+    "split": SplitConfig,
+    "clip": ClipConfig,
+    "augment": AugmentConfig,
+    "views": ViewsConfig,
+    "loader": LoaderConfig,
+}
+
+
+def build_datamodule(settings: dict[str, Any]) -> VideoDataModule:
+    """A data module from nested plain settings, as a config holds them.
+
+    Args:
+        settings: the arguments of VideoDataModule; its config objects as dicts.
+    """
+    return VideoDataModule(**{k: _CONFIGS[k](**v) if k in _CONFIGS else v for k, v in settings.items()})

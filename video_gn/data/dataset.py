@@ -1,0 +1,347 @@
+"""One record of a manifest to clips: which frames, decoding, crops; and many of them to a batch.
+
+Shape letters: N videos, K clips, P crops of a clip, V = K * P views, T frames, C channels, H, W.
+
+A training sample is a function of (seed, epoch, record) alone, so workers hold no state and a run
+can stop anywhere and go on bit for bit. All views of a test video come from one pass over its frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from video_gn import sampling
+from video_gn.clips import ClipBatch, Failure, VideoNote
+from video_gn.data.manifest import VideoRecord
+from video_gn.data.transforms import TestCrops, TrainTransform
+from video_gn.decoding import VideoReader, open_video
+from video_gn.errors import DecodeError, FrameCountError, RunError
+
+# Frames that are held at full size at a time: 64 frames of 1920 x 1080 are 400 MB.
+_FRAMES_PER_CHUNK = 64
+# Draws of another record for one that cannot be decoded, before giving up: with the default ceiling
+# of 5% broken videos, 10 failures in a row are a broken disk, not broken videos.
+_MAX_REPLACEMENTS = 10
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """Which frames make a clip.
+
+    Args:
+        num_frames: frames of a clip, T.
+        stride: distance between two of them, in frames of the video.
+        target_fps: resample videos of other rates to this one by index; None takes frames as they are.
+        past_end: what stands in for frames past the end of a video: its beginning again ("loop"), or
+            its last frame ("last").
+    """
+
+    num_frames: int = 32
+    stride: int = 2
+    target_fps: float | None = None
+    past_end: Literal["loop", "last"] = "loop"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the data set gives for one key; `frames_VTCHW` is None where nothing could be read."""
+
+    frames_VTCHW: torch.Tensor | None
+    label: int
+    video_id: int
+    failures: tuple[Failure, ...] = ()
+    note: VideoNote | None = None
+
+
+def read_views(
+    reader: VideoReader,
+    indices_KT: np.ndarray,
+    crop: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """Decode each frame of several clips once, crop, and lay the clips out.
+
+    Args:
+        reader: an open video.
+        indices_KT: int64 (K, T), frames of each clip; clips may overlap and wrap around.
+        crop: uint8 (n, H, W, 3) -> uint8 (P, n, 3, h, w), the same for every frame.
+
+    Returns:
+        uint8 (K * P, T, 3, h, w), view k * P + p, in memory order V,T,h,w,3.
+
+    Raises:
+        DecodeError: where a frame cannot be decoded.
+    """
+    wanted, inverse = np.unique(indices_KT, return_inverse=True)
+    inverse_KT = torch.from_numpy(inverse.reshape(indices_KT.shape))
+    num_clips, num_frames = indices_KT.shape
+    out: torch.Tensor | None = None
+    for first in range(0, len(wanted), _FRAMES_PER_CHUNK):
+        chunk = wanted[first : first + _FRAMES_PER_CHUNK]
+        cropped_PnCHW = crop(reader.frames_at(chunk))
+        num_crops, _, channels, height, width = cropped_PnCHW.shape
+        if num_clips == 1 and len(chunk) == num_frames and (np.diff(indices_KT[0]) > 0).all():
+            return cropped_PnCHW  # the frames are the clip, in order: no copy
+        if out is None:
+            out = torch.empty((num_clips, num_crops, num_frames, height, width, channels), dtype=torch.uint8)
+        cropped_PnHWC = cropped_PnCHW.permute(0, 1, 3, 4, 2)
+        clip, frame = ((inverse_KT >= first) & (inverse_KT < first + len(chunk))).nonzero(as_tuple=True)
+        # Advanced indices around a slice move to the front: (M, P, h, w, 3).
+        out[clip, :, frame] = cropped_PnHWC[:, inverse_KT[clip, frame] - first].transpose(0, 1)
+    assert out is not None
+    return out.flatten(0, 1).permute(0, 1, 4, 2, 3)
+
+
+class ClipDataset(Dataset[Sample]):
+    """Base of the training and the evaluation set: opens a record and reads its clips.
+
+    Args:
+        records: the manifest's records; a record's place is its video id.
+        clip: which frames make a clip.
+        backend: a name that `open_video` knows.
+    """
+
+    def __init__(self, records: Sequence[VideoRecord], *, clip: ClipConfig, backend: str = "auto") -> None:
+        self.records = records
+        self.clip = clip
+        self.backend = backend
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def _read(
+        self,
+        record: VideoRecord,
+        draw: Callable[[int, float], np.ndarray],
+        make_crop: Callable[[int, int], Callable[[torch.Tensor], torch.Tensor]],
+    ) -> tuple[torch.Tensor, VideoNote]:
+        """Read the clips of a record.
+
+        Args:
+            record: what to open.
+            draw: (number of frames, fps) -> int64 (K, T), drawn again where fewer frames decode than
+                the packets promised; it must draw the same for the same arguments.
+            make_crop: (height, width) -> the crop function of `read_views`.
+        """
+        with open_video(record.path, backend=self.backend) as reader:
+            for attempt in (0, 1):
+                first, stop = self._segment(reader, record)
+                indices_KT = draw(stop - first, reader.info.fps) + first
+                try:
+                    frames = read_views(reader, indices_KT, make_crop(reader.info.height, reader.info.width))
+                    break
+                except FrameCountError:
+                    if attempt:
+                        raise
+            seconds = reader.frame_seconds
+            spans = tuple(
+                (float(seconds[row[0]]), float(seconds[row.max()]) + 1 / reader.info.fps) for row in indices_KT
+            )
+            return frames, VideoNote(record.path, stop - first, reader.info.fps, spans)
+
+    @staticmethod
+    def _segment(reader: VideoReader, record: VideoRecord) -> tuple[int, int]:
+        if record.start_seconds is None and record.end_seconds is None:
+            return 0, reader.info.num_frames
+        seconds = reader.frame_seconds
+        start = 0.0 if record.start_seconds is None else record.start_seconds
+        end = float("inf") if record.end_seconds is None else record.end_seconds
+        try:
+            return sampling.segment_frames(seconds, start, end)
+        except ValueError as error:
+            raise DecodeError(record.path, f"{record.source}: {error}") from error
+
+
+class TrainDataset(ClipDataset):
+    """One random, augmented clip for a key (epoch, index).
+
+    Args:
+        records: the training records.
+        clip: which frames make a clip.
+        transform: the random crop and flip.
+        seed: of the run.
+        backend: a name that `open_video` knows.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[VideoRecord],
+        *,
+        clip: ClipConfig,
+        transform: TrainTransform,
+        seed: int,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(records, clip=clip, backend=backend)
+        self.transform = transform
+        self.seed = seed
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, index = key
+        failures: list[Failure] = []
+        replacement = np.random.default_rng([self.seed, epoch, index, 1])
+        for attempt in range(1 + _MAX_REPLACEMENTS):
+            source = index if attempt == 0 else int(replacement.integers(len(self.records)))
+            record = self.records[source]
+            try:
+                frames, note = self._read_random(record, [self.seed, epoch, index, 2 + attempt])
+            except DecodeError as error:
+                failures.append(Failure(source, record.path, error.reason))
+                continue
+            label = -1 if record.label is None else record.label
+            return Sample(frames, label, source, tuple(failures), note)
+        raise RunError(
+            f"{failures[0].path} could not be read ({failures[0].reason}), nor could any of {_MAX_REPLACEMENTS} videos "
+            f"drawn in its place ({', '.join(f.path for f in failures[1:4])}, ...). Is the file system there?"
+        )
+
+    def _read_random(self, record: VideoRecord, entropy: list[int]) -> tuple[torch.Tensor, VideoNote]:
+        def draw(num_frames: int, fps: float) -> np.ndarray:
+            return sampling.train_clip(
+                num_frames,
+                clip_frames=self.clip.num_frames,
+                stride=self.clip.stride,
+                rng=np.random.default_rng([*entropy, 0]),
+                past_end=self.clip.past_end,
+                fps=fps,
+                target_fps=self.clip.target_fps,
+            )[None]
+
+        def make_crop(height: int, width: int) -> Callable[[torch.Tensor], torch.Tensor]:
+            params = self.transform.draw(np.random.default_rng([*entropy, 1]), height, width)
+            return lambda frames: self.transform.apply(frames, params)[None]
+
+        return self._read(record, draw, make_crop)
+
+
+class EvalDataset(ClipDataset):
+    """All views of a video, for a key that is its place; what cannot be read is a failure, never replaced.
+
+    The key -1 gives an empty sample, for a process that has no video at all.
+
+    Args:
+        records: the records to evaluate.
+        clip: which frames make a clip.
+        crops: the crops of each clip.
+        num_clips: clips of a video; None takes the one in its middle.
+        spacing: rule for the clips' starts, see `sampling.test_clips`.
+        backend: a name that `open_video` knows.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[VideoRecord],
+        *,
+        clip: ClipConfig,
+        crops: TestCrops,
+        num_clips: int | None = 10,
+        spacing: str = "nonlocal",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(records, clip=clip, backend=backend)
+        self.crops = crops
+        self.num_clips = num_clips
+        self.spacing = spacing
+
+    @property
+    def num_views(self) -> int:
+        """Clips times crops of a video."""
+        return (self.num_clips or 1) * self.crops.num_crops
+
+    def __getitem__(self, index: int) -> Sample:
+        if index < 0:
+            return Sample(None, -1, -1)
+        record = self.records[index]
+        label = -1 if record.label is None else record.label
+        try:
+            frames, note = self._read(record, self._draw, lambda height, width: self.crops.apply)
+        except DecodeError as error:
+            return Sample(None, label, index, (Failure(index, record.path, error.reason),))
+        return Sample(frames, label, index, (), note)
+
+    def _draw(self, num_frames: int, fps: float) -> np.ndarray:
+        clip = self.clip
+        if self.num_clips is None:
+            return sampling.center_clip(
+                num_frames,
+                clip_frames=clip.num_frames,
+                stride=clip.stride,
+                past_end=clip.past_end,
+                fps=fps,
+                target_fps=clip.target_fps,
+            )[None]
+        return sampling.test_clips(
+            num_frames,
+            num_clips=self.num_clips,
+            clip_frames=clip.num_frames,
+            stride=clip.stride,
+            spacing=self.spacing,
+            past_end=clip.past_end,
+            fps=fps,
+            target_fps=clip.target_fps,
+        )
+
+
+class RandomEvalDataset(TrainDataset):
+    """One random, augmented clip of each video for validation, the same in every epoch (the paper's Figure 7)."""
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+        if index < 0:
+            return Sample(None, -1, -1)
+        record = self.records[index]
+        label = -1 if record.label is None else record.label
+        try:
+            # An epoch that training never reaches, so that no clip of a validation equals a training clip's draw.
+            frames, note = self._read_random(record, [self.seed, 2**32 - 1, index, 2])
+        except DecodeError as error:
+            return Sample(None, label, index, (Failure(index, record.path, error.reason),))
+        return Sample(frames, label, index, (), note)
+
+
+def collate(samples: Sequence[Sample]) -> ClipBatch:
+    """Put samples into a batch; those without frames leave their failures alone.
+
+    Args:
+        samples: whose frames, where there are any, have one shape (V, T, 3, H, W).
+
+    Returns:
+        frames in memory order N,V,T,H,W,C.
+
+    Raises:
+        ValueError: for frames of different sizes.
+    """
+    read = [s for s in samples if s.frames_VTCHW is not None]
+    failures = tuple(f for s in samples for f in s.failures)
+    if not read:
+        empty = torch.zeros(0, dtype=torch.int64)
+        frames = torch.zeros((0, 0, 1, 3, 1, 1), dtype=torch.uint8)
+        return ClipBatch(frames, empty, empty, torch.zeros((0, 0), dtype=torch.int64), failures)
+    clips = [s.frames_VTCHW for s in read if s.frames_VTCHW is not None]
+    shapes = {tuple(c.shape) for c in clips}
+    if len(shapes) > 1:
+        raise ValueError(f"the clips of a batch must have one shape, got {sorted(shapes)}. Use one video per batch.")
+    num_views, num_frames, channels, height, width = clips[0].shape
+    out_NVTHWC = _empty_batch((len(clips), num_views, num_frames, height, width, channels))
+    for row, clip in zip(out_NVTHWC, clips, strict=True):
+        row.copy_(clip.permute(0, 1, 3, 4, 2))
+    return ClipBatch(
+        out_NVTHWC.permute(0, 1, 2, 5, 3, 4),
+        torch.tensor([s.label for s in read], dtype=torch.int64),
+        torch.tensor([s.video_id for s in read], dtype=torch.int64),
+        torch.arange(num_views).repeat(len(read), 1),
+        failures,
+        tuple(s.note for s in read if s.note is not None),
+    )
+
+
+def _empty_batch(shape: tuple[int, ...]) -> torch.Tensor:
+    """An uninitialized uint8 tensor, in shared memory inside a worker, so that sending it copies nothing."""
+    if torch.utils.data.get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(int(np.prod(shape)))
+    return torch.empty(0, dtype=torch.uint8).set_(storage).resize_(shape)  # type: ignore[call-overload]

@@ -1,0 +1,80 @@
+"""Reading frames of a video by index.
+
+`open_video(path)` gives a `VideoReader`: `.info`, `.frame_seconds` and `.frames_at(indices)`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from os import PathLike, fspath
+
+from video_gn.decoding._base import VideoReader
+
+__all__ = ["VideoReader", "open_video"]
+
+_logger = logging.getLogger(__name__)
+
+
+def _open_pyav(path: str, *, num_threads: int) -> VideoReader:
+    from video_gn.decoding._pyav import PyAVReader
+
+    return PyAVReader(path, num_threads=num_threads)
+
+
+def _open_decord(path: str, *, num_threads: int) -> VideoReader:
+    from video_gn.decoding._decord import DecordReader
+
+    return DecordReader(path, num_threads=num_threads)
+
+
+# name: (opener, module that it needs, package that brings the module)
+_BACKENDS: dict[str, tuple[Callable[..., VideoReader], str, str]] = {
+    "pyav": (_open_pyav, "av", "av"),
+    "decord": (_open_decord, "decord", "decord2"),
+}
+# What "auto" takes. PyAV is right about every file that FFmpeg reads, and also the faster one: it converts no
+# frame that is not asked for, leaves out pictures that no other one refers to, and starts over only where that
+# shortens the way. decord needs PyAV to know whether it can be trusted, so it is no way out without PyAV.
+_AUTO = "pyav"
+_announced: set[str] = set()
+
+
+def open_video(path: str | PathLike[str], backend: str = "auto", *, num_threads: int = 1) -> VideoReader:
+    """Open a video for reading frames by index; use it in a `with` statement, in the process that opens it.
+
+    Args:
+        path: a local file.
+        backend: "auto" takes the fastest back end that is right for the file; a back end asked for by name
+            gives the same frames or raises, and is never replaced by another.
+        num_threads: decoding threads. Data loaders decode in many workers, with one thread each.
+
+    Returns:
+        A reader.
+
+    Raises:
+        ValueError: for an unknown back end or a thread count below 1.
+        ImportError: where the back end's package is not installed.
+        DecodeError: for what is missing, a directory, empty, not a video, without a video stream, or without
+            a frame that decodes; and where a back end asked for by name cannot be relied on.
+    """
+    if backend != "auto" and backend not in _BACKENDS:
+        raise ValueError(
+            f"backend must be one of {['auto', *_BACKENDS]}, got {backend!r}. Leave it out to have the best one chosen."
+        )
+    if num_threads < 1:
+        raise ValueError(f"num_threads must be at least 1, got {num_threads!r}. Use 1 inside data loader workers.")
+    name = _AUTO if backend == "auto" else backend
+    if backend == "auto" and name not in _announced:
+        _announced.add(name)
+        _logger.info("backend='auto' reads videos with %s", name)
+    opener, module, package = _BACKENDS[name]
+    try:
+        return opener(fspath(path), num_threads=num_threads)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != module:
+            raise
+        raise ImportError(
+            f"backend must be one that is installed, got {name!r}, which needs the package {package!r}. "
+            f"Install it (pip install {package})."
+        ) from error

@@ -1,0 +1,150 @@
+"""What every back end offers, and what they share: checked indices, closing, no pickling."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, NoReturn, Protocol, Self
+
+import numpy as np
+import torch
+
+from video_gn.clips import VideoInfo
+
+
+class VideoReader(Protocol):
+    """One video, opened for reading frames by index. Indices count the frames that really decode, as shown.
+
+    A reader belongs to the process that opened it: open it in the worker that uses it.
+    """
+
+    @property
+    def info(self) -> VideoInfo:
+        """Facts of the video; `num_frames` comes from a pass over the packets, not from the header."""
+        ...
+
+    @property
+    def frame_seconds(self) -> np.ndarray:
+        """float64 (num_frames,): when each frame is shown, counted from the first one; strictly ascending.
+
+        Where the file has no usable times (AVI with B-frames, raw streams), frames are 1 / fps apart. The end
+        of the last frame is `info.duration_seconds`.
+        """
+        ...
+
+    def frames_at(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
+        """Decode frames.
+
+        Args:
+            indices: (n,), n >= 1, each in [0, num_frames); any order, repeats allowed. Each frame is decoded
+                at most once in a call. Calls with growing indices go on from where the last one ended.
+
+        Returns:
+            uint8 (n, H, W, 3), RGB, contiguous, rotated as the file's metadata asks.
+
+        Raises:
+            IndexError: for an index outside the video.
+            ValueError: for no indices, or indices that are not a row of integers.
+            FrameCountError: where fewer frames decode than the packets promised. `info.num_frames` and
+                `frame_seconds` are right from then on: draw the indices again from them, once.
+            DecodeError: where the video cannot be decoded.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
+class ReaderBase:
+    """Closing, `with`, and the refusal to leave the process, for every reader.
+
+    Args:
+        path: the video's path.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._pid = os.getpid()
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        self._is_closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(
+            f"a video reader cannot be pickled or sent to another process ({self.path}). "
+            "Send the path and open the video in the process that reads it."
+        )
+
+    def _check_usable(self) -> None:
+        if self._is_closed:
+            raise ValueError(f"the reader of {self.path} is closed. Call open_video again.")
+        if self._pid != os.getpid():
+            raise RuntimeError(
+                f"the reader of {self.path} must be used in the process that opened it. Call open_video in the worker."
+            )
+
+
+def check_indices(indices: Sequence[int] | np.ndarray, *, num_frames: int, path: str) -> np.ndarray:
+    """Check the argument of `frames_at`.
+
+    Args:
+        indices: what the caller asked for.
+        num_frames: frames of the video.
+        path: the video's path, for the message.
+
+    Returns:
+        int64 (n,), n >= 1.
+
+    Raises:
+        IndexError: for an index outside [0, num_frames).
+        ValueError: for no indices, or indices that are not a row of integers.
+    """
+    array = np.asarray(indices)
+    if array.ndim != 1:
+        raise ValueError(
+            f"indices must be one row of frame numbers, got an array of shape {array.shape} for {path}. "
+            "Flatten it, and reshape what comes back."
+        )
+    if array.size == 0:
+        raise ValueError(f"indices must be at least one frame number, got none for {path}. Do not ask for no frames.")
+    if array.dtype.kind not in "iu":
+        raise ValueError(
+            f"indices must be integers, got {array.dtype} for {path}. Round them the way you mean it first."
+        )
+    wrong = array[(array < 0) | (array >= num_frames)]
+    if wrong.size:
+        raise IndexError(
+            f"indices must be in [0, {num_frames}), the frames of {path}, got {int(wrong[0])!r}. "
+            "Draw them from info.num_frames."
+        )
+    return array.astype(np.int64)
+
+
+def group_repeats(indices: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Sort indices and say where each one goes.
+
+    Returns:
+        The different indices, ascending, and for each of them its places in `indices`.
+    """
+    wanted, counts = np.unique(indices, return_counts=True)
+    places = np.split(np.argsort(indices, kind="stable"), np.cumsum(counts)[:-1])
+    return wanted, places

@@ -1,0 +1,224 @@
+"""Feeds a file's packets to FFmpeg's decoder, from the start or from a row of its packet table."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from itertools import chain
+
+import av
+import numpy as np
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from video_gn.decoding._probe import PacketTable, open_stream, packets_of, read_table
+from video_gn.errors import DecodeError
+
+_logger = logging.getLogger(__name__)
+
+
+class PacketDecoder:
+    """The open file, the decoder, and the row of the packet that comes next.
+
+    Args:
+        path: a local file.
+        num_threads: decoding threads.
+
+    Raises:
+        DecodeError: see `open_stream` and `read_table`.
+    """
+
+    def __init__(self, path: str, *, num_threads: int = 1) -> None:
+        self.path = path
+        self.num_threads = num_threads
+        self.num_decoded = 0
+        self._container, self._stream = open_stream(path, num_threads=num_threads)
+        try:
+            self.codec = self._stream.codec_context.codec.canonical_name
+            self.table: PacketTable = read_table(path, self._container, self._stream)
+            self.header_fps = float(self._stream.average_rate or self._stream.guessed_rate or 0)
+        except BaseException:
+            self.close()
+            raise
+        self._packets: Iterator[Packet] = iter(())
+        self._skips = False
+        self.next_row = len(self.table.pts)
+        self.is_at_end = True
+        self.is_damaged = False
+
+    def close(self) -> None:
+        """Close the file."""
+        self._packets = iter(())
+        self._container.close()
+
+    def reopen(self) -> None:
+        """Begin again with a fresh decoder at the start of the file.
+
+        Raises:
+            DecodeError: where the file cannot be opened any more.
+        """
+        self.close()
+        self._container, self._stream = open_stream(self.path, num_threads=self.num_threads)
+        self._stand(packets_of(self.path, self._container, self._stream), 0)
+
+    def _stand(self, packets: Iterator[Packet], row: int) -> None:
+        self._packets = packets
+        self.next_row = row
+        self.is_at_end = False
+        self.is_damaged = False
+        self._set_skipping(False)
+
+    def seek(self, row: int) -> bool:
+        """Try to go to a row.
+
+        What the container's index says is not trusted: the packets that follow are held against the table.
+
+        Returns:
+            False where the packet could not be found this way; the decoder then stands nowhere.
+        """
+        table = self.table
+        # mov's index goes by decoding time, that of other containers by presentation time; try both.
+        times = [int(table.dts[row]), int(table.pts[row])]
+        if "mov" not in self._container.format.name:
+            times.reverse()
+        for time in times:
+            if time == np.iinfo(np.int64).min:
+                continue
+            try:
+                self._container.seek(time, stream=self._stream)
+            except av.error.FFmpegError:
+                continue
+            packets = packets_of(self.path, self._container, self._stream)
+            packet = next(packets, None)
+            if packet is None:
+                continue
+            found = np.flatnonzero((table.pts == packet.pts) & (table.sizes == packet.size))
+            if len(found) != 1 or found[0] > row:
+                continue
+            for _ in range(row - int(found[0])):
+                packet = next(packets, None)
+            if packet is None or (packet.pts, packet.size) != (table.pts[row], table.sizes[row]):
+                continue
+            self._stream.codec_context.flush_buffers()
+            self._stand(chain([packet], packets), row)
+            return True
+        return False
+
+    def _set_skipping(self, skips: bool) -> None:
+        if skips != self._skips:
+            self._stream.codec_context.skip_frame = "NONREF" if skips else "DEFAULT"
+        self._skips = skips
+
+    def feed(self, *, skip_unreferenced: bool = False) -> list[VideoFrame]:
+        """Decode the next packet; at the end of the file, empty the decoder.
+
+        A packet that does not decode sets `is_damaged` and gives nothing.
+
+        Args:
+            skip_unreferenced: leave the packet's picture out if no other one refers to it.
+
+        Raises:
+            DecodeError: where the file cannot be read on.
+        """
+        packet = next(self._packets, None)
+        if packet is None:
+            self.is_at_end = True
+        else:
+            self.next_row += 1
+            self._set_skipping(skip_unreferenced)
+        try:
+            frames: list[VideoFrame] = self._stream.codec_context.decode(packet)
+        except av.error.FFmpegError:
+            self.is_damaged = True
+            return []
+        self.is_damaged = self.is_damaged or any(frame.is_corrupt for frame in frames)
+        self.num_decoded += len(frames)
+        return frames
+
+    def first_frame(self) -> VideoFrame:
+        """Decode the first frame, in a way that leaves the decoder nowhere.
+
+        That also shows the decoder the first packet, in which encoders say who they are; FFmpeg decodes some
+        of them in their own ways, so it must know before it begins in the middle of a file.
+
+        Raises:
+            DecodeError: where not one frame decodes.
+        """
+        if self.table.doubt or not self.seek(0):
+            self.reopen()
+        frames = self.feed()
+        if not frames:
+            # The first of a row of frames waits for the next ones, unless the decoder believes it is the last.
+            try:
+                frames = self._stream.codec_context.decode(None)
+            except av.error.FFmpegError:
+                frames = []
+            if not frames:
+                self.reopen()
+                while not frames and not self.is_at_end:
+                    frames = self.feed()
+        if not frames:
+            raise DecodeError(self.path, f"none of its {len(self.table.pts)} video packets can be decoded")
+        self._stream.codec_context.flush_buffers()
+        self.num_decoded = 0
+        self.is_at_end = True
+        return frames[0]
+
+
+class RgbConverter:
+    """Writes decoded frames as RGB into an array, turned as the metadata asks, all of the first one's size.
+
+    Unscaled 8-bit 4:2:0 takes FFmpeg's own fast path, which decord takes too; elsewhere chroma is
+    interpolated, and BICUBIC is what decord asks for.
+
+    Args:
+        first: the video's first frame.
+        path: for a warning.
+    """
+
+    def __init__(self, first: VideoFrame, path: str) -> None:
+        self._width, self._height = first.width, first.height
+        # FFmpeg gives the angle counterclockwise, numpy turns counterclockwise.
+        turns, rest = divmod(first.rotation, 90)
+        if rest:
+            _logger.warning("%s: asks to be rotated by %d degrees, which is left undone", path, first.rotation)
+            turns = 0
+        self._turns = turns % 4
+        self._reformatter = VideoReformatter()
+
+    @property
+    def rotation_degrees(self) -> int:
+        """The turn, clockwise."""
+        return -90 * self._turns % 360
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of what is written."""
+        return (self._width, self._height) if self._turns % 2 else (self._height, self._width)
+
+    def write(self, frame: VideoFrame, out_HWC: np.ndarray) -> None:
+        """Convert one frame.
+
+        Args:
+            frame: decoded.
+            out_HWC: uint8 (H, W, 3), written to.
+
+        Raises:
+            av.error.FFmpegError: where FFmpeg cannot convert it.
+        """
+        # One reformatter for all frames: a new one for each costs as much as the conversion itself.
+        rgb = self._reformatter.reformat(
+            frame,
+            width=self._width,
+            height=self._height,
+            format="rgb24",
+            interpolation=Interpolation.BICUBIC,
+            threads=1,
+        )
+        plane = rgb.planes[0]
+        lines = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[
+            : self._height, : 3 * self._width
+        ]
+        pixels = lines.reshape(self._height, self._width, 3)
+        out_HWC[...] = np.rot90(pixels, self._turns) if self._turns else pixels

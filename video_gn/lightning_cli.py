@@ -1,0 +1,216 @@
+"""LightningCLI with a run directory: fit, validate, test, predict."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from video_gn import checkpoint
+from video_gn.callbacks.checkpoints import AtomicCheckpointIO, RunCheckpoint
+from video_gn.callbacks.evaluation import EvaluationWriter
+from video_gn.callbacks.failures import BrokenVideos
+from video_gn.callbacks.metrics_csv import MetricsCSV
+from video_gn.callbacks.progress import LineProgress, TerminalProgress
+from video_gn.callbacks.run_directory import RunDirectory, SaveConfig
+from video_gn.data.datamodule import VideoDataModule, build_datamodule
+from video_gn.errors import RunError
+from video_gn.report import write_report
+from video_gn.tasks.classification import VideoClassifier
+
+log = logging.getLogger(__name__)
+
+_TRAINER_DEFAULTS = {
+    "use_distributed_sampler": False,  # it pads, so that videos would be counted twice
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 10,
+    "enable_model_summary": False,
+}
+
+
+class VideoCLI(LightningCLI):
+    """Adds the run directory, checkpoints that resume, and the network's class count from the data."""
+
+    run_directory: RunDirectory
+    run_dir: Path
+    about: dict[str, Any]
+    global_step: int
+    asked: str | None
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add --run_dir and --checkpoint.*; one seed for everything."""
+        parser.add_argument(
+            "--run_dir", type=str | None, default=None, help="Directory of the run (default: runs/<the config's stem>)."
+        )
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let a checkpoint's hyper-parameters override the command line; ours holds none."""
+
+    @property
+    def options(self) -> Namespace:
+        """The subcommand's resolved arguments."""
+        return self.config[self.subcommand]
+
+    def before_instantiate_classes(self) -> None:
+        """Find run directory and checkpoint, read the lists, and set what follows from them in the config."""
+        options = self.options
+        configs = options.get("config") or []
+        stem = Path(str(configs[0])).stem if configs else "default"
+        self.run_dir = Path(options.run_dir or Path("runs") / stem)
+        options.run_dir = str(self.run_dir)
+        options.checkpoint.directory = str(self.run_dir / "checkpoints")
+        self.run_directory = RunDirectory(self.run_dir)
+        self.about, self.global_step = {}, 0
+        self._find_checkpoint(options)
+        if self.subcommand != "fit" and options.data.source.classes is None and self.about.get("classes"):
+            options.data.source.classes = list(self.about["classes"])
+        self.prepared = build_datamodule(options.data.as_dict())
+        self.prepared.read(self.subcommand)
+        self._set_num_classes(options)
+
+    def _find_checkpoint(self, options: Namespace) -> None:
+        wanted = self.asked = options.ckpt_path
+        if self.subcommand == "fit" and wanted is None:
+            return
+        found = self.run_directory.find_checkpoint(wanted or "best")
+        if found is None and wanted is None:
+            found = self.run_directory.find_checkpoint("last")
+            if found is not None:
+                log.warning("%s has no best.ckpt; taking last.ckpt", found.parent)
+        if found is None and self.subcommand == "fit":
+            log.info("no checkpoint yet in %s: starting afresh", self.run_dir / "checkpoints")
+        elif found is None:
+            raise RunError(
+                f"no checkpoint in {self.run_dir / 'checkpoints'}. Train first, or give --ckpt_path or --run_dir."
+            )
+        if found is not None:
+            content = checkpoint.read_checkpoint(found)
+            self.about, self.global_step = dict(content[checkpoint.KEY]), int(content["global_step"])
+            log.info("checkpoint: %s (step %d)", found, self.global_step)
+        options.ckpt_path = None if found is None else str(found)
+
+    def _set_num_classes(self, options: Namespace) -> None:
+        net = options.model.net.init_args
+        names = self.prepared.classes or self.about.get("classes") or ()
+        if names and "num_classes" in net and net.num_classes != len(names):
+            log.info("num_classes: %d, from the %s", len(names), "data" if self.prepared.classes else "checkpoint")
+            net.num_classes = len(names)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer with the run directory's loggers, callbacks and checkpoint format."""
+        self.datamodule.manifests = self.prepared.manifests
+        options, trainer = self.options, self._get(self.config_init, "trainer")
+        callbacks: list[Any] = [EvaluationWriter(self.run_dir)]
+        if self.subcommand == "fit":
+            callbacks.append(MetricsCSV(self.run_dir / "metrics.csv"))
+            num_videos = len(self.datamodule.manifests["train"].records)
+            callbacks.append(BrokenVideos(self.datamodule.max_broken_fraction, num_videos))
+        text = self._parser(self.subcommand).dump(options, skip_none=False, skip_link_targets=False)
+        resumes = options.ckpt_path is not None
+        callbacks.append(SaveConfig(self.run_dir, text, stage=self.subcommand, resumes=resumes))
+        if trainer.enable_progress_bar is not False and sys.stderr.isatty():
+            callbacks.append(TerminalProgress())
+        else:
+            callbacks.append(LineProgress())
+            trainer.enable_progress_bar = False
+        trainer.callbacks = [*(trainer.callbacks or []), *callbacks]
+        trainer.plugins = [*_as_list(trainer.plugins), AtomicCheckpointIO()]
+        trainer.default_root_dir = str(self.run_dir)
+        if trainer.logger is None or trainer.logger is True:
+            trainer.logger = False
+            if self.subcommand == "fit":
+                trainer.logger = TensorBoardLogger(
+                    self.run_dir, name="", version="tensorboard", purge_step=self.global_step or None
+                )
+        return super().instantiate_trainer(**kwargs)
+
+    # ---- before and after Lightning's own ----------------------------------------------------
+
+    def before_fit(self) -> None:
+        """Hold the directory; set an earlier training aside, unless this one goes on with it."""
+        if not self.trainer.is_global_zero:
+            return
+        self.run_directory.lock(".lock")
+        has_checkpoint = (self.run_dir / "checkpoints" / "last.ckpt").is_file()
+        if self.options.ckpt_path is None and (self.asked is None or has_checkpoint):
+            moved = self.run_directory.set_aside()
+            if moved is not None:
+                log.info("an earlier run of %s now lies in %s", self.run_dir, moved)
+        parameters = sum(p.numel() for p in self.model.net.parameters())
+        net = self.model.net.arguments
+        manifests = self.datamodule.manifests
+        log.info(
+            "ResNet-%d I3D, %s norm, layout %s, %.2f M parameters; %d training and %d validation videos of %d classes",
+            net["depth"], net["norm"], net["layout"], parameters / 1e6,
+            len(manifests["train"].records), len(manifests["val"].records), len(self.datamodule.classes),
+        )  # fmt: skip
+
+    def after_fit(self) -> None:
+        """Say where things lie."""
+        if self.trainer.is_global_zero:
+            write_report(self.run_dir)
+            log.info("run directory: %s", self.run_dir)
+
+    def before_test(self) -> None:
+        """Hold the directory's test."""
+        if self.trainer.is_global_zero:
+            self.run_directory.lock("test/.lock")
+
+    def after_test(self) -> None:
+        """Write the report with the test's figures."""
+        if self.trainer.is_global_zero:
+            write_report(self.run_dir)
+            log.info("results: %s", self.run_dir / "test" / "metrics.json")
+
+    def after_predict(self) -> None:
+        """Say where the labels lie."""
+        if self.trainer.is_global_zero:
+            log.info("results: %s", self.run_dir / "predict" / "predictions.json")
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def run(command: str, words: Sequence[str]) -> int:
+    """Run a Lightning command.
+
+    Args:
+        command: "fit", "validate", "test" or "predict".
+        words: its options.
+
+    Returns:
+        0, or 3 where videos could not be read in a test or prediction.
+    """
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # The words are ours to pass; sys.argv holds them too when we are the console script.
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended.*")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")  # torch's word to Lightning 2.6
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to be provided.*")
+    # Our sampler goes on inside an epoch where the checkpoint stood; Lightning cannot know.
+    warnings.filterwarnings("ignore", message=".*ended before the epoch ended and your dataloader is not resumable.*")
+    cli = VideoCLI(
+        VideoClassifier,
+        VideoDataModule,
+        save_config_callback=None,
+        trainer_defaults=dict(_TRAINER_DEFAULTS),
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        args=[command, *words],
+    )
+    writers = [c for c in cli.trainer.callbacks if isinstance(c, EvaluationWriter)]
+    return 3 if any(w.num_failed for w in writers) else 0

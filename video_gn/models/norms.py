@@ -1,0 +1,234 @@
+"""Normalization layers: one table, every kind, over N, T, H and W alike.
+
+Every kind learns one scale (`weight`) and one shift (`bias`) per channel; they differ in the set of
+values over which mean and variance are taken. To add a kind, add a row to `NORMS` and its name to
+`NormName`: the network's builder, its initialization and the optimizer's groups read that table.
+
+Shape letters: N batch, C channels, G groups, T frames, H, W.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+NormName = Literal["batch", "group", "layer", "instance"]
+
+# Source: Wu & He 2018 (arXiv:1803.08494), section 4.1.
+DEFAULT_NUM_GROUPS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class NormOptions:
+    """What a row of the table may ask for; each builder takes what its kind knows.
+
+    Args:
+        num_groups: G, which divides the channels; 1 for kinds without groups.
+        eps: added to the variance.
+        momentum: weight of the newest batch in running averages, in torch's sense.
+    """
+
+    num_groups: int
+    eps: float
+    momentum: float
+
+
+@dataclass(frozen=True, slots=True)
+class NormKind:
+    """A row of the table.
+
+    Args:
+        build: (num_channels, options) -> module with `weight` and `bias` of shape (C,), or None for either.
+        reduces_over: the values of an (N, C, T, H, W) tensor that share a mean and a variance.
+        at_test: where the statistics come from in eval mode.
+        has_groups: whether `num_groups` and `channels_per_group` mean anything.
+        depends_on_batch: whether in training a sample's output depends on its neighbours.
+        types: the classes that `build` may return; `is_norm` knows them.
+    """
+
+    build: Callable[[int, NormOptions], nn.Module]
+    reduces_over: str
+    at_test: str
+    has_groups: bool
+    depends_on_batch: bool
+    types: tuple[type[nn.Module], ...]
+
+
+def _batch(num_channels: int, options: NormOptions) -> nn.Module:
+    return nn.BatchNorm3d(num_channels, eps=options.eps, momentum=options.momentum)
+
+
+def _group(num_channels: int, options: NormOptions) -> nn.Module:
+    return nn.GroupNorm(options.num_groups, num_channels, eps=options.eps)
+
+
+def _layer(num_channels: int, options: NormOptions) -> nn.Module:
+    # Not nn.LayerNorm, whose scale and shift have one entry for each of C x T x H x W and fix the clip's size.
+    return nn.GroupNorm(1, num_channels, eps=options.eps)
+
+
+def _instance(num_channels: int, options: NormOptions) -> nn.Module:
+    # Not nn.InstanceNorm3d, which by default has no scale and shift.
+    return nn.GroupNorm(num_channels, num_channels, eps=options.eps)
+
+
+# Source: Wu & He 2018, section 3.1 (the sets S_i), each extended to T.
+NORMS: dict[str, NormKind] = {
+    "batch": NormKind(
+        _batch,
+        reduces_over="N, T, H, W for each channel",
+        at_test="running averages of the training batches",
+        has_groups=False,
+        depends_on_batch=True,
+        types=(nn.BatchNorm3d,),
+    ),
+    "group": NormKind(
+        _group,
+        reduces_over="C/G, T, H, W for each sample and group",
+        at_test="the sample itself",
+        has_groups=True,
+        depends_on_batch=False,
+        types=(nn.GroupNorm,),
+    ),
+    "layer": NormKind(
+        _layer,
+        reduces_over="C, T, H, W for each sample",
+        at_test="the sample itself",
+        has_groups=False,
+        depends_on_batch=False,
+        types=(nn.GroupNorm,),
+    ),
+    "instance": NormKind(
+        _instance,
+        reduces_over="T, H, W for each sample and channel",
+        at_test="the sample itself",
+        has_groups=False,
+        depends_on_batch=False,
+        types=(nn.GroupNorm,),
+    ),
+}
+
+# torch's own norms that are in no row: `_NormBase` is the base of its batch and instance norms and of what
+# `SyncBatchNorm.convert_sync_batchnorm` puts in their place.
+_TORCH_TYPES: tuple[type[nn.Module], ...] = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm, nn.RMSNorm)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a normalization layer of any kind: a row of `NORMS` or one of torch's own."""
+    return isinstance(module, (*_TORCH_TYPES, *(t for kind in NORMS.values() for t in kind.types)))
+
+
+def norm_kind(kind: str) -> NormKind:
+    """The table's row.
+
+    Raises:
+        ValueError: for a name that is not in the table.
+    """
+    if kind not in NORMS:
+        raise ValueError(f"norm must be one of {sorted(NORMS)}, got {kind!r}. Choose one of these.")
+    return NORMS[kind]
+
+
+def make_norm(
+    kind: str,
+    num_channels: int,
+    *,
+    num_groups: int | None = None,
+    channels_per_group: int | None = None,
+    eps: float = 1e-5,
+    momentum: float = 0.1,
+    layer: str = "this layer",
+) -> nn.Module:
+    """A normalization layer for (N, C, T, H, W) or any other (N, C, ...) that its class takes.
+
+    Args:
+        kind: a name in `NORMS`.
+        num_channels: C.
+        num_groups: G, for "group"; 32 when `channels_per_group` is not given either.
+        channels_per_group: C/G instead, for "group".
+        eps: added to the variance, above 0.
+        momentum: for running averages, in [0, 1]; the weight of the newest batch (Caffe2's 0.9 is 0.1 here).
+        layer: what an error calls the layer.
+
+    Returns:
+        A module with `weight` and `bias` of shape (C,).
+
+    Raises:
+        ValueError: for an unknown kind, groups that do not divide C, or both group arguments.
+    """
+    row = norm_kind(kind)
+    check_norm_numbers(eps=eps, momentum=momentum)
+    if num_channels < 1:
+        raise ValueError(f"num_channels must be at least 1, got {num_channels!r} for {layer}. Give the layer channels.")
+    warn_of_ignored_groups(kind, num_groups=num_groups, channels_per_group=channels_per_group)
+    groups = 1
+    if row.has_groups:
+        groups = group_count(num_channels, num_groups=num_groups, channels_per_group=channels_per_group, layer=layer)
+    return row.build(num_channels, NormOptions(groups, eps, momentum))
+
+
+def group_count(
+    num_channels: int,
+    *,
+    num_groups: int | None = None,
+    channels_per_group: int | None = None,
+    layer: str = "this layer",
+) -> int:
+    """G for a layer of C channels.
+
+    Args:
+        num_channels: C.
+        num_groups: G itself; 32 when neither is given.
+        channels_per_group: C/G instead.
+        layer: what an error calls the layer.
+
+    Raises:
+        ValueError: when both are given, one is below 1, or the channels do not divide evenly.
+    """
+    if num_groups is not None and channels_per_group is not None:
+        raise ValueError(
+            f"num_groups and channels_per_group must not both be set, got {num_groups!r} and {channels_per_group!r}. "
+            "Set one of them to null (None)."
+        )
+    name, value = ("num_groups", DEFAULT_NUM_GROUPS if num_groups is None else num_groups)
+    if channels_per_group is not None:
+        name, value = "channels_per_group", channels_per_group
+    if value < 1:
+        raise ValueError(
+            f"{name} must be at least 1, got {value!r}. The usual choice is 32 groups, or 16 channels each."
+        )
+    if num_channels % value:
+        smaller = max(d for d in range(1, min(value, num_channels) + 1) if num_channels % d == 0)
+        other = "channels_per_group" if name == "num_groups" else "num_groups"
+        raise ValueError(
+            f"{name} must divide the {num_channels} channels of {layer}, got {value!r}. "
+            f"Use {name}={smaller} or set {other} instead."
+        )
+    return value if name == "num_groups" else num_channels // value
+
+
+def warn_of_ignored_groups(kind: str, *, num_groups: int | None, channels_per_group: int | None) -> None:
+    """Warn when group arguments are set for a kind that has no groups."""
+    if norm_kind(kind).has_groups:
+        return
+    given = {"num_groups": num_groups, "channels_per_group": channels_per_group}
+    for name, value in given.items():
+        if value is not None:
+            warnings.warn(f"{name}={value!r} is ignored: norm {kind!r} has no groups to choose", stacklevel=3)
+
+
+def check_norm_numbers(*, eps: float, momentum: float) -> None:
+    """Check what every kind is built with.
+
+    Raises:
+        ValueError: for an eps that is not above 0 or a momentum outside [0, 1].
+    """
+    if not eps > 0:
+        raise ValueError(f"eps must be above 0, got {eps!r}. The usual value is 1e-5.")
+    if not 0 <= momentum <= 1:
+        raise ValueError(f"momentum must be in [0, 1], got {momentum!r}. It is the weight of the newest batch: 0.1.")

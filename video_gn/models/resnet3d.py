@@ -1,0 +1,394 @@
+"""I3D: a 3-D ResNet whose first 1x1 convolutions are inflated in time, with any norm of `norms.NORMS`.
+
+Assembled from pytorchvideo's builders, so that its parameters bear pytorchvideo's names:
+blocks.0 stem, 1 res2, 2 pool, 3 res3, 4 res4, 5 res5, 6 head.
+
+Shape letters: N batch, C channels, T frames, H, W, P positions (of the head's window on the last map), Y classes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from video_gn.models.norms import check_norm_numbers, group_count, is_norm, make_norm, norm_kind, warn_of_ignored_groups
+
+with warnings.catch_warnings():
+    # fvcore, which pytorchvideo imports, compiles a loss with torch.jit.script that nothing here uses.
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=DeprecationWarning)
+    from pytorchvideo.models.net import Net
+    from pytorchvideo.models.resnet import BottleneckBlock, create_bottleneck_block, create_res_stage
+    from pytorchvideo.models.stem import create_res_basic_stem
+
+LayoutName = Literal["nonlocal", "slowfast", "mmaction"]
+Depth = Literal[50, 101, 152]
+Size3 = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What the sources do differently: the stem's strides, its pool, and the head's window. All triples are T, H, W.
+
+    Args:
+        conv1_stride: of the 5x7x7 convolution, which is padded by 2, 3, 3.
+        pool1_kernel: of the max pool after it.
+        pool1_stride: of that pool.
+        pool1_padding: of that pool.
+        head_window_px: side of the window that the head averages over, moved by one position at a time; the
+            whole map where it is smaller; None for always the whole map. In time it always spans all of T.
+        min_frames: the shortest clip. It is the product of the strides in time: a shorter one would leave less
+            than one frame's worth on the last map, or none.
+        min_px: the smallest height and width; below it a pool's window does not fit.
+    """
+
+    conv1_stride: Size3
+    pool1_kernel: Size3
+    pool1_stride: Size3
+    pool1_padding: Size3
+    head_window_px: int | None
+    min_frames: int
+    min_px: int
+
+
+# Maps of a 32-frame clip (slowfast: 8 frames) of 224 px: after conv1, pool1, res3, res4, res5
+#   nonlocal   T 16, 8, 4, 4, 4   H, W 112, 55, 28, 14, 7
+#   slowfast   T  8, 8, 4, 4, 4   H, W 112, 56, 28, 14, 7
+#   mmaction   T 16, 8, 4, 4, 4   H, W 112, 56, 28, 14, 7
+LAYOUTS: dict[str, Layout] = {
+    # Source: facebookresearch/video-nonlocal-net, resnet_video_org (its paper prints other pools; the author
+    # says in its thread 23 that the results come from the code's).
+    "nonlocal": Layout((2, 2, 2), (2, 3, 3), (2, 2, 2), (0, 0, 0), head_window_px=7, min_frames=8, min_px=5),
+    # Source: facebookresearch/SlowFast I3D_8x8_R50, pytorchvideo i3d_r50.
+    "slowfast": Layout((1, 2, 2), (1, 3, 3), (1, 2, 2), (0, 1, 1), head_window_px=7, min_frames=2, min_px=1),
+    # Source: open-mmlab/mmaction2 i3d_r50 (ResNet3d with conv1_stride_t=2, pool1_stride_t=2).
+    "mmaction": Layout((2, 2, 2), (1, 3, 3), (2, 2, 2), (0, 1, 1), head_window_px=None, min_frames=8, min_px=1),
+}
+
+# Blocks of res2, res3, res4, res5. Source: He et al. 2016 (arXiv:1512.03385), Table 1.
+DEPTHS: dict[int, tuple[int, int, int, int]] = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+# Which blocks of a stage have a 3x1x1 (1) and which a 1x1x1 (0) as their first convolution, repeated to the
+# stage's depth. Source: video-nonlocal-net, obtain_arc; the same in SlowFast and mmaction2.
+INFLATED = ((1,), (1, 0), (1, 0), (0, 1))
+
+
+class Head(nn.Module):
+    """Average over a window, dropout, a linear classifier at each position of the window.
+
+    Args:
+        in_features: C of the last map.
+        num_classes: Y.
+        window_px: side of the window; None for the whole map.
+        dropout: probability of dropping a feature in training.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, *, window_px: int | None, dropout: float) -> None:
+        super().__init__()
+        self.window_px = window_px
+        self.dropout = nn.Dropout(dropout)
+        self.proj = nn.Linear(in_features, num_classes)
+
+    def forward(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
+        """Logits at each position, (N, P, Y); P is 1 unless the map is larger than the window."""
+        height, width = x_NCTHW.shape[-2:]
+        window = (
+            (height, width) if self.window_px is None else (min(self.window_px, height), min(self.window_px, width))
+        )
+        if window == (height, width):
+            x_NPC = x_NCTHW.mean((2, 3, 4)).unsqueeze(1)
+        else:
+            # The window spans all of T, so averaging in time and then in space is the same; unlike avg_pool3d's,
+            # the gradient of avg_pool2d on CUDA does not depend on the order in which threads come by.
+            x_NPC = F.avg_pool2d(x_NCTHW.mean(2), window, stride=1).flatten(2).transpose(1, 2)
+        logits_NPY: torch.Tensor = self.proj(self.dropout(x_NPC))
+        return logits_NPY
+
+
+class I3D(Net):
+    """The network; built by `i3d`.
+
+    In training it returns logits, in evaluation softmax scores, each averaged over the positions of the head's
+    window (one position at the training size, several on a larger frame).
+
+    Attributes:
+        arguments: what `i3d(**net.arguments)` rebuilds it from; plain values, so that a checkpoint can hold them.
+    """
+
+    def __init__(self, blocks: nn.ModuleList, *, arguments: Mapping[str, Any]) -> None:
+        super().__init__(blocks=blocks)
+        self.arguments: dict[str, Any] = dict(arguments)
+
+    @property
+    def num_classes(self) -> int:
+        """Y."""
+        return int(self.arguments["num_classes"])
+
+    @property
+    def layout(self) -> str:
+        """The key of `LAYOUTS`."""
+        return str(self.arguments["layout"])
+
+    @property
+    def classifier(self) -> nn.Linear:
+        """The last layer, whose weight is (Y, C)."""
+        linear: nn.Linear = self.blocks[-1].proj
+        return linear
+
+    def forward(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
+        """Logits in training, softmax scores in evaluation.
+
+        Args:
+            x_NCTHW: normalized clips, floating point, in any memory format.
+
+        Returns:
+            (N, Y). Scores are at least float32, also under autocast.
+
+        Raises:
+            ValueError: for a clip of another shape, or too short or too small for the layout.
+            TypeError: for integer pixels.
+        """
+        logits_NPY = self.position_logits(x_NCTHW)
+        if self.training:
+            return logits_NPY.mean(1)
+        # Scores of positions are averaged, not their logits, as scores of views are.
+        dtype = torch.promote_types(logits_NPY.dtype, torch.float32)
+        return logits_NPY.softmax(-1, dtype=dtype).mean(1)
+
+    def logits(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
+        """Logits (N, Y) in either mode, averaged over positions; arguments and errors as `forward`."""
+        return self.position_logits(x_NCTHW).mean(1)
+
+    def position_logits(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
+        """Logits (N, P, Y) of each position of the head's window; arguments and errors as `forward`."""
+        logits_NPY: torch.Tensor = self.blocks[-1](self.features(x_NCTHW))
+        return logits_NPY
+
+    def features(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
+        """The last map, (N, 32 x width, T', H', W'); arguments and errors as `forward`."""
+        self._check_clip(x_NCTHW)
+        for block in self.blocks[:-1]:
+            x_NCTHW = block(x_NCTHW)
+        return x_NCTHW
+
+    def replace_classifier(self, num_classes: int) -> nn.Linear:
+        """Put a fresh classifier in place of the old one, for other classes; build the optimizer after that.
+
+        Args:
+            num_classes: Y of the new one.
+
+        Returns:
+            The new layer, on the old one's device and in its dtype.
+
+        Raises:
+            ValueError: if num_classes is below 1.
+        """
+        _check_counts(num_classes=num_classes)
+        old = self.classifier
+        new = nn.Linear(old.in_features, num_classes, device=old.weight.device, dtype=old.weight.dtype)
+        _initialize_classifier(new)
+        self.blocks[-1].proj = new
+        self.arguments["num_classes"] = num_classes
+        return new
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
+
+    def _check_clip(self, x_NCTHW: torch.Tensor) -> None:
+        channels = self.arguments["in_channels"]
+        if x_NCTHW.ndim != 5 or x_NCTHW.shape[1] != channels:
+            raise ValueError(
+                f"a clip batch must be of shape (N, {channels}, T, H, W), got {tuple(x_NCTHW.shape)}. "
+                "Put the channels before the frames."
+            )
+        if not x_NCTHW.is_floating_point():
+            raise TypeError(f"clips must be floating point, got {x_NCTHW.dtype}. Scale and normalize the pixels first.")
+        layout = LAYOUTS[self.layout]
+        frames, height, width = x_NCTHW.shape[2:]
+        if frames < layout.min_frames or height < layout.min_px or width < layout.min_px:
+            raise ValueError(
+                f"a clip must have at least {layout.min_frames} frames of {layout.min_px} x {layout.min_px} px "
+                f"for layout {self.layout!r}, got {frames} frames of {height} x {width} px (height x width). "
+                "Take longer or larger clips, or another layout."
+            )
+
+
+def i3d(
+    depth: Depth = 50,
+    *,
+    layout: LayoutName = "nonlocal",
+    norm: Literal["batch", "group", "layer", "instance"] = "group",
+    num_classes: int = 400,
+    width: int = 64,
+    num_groups: int | None = None,
+    channels_per_group: int | None = None,
+    dropout: float = 0.5,
+    in_channels: int = 3,
+    zero_init_last_norm: bool = True,
+    norm_eps: float = 1e-5,
+    norm_momentum: float = 0.1,
+) -> I3D:
+    """A 3-D ResNet with inflated first convolutions, freshly initialized from torch's global generator.
+
+    Args:
+        depth: 50, 101 or 152.
+        layout: whose stem, pools and head: "nonlocal" (the paper's), "slowfast" (also pytorchvideo's) or "mmaction".
+        norm: a kind in `norms.NORMS`.
+        num_classes: Y.
+        width: channels of the stem; the stages have 4, 8, 16 and 32 times as many.
+        num_groups: G of "group"; 32 when `channels_per_group` is not given either.
+        channels_per_group: C/G of "group" instead.
+        dropout: probability of dropping a feature before the classifier, in [0, 1).
+        in_channels: of the clips.
+        zero_init_last_norm: start each block as the identity, by a scale of 0 in its last norm, of whatever kind.
+        norm_eps: added to the variance.
+        norm_momentum: weight of the newest batch in running averages.
+
+    Raises:
+        ValueError: for a value out of range, or groups that do not divide the width.
+
+    Source: Wu & He 2018 (arXiv:1803.08494), section 4.3; Wang et al. 2018 (arXiv:1711.07971), Table 1 and code.
+    """
+    arguments = dict(locals())
+    _check_arguments(arguments)
+    source = LAYOUTS[layout]
+    if not norm_kind(norm).has_groups:
+        num_groups = channels_per_group = None  # warned of above, once and not for each of the norms
+
+    def norm_layer(*, num_features: int, eps: float, momentum: float) -> nn.Module:
+        # pytorchvideo's builders call every norm as they would BatchNorm3d.
+        return make_norm(
+            norm,
+            num_features,
+            num_groups=num_groups,
+            channels_per_group=channels_per_group,
+            eps=eps,
+            momentum=momentum,
+        )
+
+    norm_arguments: dict[str, Any] = {"norm": norm_layer, "norm_eps": norm_eps, "norm_momentum": norm_momentum}
+    blocks: list[nn.Module] = [
+        create_res_basic_stem(
+            in_channels=in_channels,
+            out_channels=width,
+            conv_kernel_size=(5, 7, 7),
+            conv_stride=source.conv1_stride,
+            conv_padding=(2, 3, 3),
+            pool_kernel_size=source.pool1_kernel,
+            pool_stride=source.pool1_stride,
+            pool_padding=source.pool1_padding,
+            **norm_arguments,
+        )
+    ]
+    for index, num_blocks in enumerate(DEPTHS[depth]):
+        blocks.append(_stage(index, num_blocks, width=width, norm_arguments=norm_arguments))
+        if index == 0:
+            blocks.append(nn.MaxPool3d((2, 1, 1), stride=(2, 1, 1)))
+    blocks.append(Head(32 * width, num_classes, window_px=source.head_window_px, dropout=dropout))
+
+    net = I3D(nn.ModuleList(blocks), arguments=arguments)
+    initialize(net, zero_init_last_norm=zero_init_last_norm)
+    return net
+
+
+def min_clip(layout: str) -> tuple[int, int]:
+    """The fewest frames and the smallest height and width, in px, that a layout takes.
+
+    Raises:
+        ValueError: for an unknown layout.
+    """
+    _check_choice("layout", layout, LAYOUTS)
+    return LAYOUTS[layout].min_frames, LAYOUTS[layout].min_px
+
+
+def initialize(net: nn.Module, *, zero_init_last_norm: bool) -> None:
+    """Draw fresh weights in place, from torch's global generator, treating every kind of norm alike.
+
+    Args:
+        net: made of pytorchvideo's blocks and a `Head`.
+        zero_init_last_norm: scale 0 instead of 1 in the last norm of each block.
+
+    Source: Wu & He 2018, section 4.1; convolutions He et al. 2015 (arXiv:1502.01852), fan-out.
+    """
+    for module in net.modules():
+        if isinstance(module, nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif is_norm(module):
+            _fill(module, weight=1.0, bias=0.0)
+        elif isinstance(module, nn.Linear):
+            _initialize_classifier(module)
+    if zero_init_last_norm:
+        for module in net.modules():
+            if isinstance(module, BottleneckBlock):
+                _fill(module.norm_c, weight=0.0, bias=0.0)
+
+
+def _stage(index: int, num_blocks: int, *, width: int, norm_arguments: dict[str, Any]) -> nn.Module:
+    """res2 (index 0) to res5 (index 3)."""
+    kernels = [(3, 1, 1) if inflated else (1, 1, 1) for inflated in INFLATED[index]]
+    spatial_stride = 1 if index == 0 else 2
+    inner = width * 2**index
+    stage: nn.Module = create_res_stage(
+        depth=num_blocks,
+        dim_in=width if index == 0 else 2 * inner,
+        dim_inner=inner,
+        dim_out=4 * inner,
+        bottleneck=create_bottleneck_block,
+        conv_a_kernel_size=kernels,
+        conv_a_stride=(1, 1, 1),
+        conv_a_padding=[(kernel[0] // 2, 0, 0) for kernel in kernels],
+        conv_b_stride=(1, spatial_stride, spatial_stride),
+        **norm_arguments,
+    )
+    for module in stage.modules():
+        if isinstance(module, nn.Conv3d):
+            # The builder leaves numpy integers in the shortcuts' strides, at which torch.compile breaks the graph.
+            module.stride = tuple(int(s) for s in module.stride)
+    return stage
+
+
+def _fill(norm: nn.Module, *, weight: float, bias: float) -> None:
+    for name, value in (("weight", weight), ("bias", bias)):
+        parameter = getattr(norm, name, None)
+        if parameter is not None:
+            nn.init.constant_(parameter, value)
+
+
+def _initialize_classifier(linear: nn.Linear) -> None:
+    nn.init.normal_(linear.weight, std=0.01)
+    nn.init.zeros_(linear.bias)
+
+
+def _check_arguments(arguments: Mapping[str, Any]) -> None:
+    _check_choice("depth", arguments["depth"], DEPTHS)
+    _check_choice("layout", arguments["layout"], LAYOUTS)
+    kind = norm_kind(arguments["norm"])
+    check_norm_numbers(eps=arguments["norm_eps"], momentum=arguments["norm_momentum"])
+    _check_counts(**{name: arguments[name] for name in ("num_classes", "width", "in_channels")})
+    dropout = arguments["dropout"]
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be in [0, 1), got {dropout!r}. Source's value is 0.5; 0 turns it off.")
+    groups = {name: arguments[name] for name in ("num_groups", "channels_per_group")}
+    warn_of_ignored_groups(arguments["norm"], **groups)
+    if kind.has_groups:
+        # Every norm has a multiple of the stem's channels: where these divide, all do.
+        width = arguments["width"]
+        group_count(width, **groups, layer=f"the stem's norm blocks.0.norm (width={width})")
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value!r}. Give a positive number.")
+
+
+def _check_choice(name: str, value: object, table: Mapping[Any, object]) -> None:
+    if value not in table:
+        raise ValueError(f"{name} must be one of {sorted(table)}, got {value!r}. Choose one of these.")

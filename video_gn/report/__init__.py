@@ -1,0 +1,38 @@
+"""A run directory's page: `report.html`, one file that can be mailed, with no script and nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from video_gn.report._page import build_page
+from video_gn.report._read import read_run
+
+__all__ = ["write_report"]
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write a run directory's report.html from the files that lie in it.
+
+    Any of config.yaml, metrics.csv and the test's files may be missing or damaged: the page says so. The
+    file appears under its name only when it is whole.
+
+    Args:
+        run_dir: of a `fit` or `test`.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        RunError: where the directory does not exist, or holds none of these files.
+    """
+    run_dir = Path(run_dir)
+    page = build_page(read_run(run_dir))
+    target = run_dir / "report.html"
+    part = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        part.write_text(page, encoding="utf-8")
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+    return target

@@ -1,0 +1,76 @@
+"""The confusion matrix as SVG."""
+
+from __future__ import annotations
+
+from video_gn.report._analysis import Predictions, count_pairs
+from video_gn.report._html import Markup, count, esc, percent, shorten, text_width_px
+
+MAX_CLASSES = 50
+_FONT_PX = 11.0
+_MAX_LABEL_PX = 150.0
+# Counts are written into the cells as long as they can be read.
+_MAX_CLASSES_WITH_COUNTS = 24
+
+
+def confusion_matrix(predictions: Predictions) -> Markup:
+    """Rows are right classes, columns predicted ones; the shade is the part of the row.
+
+    Args:
+        predictions: of at most `MAX_CLASSES` classes.
+    """
+    classes = predictions.classes
+    size = len(classes)
+    cell = 30.0 if size <= _MAX_CLASSES_WITH_COUNTS else 16.0
+    labels = [shorten(text, _MAX_LABEL_PX, _FONT_PX) for text in classes]
+    longest = max(text_width_px(text, _FONT_PX) for text in labels)
+    left, top = longest + 34.0, longest * 0.75 + 34.0
+    # The last column's slanted label leans out to the right.
+    width, height = left + size * cell + longest * 0.7 + 12.0, top + size * cell + 6.0
+    parts = [
+        f'<text class="label" x="{left + size * cell / 2:.1f}" y="12" text-anchor="middle">predicted</text>',
+        f'<text class="label" transform="translate(12 {top + size * cell / 2:.1f})rotate(-90)" text-anchor="middle">labelled</text>',
+    ]
+    for place, text in enumerate(labels):
+        middle = (place + 0.5) * cell
+        tip = f"<title>{esc(classes[place])}</title>"
+        parts.append(f'<text x="{left - 6:.1f}" y="{top + middle + 4:.1f}" text-anchor="end">{esc(text)}{tip}</text>')
+        turn = f"translate({left + middle + 3:.1f} {top - 6:.1f})rotate(-48)"
+        parts.append(f'<text transform="{turn}">{esc(text)}{tip}</text>')
+    parts.append(f'<rect class="empty" x="{left:.1f}" y="{top:.1f}" width="{size * cell:.1f}" height="{size * cell:.1f}"/>')
+    parts += _cells(predictions, left, top, cell)
+    for place in range(size + 1):
+        at = place * cell
+        parts.append(f'<path class="line" d="M{left:.1f} {top + at:.1f}h{size * cell:.1f}M{left + at:.1f} {top:.1f}v{size * cell:.1f}"/>')
+    spoken = (
+        f"Confusion matrix of {count(size, 'class', 'classes')} and {count(predictions.num_labelled, 'video')}: "
+        f"{predictions.num_correct:,} on the diagonal"
+    )
+    return Markup(
+        f'<div class="scroll" tabindex="0" role="region" aria-label="Confusion matrix"><svg class="matrix" role="img" aria-label="{esc(spoken)}" '
+        f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}">{"".join(parts)}</svg></div>'
+    )
+
+
+def _cells(predictions: Predictions, left: float, top: float, cell: float) -> list[str]:
+    classes = predictions.classes
+    pairs = count_pairs(predictions)
+    videos: dict[int, int] = {}
+    for label, _, number in pairs:
+        videos[label] = videos.get(label, 0) + number
+    parts = []
+    for label, pred, number in pairs:
+        share = number / videos[label]
+        x, y = left + pred * cell, top + label * cell
+        tip = f"{classes[label]} → {classes[pred]}: {number:,} of {videos[label]:,} ({percent(share)})"
+        kind = "right" if label == pred else "wrong"
+        parts.append(
+            f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{cell:.1f}" height="{cell:.1f}" '
+            f'fill-opacity="{0.12 + 0.88 * share:.3f}"><title>{esc(tip)}</title></rect>'
+        )
+        if len(classes) <= _MAX_CLASSES_WITH_COUNTS:
+            tone = "strong" if share > 0.45 else "weak"
+            small = " small" if number >= 1000 else ""
+            parts.append(
+                f'<text class="count {tone}{small}" x="{x + cell / 2:.1f}" y="{y + cell / 2 + 4:.1f}" text-anchor="middle">{number}</text>'
+            )
+    return parts

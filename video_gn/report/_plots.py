@@ -1,0 +1,306 @@
+"""Line charts as SVG. Colours are CSS classes c1 to c4, so that they follow light and dark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from video_gn.report._html import Markup, count, esc, paragraph, percent
+
+# Half the page, or all of it.
+_WIDTHS = {"half": 540, "full": 1098}
+_HEIGHT = 290
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 10, 42
+# More than the pixels of a chart cannot be seen: a run of 400,000 steps has 40,000 rows.
+_MAX_BUCKETS = 400
+_MAX_DOTS = 150
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One curve of a chart.
+
+    Args:
+        label: for the legend.
+        x: (n,) rising.
+        y: (n,); what is not finite leaves a gap.
+        color: 1 to 4.
+        style: "line"; "faint", a thin line of raw values, thinned by keeping each stretch's extremes;
+            "dots", a line with a dot for each point that tells its values.
+        dashed: whether the line is broken, so that colour is not all that tells curves apart.
+        tells_last: whether the legend gives the last value.
+    """
+
+    label: str
+    x: np.ndarray
+    y: np.ndarray
+    color: int
+    style: Literal["line", "faint", "dots"] = "line"
+    dashed: bool = False
+    tells_last: bool = True
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis.
+
+    Args:
+        label: with its unit.
+        kind: "number", "percent" (of fractions) or "log".
+        limits: lowest and highest value; None takes them from the curves.
+        whole: ticks at whole numbers alone.
+    """
+
+    label: str
+    kind: Literal["number", "percent", "log"] = "number"
+    limits: tuple[float, float] | None = None
+    whole: bool = False
+
+
+def nice_ticks(low: float, high: float, target: int = 5, *, whole: bool = False) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten in [low, high], about `target` of them."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / target
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))
+    if whole:
+        step = max(1.0, round(step))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [i * step for i in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten in [low, high]; with their doubles and fivefolds where there are fewer than three."""
+    exponents = range(math.floor(math.log10(low) - 1e-9), math.ceil(math.log10(high) + 1e-9) + 1)
+    for factors in ((1,), (1, 2, 5)):
+        ticks = [f * 10.0**e for e in exponents for f in factors if low * (1 - 1e-9) <= f * 10.0**e <= high * (1 + 1e-9)]
+        if len(ticks) >= 3:
+            break
+    return ticks
+
+
+def format_number(value: float, step: float = 0.0) -> str:
+    """A tick's text: 0.25, 1,500, 20k, 3M, 1e-05; `step` between ticks says how many decimals matter."""
+    size = abs(value)
+    if size < 1e-12:
+        return "0"
+    for unit, suffix in ((1e6, "M"), (1e4, "k")):
+        divisor = 1e3 if suffix == "k" else unit
+        if size >= unit and (step == 0 or step >= divisor / 10):
+            return f"{value / divisor:.4g}{suffix}"
+    if size < 1e-3:
+        mantissa, _, exponent = f"{value:.3g}".partition("e")
+        return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+    if step <= 0:
+        return f"{value:,.4g}" if size < 1000 else f"{value:,.0f}"
+    return f"{value:,.{max(0, -math.floor(math.log10(step) + 1e-9))}f}"
+
+
+class _Scale:
+    """Values of an axis to pixels, and its ticks."""
+
+    def __init__(self, axis: Axis, values: np.ndarray, pixels: tuple[float, float]) -> None:
+        self.axis = axis
+        self.pixels = pixels
+        low, high = axis.limits or (float(values.min()), float(values.max()))
+        if axis.kind == "log":
+            low, high = (low / 2, high * 2) if low == high else (low / 1.15, high * 1.15)
+            self.low, self.high = math.log10(low), math.log10(high)
+            ticks = log_ticks(low, high)
+            self.ticks = [(math.log10(tick), format_number(tick)) for tick in ticks]
+            return
+        if low == high:
+            pad = abs(low) * 0.1 or 1.0
+            low, high = low - pad, high + pad
+        self.low, self.high = low, high
+        if axis.kind == "percent":
+            places = nice_ticks(low * 100, high * 100)
+            step = places[1] - places[0] if len(places) > 1 else 1.0
+            self.ticks = [(tick / 100, f"{format_number(tick, step)}%") for tick in places]
+        else:
+            places = nice_ticks(low, high, whole=axis.whole)
+            step = places[1] - places[0] if len(places) > 1 else 0.0
+            self.ticks = [(tick, format_number(tick, step)) for tick in places]
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """Values to pixels."""
+        if self.axis.kind == "log":
+            with np.errstate(divide="ignore", invalid="ignore"):
+                values = np.log10(values)
+        start, stop = self.pixels
+        return start + (values - self.low) / (self.high - self.low) * (stop - start)
+
+    def at(self, place: float) -> float:
+        """A place on the axis (the logarithm, where it is logarithmic) to pixels."""
+        start, stop = self.pixels
+        return start + (place - self.low) / (self.high - self.low) * (stop - start)
+
+
+def thin(x: np.ndarray, y: np.ndarray, max_buckets: int = _MAX_BUCKETS) -> tuple[np.ndarray, np.ndarray]:
+    """Fewer points that look the same: of each stretch its first, lowest, highest and last, and any gap.
+
+    Args:
+        x: (n,).
+        y: (n,).
+        max_buckets: stretches.
+    """
+    if len(x) <= 4 * max_buckets:
+        return x, y
+    keep: set[int] = set()
+    bounds = np.linspace(0, len(x), max_buckets + 1).astype(int)
+    for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        part = y[start:stop]
+        finite = np.flatnonzero(np.isfinite(part))
+        keep |= {start, stop - 1}
+        if len(finite):
+            keep |= {start + int(finite[part[finite].argmin()]), start + int(finite[part[finite].argmax()])}
+        if len(finite) < len(part):
+            keep.add(start + int(np.flatnonzero(~np.isfinite(part))[0]))
+    places = np.array(sorted(keep))
+    return x[places], y[places]
+
+
+def _path(px: np.ndarray, py: np.ndarray) -> str:
+    pieces, pen = [], "M"
+    for x, y in zip(px.tolist(), py.tolist(), strict=True):
+        if math.isfinite(y):
+            # Far outside the frame is outside the frame; renderers do not like 1e300.
+            pieces.append(f"{pen}{x:.1f} {min(max(y, -1e4), 1e4):.1f}")
+            pen = "L"
+        else:
+            pen = "M"
+    return "".join(pieces)
+
+
+def _visible(axis: Axis, curve: Curve) -> np.ndarray:
+    values = curve.y[np.isfinite(curve.y)]
+    return values[values > 0] if axis.kind == "log" else values
+
+
+def _y_limits(axis: Axis, curves: Sequence[Curve]) -> tuple[float, float]:
+    """From the lowest value to the highest; of raw values the highest half percent does not stretch the axis."""
+    lows, highs = [], []
+    for curve in curves:
+        values = _visible(axis, curve)
+        if len(values):
+            lows.append(float(values.min()))
+            highs.append(float(np.quantile(values, 0.995) if curve.style == "faint" and len(values) > 20 else values.max()))
+    low, high = min(lows), max(highs)
+    if axis.kind != "log" and low < high:
+        pad = 0.04 * (high - low)
+        low, high = (low - pad if low < 0 or low > pad else 0.0), high + pad
+    return low, high
+
+
+def line_chart(
+    title: str,
+    curves: Sequence[Curve],
+    *,
+    x: Axis,
+    y: Axis,
+    hint: Sequence[str] = (),
+    size: Literal["half", "full"] = "half",
+) -> Markup:
+    """A figure with a title, a legend and a chart.
+
+    Args:
+        title: of the figure.
+        curves: those without a finite value are named in the legend and not drawn.
+        x: horizontal axis.
+        y: vertical axis.
+        hint: for each point of the "dots" curves' x a text that their tips begin with; none where empty.
+        size: of the page's width.
+    """
+    drawn = [curve for curve in curves if len(_visible(y, curve))]
+    legend = "".join(_legend_entry(curve, y, curve in drawn) for curve in curves)
+    caption = f'<strong>{esc(title)}</strong><span class="legend">{legend}</span>'
+    head = f'<figure class="{size}"><figcaption>{caption}</figcaption>'
+    if not drawn:
+        return Markup(f'{head}<p class="note">No finite value was logged.</p></figure>')
+    limits = y.limits or _y_limits(y, drawn)
+    y = replace(y, limits=limits)
+    width = _WIDTHS[size]
+    scale_x = _Scale(x, np.concatenate([c.x for c in drawn]).astype(np.float64), (_LEFT, width - _RIGHT))
+    scale_y = _Scale(y, np.zeros(1), (_HEIGHT - _BOTTOM, _TOP))
+    spoken = f"{title}: " + "; ".join(f"{c.label} {_last(c, y)}" for c in drawn)
+    body = [_frame(scale_x, scale_y), *(_curve(c, scale_x, scale_y, hint) for c in drawn)]
+    image = f'<svg viewBox="0 0 {width} {_HEIGHT}" role="img" aria-label="{esc(spoken)}">{"".join(body)}</svg>'
+    return Markup(f"{head}{image}{_cut_off(drawn, y, limits[1])}</figure>")
+
+
+def _cut_off(curves: Sequence[Curve], y: Axis, top: float) -> str:
+    """Says what the frame hides."""
+    values = np.concatenate([_visible(y, curve) for curve in curves])
+    above = int((values > top * (1 + 1e-9)).sum())
+    text = f"Above the frame: {count(above, 'raw value')}, up to {values.max():.4g}."
+    return paragraph(text, "note") if above else ""
+
+
+def _last(curve: Curve, y: Axis) -> str:
+    values = curve.y[np.isfinite(curve.y)]
+    return _text(float(values[-1]), y) if len(values) else "never finite"
+
+
+def _text(value: float, y: Axis) -> str:
+    return percent(value) if y.kind == "percent" else f"{value:.4g}"
+
+
+def _legend_entry(curve: Curve, y: Axis, drawn: bool) -> str:
+    dash = ' stroke-dasharray="4 3"' if curve.dashed else ""
+    dot = '<circle cx="11" cy="5" r="3"/>' if curve.style == "dots" else ""
+    swatch = f'<svg class="swatch c{curve.color} {curve.style}" viewBox="0 0 22 10"><path d="M1 5H21"{dash}/>{dot}</svg>'
+    value = f" <b>{esc(_last(curve, y))}</b>" if curve.tells_last or not drawn else ""
+    return f"<span>{swatch}{esc(curve.label)}{value}</span>"
+
+
+def _frame(scale_x: _Scale, scale_y: _Scale) -> str:
+    (left, right), (bottom, top) = scale_x.pixels, scale_y.pixels
+    parts: list[str] = []
+    for place, text in scale_y.ticks:
+        at = scale_y.at(place)
+        parts.append(f'<path class="grid" d="M{left} {at:.1f}H{right}"/>')
+        parts.append(f'<text x="{left - 6}" y="{at + 3.5:.1f}" text-anchor="end">{esc(text)}</text>')
+    for place, text in scale_x.ticks:
+        at = scale_x.at(place)
+        parts.append(f'<path class="axis" d="M{at:.1f} {bottom}v4"/>')
+        anchor = "end" if at > right - 12 else "middle"
+        parts.append(f'<text x="{at:.1f}" y="{bottom + 16}" text-anchor="{anchor}">{esc(text)}</text>')
+    parts.append(f'<path class="axis" d="M{left} {top}V{bottom}H{right}"/>')
+    middle_x, middle_y = (left + right) / 2, (top + bottom) / 2
+    parts.append(f'<text class="label" x="{middle_x}" y="{_HEIGHT - 6}" text-anchor="middle">{esc(scale_x.axis.label)}</text>')
+    parts.append(
+        f'<text class="label" transform="translate(12 {middle_y})rotate(-90)" text-anchor="middle">'
+        f"{esc(scale_y.axis.label)}</text>"
+    )
+    return "".join(parts)
+
+
+def _curve(curve: Curve, scale_x: _Scale, scale_y: _Scale, hint: Sequence[str]) -> str:
+    x, y = thin(curve.x, curve.y)
+    dash = ' stroke-dasharray="5 3"' if curve.dashed else ""
+    path = _path(scale_x(x.astype(np.float64)), scale_y(y))
+    (left, right), (bottom, top) = scale_x.pixels, scale_y.pixels
+    width, height = right - left, bottom - top
+    # An inner svg cuts off at its edges, without an id that two charts of a page would share.
+    frame = f'x="{left}" y="{top}" width="{width}" height="{height}" viewBox="{left} {top} {width} {height}"'
+    parts = [f'<svg {frame}><g class="c{curve.color} {curve.style}"><path d="{path}"{dash}/></g></svg>']
+    # A lone point, or one between gaps, is no line: it needs a dot to be seen at all.
+    finite = np.isfinite(curve.y)
+    alone = finite & ~np.r_[False, finite[:-1]] & ~np.r_[finite[1:], False]
+    with_tips = curve.style == "dots" and len(curve.x) <= _MAX_DOTS
+    for place in np.flatnonzero(finite if with_tips else alone)[:_MAX_DOTS].tolist():
+        px, py = float(scale_x(curve.x[place : place + 1])[0]), float(scale_y(curve.y[place : place + 1])[0])
+        if not math.isfinite(py):
+            continue
+        hinted = curve.style == "dots" and place < len(hint)
+        start = hint[place] if hinted else f"{scale_x.axis.label} {curve.x[place]:g}"
+        tip = f"{start}: {curve.label} {_text(float(curve.y[place]), scale_y.axis)}"
+        parts.append(
+            f'<circle class="c{curve.color}" cx="{px:.1f}" cy="{py:.1f}" r="3"><title>{esc(tip)}</title></circle>'
+        )
+    return "".join(parts)

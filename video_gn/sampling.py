@@ -1,0 +1,323 @@
+"""Which frames make a clip: index arithmetic alone, no decoder in sight.
+
+Letters: N frames of the video (or of its segment), T frames of a clip, S stride, K clips.
+
+    T = 4, S = 2:  f x f x f x f      span (T - 1) S + 1 = 7, period T S = 8
+
+Every function gives int64 indices in [0, N), counted from the first frame of what was given as N;
+a caller that cuts a segment out of a video adds the segment's first frame.
+
+Resampling: where `target_fps` is given, neighbouring frames of a clip stand s = S * fps / target_fps
+frames of the video apart, and frame t of a clip that starts at frame a is floor(a + t s). The ratio
+fps / target_fps is taken as the nearest fraction with a denominator up to 100,000 and the floor is
+exact, so that 30000/1001 or 59.94 fps never lose a frame to rounding. Without `target_fps`, or with
+fps == target_fps, s is S itself.
+"""
+
+# ruff: noqa: PT028  `test_clips` is no test, whatever its name looks like.
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Indices = npt.NDArray[np.int64]
+
+# fps is the float of a fraction such as 30000/1001, and 1001 and its small multiples are the largest
+# denominators in use. At 1/100,000 a clip of 300 frames moves by less than 0.002 of a frame.
+_MAX_DENOMINATOR = 100_000
+
+
+def train_clip(
+    num_frames: int,
+    *,
+    clip_frames: int,
+    stride: int = 1,
+    start: float | None = None,
+    rng: np.random.Generator | None = None,
+    past_end: str = "loop",
+    fps: float | None = None,
+    target_fps: float | None = None,
+) -> Indices:
+    """One random clip.
+
+    The start is a uniform integer in [0, N - T S], both ends included, and 0 where N < T S. It is made
+    from one number in [0, 1), so the same draw gives the same relative place when N turns out smaller.
+
+    Args:
+        num_frames: N, at least 1.
+        clip_frames: T, at least 1.
+        stride: S, at least 1.
+        start: where the clip starts, in [0, 1): 0 is the first possible start, just below 1 the last.
+        rng: draws `start`, once; give one of the two.
+        past_end: "loop" takes index mod N, "last" repeats frame N - 1.
+        fps: of the video; needed with `target_fps`, else unused.
+        target_fps: the rate that `stride` counts in; None takes frames as they are.
+
+    Returns:
+        int64 (T,).
+
+    Raises:
+        ValueError: for a number out of its range, an unknown `past_end`, `target_fps` without `fps`,
+            or unless exactly one of `start` and `rng` is given.
+        TypeError: for a count that is no integer, or an `rng` that is no numpy Generator.
+    Source: the released code of Non-local Neural Networks, customized_video_io.cc (random start in
+        [0, N - T S], index mod N).
+    """
+    num_frames, clip_frames, step = _check(num_frames, clip_frames, stride, fps, target_fps)
+    if (start is None) == (rng is None):
+        raise ValueError(f"exactly one of start and rng must be given, got start={start!r}, rng={rng!r}")
+    if rng is not None:
+        if not isinstance(rng, np.random.Generator):
+            raise TypeError(f"rng must be a numpy Generator, got {rng!r}. Use numpy.random.default_rng(seed).")
+        start = float(rng.random())
+    if start is None or not 0 <= start < 1:
+        raise ValueError(f"start must be in [0, 1), got {start!r}")
+    last_start = max(math.floor(num_frames - clip_frames * step), 0)
+    # min: the product of a start just below 1 may round up to the next integer.
+    first = min(math.floor(start * (last_start + 1)), last_start)
+    return _bound(_clips([Fraction(first)], step, clip_frames)[0], num_frames, past_end)
+
+
+def test_clips(
+    num_frames: int,
+    *,
+    num_clips: int,
+    clip_frames: int,
+    stride: int = 1,
+    spacing: str = "nonlocal",
+    past_end: str = "loop",
+    fps: float | None = None,
+    target_fps: float | None = None,
+) -> Indices:
+    """Clips at regular intervals, for a test that averages their scores.
+
+    | spacing | start of clip j | frames apart |
+    |---|---|---|
+    | "nonlocal" | int(N / K * j): the last clip may run past the end | s |
+    | "uniform" | round(j * max(N - ((T - 1) s + 1), 0) / (K - 1)), half to even; K = 1: half of it, floored | s |
+    | "slowfast" | max(N - T s, 0) * j / K, not rounded | (T s - 1) / (T - 1) |
+
+    "slowfast" is SlowFast's: its linspace stretches a clip from first to last frame over T s frames,
+    so that 8 frames at stride 8 are 0, 9, 18, ..., 63 and not 0, 8, ..., 56. The position of a frame
+    is floored; SlowFast itself clamps at the end (`past_end="last"`) and resamples to 30 fps
+    (`target_fps=30`).
+
+    Args:
+        num_frames: N, at least 1.
+        num_clips: K, at least 1.
+        clip_frames: T, at least 1.
+        stride: S, at least 1.
+        spacing: where the clips start, see the table.
+        past_end: "loop" takes index mod N, "last" repeats frame N - 1 (mmaction2's "repeat_last"
+            repeats the last frame of the clip's own grid instead).
+        fps: of the video; needed with `target_fps`, else unused.
+        target_fps: the rate that `stride` counts in; None takes frames as they are.
+
+    Returns:
+        int64 (K, T), clips in the order of their starts.
+
+    Raises:
+        ValueError: for a number out of its range, an unknown `spacing` or `past_end`, or `target_fps`
+            without `fps`.
+        TypeError: for a count that is no integer.
+    Source: "nonlocal": customized_video_io.cc of Non-local Neural Networks' code; "uniform": SampleFrames
+        in test mode of mmaction2 1.x; "slowfast": get_start_end_idx and temporal_sampling in SlowFast's
+        decoder.py, for a video that is decoded as a whole (its decoding of a part begins at the next
+        whole frame instead of the one before).
+    """
+    num_frames, clip_frames, step = _check(num_frames, clip_frames, stride, fps, target_fps)
+    num_clips = _count("num_clips", num_clips)
+    if spacing not in _SPACINGS:
+        raise ValueError(f"spacing must be one of {sorted(_SPACINGS)}, got {spacing!r}")
+    starts, step = _SPACINGS[spacing](num_frames, num_clips, clip_frames, step)
+    return _bound(_clips(starts, step, clip_frames), num_frames, past_end)
+
+
+def center_clip(
+    num_frames: int,
+    *,
+    clip_frames: int,
+    stride: int = 1,
+    past_end: str = "loop",
+    fps: float | None = None,
+    target_fps: float | None = None,
+) -> Indices:
+    """The clip in the middle of the video, for validation.
+
+    Args:
+        num_frames: N, at least 1.
+        clip_frames: T, at least 1.
+        stride: S, at least 1.
+        past_end: "loop" takes index mod N, "last" repeats frame N - 1.
+        fps: of the video; needed with `target_fps`, else unused.
+        target_fps: the rate that `stride` counts in; None takes frames as they are.
+
+    Returns:
+        int64 (T,), from frame floor(max(N - ((T - 1) s + 1), 0) / 2).
+
+    Raises:
+        ValueError: for a number out of its range, an unknown `past_end`, or `target_fps` without `fps`.
+        TypeError: for a count that is no integer.
+    Source: SampleFrames of mmaction2 1.x with one clip in test mode.
+    """
+    return test_clips(
+        num_frames,
+        num_clips=1,
+        clip_frames=clip_frames,
+        stride=stride,
+        spacing="uniform",
+        past_end=past_end,
+        fps=fps,
+        target_fps=target_fps,
+    )[0]
+
+
+def clip_span(clip_frames: int, stride: int = 1) -> int:
+    """Frames of the video from a clip's first to its last frame, both counted: (T - 1) S + 1.
+
+    Args:
+        clip_frames: T, at least 1.
+        stride: S, at least 1.
+
+    Raises:
+        ValueError: for a number below 1.
+        TypeError: for a number that is no integer.
+    """
+    return (_count("clip_frames", clip_frames) - 1) * _count("stride", stride) + 1
+
+
+def segment_frames(
+    frame_seconds: npt.NDArray[np.floating[Any]], start_seconds: float, end_seconds: float
+) -> tuple[int, int]:
+    """Frames whose time lies in [start_seconds, end_seconds).
+
+    Args:
+        frame_seconds: float (N,), the time of each frame, ascending.
+        start_seconds: included.
+        end_seconds: excluded; infinity takes the rest.
+
+    Returns:
+        (first, stop), half-open, with first < stop.
+
+    Raises:
+        ValueError: for times that do not ascend, a segment that ends before it starts, or one that
+            holds no frame.
+    """
+    seconds = np.asarray(frame_seconds, dtype=np.float64)
+    if seconds.ndim != 1 or len(seconds) == 0 or np.isnan(seconds).any() or not (np.diff(seconds) >= 0).all():
+        raise ValueError(f"frame_seconds must be ascending times of at least one frame, got {_brief(seconds)}")
+    if not start_seconds < end_seconds:
+        raise ValueError(f"start_seconds must be below end_seconds, got {start_seconds!r} and {end_seconds!r}")
+    first, stop = (int(np.searchsorted(seconds, t, side="left")) for t in (start_seconds, end_seconds))
+    if first == stop:
+        raise ValueError(
+            f"the segment from {start_seconds!r} to {end_seconds!r} seconds must hold a frame, "
+            f"got none of {len(seconds)} frames between {float(seconds[0])!r} and {float(seconds[-1])!r} seconds"
+        )
+    return first, stop
+
+
+# ---- where the clips of a test start: (N, K, T, s) -> starts, frames apart -------------------------
+
+
+def _nonlocal_starts(
+    num_frames: int, num_clips: int, clip_frames: int, step: Fraction
+) -> tuple[list[Fraction], Fraction]:
+    # A quotient first, then a product, as the source has it. It does so in float32, we in float64: for
+    # K = 10 both are floor(N j / K) for every N up to 20,000; for K = 20 or 30 rounding may cost either
+    # a frame (N = 84, K = 20, j = 15: 63 exactly, 62 in both).
+    gap = num_frames / num_clips
+    return [Fraction(int(gap * j) % num_frames) for j in range(num_clips)], step
+
+
+def _uniform_starts(
+    num_frames: int, num_clips: int, clip_frames: int, step: Fraction
+) -> tuple[list[Fraction], Fraction]:
+    last_start = max(num_frames - ((clip_frames - 1) * step + 1), Fraction(0))
+    if num_clips == 1:
+        return [Fraction(last_start // 2)], step
+    # The source multiplies j by the float quotient and calls np.round, which is half to even.
+    between = float(last_start) / (num_clips - 1)
+    return [Fraction(int(s)) for s in np.round(np.arange(num_clips) * between)], step
+
+
+def _slowfast_starts(
+    num_frames: int, num_clips: int, clip_frames: int, step: Fraction
+) -> tuple[list[Fraction], Fraction]:
+    last_start = max(num_frames - clip_frames * step, Fraction(0))
+    starts = [last_start * j / num_clips for j in range(num_clips)]
+    # At a rate above S times the video's own, T s may be below 1: the clip repeats its first frame.
+    apart = max((clip_frames * step - 1) / (clip_frames - 1), Fraction(0)) if clip_frames > 1 else step
+    return starts, apart
+
+
+_SPACINGS: dict[str, Callable[[int, int, int, Fraction], tuple[list[Fraction], Fraction]]] = {
+    "nonlocal": _nonlocal_starts,
+    "uniform": _uniform_starts,
+    "slowfast": _slowfast_starts,
+}
+
+_PAST_END: dict[str, Callable[[Indices, int], Indices]] = {
+    "loop": lambda indices, num_frames: indices % num_frames,
+    "last": lambda indices, num_frames: np.minimum(indices, num_frames - 1),
+}
+
+
+def _clips(starts: list[Fraction], step: Fraction, clip_frames: int) -> Indices:
+    """floor(start + t * step), exactly: int64 (K, T)."""
+    rows = []
+    for start in starts:
+        denominator = math.lcm(start.denominator, step.denominator)
+        a, b = int(start * denominator), int(step * denominator)
+        rows.append([(a + t * b) // denominator for t in range(clip_frames)])
+    return np.array(rows, dtype=np.int64)
+
+
+def _bound(indices: Indices, num_frames: int, past_end: str) -> Indices:
+    if past_end not in _PAST_END:
+        raise ValueError(f"past_end must be one of {sorted(_PAST_END)}, got {past_end!r}")
+    return _PAST_END[past_end](indices, num_frames)
+
+
+# ---- arguments ---------------------------------------------------------------------------------
+
+
+def _check(
+    num_frames: int, clip_frames: int, stride: int, fps: float | None, target_fps: float | None
+) -> tuple[int, int, Fraction]:
+    """N, T and s, checked."""
+    num_frames = _count("num_frames", num_frames)
+    clip_frames = _count("clip_frames", clip_frames)
+    stride = _count("stride", stride)
+    if target_fps is None:
+        return num_frames, clip_frames, Fraction(stride)
+    if fps is None:
+        raise ValueError(f"fps must be given with target_fps={target_fps!r}, got None. Pass the video's own rate.")
+    for name, value in (("fps", fps), ("target_fps", target_fps)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be above 0 and finite, got {value!r}")
+    ratio = Fraction(float(fps) / float(target_fps)).limit_denominator(_MAX_DENOMINATOR)
+    return num_frames, clip_frames, stride * ratio
+
+
+def _count(name: str, value: int) -> int:
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, got {value!r}")
+    return number
+
+
+def _brief(values: npt.NDArray[np.float64]) -> str:
+    return np.array2string(values, threshold=6)

@@ -1,0 +1,55 @@
+"""uint8 clips to softmax scores, on the network's device; training, test and inference share it.
+
+Shape letters: N clips, K views of a video, T frames, C channels, H, W, Y classes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def normalize_clips(frames_NTCHW: torch.Tensor, mean_C: torch.Tensor, std_C: torch.Tensor) -> torch.Tensor:
+    """uint8 frames to the network's input, on the device that they are on.
+
+    Args:
+        frames_NTCHW: uint8, in any memory order.
+        mean_C: of pixels in [0, 1].
+        std_C: of pixels in [0, 1].
+
+    Returns:
+        float32 (N, C, T, H, W) in channels_last_3d.
+    """
+    x_NCTHW = frames_NTCHW.transpose(1, 2)
+    # One multiply-add on the bytes' values: (x / 255 - mean) / std.
+    scale = (1.0 / (255.0 * std_C)).view(1, -1, 1, 1, 1)
+    shift = (-mean_C / std_C).view(1, -1, 1, 1, 1)
+    x_NCTHW = x_NCTHW.to(torch.float32, memory_format=torch.channels_last_3d)
+    return x_NCTHW.mul_(scale).add_(shift)
+
+
+def score_views(
+    net: nn.Module,
+    frames_KTCHW: torch.Tensor,
+    *,
+    mean_C: torch.Tensor,
+    std_C: torch.Tensor,
+    views_per_forward: int,
+) -> torch.Tensor:
+    """Softmax scores of one video's views.
+
+    The views go through the network in chunks that hold no other video's, so that the scores do not
+    depend on a video's neighbours, on the batch size or on the number of processes.
+
+    Args:
+        net: in eval mode.
+        frames_KTCHW: uint8, all views of one video.
+        mean_C: of pixels in [0, 1].
+        std_C: of pixels in [0, 1].
+        views_per_forward: at most so many views at a time, which bounds the device's memory.
+
+    Returns:
+        float32 (K, Y).
+    """
+    chunks = [net(normalize_clips(chunk, mean_C, std_C)).float() for chunk in frames_KTCHW.split(views_per_forward)]
+    return torch.cat(chunks)

@@ -1,0 +1,253 @@
+"""The LightningModule: a network, its loss and its optimizer; it never builds data.
+
+Shape letters: N videos, K views, T frames, C channels, H, W, Y classes.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule
+from torch import nn
+from torch.nn import functional as F
+
+import video_gn
+from video_gn.checkpoint import KEY
+from video_gn.clips import ClipBatch, Failure
+from video_gn.errors import CheckpointError, RunError
+from video_gn.metrics import MultiViewAccuracy
+from video_gn.models.norms import is_norm
+from video_gn.models.resnet3d import I3D
+from video_gn.optim import OptimizerConfig, ScheduleConfig, build_optimizer, build_scheduler, scaled_lr
+from video_gn.scoring import normalize_clips, score_views
+
+log = logging.getLogger(__name__)
+
+class VideoClassifier(LightningModule):
+    """Trains and tests a clip classifier.
+
+    Args:
+        net: clips (N, 3, T, H, W) -> logits in training, softmax scores (N, Y) in evaluation.
+        optimizer: kind and settings; the learning rate is scaled to the actual global batch.
+        schedule: of the learning rate, by epochs or optimizer steps.
+        mean: of pixels in [0, 1], RGB. Source: Non-local Networks' code.
+        std: of pixels in [0, 1], RGB.
+        views_per_forward: views of a test video that go through the network at a time.
+    """
+
+    def __init__(
+        self,
+        net: I3D,
+        *,
+        optimizer: OptimizerConfig = OptimizerConfig(),
+        schedule: ScheduleConfig = ScheduleConfig(),
+        mean: Sequence[float] = (0.45, 0.45, 0.45),
+        std: Sequence[float] = (0.225, 0.225, 0.225),
+        views_per_forward: int = 10,
+    ) -> None:
+        super().__init__()
+        if views_per_forward < 1:
+            raise ValueError(f"views_per_forward must be at least 1, got {views_per_forward}")
+        if len(mean) != 3 or len(std) != 3 or not all(s > 0 for s in std):
+            raise ValueError(f"mean and std must be three numbers each, std above 0, got {mean} and {std}")
+        self.net = net.to(memory_format=torch.channels_last_3d)
+        self.optimizer_config = optimizer
+        self.schedule_config = schedule
+        self.views_per_forward = views_per_forward
+        self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32), persistent=False)
+        self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32), persistent=False)
+        self.val_metric = MultiViewAccuracy(net.num_classes)
+        self.test_metric = MultiViewAccuracy(net.num_classes)
+        self.classes: list[str] = []
+        self.failures: list[Failure] = []
+        self.eval_results: dict[str, float | None] = {}
+
+    # ---- training ----------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The optimizer and its schedule for the actual global batch; prints what came out."""
+        trainer = self.trainer
+        batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
+        accumulate = trainer.accumulate_grad_batches
+        if batch_size is None:
+            if self.optimizer_config.reference_batch_size is not None:
+                raise RunError(
+                    "the data module has no batch_size, so the learning rate cannot be scaled to the global batch. "
+                    "Set model.optimizer.reference_batch_size to null."
+                )
+            batch_size = 1
+        global_batch = trainer.world_size * batch_size * accumulate
+        config = self.optimizer_config
+        optimizer = build_optimizer(self.net, config, global_batch_size=global_batch, is_norm=is_norm)
+        total_steps = int(trainer.estimated_stepping_batches)
+        steps_per_epoch = max(1, -(-int(trainer.num_training_batches) // accumulate))
+        scheduler = build_scheduler(
+            optimizer, self.schedule_config, steps_per_epoch=steps_per_epoch, total_steps=total_steps
+        )
+        if trainer.is_global_zero:
+            lr = scaled_lr(config.lr, global_batch_size=global_batch, reference_batch_size=config.reference_batch_size)
+            log.info(
+                "global batch %d = %d process(es) x %d clips x %d accumulated; learning rate %g%s; %d steps of %d an epoch",
+                global_batch,
+                trainer.world_size,
+                batch_size,
+                accumulate,
+                lr,
+                f" = {config.lr:g} x {global_batch} / {config.reference_batch_size}" if config.reference_batch_size else "",
+                total_steps,
+                steps_per_epoch,
+            )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: ClipBatch, batch_idx: int) -> None:
+        """Seed the random state (dropout) from the step alone, so that a resumed run draws the same."""
+        seed = getattr(getattr(self.trainer, "datamodule", None), "seed", 0)
+        batches = self.trainer.current_epoch * int(self.trainer.num_training_batches) + batch_idx
+        entropy = np.random.SeedSequence([seed, batches, self.global_rank]).generate_state(2)
+        torch.manual_seed(int(entropy[0]))
+        np.random.seed(int(entropy[1]))
+        random.seed(int(entropy[1]))
+
+    def training_step(self, batch: ClipBatch, batch_idx: int) -> torch.Tensor:
+        """Mean cross entropy of the batch's clips."""
+        frames_NTCHW = batch.frames_NKTCHW.flatten(0, 1)
+        labels = batch.labels.repeat_interleave(batch.frames_NKTCHW.shape[1])
+        logits_NY = self.net(normalize_clips(frames_NTCHW, self.mean, self.std))
+        loss = F.cross_entropy(logits_NY, labels)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
+        self.log("lr", self.optimizers().param_groups[0]["lr"], batch_size=len(batch))
+        return loss
+
+    # ---- validation, test, prediction --------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the failures of the last validation."""
+        self.failures = []
+
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
+        """Score one clip of each video."""
+        self.failures.extend(batch.failures)
+        if len(batch) == 0:
+            return
+        frames_NTCHW = batch.frames_NKTCHW.flatten(0, 1)
+        scores_NY = self.net(normalize_clips(frames_NTCHW, self.mean, self.std)).float()
+        self.val_metric.update(batch.video_ids, scores_NY, batch.labels, 1)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log val/loss, val/top1 and val/top5 over the decoded videos."""
+        self._warn_of_failures("validation")
+        results = self.val_metric.compute()
+        self.val_metric.reset()
+        self.eval_results = results
+        if results["num_videos"] == 0:
+            raise RunError("validation: none of the videos could be read")
+        for name, key in (("val/loss", "nll"), ("val/top1", "top1"), ("val/top5", "top5")):
+            value = results[key]
+            if value is not None:
+                # Every process has computed the same value from what all have seen.
+                self.log(name, torch.as_tensor(value, dtype=torch.float32), prog_bar=name != "val/top5", rank_zero_only=False)
+
+    def on_test_epoch_start(self) -> None:
+        """Forget what an earlier test has seen."""
+        self.failures = []
+        self.test_metric.reset()
+
+    def test_step(self, batch: ClipBatch, batch_idx: int) -> torch.Tensor:
+        """Score all views of each video.
+
+        Returns:
+            float32 (N, K, Y), for callbacks that keep scores.
+        """
+        self.failures.extend(batch.failures)
+        scores_NKY = self.predict_step(batch, batch_idx)
+        if len(batch):
+            self.test_metric.update(batch.video_ids, scores_NKY.sum(1), batch.labels, scores_NKY.shape[1])
+        return scores_NKY
+
+    def on_test_epoch_end(self) -> None:
+        """Log test/top1 and test/top5; files are written by a callback."""
+        self._warn_of_failures("test")
+        self.eval_results = self.test_metric.compute()
+        for key in ("top1", "top5", "mean_class_accuracy"):
+            value = self.eval_results[key]
+            if value is not None:
+                self.log(f"test/{key}", torch.as_tensor(value, dtype=torch.float32))
+
+    def predict_step(self, batch: ClipBatch, batch_idx: int) -> torch.Tensor:
+        """Softmax scores of all views, float32 (N, K, Y)."""
+        scores = [
+            score_views(
+                self.net, frames, mean_C=self.mean, std_C=self.std, views_per_forward=self.views_per_forward
+            )
+            for frames in batch.frames_NKTCHW
+        ]
+        num_classes = self.net.num_classes
+        return torch.stack(scores) if scores else torch.zeros((0, 0, num_classes), device=self.device)
+
+    def _warn_of_failures(self, stage: str) -> None:
+        for failure in self.failures:
+            log.warning("%s: %s could not be read: %s", stage, failure.path, failure.reason)
+
+    # ---- checkpoints -------------------------------------------------------------------------
+
+    def describe(self) -> dict[str, Any]:
+        """What a checkpoint says of itself, in plain containers: enough to rebuild net and preprocessing."""
+        datamodule = getattr(self.trainer, "datamodule", None) if self._trainer is not None else None
+        data = datamodule.describe() if datamodule is not None else {}
+        return {
+            "version": video_gn.__version__,
+            "net": dict(self.net.arguments),
+            "mean": [float(v) for v in self.mean],
+            "std": [float(v) for v in self.std],
+            **data,
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make the checkpoint stand alone."""
+        checkpoint[KEY] = self.describe()
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Refuse a checkpoint of another network or of other classes, before anything is loaded.
+
+        Raises:
+            CheckpointError: naming what differs.
+        """
+        stored = checkpoint.get(KEY)
+        if stored is None:
+            raise CheckpointError(f"the checkpoint has no key {KEY!r}: it was not written by this package")
+        check_same_net(stored["net"], self.net.arguments)
+        datamodule = getattr(self.trainer, "datamodule", None) if self._trainer is not None else None
+        classes = list(getattr(datamodule, "classes", ()))
+        if classes and stored.get("classes") and classes != stored["classes"]:
+            raise CheckpointError(_class_difference(stored["classes"], classes))
+        self.classes = list(stored.get("classes") or classes)
+
+
+def check_same_net(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise where two nets' arguments differ in what changes their weights or their function.
+
+    Raises:
+        CheckpointError: naming each argument, the checkpoint's value and the config's.
+    """
+    # Dropout and initialization change neither the weights' names nor the net's function at test.
+    ignored = {"dropout", "zero_init_last_norm"}
+    names = [n for n in sorted({*stored, *wanted}) if n not in ignored and stored.get(n) != wanted.get(n)]
+    if names:
+        differences = ", ".join(f"{n}: {stored.get(n)!r} there, {wanted.get(n)!r} here" for n in names)
+        raise CheckpointError(f"the checkpoint is of another network ({differences}). Set model.net as it was trained.")
+
+
+def _class_difference(stored: Sequence[str], here: Sequence[str]) -> str:
+    if sorted(stored) == sorted(here):
+        return "the checkpoint's classes stand in another order than the data's. Set data.source.classes to its order."
+    missing = sorted(set(stored) - set(here))
+    new = sorted(set(here) - set(stored))
+    return (
+        f"the checkpoint has {len(stored)} classes, the data {len(here)}; only in the checkpoint: {missing[:5]}, "
+        f"only in the data: {new[:5]}. Set data.source.classes to the checkpoint's list."
+    )
