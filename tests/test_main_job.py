@@ -239,10 +239,10 @@ def bad_list(path, text):
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("unknown key", "model.net.widht"),
-        ("unknown trainer key", "max_epoch"),
+        ("unknown key", "'widht' is not accepted"),
+        ("unknown trainer key", "max_epocs"),
         ("missing list", "nothing.txt"),
-        ("bad line", "list.txt:2"),
+        ("bad line", "bad.txt:2"),
         ("label outside", "list.txt:1"),
         ("classes disagree", "val.txt"),
         ("empty", "empty"),
@@ -256,9 +256,9 @@ def test_bad_input_is_an_error_before_any_training(tiny_videos, tmp_path, case, 
     one = tiny_videos / "one/00.mp4"
     more = {
         "unknown key": ["--model.net.widht=4"],
-        "unknown trainer key": ["--trainer.max_epoch=3"],
+        "unknown trainer key": ["--trainer.max_epocs=3"],
         "missing list": ["--data.train=nothing.txt"],
-        "bad line": [f"--data.train={bad_list(tmp_path / 'list.txt', f'{one} one{chr(10)}two{chr(10)}')}"],
+        "bad line": [f"--data.train={bad_list(tmp_path / 'bad.txt', f'{one} one{chr(10)}two{chr(10)}')}"],
         "label outside": [
             f"--data.train={bad_list(tmp_path / 'list.txt', f'{one} four{chr(10)}')}",
             "--data.source.classes=[one, two]",

@@ -4,6 +4,7 @@ import copy
 import math
 import pickle
 import warnings
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -251,7 +252,10 @@ def play(metric, updates, rank, world_size):
 
 def work(rank, world_size, scenarios, path, queue):
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=world_size)
+    # A process that waits for ever fails after half a minute; these take a second.
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{path}", rank=rank, world_size=world_size, timeout=timedelta(seconds=30)
+    )
     try:
         metric = MultiViewAccuracy(Y)
         queue.put((rank, [play(metric, shares[rank], rank, world_size) for shares in scenarios]))
@@ -264,7 +268,7 @@ def spawn(tmp_path, world_size, scenarios):
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     args = (world_size, scenarios, str(tmp_path / "store"), queue)
-    processes = [context.Process(target=work, args=(rank, *args)) for rank in range(world_size)]
+    processes = [context.Process(target=work, args=(rank, *args), daemon=True) for rank in range(world_size)]
     for process in processes:
         process.start()
     found = dict(queue.get(timeout=120) for _ in processes)

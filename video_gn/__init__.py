@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from video_gn.errors import CheckpointError, DecodeError, FrameCountError, ManifestError, RunError, VideoGNError
+from video_gn.errors import CheckpointError, ConfigError, DecodeError, FrameCountError, ManifestError, RunError, VideoGNError
 
 if TYPE_CHECKING:
     from video_gn.inference import Predictor
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "CheckpointError",
+    "ConfigError",
     "DecodeError",
     "FrameCountError",
     "ManifestError",

@@ -60,11 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _guarded(run: Callable[[], int]) -> int:
     """Errors that are about files and settings are told in a line, not as a traceback."""
-    from video_gn.errors import CheckpointError, ManifestError, VideoGNError
+    from video_gn.errors import CheckpointError, ConfigError, ManifestError, VideoGNError
 
     try:
         return run()
-    except (ManifestError, CheckpointError) as error:
+    except (ManifestError, CheckpointError, ConfigError) as error:
         sys.stderr.write(f"video-gn: error: {error}\n")
         return 2
     except VideoGNError as error:

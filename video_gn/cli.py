@@ -47,8 +47,9 @@ def run_infer(options: argparse.Namespace) -> int:
             sys.stderr.write(f"video-gn infer: error: --{error}\n")
             return 2
     from video_gn.clips import Failure
-    from video_gn.data.manifest import find_videos
-    from video_gn.decoding import BACKENDS
+    from video_gn.data.manifest import VideoRecord, find_videos
+    from video_gn.decoding import _BACKENDS as BACKENDS
+    from video_gn.errors import ManifestError
     from video_gn.inference import Predictor
 
     if options.backend != "auto" and options.backend not in BACKENDS:
@@ -57,17 +58,24 @@ def run_infer(options: argparse.Namespace) -> int:
     predictor = Predictor.from_checkpoint(
         options.checkpoint, device=options.device, num_clips=options.num_clips, crops=options.crops
     )
-    paths = [record.path for record in find_videos(options.videos).records]
     videos: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
+    records: list[VideoRecord] = []
+    for path in options.videos:
+        try:
+            records += find_videos([path]).records
+        except ManifestError as error:  # the other paths are labelled all the same
+            failed.append({"path": path, "reason": str(error).removeprefix(f"{path}: ")})
+            log.warning("%s", error)
+    records = list(dict.fromkeys(records))  # a video that is named twice comes once
     found = predictor.predict_many(
-        paths,
+        records,
         top_k=options.top_k,
         backend=options.backend,
         num_workers=options.num_workers,
         views_per_forward=options.views_per_forward,
     )
-    for result in _with_progress(found, len(paths)):
+    for result in _with_progress(found, len(records)):
         if isinstance(result, Failure):
             failed.append({"path": result.path, "reason": result.reason})
             log.warning("%s could not be read: %s", result.path, result.reason)

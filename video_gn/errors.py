@@ -54,5 +54,9 @@ class CheckpointError(VideoGNError):
     """A checkpoint cannot be read or does not fit; the message names file and key."""
 
 
+class ConfigError(VideoGNError):
+    """A setting does not fit, by itself or together with another; the message names it."""
+
+
 class RunError(VideoGNError):
     """A run cannot start or go on; the message names the setting or directory."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -130,7 +129,7 @@ class Predictor:
 
     def predict_many(
         self,
-        videos: Sequence[str],
+        videos: Sequence[str | VideoRecord],
         *,
         top_k: int = 5,
         backend: str = "auto",
@@ -140,7 +139,7 @@ class Predictor:
         """Label videos, in their order, decoding ahead in other processes.
 
         Args:
-            videos: paths.
+            videos: paths, or records of a manifest (whose segments are respected).
             top_k: labels to give.
             backend: decoder, see `video_gn.decoding.open_video`.
             num_workers: processes that decode; None takes one for each core, at most 8 and at most one a video.
@@ -151,7 +150,7 @@ class Predictor:
         """
         if num_workers is None:
             num_workers = min(8, len(os.sched_getaffinity(0)), len(videos) - 1)
-        records = [VideoRecord(path, None, source="the command line") for path in videos]
+        records = [VideoRecord(v, None) if isinstance(v, str) else v for v in videos]
         dataset = EvalDataset(
             records,
             clip=self.clip,
@@ -163,7 +162,7 @@ class Predictor:
         loader: DataLoader[Sample] = DataLoader(dataset, batch_size=None, num_workers=max(0, num_workers))
         for sample in loader:
             if sample.frames_VTCHW is None:
-                yield replace(sample.failures[0], path=videos[sample.failures[0].video_id])
+                yield sample.failures[0]
                 continue
             with torch.inference_mode():
                 scores_KY = score_views(

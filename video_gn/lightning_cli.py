@@ -22,7 +22,7 @@ from video_gn.callbacks.metrics_csv import MetricsCSV
 from video_gn.callbacks.progress import LineProgress, TerminalProgress
 from video_gn.callbacks.run_directory import RunDirectory, SaveConfig
 from video_gn.data.datamodule import VideoDataModule, build_datamodule
-from video_gn.errors import RunError
+from video_gn.errors import ConfigError, RunError
 from video_gn.report import write_report
 from video_gn.tasks.classification import VideoClassifier
 
@@ -74,7 +74,10 @@ class VideoCLI(LightningCLI):
         self._find_checkpoint(options)
         if self.subcommand != "fit" and options.data.source.classes is None and self.about.get("classes"):
             options.data.source.classes = list(self.about["classes"])
-        self.prepared = build_datamodule(options.data.as_dict())
+        try:
+            self.prepared = build_datamodule(options.data.as_dict())
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"data: {error}") from error
         self.prepared.read(self.subcommand)
         self._set_num_classes(options)
 
@@ -105,6 +108,13 @@ class VideoCLI(LightningCLI):
         if names and "num_classes" in net and net.num_classes != len(names):
             log.info("num_classes: %d, from the %s", len(names), "data" if self.prepared.classes else "checkpoint")
             net.num_classes = len(names)
+
+    def instantiate_classes(self) -> None:
+        """Build net, data and trainer; a setting that one of them refuses is the user's to mend."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError) as error:
+            raise ConfigError(str(error)) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with the run directory's loggers, callbacks and checkpoint format."""
@@ -210,6 +220,10 @@ def run(command: str, words: Sequence[str]) -> int:
         seed_everything_default=0,
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
+        parser_kwargs={
+            name: {"usage": f"video-gn {name} -c CONFIG [--run_dir DIR] [--ckpt_path best|last|FILE] [--KEY VALUE ...]"}
+            for name in VideoCLI.subcommands()
+        },
         args=[command, *words],
     )
     writers = [c for c in cli.trainer.callbacks if isinstance(c, EvaluationWriter)]

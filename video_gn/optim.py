@@ -112,7 +112,7 @@ class ScheduleConfig:
         used = SCHEDULES[self.name].settings
         others = {name for schedule in SCHEDULES.values() for name in schedule.settings} - set(used)
         for f in dataclasses.fields(self):
-            default = [] if f.name == "milestones" else f.default
+            default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
             if f.name in others and getattr(self, f.name) != default:
                 message = f"{f.name}={getattr(self, f.name)!r} is ignored by schedule {self.name!r}"
                 warnings.warn(message, stacklevel=4)  # past __post_init__ and __init__, to who wrote the config

@@ -94,7 +94,10 @@ class RunCheckpoint(Checkpoint):
     # ---- where a save may happen -------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the loops where the checkpoint stood."""
+        """Clear what a killed run left half done; put the loops where the checkpoint stood."""
+        if trainer.is_global_zero:
+            for stale in self.directory.glob(".*.tmp"):
+                stale.unlink(missing_ok=True)
         if trainer.ckpt_path is None:
             return
         last = self.directory / "last.ckpt"

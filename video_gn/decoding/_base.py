@@ -82,6 +82,12 @@ class ReaderBase:
         """Close the file; a second call does nothing."""
         self._is_closed = True
 
+    def __del__(self) -> None:
+        # PyAV's containers and streams refer to each other: without this, the files of forgotten readers
+        # stay open until the garbage collector comes by.
+        if not getattr(self, "_is_closed", True) and self._pid == os.getpid():
+            self.close()
+
     def __enter__(self) -> Self:
         return self
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -51,7 +52,9 @@ class DecordReader(ReaderBase):
         self._decord.logging.set_level(self._decord.logging.QUIET)
         try:
             # The tolerance is as near to "no frame made up" as decord takes.
-            self._reader: Any = self._decord.VideoReader(path, num_threads=num_threads, fault_tol=1e-9)
+            # An absolute path keeps FFmpeg from taking "a:b.mp4" for a protocol.
+            full = str(Path(path).absolute())
+            self._reader: Any = self._decord.VideoReader(full, num_threads=num_threads, fault_tol=1e-9)
         except self._errors as error:
             self._refuse(f"it cannot open the file ({_last_line(error)})", error)
         if len(self._reader) != self._info.num_frames:

@@ -198,9 +198,9 @@ def group_count(
     name, value = ("num_groups", DEFAULT_NUM_GROUPS if num_groups is None else num_groups)
     if channels_per_group is not None:
         name, value = "channels_per_group", channels_per_group
-    if value < 1:
+    if not isinstance(value, int) or value < 1:
         raise ValueError(
-            f"{name} must be at least 1, got {value!r}. The usual choice is 32 groups, or 16 channels each."
+            f"{name} must be a whole number of at least 1, got {value!r}. The usual choice is 32 groups, or 16 channels each."
         )
     if num_channels % value:
         smaller = max(d for d in range(1, min(value, num_channels) + 1) if num_channels % d == 0)

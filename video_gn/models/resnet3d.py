@@ -17,12 +17,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from video_gn.models.norms import check_norm_numbers, group_count, is_norm, make_norm, norm_kind, warn_of_ignored_groups
+from video_gn.models.norms import (
+    DEFAULT_NUM_GROUPS,
+    NormName,
+    check_norm_numbers,
+    group_count,
+    is_norm,
+    make_norm,
+    norm_kind,
+    warn_of_ignored_groups,
+)
 
 with warnings.catch_warnings():
     # fvcore, which pytorchvideo imports, compiles a loss with torch.jit.script that nothing here uses.
-    warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning)
-    warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=Warning)
     from pytorchvideo.models.net import Net
     from pytorchvideo.models.resnet import BottleneckBlock, create_bottleneck_block, create_res_stage
     from pytorchvideo.models.stem import create_res_basic_stem
@@ -173,8 +181,8 @@ class I3D(Net):
     def features(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
         """The last map, (N, 32 x width, T', H', W'); arguments and errors as `forward`."""
         self._check_clip(x_NCTHW)
-        for block in self.blocks[:-1]:
-            x_NCTHW = block(x_NCTHW)
+        for index in range(len(self.blocks) - 1):
+            x_NCTHW = self.blocks[index](x_NCTHW)
         return x_NCTHW
 
     def replace_classifier(self, num_classes: int) -> nn.Linear:
@@ -189,6 +197,7 @@ class I3D(Net):
         Raises:
             ValueError: if num_classes is below 1.
         """
+        num_classes = _plain(num_classes)
         _check_counts(num_classes=num_classes)
         old = self.classifier
         new = nn.Linear(old.in_features, num_classes, device=old.weight.device, dtype=old.weight.dtype)
@@ -224,7 +233,7 @@ def i3d(
     depth: Depth = 50,
     *,
     layout: LayoutName = "nonlocal",
-    norm: Literal["batch", "group", "layer", "instance"] = "group",
+    norm: NormName = "group",
     num_classes: int = 400,
     width: int = 64,
     num_groups: int | None = None,
@@ -256,11 +265,16 @@ def i3d(
 
     Source: Wu & He 2018 (arXiv:1803.08494), section 4.3; Wang et al. 2018 (arXiv:1711.07971), Table 1 and code.
     """
-    arguments = dict(locals())
+    arguments = {name: _plain(value) for name, value in locals().items()}
     _check_arguments(arguments)
     source = LAYOUTS[layout]
+    warn_of_ignored_groups(norm, num_groups=num_groups, channels_per_group=channels_per_group)
     if not norm_kind(norm).has_groups:
-        num_groups = channels_per_group = None  # warned of above, once and not for each of the norms
+        num_groups = channels_per_group = None
+    elif num_groups is None and channels_per_group is None:
+        num_groups = DEFAULT_NUM_GROUPS
+    # Their true values, so that two nets are the same where their arguments are.
+    arguments.update(num_groups=num_groups, channels_per_group=channels_per_group)
 
     def norm_layer(*, num_features: int, eps: float, momentum: float) -> nn.Module:
         # pytorchvideo's builders call every norm as they would BatchNorm3d.
@@ -374,19 +388,23 @@ def _check_arguments(arguments: Mapping[str, Any]) -> None:
     _check_counts(**{name: arguments[name] for name in ("num_classes", "width", "in_channels")})
     dropout = arguments["dropout"]
     if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be in [0, 1), got {dropout!r}. Source's value is 0.5; 0 turns it off.")
-    groups = {name: arguments[name] for name in ("num_groups", "channels_per_group")}
-    warn_of_ignored_groups(arguments["norm"], **groups)
+        raise ValueError(f"dropout must be in [0, 1), got {dropout!r}. The usual value is 0.5; 0 turns it off.")
     if kind.has_groups:
         # Every norm has a multiple of the stem's channels: where these divide, all do.
         width = arguments["width"]
+        groups = {name: arguments[name] for name in ("num_groups", "channels_per_group")}
         group_count(width, **groups, layer=f"the stem's norm blocks.0.norm (width={width})")
+
+
+def _plain(value: Any) -> Any:
+    # A count that came out of numpy would keep a checkpoint from being loaded with weights_only=True.
+    return value.item() if hasattr(value, "item") else value
 
 
 def _check_counts(**counts: int) -> None:
     for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value!r}. Give a positive number.")
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}. Give a positive int.")
 
 
 def _check_choice(name: str, value: object, table: Mapping[Any, object]) -> None:

@@ -1,4 +1,4 @@
-"""A run directory's page: `report.html`, one file that can be mailed, with no script and nothing loaded from elsewhere."""
+"""A run directory's page: `report.html`, one file that can be mailed; it runs no script and loads nothing."""
 
 from __future__ import annotations
 

@@ -136,7 +136,9 @@ def count_pairs(predictions: Predictions) -> list[tuple[int, int, int]]:
     """(label, prediction, count) of what occurs among the labelled videos: no dense table of Y x Y."""
     labelled = predictions.labels >= 0
     num_classes = len(predictions.classes)
-    code, count = np.unique(predictions.labels[labelled] * num_classes + predictions.preds[labelled], return_counts=True)
+    code, count = np.unique(
+        predictions.labels[labelled] * num_classes + predictions.preds[labelled], return_counts=True
+    )
     return [(int(c) // num_classes, int(c) % num_classes, int(n)) for c, n in zip(code, count, strict=True)]
 
 

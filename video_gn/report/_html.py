@@ -9,8 +9,9 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 # Control characters are no valid HTML, and lone surrogates (bytes of a file name that are no text)
-# no valid UTF-8; line ends and tabs may stay.
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+# no valid UTF-8; the marks that turn the direction of writing could make a name look like another.
+# Line ends and tabs may stay.
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 
 class Markup(str):
@@ -53,7 +54,9 @@ def path(text: str) -> Markup:
     return Markup(f'<bdi class="path">{esc(text)}</bdi>')
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, numeric: Sequence[int] = (), label: str) -> Markup:
+def table(
+    headers: Sequence[str], rows: Iterable[Sequence[object]], *, numeric: Sequence[int] = (), label: str
+) -> Markup:
     """A table.
 
     Args:

@@ -26,9 +26,12 @@ def confusion_matrix(predictions: Predictions) -> Markup:
     left, top = longest + 34.0, longest * 0.75 + 34.0
     # The last column's slanted label leans out to the right.
     width, height = left + size * cell + longest * 0.7 + 12.0, top + size * cell + 6.0
+    side = size * cell
+    turn = f"translate(12 {top + side / 2:.1f})rotate(-90)"
     parts = [
-        f'<text class="label" x="{left + size * cell / 2:.1f}" y="12" text-anchor="middle">predicted</text>',
-        f'<text class="label" transform="translate(12 {top + size * cell / 2:.1f})rotate(-90)" text-anchor="middle">labelled</text>',
+        f'<text class="label" x="{left + side / 2:.1f}" y="12" text-anchor="middle">predicted</text>',
+        f'<text class="label" transform="{turn}" text-anchor="middle">labelled</text>',
+        f'<rect class="empty" x="{left:.1f}" y="{top:.1f}" width="{side:.1f}" height="{side:.1f}"/>',
     ]
     for place, text in enumerate(labels):
         middle = (place + 0.5) * cell
@@ -36,19 +39,17 @@ def confusion_matrix(predictions: Predictions) -> Markup:
         parts.append(f'<text x="{left - 6:.1f}" y="{top + middle + 4:.1f}" text-anchor="end">{esc(text)}{tip}</text>')
         turn = f"translate({left + middle + 3:.1f} {top - 6:.1f})rotate(-48)"
         parts.append(f'<text transform="{turn}">{esc(text)}{tip}</text>')
-    parts.append(f'<rect class="empty" x="{left:.1f}" y="{top:.1f}" width="{size * cell:.1f}" height="{size * cell:.1f}"/>')
     parts += _cells(predictions, left, top, cell)
     for place in range(size + 1):
-        at = place * cell
-        parts.append(f'<path class="line" d="M{left:.1f} {top + at:.1f}h{size * cell:.1f}M{left + at:.1f} {top:.1f}v{size * cell:.1f}"/>')
+        lines = f"M{left:.1f} {top + place * cell:.1f}h{side:.1f}M{left + place * cell:.1f} {top:.1f}v{side:.1f}"
+        parts.append(f'<path class="line" d="{lines}"/>')
     spoken = (
         f"Confusion matrix of {count(size, 'class', 'classes')} and {count(predictions.num_labelled, 'video')}: "
         f"{predictions.num_correct:,} on the diagonal"
     )
-    return Markup(
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Confusion matrix"><svg class="matrix" role="img" aria-label="{esc(spoken)}" '
-        f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}">{"".join(parts)}</svg></div>'
-    )
+    extent = f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}"'
+    image = f'<svg class="matrix" role="img" aria-label="{esc(spoken)}" {extent}>{"".join(parts)}</svg>'
+    return Markup(f'<div class="scroll" tabindex="0" role="region" aria-label="Confusion matrix">{image}</div>')
 
 
 def _cells(predictions: Predictions, left: float, top: float, cell: float) -> list[str]:
@@ -70,7 +71,6 @@ def _cells(predictions: Predictions, left: float, top: float, cell: float) -> li
         if len(classes) <= _MAX_CLASSES_WITH_COUNTS:
             tone = "strong" if share > 0.45 else "weak"
             small = " small" if number >= 1000 else ""
-            parts.append(
-                f'<text class="count {tone}{small}" x="{x + cell / 2:.1f}" y="{y + cell / 2 + 4:.1f}" text-anchor="middle">{number}</text>'
-            )
+            at = f'x="{x + cell / 2:.1f}" y="{y + cell / 2 + 4:.1f}"'
+            parts.append(f'<text class="count {tone}{small}" {at} text-anchor="middle">{number}</text>')
     return parts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 import video_gn
-from video_gn.report._html import Markup, count, details, esc, join, paragraph, path, percent, table
+from video_gn.report._html import Markup, count, details, esc, join, paragraph, path, table
 from video_gn.report._read import Run
 from video_gn.report._style import CSS
 from video_gn.report._test_section import headline, sections_of_test
@@ -72,7 +72,8 @@ def _subtitle(run: Run) -> Markup:
 
 def _problems(run: Run) -> Markup:
     broken = [note for note in run.notes.values() if note.problem not in ("", "missing")]
-    return join(paragraph(f"{note.name} {note.problem}. What it would show is left out below.", "warning") for note in broken)
+    texts = [f"{note.name} {note.problem}. What it would show is left out." for note in broken]
+    return join(paragraph(text, "warning") for text in texts)
 
 
 _SETTINGS = (
@@ -120,24 +121,27 @@ def _settings(run: Run) -> Markup:
 
 def _reproduce(run: Run) -> Markup:
     here = str(run.directory)
+    config = _quoted(here, "config.yaml")
     commands = []
     if "config.yaml" in run.configs:
-        again = here.rstrip("/") + "-again"
-        commands.append(f"# train again, into another directory\nvideo-gn fit -c {_quoted(here, 'config.yaml')} --run_dir {_quoted(again)}")
+        again = _quoted(here.rstrip("/") + "-again")
+        commands.append(f"# train again, into another directory\nvideo-gn fit -c {config} --run_dir {again}")
     tested = "test/config.yaml" in run.configs
     if tested or "config.yaml" in run.configs:
-        config = "test/config.yaml" if tested else "config.yaml"
-        commands.append(f"# test {'again' if tested else 'the best checkpoint'}\nvideo-gn test -c {_quoted(here, config)} --run_dir {_quoted(here)}")
+        what, config = ("again", _quoted(here, "test/config.yaml")) if tested else ("the best checkpoint", config)
+        commands.append(f"# test {what}\nvideo-gn test -c {config} --run_dir {_quoted(here)}")
     commands.append(f"# this page\nvideo-gn report {_quoted(here)}")
     checkpoint = run.test.get("checkpoint")
     best = run.directory / "checkpoints" / "best.ckpt"
     checkpoint = checkpoint if isinstance(checkpoint, str) else str(best) if best.is_file() else None
     if checkpoint:
-        commands.append(f"# label other videos\nvideo-gn infer VIDEO... --checkpoint {_quoted(checkpoint)} --output labels.json")
+        options = f"--checkpoint {_quoted(checkpoint)} --output labels.json"
+        commands.append(f"# label other videos\nvideo-gn infer VIDEO... {options}")
     parts = [Markup(f"<pre>{esc(chr(10).join(commands))}</pre>")]
     resumes = [file for file in run.configs if file.startswith("config.resume-")]
     if resumes:
-        parts.append(paragraph(f"This training was resumed with other settings: see {', '.join(resumes)} under Settings.", "note"))
+        hint = f"This training was resumed; what the resumes were started with: {', '.join(resumes)} under Settings."
+        parts.append(paragraph(hint, "note"))
     if isinstance(run.test.get("checkpoint"), str):
         parts.append(Markup(f'<p class="note">Tested checkpoint: {path(str(run.test["checkpoint"]))}</p>'))
     return join(parts)
@@ -149,13 +153,13 @@ def _quoted(*parts: str) -> str:
 
 def _files(run: Run) -> Markup:
     missing = [note for note in run.notes.values() if note.problem == "missing"]
-    rows = [
-        (path(note.name), note.purpose, note.problem or "read", _size(note.num_bytes) if note.changed else "", note.changed)
-        for note in run.notes.values()
-    ]
+    rows = []
+    for note in run.notes.values():
+        size = _size(note.num_bytes) if note.changed else ""
+        rows.append((path(note.name), note.purpose, note.problem or "read", size, note.changed))
     listing = table(["file", "holds", "state", "size", "last change"], rows, numeric=[3], label="Files of the run")
-    hint = paragraph(f"{count(len(missing), 'file is', 'files are')} missing; what they would show is left out.", "note") if missing else ""
-    return join([listing, hint])
+    hint = f"{count(len(missing), 'file is', 'files are')} missing; what would be shown from there is left out."
+    return join([listing, paragraph(hint, "note") if missing else ""])
 
 
 def _size(num_bytes: int) -> str:
@@ -163,5 +167,3 @@ def _size(num_bytes: int) -> str:
         if num_bytes >= size:
             return f"{num_bytes / size:.1f} {unit}"
     return f"{num_bytes} B"
-
-

@@ -78,7 +78,8 @@ def log_ticks(low: float, high: float) -> list[float]:
     """Powers of ten in [low, high]; with their doubles and fivefolds where there are fewer than three."""
     exponents = range(math.floor(math.log10(low) - 1e-9), math.ceil(math.log10(high) + 1e-9) + 1)
     for factors in ((1,), (1, 2, 5)):
-        ticks = [f * 10.0**e for e in exponents for f in factors if low * (1 - 1e-9) <= f * 10.0**e <= high * (1 + 1e-9)]
+        ticks = [factor * 10.0**exponent for exponent in exponents for factor in factors]
+        ticks = [tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
         if len(ticks) >= 3:
             break
     return ticks
@@ -189,7 +190,8 @@ def _y_limits(axis: Axis, curves: Sequence[Curve]) -> tuple[float, float]:
         values = _visible(axis, curve)
         if len(values):
             lows.append(float(values.min()))
-            highs.append(float(np.quantile(values, 0.995) if curve.style == "faint" and len(values) > 20 else values.max()))
+            cut = curve.style == "faint" and len(values) > 20
+            highs.append(float(np.quantile(values, 0.995) if cut else values.max()))
     low, high = min(lows), max(highs)
     if axis.kind != "log" and low < high:
         pad = 0.04 * (high - low)
@@ -253,7 +255,8 @@ def _text(value: float, y: Axis) -> str:
 def _legend_entry(curve: Curve, y: Axis, drawn: bool) -> str:
     dash = ' stroke-dasharray="4 3"' if curve.dashed else ""
     dot = '<circle cx="11" cy="5" r="3"/>' if curve.style == "dots" else ""
-    swatch = f'<svg class="swatch c{curve.color} {curve.style}" viewBox="0 0 22 10"><path d="M1 5H21"{dash}/>{dot}</svg>'
+    kind = f"swatch c{curve.color} {curve.style}"
+    swatch = f'<svg class="{kind}" viewBox="0 0 22 10" aria-hidden="true"><path d="M1 5H21"{dash}/>{dot}</svg>'
     value = f" <b>{esc(_last(curve, y))}</b>" if curve.tells_last or not drawn else ""
     return f"<span>{swatch}{esc(curve.label)}{value}</span>"
 
@@ -272,11 +275,11 @@ def _frame(scale_x: _Scale, scale_y: _Scale) -> str:
         parts.append(f'<text x="{at:.1f}" y="{bottom + 16}" text-anchor="{anchor}">{esc(text)}</text>')
     parts.append(f'<path class="axis" d="M{left} {top}V{bottom}H{right}"/>')
     middle_x, middle_y = (left + right) / 2, (top + bottom) / 2
-    parts.append(f'<text class="label" x="{middle_x}" y="{_HEIGHT - 6}" text-anchor="middle">{esc(scale_x.axis.label)}</text>')
-    parts.append(
-        f'<text class="label" transform="translate(12 {middle_y})rotate(-90)" text-anchor="middle">'
-        f"{esc(scale_y.axis.label)}</text>"
-    )
+    for where, axis in (
+        (f'x="{middle_x}" y="{_HEIGHT - 6}"', scale_x.axis),
+        (f'transform="translate(12 {middle_y})rotate(-90)"', scale_y.axis),
+    ):
+        parts.append(f'<text class="label" {where} text-anchor="middle">{esc(axis.label)}</text>')
     return "".join(parts)
 
 

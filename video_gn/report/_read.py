@@ -23,12 +23,12 @@ Value = TypeVar("Value")
 
 # What each file is for, and who writes it; the order is that of the page's table.
 FILES: Mapping[str, str] = {
-    "config.yaml": "the resolved settings, written by `video-gn fit`",
-    "metrics.csv": "the training curves, written by `video-gn fit`",
-    "test/config.yaml": "the settings of the test, written by `video-gn test`",
-    "test/metrics.json": "the test's figures, written by `video-gn test`",
-    "test/predictions.csv": "a prediction for each video, written by `video-gn test`",
-    "test/scores.npz": "the scores of each view, written by `video-gn test`",
+    "config.yaml": "the resolved settings, written by video-gn fit",
+    "metrics.csv": "the training curves, written by video-gn fit",
+    "test/config.yaml": "the settings of the test, written by video-gn test",
+    "test/metrics.json": "the test's figures, written by video-gn test",
+    "test/predictions.csv": "a prediction for each video, written by video-gn test",
+    "test/scores.npz": "the scores of each view, written by video-gn test",
 }
 _PREDICTION_COLUMNS = ("video", "label", "pred", "score", "top5", "num_views")
 # What reading a damaged file raises: OSError and ValueError cover json, utf-8, numpy and zip headers.
@@ -109,10 +109,10 @@ def read_run(directory: Path) -> Run:
         RunError: where there is no such directory, or it holds none of a run's files.
     """
     if not directory.is_dir():
-        raise RunError(f"run directory must be a directory, got {str(directory)!r}. Give the --run_dir of a fit or test.")
+        raise RunError(f"run_dir must be a directory, got {str(directory)!r}. Give the --run_dir of a fit or test.")
     if not any((directory / name).is_file() for name in FILES):
         raise RunError(
-            f"run directory must hold at least one of {', '.join(FILES)}, got {str(directory)!r} with none of them. "
+            f"run_dir must hold at least one of {', '.join(FILES)}, got {str(directory)!r} with none of them. "
             "Train or test with this --run_dir first."
         )
     run = Run(directory)
@@ -134,7 +134,7 @@ def read_run(directory: Path) -> Run:
 
 def _read(run: Run, name: str, reader: Callable[[Path], Value], otherwise: Value) -> Value:
     path = run.directory / name
-    purpose = FILES.get(name, "the settings of a resume, written by `video-gn fit`")
+    purpose = FILES.get(name, "the settings of a resume, written by video-gn fit")
     if not path.is_file():
         run.notes[name] = FileNote(name, purpose, "missing", 0, "")
         return otherwise
@@ -192,7 +192,8 @@ def read_predictions(path: Path) -> Predictions:
         header = next(lines, [])
         missing = [name for name in _PREDICTION_COLUMNS if name not in header]
         if missing:
-            raise ValueError(f"line 1: its columns must hold {', '.join(missing)}, got {', '.join(header) or 'nothing'}")
+            found = ", ".join(header) or "nothing"
+            raise ValueError(f"line 1: its columns must hold {', '.join(missing)}, got {found}")
         column = {name: header.index(name) for name in _PREDICTION_COLUMNS}
         for row in lines:
             if len(row) != len(header):

@@ -29,15 +29,17 @@ a { color: var(--c1); }
 .tile { background: var(--panel); border: 1px solid var(--line); border-radius: 8px; padding: 10px 14px 11px; }
 .tile span { display: block; font-size: 13px; color: var(--soft); }
 .tile b { display: block; font-size: 27px; line-height: 1.3; font-weight: 650; font-variant-numeric: tabular-nums; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 14px; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(440px, 100%), 1fr)); gap: 14px; }
 figure { margin: 0; border: 1px solid var(--line); border-radius: 8px; padding: 10px 12px 8px; min-width: 0; }
-figcaption { font-size: 13.5px; display: flex; flex-wrap: wrap; gap: 0 18px; justify-content: space-between; margin-bottom: 6px; }
+figcaption { font-size: 13.5px; display: flex; flex-wrap: wrap; gap: 0 18px; justify-content: space-between;
+  margin-bottom: 6px; }
 .legend { display: inline-flex; flex-wrap: wrap; gap: 0 14px; color: var(--soft); }
 .legend b { color: var(--text); font-weight: 600; font-variant-numeric: tabular-nums; }
 .swatch { width: 22px; height: 10px; margin-right: 5px; vertical-align: 0; }
-.full { grid-column: 1 / -1; }
+.full { grid-column: 1 / -1; overflow-x: auto; } .full > svg { min-width: 640px; }
 .pair { display: flex; flex-wrap: wrap; gap: 0 14px; align-items: flex-start; }
-.pair > .scroll { flex: 1 1 380px; width: auto; } .pair > .scroll:first-child { flex: 0 1 auto; max-height: none; }
+.pair > .scroll { flex: 1 1 380px; }
+.pair > .scroll:first-child { flex: 0 1 auto; max-height: none; }
 figure > svg { display: block; width: 100%; height: auto; }
 svg text { fill: var(--soft); font-size: 11px; font-family: inherit; font-variant-numeric: tabular-nums; }
 svg .label { font-size: 11.5px; }
@@ -47,19 +49,23 @@ svg .label { font-size: 11.5px; }
 .faint path { fill: none; stroke: var(--c); stroke-width: 1; opacity: .35; stroke-linejoin: round; }
 .faint path[stroke-dasharray] { opacity: .8; }
 circle { fill: var(--c); stroke: var(--back); stroke-width: 1; }
-.scroll { overflow: auto; max-height: 620px; max-width: 100%; border: 1px solid var(--line); border-radius: 8px; margin: 8px 0 14px; }
+.scroll { overflow: auto; max-height: 620px; max-width: 100%; border: 1px solid var(--line); border-radius: 8px;
+  margin: 8px 0 14px; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px; }
-th { position: sticky; top: 0; background: var(--panel); text-align: left; font-weight: 600; white-space: nowrap; z-index: 1; }
+th { position: sticky; top: 0; background: var(--panel); text-align: left; font-weight: 600; white-space: nowrap;
+  z-index: 1; }
 th, td { padding: 4px 12px; border-bottom: 1px solid var(--line); vertical-align: top; }
 tbody tr:last-child td { border-bottom: 0; }
 tbody tr:hover { background: var(--panel); }
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 bdi { overflow-wrap: anywhere; }
 .path { font: 12.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
-.bar { display: inline-block; width: 90px; height: 9px; margin-right: 8px; background: var(--line); border-radius: 2px; overflow: hidden; }
+.bar { display: inline-block; width: 90px; height: 9px; margin-right: 8px; background: var(--line); border-radius: 2px;
+  overflow: hidden; }
 .n b { display: inline-block; min-width: 52px; font-weight: inherit; }
 .bar i { display: block; height: 100%; background: var(--c1); }
-.matrix { display: block; margin: 4px; } .matrix .empty { fill: var(--panel); } .matrix .line { stroke: var(--back); fill: none; }
+.matrix { display: block; margin: 4px; } .matrix .empty { fill: var(--panel); }
+.matrix .line { stroke: var(--back); fill: none; } .nowrap { white-space: nowrap; }
 .matrix .right { fill: var(--right); } .matrix .wrong { fill: var(--wrong); }
 .matrix .count { pointer-events: none; font-size: 11px; } .matrix .small { font-size: 9px; }
 .matrix .strong { fill: var(--strong); } .matrix .weak { fill: var(--text); }
@@ -69,6 +75,8 @@ pre { background: var(--panel); border: 1px solid var(--line); border-radius: 8p
   font: 12.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; max-height: 620px; margin: 8px 0 12px; }
 details { margin: 8px 0; } summary { cursor: pointer; }
 footer { margin-top: 44px; color: var(--soft); font-size: 13px; border-top: 1px solid var(--line); padding-top: 10px; }
+@media (min-width: 860px) { dl { grid-template-columns: max-content 1fr max-content 1fr; } }
 @media (max-width: 560px) { dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: 6px; } }
-@media print { .scroll, pre { max-height: none; overflow: visible; } nav { display: none; } body { max-width: none; } figure { break-inside: avoid; } }
+@media print { .scroll, pre { max-height: none; overflow: visible; } nav { display: none; } body { max-width: none; }
+  figure { break-inside: avoid; } }
 """

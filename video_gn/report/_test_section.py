@@ -24,12 +24,7 @@ _MAX_FAILED = 500
 def headline(run: Run) -> Markup:
     """The figures at the top; where no test was run, how to run one, and the validation's best."""
     if not run.test:
-        tiles = _validation_tiles(run)
-        if run.notes["test/metrics.json"].problem == "missing":
-            hint = paragraph("Not tested yet: see Reproduce for the command. Validation figures come from one clip a video.", "note")
-        else:
-            hint = ""
-        return join([_tiles(tiles) if tiles else "", hint])
+        return _headline_without_metrics(run)
     listed, failed = run.number("num_videos"), run.number("num_failed")
     decoded = None if listed is None or failed is None else int(listed - failed)
     labelled = run.predictions.num_labelled if run.predictions else decoded
@@ -46,8 +41,24 @@ def headline(run: Run) -> Markup:
 
 
 def _tiles(tiles: list[tuple[str, str, str]]) -> Markup:
-    body = "".join(f'<div class="tile"><span>{esc(a)}</span><b>{esc(b)}</b><span>{esc(c)}</span></div>\n' for a, b, c in tiles)
-    return Markup(f'<div class="tiles">{body}</div>')
+    texts = [f"<span>{esc(a)}</span><b>{esc(b)}</b><span>{esc(c)}</span>" for a, b, c in tiles]
+    body = "".join(f'<div class="tile">{text}</div>\n' for text in texts)
+    return Markup(f'<div class="tiles">{body}</div>' if tiles else "")
+
+
+def _headline_without_metrics(run: Run) -> Markup:
+    """What the predictions alone give; else the validation's best."""
+    predictions = run.predictions
+    if predictions is not None and predictions.num_labelled:
+        num_videos = predictions.num_labelled
+        tiles = []
+        for label, right in (("top-1", predictions.num_correct), ("top-5", int((predictions.ranks > 0).sum()))):
+            tiles.append((label, percent(right / num_videos), _interval(right / num_videos, num_videos)))
+        hint = "Counted from test/predictions.csv alone: what could not be read is not known."
+        return join([_tiles(tiles), paragraph(hint, "warning")])
+    hint = "Not tested yet: see Reproduce for the command. Validation figures come from one clip a video."
+    untested = run.notes["test/metrics.json"].problem == "missing" and predictions is None
+    return join([_tiles(_validation_tiles(run)), paragraph(hint, "note") if untested else ""])
 
 
 def _validation_tiles(run: Run) -> list[tuple[str, str, str]]:
@@ -92,8 +103,8 @@ def _test_warnings(run: Run, labelled: int | None, failed: float | None) -> list
         # Less than one video's worth is rounding.
         if told is not None and abs(found - told) > 0.5 / labelled:
             warnings.append(
-                f"test/metrics.json says top-1 {percent(told, 2)}, the rows of test/predictions.csv give {percent(found, 2)}: "
-                "the files may come from different tests."
+                f"test/metrics.json says top-1 {percent(told, 2)}, the rows of test/predictions.csv give "
+                f"{percent(found, 2)}: the files may come from different tests."
             )
     return [paragraph(text, "warning") for text in warnings]
 
@@ -121,23 +132,30 @@ def _views_and_scores(views: ViewCurve | None, predictions: Predictions | None) 
         hint = [count(int(number), "clip") for number in views.counts]
         if len(x) > 1:
             curve = Curve("top-1", x, y, 3, "dots")
-            charts.append(line_chart("Top-1 by number of clips averaged", [curve], x=Axis("clips", whole=True), y=accuracy, hint=hint))
+            title = "Top-1 by number of clips averaged"
+            charts.append(line_chart(title, [curve], x=Axis("clips", whole=True), y=accuracy, hint=hint))
             notes.append("Of fewer clips those spread evenly over the video are taken, each with all its crops.")
         if views.num_clips * views.num_crops > 1:
-            notes.insert(0, f"A view alone is right in {percent(views.single_view)} (mean over views), all views together in {percent(y[-1])}.")
+            alone = f"A view alone is right in {percent(views.single_view)} (mean over views)"
+            notes.insert(0, f"{alone}, all views together in {percent(y[-1])}.")
         if views.num_not_finite:
             notes.append(f"{count(views.num_not_finite, 'video')} with scores that are no numbers count as wrong.")
     calibration = _analysis.calibrate(predictions) if predictions is not None else None
     if calibration is not None:
         filled = calibration.counts > 0
-        found = Curve("accuracy", calibration.scores[filled], calibration.accuracies[filled], 1, "dots", tells_last=False)
-        ideal = Curve("score = accuracy", np.array([0.0, 1.0]), np.array([0.0, 1.0]), 2, "faint", dashed=True, tells_last=False)
+        found = Curve(
+            "accuracy", calibration.scores[filled], calibration.accuracies[filled], 1, "dots", tells_last=False
+        )
+        ideal = Curve(
+            "score = accuracy", np.array([0.0, 1.0]), np.array([0.0, 1.0]), 2, "faint", dashed=True, tells_last=False
+        )
         hint = [count(int(number), "video") for number in calibration.counts[filled]]
-        x_axis, y_axis = Axis("score of the predicted class", "percent", (0.0, 1.0)), Axis("top-1 accuracy", "percent", (0.0, 1.02))
+        x_axis = Axis("score of the predicted class", "percent", (0.0, 1.0))
+        y_axis = Axis("top-1 accuracy", "percent", (0.0, 1.02))
         charts.append(line_chart("Accuracy by score", [ideal, found], x=x_axis, y=y_axis, hint=hint))
         notes.append(
-            f"Scores and accuracy differ by {percent(calibration.expected_error)} on average (expected calibration error, 10 bins): "
-            "below the line scores promise too much."
+            f"Scores and accuracy differ by {percent(calibration.expected_error)} on average (expected calibration "
+            "error, 10 bins): below the line scores promise too much."
         )
     if not charts and not notes:
         return Markup("")
@@ -146,10 +164,8 @@ def _views_and_scores(views: ViewCurve | None, predictions: Predictions | None) 
 
 def _confusions(predictions: Predictions) -> Markup:
     pairs = _analysis.confused_pairs(predictions, _NUM_PAIRS)
-    rows = [
-        (name(predictions.classes[p.label]), name(predictions.classes[p.pred]), p.count, percent(p.count / p.num_videos))
-        for p in pairs
-    ]
+    names = predictions.classes
+    rows = [(name(names[p.label]), name(names[p.pred]), f"{p.count:,}", percent(p.count / p.num_videos)) for p in pairs]
     headers = ["label", "predicted", "videos", "share of label"]
     listing = table(headers, rows, numeric=[2, 3], label="Most confused pairs of classes")
     if not rows:
@@ -186,7 +202,8 @@ def _class_table(rows: list[ClassRow], with_top5: bool) -> Markup:
         right = percent(row.num_correct / row.num_predicted if row.num_predicted else None)
         mistaken = Markup(f"{name(row.mistaken_for)} ({row.num_mistaken:,})") if row.num_mistaken else ""
         body.append((name(row.name), f"{row.num_videos:,}", bar, *top5, f"{row.num_predicted:,}", right, mistaken))
-    headers = ["class", "videos", "top-1", *(["top-5"] if with_top5 else []), "predicted", "of these right", "most often taken for"]
+    headers = ["class", "videos", "top-1", *(["top-5"] if with_top5 else [])]
+    headers += ["predicted", "of these right", "most often taken for"]
     return table(headers, body, numeric=range(1, len(headers) - 1), label="Accuracy of each class")
 
 
@@ -196,18 +213,19 @@ def _mistakes(predictions: Predictions) -> Markup:
         return paragraph("None: every labelled video was predicted right.")
     rows = []
     for place in places:
-        label, pred = predictions.classes[predictions.labels[place]], predictions.classes[predictions.preds[place]]
+        label, pred = (predictions.classes[numbers[place]] for numbers in (predictions.labels, predictions.preds))
         rank = int(predictions.ranks[place])
         rank_text = f"{rank}." if rank else "not in the best five"
-        rows.append((path(predictions.videos[place]), name(label), name(pred), percent(predictions.scores[place]), rank_text))
+        score = percent(predictions.scores[place])
+        rows.append((path(predictions.videos[place]), name(label), name(pred), score, rank_text))
     hint = "Wrong with the highest scores: wrong labels of the data set are found here first."
     headers = ["video", "label", "predicted", "score", "place of the label"]
     return join([paragraph(hint, "note"), table(headers, rows, numeric=[3], label="Most confident mistakes")])
 
 
 def _predicted(predictions: Predictions) -> Markup:
-    numbers = Counter(predictions.preds.tolist()).most_common()
-    rows = [(name(predictions.classes[place]), f"{number:,}", percent(number / len(predictions.videos))) for place, number in numbers]
+    counts, total = Counter(predictions.preds.tolist()).most_common(), len(predictions.videos)
+    rows = [(name(predictions.classes[place]), f"{number:,}", percent(number / total)) for place, number in counts]
     return table(["class", "videos", "share"], rows, numeric=[1, 2], label="Videos of each predicted class")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from video_gn.report._analysis import smooth
-from video_gn.report._html import Markup, count, join, paragraph, percent
+from video_gn.report._html import Markup, count, esc, join, paragraph, percent
 from video_gn.report._plots import Axis, Curve, line_chart
 from video_gn.report._read import Run
 
@@ -20,7 +20,8 @@ def section_of_training(run: Run) -> Markup:
     """Curves and a sentence; what to do where there are none."""
     if not run.rows:
         if run.notes["metrics.csv"].problem == "missing":
-            return paragraph("No metrics.csv lies in this directory: it holds no training, or one that has not logged yet.", "note")
+            hint = "No metrics.csv lies in this directory: it holds no training, or one that has not logged yet."
+            return paragraph(hint, "note")
         return paragraph("metrics.csv holds no rows yet.", "note")
     charts = [_loss(run.rows), _accuracy(run.rows), _learning_rate(run.rows)]
     return join([_summary(run.rows), '<div class="charts">', *charts, "</div>", _footnote(run.rows)])
@@ -54,7 +55,9 @@ def _loss(rows: list[dict[str, Any]]) -> Markup:
         curves.append(Curve("validation", val_steps, val_values, 2, "dots", dashed=True))
     if not curves:
         return Markup("")
-    return line_chart("Loss", curves, x=_step_axis(), y=Axis("cross-entropy, nats"), hint=_hints(val_steps, epochs), size="full")
+    return line_chart(
+        "Loss", curves, x=_step_axis(), y=Axis("cross-entropy, nats"), hint=_hints(val_steps, epochs), size="full"
+    )
 
 
 def _accuracy(rows: list[dict[str, Any]]) -> Markup:
@@ -94,9 +97,9 @@ def _summary(rows: list[dict[str, Any]]) -> Markup:
     steps, accuracies, epochs = column(rows, "val/top1")
     if np.isfinite(accuracies).any():
         best = int(np.nanargmax(accuracies))
-        text += f"; best validation top-1 {percent(float(accuracies[best]))} at step {steps[best]:,} (epoch {epochs[best] + 1})"
-        text += f", last {percent(float(accuracies[-1]))}"
-    return paragraph(text + ".")
+        text += f"; best validation top-1 {percent(float(accuracies[best]))} at step {steps[best]:,}"
+        text += f" (epoch {epochs[best] + 1}), last {percent(float(accuracies[-1]))}"
+    return paragraph(Markup(esc(text + ".").replace("top-1", '<span class="nowrap">top-1</span>')))
 
 
 def _footnote(rows: list[dict[str, Any]]) -> Markup:
@@ -108,7 +111,8 @@ def _footnote(rows: list[dict[str, Any]]) -> Markup:
     if len(column(rows, "val/top1")[0]):
         parts.append("Validation sees one clip a video, the test all views. Point at a dot for its values.")
     bad = steps[~np.isfinite(values)]
-    warning = ""
+    warning = Markup("")
     if len(bad):
-        warning = paragraph(f"The training loss was not finite in {count(len(bad), 'logged step')}, first at step {bad[0]:,}.", "warning")
+        text = f"The training loss was not finite in {count(len(bad), 'logged step')}, first at step {bad[0]:,}."
+        warning = paragraph(text, "warning")
     return join([warning, paragraph("".join(parts), "note") if parts else ""])

@@ -220,11 +220,11 @@ class VideoClassifier(LightningModule):
         stored = checkpoint.get(KEY)
         if stored is None:
             raise CheckpointError(f"the checkpoint has no key {KEY!r}: it was not written by this package")
-        check_same_net(stored["net"], self.net.arguments)
         datamodule = getattr(self.trainer, "datamodule", None) if self._trainer is not None else None
         classes = list(getattr(datamodule, "classes", ()))
         if classes and stored.get("classes") and classes != stored["classes"]:
             raise CheckpointError(_class_difference(stored["classes"], classes))
+        check_same_net(stored["net"], self.net.arguments)
         self.classes = list(stored.get("classes") or classes)
 
 

@@ -1,0 +1,74 @@
+"""A video like those of Kinetics, for measuring where none is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+
+
+def write_typical_video(
+    path: Path,
+    *,
+    num_frames: int = 300,
+    width: int = 340,
+    height: int = 256,
+    fps: int = 30,
+) -> None:
+    """Write an H.264 mp4 as trimmed and shrunk Kinetics files are: x264's own settings, one key frame in 250.
+
+    The picture is a panned texture with two textured objects on their own ways and some noise, so that it
+    takes about as many bits (some 500 kbit/s) as a real one. The same arguments give the same pictures.
+
+    Args:
+        path: to write; it ends in .mp4.
+        num_frames: at least 1.
+        width: px, even.
+        height: px, even.
+        fps: frames per second.
+    """
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        # PyAV would set FFmpeg's old default of a key frame every 12 frames; these are x264's.
+        stream.codec_context.gop_size = 250
+        stream.codec_context.options = {"preset": "medium", "crf": "23", "bf": "3", "threads": "1"}
+        for picture in _pictures(num_frames, width, height):
+            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+
+
+def _pictures(num_frames: int, width: int, height: int) -> Iterator[np.ndarray]:
+    rng = np.random.default_rng(0)
+    scene = _texture(rng, height + 64, width + 2 * num_frames)
+    objects = [_texture(rng, height // 3, width // 5) for _ in range(2)]
+    for number in range(num_frames):
+        # A pan of half a pixel a frame, with a hand's tremble.
+        top = 32 + round(6 * np.sin(number / 17))
+        left = number // 2 + round(3 * np.sin(number / 7) + 4)
+        picture = scene[top : top + height, left : left + width].copy()
+        for place, patch in enumerate(objects):
+            rows, columns = patch.shape[:2]
+            y = round((height - rows) * (0.5 + 0.45 * np.sin(number / (23 + 9 * place))))
+            x = round((width - columns) * (0.5 + 0.45 * np.cos(number / (31 - 12 * place))))
+            picture[y : y + rows, x : x + columns] = patch
+        picture += rng.normal(0.0, 6.0, (height, width, 1))
+        yield picture.clip(0, 255).astype(np.uint8)
+
+
+def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Noise at several sizes, the coarse ones stronger, as in natural pictures: float64 (height, width, 3)."""
+    out = np.full((height, width, 3), 120.0)
+    for size, strength in ((64, 34.0), (24, 20.0), (8, 11.0), (3, 6.0)):
+        grid = rng.normal(0.0, strength, (height // size + 2, width // size + 2, 3))
+        rows, columns = np.arange(height) / size, np.arange(width) / size
+        y, x = rows.astype(int), columns.astype(int)
+        fy, fx = (rows - y)[:, None, None], (columns - x)[None, :, None]
+        upper = grid[y][:, x] * (1 - fx) + grid[y][:, x + 1] * fx
+        lower = grid[y + 1][:, x] * (1 - fx) + grid[y + 1][:, x + 1] * fx
+        out += upper * (1 - fy) + lower * fy
+    return out

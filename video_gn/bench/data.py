@@ -1,0 +1,356 @@
+"""`video-gn bench data`: what the data path costs, as ratios of medians measured side by side in one run.
+
+The contenders take turns within each round, in a changing order, so that a busy machine slows all of them;
+the first round warms up and does not count. Everything runs on one thread.
+
+Shape letters: N frames read, K clips, T frames, C channels, H, W.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from video_gn import sampling
+from video_gn.bench._measuring import (
+    describe_machine,
+    one_thread,
+    ratio_of_medians,
+    resident_bytes,
+    side_by_side,
+    summarize,
+)
+from video_gn.bench._video import write_typical_video
+from video_gn.clips import VideoNote
+from video_gn.data.dataset import ClipConfig, EvalDataset, TrainDataset, collate, read_views
+from video_gn.data.manifest import VideoRecord
+from video_gn.data.transforms import TestCrops, TrainTransform
+from video_gn.decoding import VideoReader, open_video
+from video_gn.errors import DecodeError, FrameCountError, RunError
+
+# The targets hold for a video as Kinetics has them: 340 x 256, 10 s, a key frame in 250.
+ONE_PASS_TARGET = 0.25
+TRAINING_TARGET = 1.3
+BACKENDS = ("pyav", "decord")
+_NUM_CLIPS = 10
+_CLIP = ClipConfig(num_frames=32, stride=2)
+# Training clips of a video in a round: their cost depends on where they start, so one would not do.
+_DRAWS = 8
+_MEMORY_VARIABLE = "VIDEO_GN_BENCH_VIDEOS"
+_MEMORY_VIDEOS = 500
+_MEMORY_WARM_UP = 50
+
+
+def bench_data(videos: Sequence[str], *, rounds: int = 5, output: str | None = None) -> int:
+    """Measure decoding and the making of clips, print the ratios, and write them as json where asked.
+
+    Args:
+        videos: paths; where there are none, a 340x256 video of 10 s is made.
+        rounds: that count; one more comes before them and does not.
+        output: json file to write.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        ValueError: for fewer than 1 round.
+        DecodeError: where a video cannot be read.
+        RunError: where VIDEO_GN_BENCH_VIDEOS is no whole number of at least 2.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1, got {rounds!r}. The first round is not counted among them.")
+    num_memory_videos = _num_memory_videos()
+    with tempfile.TemporaryDirectory(prefix="video-gn-bench-") as directory, one_thread():
+        paths = list(videos)
+        if not paths:
+            made = Path(directory) / "made.mp4"
+            write_typical_video(made)
+            paths = [str(made)]
+        # Before the rest: memory that an earlier contender has given back would hide a leak.
+        memory = _memory(paths, num_memory_videos)
+        result: dict[str, Any] = {
+            "machine": describe_machine(),
+            "rounds": rounds,
+            "videos": [_describe(path, made=not videos) for path in paths],
+            "ten_clip_test": {name: _refusable(partial(_ten_clips, paths, name, rounds)) for name in BACKENDS},
+            "training_clip": _training_clips(paths, rounds),
+            "memory": memory,
+        }
+    sys.stdout.write(format_page(result))
+    if output is not None:
+        target = Path(output)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}.tmp")
+        part.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        part.replace(target)
+    return 0
+
+
+class _Clock:
+    """A reader whose `frames_at` is timed, and its frames counted.
+
+    Args:
+        reader: an open reader.
+    """
+
+    def __init__(self, reader: VideoReader) -> None:
+        self._reader = reader
+        self.seconds = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader, name)
+
+    def frames_at(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
+        start = time.perf_counter()
+        frames = self._reader.frames_at(indices)
+        self.seconds += time.perf_counter() - start
+        return frames
+
+
+# ---- a test video's ten clips ------------------------------------------------------------------
+
+
+def _refusable(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A back end that is not installed, or refuses a video, has a reason in place of figures."""
+    try:
+        return measure()
+    except (ImportError, DecodeError) as error:
+        return {"refused": str(error)}
+
+
+def _ten_clips(paths: Sequence[str], backend: str, rounds: int) -> dict[str, Any]:
+    indices = {path: _test_indices(path, backend) for path in paths}
+
+    def one_pass(reader: VideoReader, indices_KT: np.ndarray) -> None:
+        # One pixel of each frame: what the clips' layout costs is not decoding.
+        read_views(reader, indices_KT, lambda frames: frames[:, :1, :1].permute(0, 3, 1, 2)[None])
+
+    def clip_by_clip(reader: VideoReader, indices_KT: np.ndarray) -> None:
+        for row in indices_KT:
+            reader.frames_at(row)
+
+    decoded: dict[str, int] = {}
+
+    def decode(name: str, read: Callable[[VideoReader, np.ndarray], None]) -> Callable[[int], float]:
+        def measure(number: int) -> float:
+            seconds, count = 0.0, 0
+            for path in paths:
+                with open_video(path, backend=backend) as reader:
+                    # What is done once a file (decord's check for damage) is done before the clock runs, and
+                    # the decoder is left at the end, so that neither way finds frames decoded already.
+                    reader.frames_at([int(indices[path].max())])
+                    before = getattr(reader, "num_decoded", 0)
+                    clock = _Clock(reader)
+                    read(clock, indices[path])
+                    seconds += clock.seconds
+                    count += getattr(reader, "num_decoded", 0) - before
+            decoded[name] = count
+            return seconds
+
+        return measure
+
+    dataset = EvalDataset(_records(paths), clip=_CLIP, crops=TestCrops("center"), num_clips=_NUM_CLIPS, backend=backend)
+
+    def whole(number: int) -> float:
+        start = time.perf_counter()
+        for place in range(len(paths)):
+            sample = dataset[place]
+            if sample.frames_VTCHW is None:
+                raise DecodeError(paths[place], sample.failures[0].reason)
+        return time.perf_counter() - start
+
+    contenders = {
+        "one_pass": decode("one_pass", one_pass),
+        "clip_by_clip": decode("clip_by_clip", clip_by_clip),
+        "whole_sample": whole,
+    }
+    summary = summarize(side_by_side(contenders, rounds))
+    result: dict[str, Any] = {
+        **summary,
+        "ratio": ratio_of_medians(summary, "one_pass", "clip_by_clip"),
+        "target": ONE_PASS_TARGET,
+        "num_frames_wanted": int(sum(len(np.unique(i)) for i in indices.values())),
+    }
+    if any(decoded.values()):
+        result["num_frames_decoded"] = dict(decoded)
+    return result
+
+
+def _test_indices(path: str, backend: str) -> np.ndarray:
+    """Frames of the clips, int64 (K, T), drawn from the frames that really decode."""
+    with open_video(path, backend=backend) as reader:
+        for attempt in (0, 1):
+            indices_KT = sampling.test_clips(
+                reader.info.num_frames, num_clips=_NUM_CLIPS, clip_frames=_CLIP.num_frames, stride=_CLIP.stride
+            )
+            try:
+                reader.frames_at(np.unique(indices_KT))
+                break
+            except FrameCountError:
+                if attempt:
+                    raise
+    return indices_KT
+
+
+# ---- a training clip ---------------------------------------------------------------------------
+
+
+class _BareDecoding(TrainDataset):
+    """Decodes the very frames that a training sample has, and does nothing with them."""
+
+    def _read(
+        self,
+        record: VideoRecord,
+        draw: Callable[[int, float], np.ndarray],
+        make_crop: Callable[[int, int], Callable[[torch.Tensor], torch.Tensor]],
+    ) -> tuple[torch.Tensor, VideoNote]:
+        with open_video(record.path, backend=self.backend) as reader:
+            for attempt in (0, 1):
+                try:
+                    frames = reader.frames_at(draw(reader.info.num_frames, reader.info.fps)[0])
+                    break
+                except FrameCountError:
+                    if attempt:
+                        raise
+            return frames.permute(0, 3, 1, 2)[None], VideoNote(record.path, reader.info.num_frames, reader.info.fps, ())
+
+
+def _training_clips(paths: Sequence[str], rounds: int) -> dict[str, Any]:
+    records = _records(paths)
+    sets: dict[str, TrainDataset] = {
+        "sample": TrainDataset(records, clip=_CLIP, transform=TrainTransform(), seed=0),
+        "bare_decoding": _BareDecoding(records, clip=_CLIP, transform=TrainTransform(), seed=0),
+    }
+
+    def measure(dataset: TrainDataset) -> Callable[[int], float]:
+        def run(number: int) -> float:
+            keys = [(number * _DRAWS + draw, place) for draw in range(_DRAWS) for place in range(len(paths))]
+            start = time.perf_counter()
+            for key in keys:
+                sample = dataset[key]
+                if sample.failures:
+                    raise DecodeError(sample.failures[0].path, sample.failures[0].reason)
+            return (time.perf_counter() - start) / len(keys)
+
+        return run
+
+    summary = summarize(side_by_side({name: measure(dataset) for name, dataset in sets.items()}, rounds))
+    return {**summary, "ratio": ratio_of_medians(summary, "sample", "bare_decoding"), "target": TRAINING_TARGET}
+
+
+# ---- memory ------------------------------------------------------------------------------------
+
+
+def _num_memory_videos() -> int:
+    text = os.environ.get(_MEMORY_VARIABLE, str(_MEMORY_VIDEOS))
+    if not (text.isascii() and text.isdecimal() and int(text) >= 2):
+        raise RunError(f"{_MEMORY_VARIABLE} must be a whole number of at least 2, got {text!r}. Unset it for 500.")
+    return int(text)
+
+
+def _memory(paths: Sequence[str], num_videos: int) -> dict[str, Any]:
+    """Read all views of many videos, one after the other, as a test does, and watch the memory."""
+    dataset = EvalDataset(_records(paths), clip=_CLIP, crops=TestCrops("center"), num_clips=_NUM_CLIPS)
+    warm_up = min(_MEMORY_WARM_UP, num_videos // 2)
+    sizes: list[int | None] = []
+    for number in range(num_videos):
+        collate([dataset[number % len(paths)]])
+        sizes.append(resident_bytes())
+    start, known = sizes[warm_up - 1], [size for size in sizes[warm_up:] if size is not None]
+    if start is None or not known:
+        return {"num_videos": num_videos, "warm_up": warm_up, "growth_mb": None, "peak_growth_mb": None, "rss_mb": None}
+    return {
+        "num_videos": num_videos,
+        "warm_up": warm_up,
+        "growth_mb": (known[-1] - start) / 1e6,
+        "peak_growth_mb": (max(known) - start) / 1e6,
+        "rss_mb": start / 1e6,
+    }
+
+
+# ---- what it was measured on, and the page -----------------------------------------------------
+
+
+def _records(paths: Sequence[str]) -> list[VideoRecord]:
+    return [VideoRecord(path, 0, source="the command line") for path in paths]
+
+
+def _describe(path: str, *, made: bool) -> dict[str, Any]:
+    with open_video(path) as reader:
+        info = reader.info
+    return {
+        "path": "made for this run" if made else path,
+        "width": info.width,
+        "height": info.height,
+        "num_frames": info.num_frames,
+        "fps": info.fps,
+        "codec": info.codec,
+        "kbit_per_second": Path(path).stat().st_size * 8 / 1000 / info.duration_seconds,
+    }
+
+
+def format_page(result: Mapping[str, Any]) -> str:
+    """The figures as text."""
+    machine = result["machine"]
+    versions = ", ".join(f"{n} {machine[n]}" for n in ("torch", "torchvision", "av", "decord2") if machine[n])
+    lines = [
+        f"{machine['processor']}, {machine['num_cores']} cores, load {machine['load_average']:.1f}, one thread",
+        versions,
+        *(
+            f"{v['path']}: {v['width']}x{v['height']}, {v['num_frames']} frames, {v['fps']:.4g} fps, {v['codec']}, "
+            f"{v['kbit_per_second']:.0f} kbit/s"
+            for v in result["videos"]
+        ),
+        f"Medians of {result['rounds']} rounds side by side (lowest to highest); the targets are for 340x256, 10 s.",
+    ]
+    for name, found in result["ten_clip_test"].items():
+        lines += ["", f"10 clips of 32 frames, stride 2, decoding alone, {name}"]
+        if "refused" in found:
+            lines.append(f"  not measured: {found['refused']}")
+            continue
+        decoded = found.get("num_frames_decoded", {})
+        lines += [
+            _row("one pass over the union of frames", found["one_pass"], decoded.get("one_pass")),
+            _row("one open reader, clip by clip", found["clip_by_clip"], decoded.get("clip_by_clip")),
+            f"  ratio {found['ratio']:.3f}, target at most {found['target']:.3g}: {_verdict(found)}",
+            _row("the whole sample: open, decode, crop", found["whole_sample"], None),
+        ]
+    found = result["training_clip"]
+    lines += [
+        "",
+        "One training clip of 32 frames, stride 2, to 224 px",
+        _row("sample: decode, resize, crop, flip", found["sample"], None),
+        _row("bare decoding of the same frames", found["bare_decoding"], None),
+        f"  ratio {found['ratio']:.3f}, target at most {found['target']:.3g}: {_verdict(found)}",
+        "",
+    ]
+    memory = result["memory"]
+    lines.append(f"Memory, {memory['num_videos']} test videos of 10 clips, one after the other")
+    if memory["growth_mb"] is None:
+        lines.append("  not measured: this system has no /proc/self/statm")
+    else:
+        lines.append(
+            f"  {memory['rss_mb']:.0f} MB after {memory['warm_up']} videos, {memory['growth_mb']:+.1f} MB at the end "
+            f"({memory['peak_growth_mb']:+.1f} MB at most); no growth is wanted"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _row(label: str, figures: Mapping[str, float], num_decoded: int | None) -> str:
+    spread = f"({figures['min_ms']:.1f} to {figures['max_ms']:.1f})"
+    frames = f"  {num_decoded} frames decoded" if num_decoded else ""
+    return f"  {label:38s}{figures['median_ms']:9.1f} ms  {spread}{frames}"
+
+
+def _verdict(found: Mapping[str, Any]) -> str:
+    return "met" if found["ratio"] <= found["target"] else "missed"
