@@ -74,7 +74,6 @@ def test_counts_and_frames(real_videos: Path, row: dict[str, str], backend: str)
             expected = in_order(path)
             rng = random.Random(row["path"])
             draws = [
-                lambda n: [n - 1],
                 lambda n: [rng.randrange(n) for _ in range(20)],
                 lambda n: sorted(rng.randrange(n) for _ in range(20)),
                 lambda n: list(range(max(0, n - 8), n)),

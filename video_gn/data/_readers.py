@@ -248,7 +248,7 @@ def _index_by_stem(root: Path) -> dict[str, tuple[str, ...]]:
     for below, name, there in walk_videos(root, max_depth=_KINETICS_DEPTH):
         if not there:
             continue
-        stem = name
+        stem = os.path.splitext(name)[0]
         while is_video(stem):  # a.mp4.mkv
             stem = os.path.splitext(stem)[0]
         index[stem] = (*index.get(stem, ()), os.path.join(below, name))

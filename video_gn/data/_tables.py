@@ -290,7 +290,7 @@ def _with_header(path: Path, header: list[str], separator: str, numbered: list[t
 def _path_and_label(line: str, separator: str | None) -> list[str]:
     """[path, label], or [path] where separator is None; csv.Error or ValueError where the line has other fields."""
     if separator is None:
-        return [line.strip() if '"' not in line else _split(line, "\t")[0]]
+        return [line if '"' not in line else _split(line, "\t")[0]]
     if '"' in line:
         path, label = (field for field in _split(line, separator) if field or separator != " ")
     else:

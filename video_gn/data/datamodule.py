@@ -220,6 +220,7 @@ class VideoDataModule(LightningDataModule):
             self._read_train(train, found, split=val is None)
         if val is not None:
             found["val"] = self._read_one(val, split="val", reference=found.get("train"))
+            _require_labels(found["val"])
         if test is not None:
             found["test"] = self._read_one(test, split="test", reference=found.get("train") or found.get("val"))
         found.setdefault("test", found.get("val", next(iter(found.values()))))
@@ -255,6 +256,7 @@ class VideoDataModule(LightningDataModule):
             log.warning("%s: %d of %d training videos are not there and are left out", train.origin, train.missing, len(train.records))
         if not present.records:
             raise ManifestError(f"{train.origin}: none of the listed training videos is there. Is data.source.root right?")
+        _require_labels(present)
         found["train"] = present
 
     def _read_one(self, path: str, *, split: str | None, reference: Manifest | None = None) -> Manifest:
@@ -398,6 +400,15 @@ class VideoDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Take over the position of a checkpoint; Lightning calls this before it asks for the loader."""
         self._position = {"epoch": int(state_dict["epoch"]), "clips": int(state_dict["clips"])}
+
+
+def _require_labels(manifest: Manifest) -> None:
+    unlabelled = [record for record in manifest.records if record.label is None]
+    if unlabelled:
+        raise ManifestError(
+            f"{unlabelled[0].source}: {len(unlabelled)} of {len(manifest.records)} videos have no label "
+            f"({unlabelled[0].path}, ...). Training and validation need one for each; test and predict do not."
+        )
 
 
 _CONFIGS: dict[str, Any] = {

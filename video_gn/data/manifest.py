@@ -201,7 +201,7 @@ def find_videos(paths: Sequence[str | os.PathLike[str]]) -> Manifest:
     Raises:
         ManifestError: for a path that is not there, or where no video is.
     """
-    found: dict[VideoRecord, None] = {}
+    found: dict[tuple[str, float | None, float | None], VideoRecord] = {}
     for given in paths:
         name = os.fspath(given)
         if not os.path.exists(name) and glob.has_magic(name):
@@ -215,11 +215,11 @@ def find_videos(paths: Sequence[str | os.PathLike[str]]) -> Manifest:
             some = _find(name, source=name, only_videos=False)
         if not some:
             raise ManifestError(f"{name}: there must be at least one video, got none. Is the path right?")
-        found.update(dict.fromkeys(some))
+        for record in some:
+            found.setdefault((record.path, record.start_seconds, record.end_seconds), record)
     if not found:
         raise ManifestError("paths must name at least one video, got none.")
-    unique = {(r.path, r.start_seconds, r.end_seconds): r for r in reversed(found)}
-    return Manifest(tuple(reversed(unique.values())), (), ", ".join(os.fspath(path) for path in paths))
+    return Manifest(tuple(found.values()), (), ", ".join(os.fspath(path) for path in paths))
 
 
 def _find(name: str, *, source: str, only_videos: bool) -> list[VideoRecord]:

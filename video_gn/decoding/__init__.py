@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from os import PathLike, fspath
+from os import PathLike, fsdecode
 
 from video_gn.decoding._base import VideoReader
 
@@ -70,7 +70,7 @@ def open_video(path: str | PathLike[str], backend: str = "auto", *, num_threads:
         _logger.info("backend='auto' reads videos with %s", name)
     opener, module, package = _BACKENDS[name]
     try:
-        return opener(fspath(path), num_threads=num_threads)
+        return opener(fsdecode(path), num_threads=num_threads)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != module:
             raise

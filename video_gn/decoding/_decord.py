@@ -86,9 +86,11 @@ class DecordReader(ReaderBase):
         self._check_undamaged()
         wanted, places = group_repeats(checked)
         try:
-            frames = self._reader.get_batch(wanted.tolist()).asnumpy()
+            batch = self._reader.get_batch(wanted.tolist())
         except self._errors as error:
             self._refuse(f"it fails ({_last_line(error)})", error)
+        # With decord.bridge.set_bridge elsewhere in the program, this is a tensor of another library.
+        frames = batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)
         shape = (len(wanted), self._info.height, self._info.width, 3)
         if frames.shape != shape:
             self._refuse(f"it gives frames of shape {frames.shape} where {shape} is right")

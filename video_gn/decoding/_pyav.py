@@ -50,8 +50,10 @@ class PyAVReader(ReaderBase):
     """
 
     def __init__(self, path: str, *, num_threads: int = 1) -> None:
+        decoder = PacketDecoder(path, num_threads=num_threads)
         super().__init__(path)
-        self._decoder = PacketDecoder(path, num_threads=num_threads)
+        self._decoder = decoder
+        self._queue: deque[VideoFrame] = deque()
         try:
             table = self._decoder.table
             first = self._decoder.first_frame()
@@ -60,7 +62,7 @@ class PyAVReader(ReaderBase):
             self._converter = RgbConverter(first, path)
             self._pix_fmt = first.format.name
         except BaseException:
-            self._decoder.close()
+            self.close()
             raise
         self._doubt = table.doubt
         self._restart_rows = np.flatnonzero(table.is_restart)  # all but the first show a frame
@@ -69,7 +71,6 @@ class PyAVReader(ReaderBase):
         self._restart_indices[:1] = 0
         self._may_skip = num_threads == 1 and self._decoder.codec == "h264"
         self._was_skipped = np.zeros(table.num_frames, dtype=bool)
-        self._queue: deque[VideoFrame] = deque()
         self._times: list[int | None] = []
         self._lose_place()
         self._info, self._seconds = self._describe(table)

@@ -200,7 +200,7 @@ def group_count(
         name, value = "channels_per_group", channels_per_group
     if not isinstance(value, int) or value < 1:
         raise ValueError(
-            f"{name} must be a whole number of at least 1, got {value!r}. The usual choice is 32 groups, or 16 channels each."
+            f"{name} must be a whole number of at least 1, got {value!r}. Usual: 32 groups, or 16 channels each."
         )
     if num_channels % value:
         smaller = max(d for d in range(1, min(value, num_channels) + 1) if num_channels % d == 0)

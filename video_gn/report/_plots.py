@@ -18,6 +18,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 10, 42
 # More than the pixels of a chart cannot be seen: a run of 400,000 steps has 40,000 rows.
 _MAX_BUCKETS = 400
 _MAX_DOTS = 150
+# No float32 is beyond; the arithmetic of axes stays within float64 below it.
+_MAX_SIZE = 1e60
 
 
 @dataclass(frozen=True)
@@ -75,18 +77,18 @@ def nice_ticks(low: float, high: float, target: int = 5, *, whole: bool = False)
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten in [low, high]; with their doubles and fivefolds where there are fewer than three."""
+    """Powers of ten in [low, high]; with their doubles and fivefolds where there are fewer than three; at most 10."""
     exponents = range(math.floor(math.log10(low) - 1e-9), math.ceil(math.log10(high) + 1e-9) + 1)
     for factors in ((1,), (1, 2, 5)):
         ticks = [factor * 10.0**exponent for exponent in exponents for factor in factors]
         ticks = [tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
         if len(ticks) >= 3:
             break
-    return ticks
+    return ticks[:: -(-len(ticks) // 10)] if ticks else []
 
 
 def format_number(value: float, step: float = 0.0) -> str:
-    """A tick's text: 0.25, 1,500, 20k, 3M, 1e-05; `step` between ticks says how many decimals matter."""
+    """A tick's text: 0.25, 1,500, 20k, 3M, 1e-5; `step` between ticks says how many decimals matter."""
     size = abs(value)
     if size < 1e-12:
         return "0"
@@ -180,7 +182,7 @@ def _path(px: np.ndarray, py: np.ndarray) -> str:
 
 def _visible(axis: Axis, curve: Curve) -> np.ndarray:
     values = curve.y[np.isfinite(curve.y)]
-    return values[values > 0] if axis.kind == "log" else values
+    return values[values > 1 / _MAX_SIZE] if axis.kind == "log" else values
 
 
 def _y_limits(axis: Axis, curves: Sequence[Curve]) -> tuple[float, float]:
@@ -218,8 +220,9 @@ def line_chart(
         hint: for each point of the "dots" curves' x a text that their tips begin with; none where empty.
         size: of the page's width.
     """
+    curves = [replace(c, y=np.where(np.abs(c.y) < _MAX_SIZE, c.y, np.nan)) for c in curves]
     drawn = [curve for curve in curves if len(_visible(y, curve))]
-    legend = "".join(_legend_entry(curve, y, curve in drawn) for curve in curves)
+    legend = "".join(_legend_entry(curve, y, len(_visible(y, curve)) > 0) for curve in curves)
     caption = f'<strong>{esc(title)}</strong><span class="legend">{legend}</span>'
     head = f'<figure class="{size}"><figcaption>{caption}</figcaption>'
     if not drawn:

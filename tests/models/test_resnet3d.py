@@ -1,0 +1,631 @@
+"""The network against a plain torch reference and pytorchvideo's own, and everything it promises."""
+
+import copy
+import math
+import pickle
+import warnings
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from video_gn.models import I3D, LAYOUTS, NORMS, i3d, is_norm, min_clip
+from video_gn.models.resnet3d import DEPTHS
+
+NAMES = Path(__file__).with_name("i3d_r50_names.txt")
+SMALL = {"width": 4, "num_classes": 5}
+
+
+def small(*, norm="group", seed=0, **arguments):
+    torch.manual_seed(seed)
+    groups = {"num_groups": 2} if norm == "group" else {}
+    return i3d(50, norm=norm, **{**SMALL, **groups, **arguments})
+
+
+def randomize(net, seed=0):
+    """Random norms, the zeroed last ones too: with those at 0 no branch would count in a comparison."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in net.modules():
+            if is_norm(module):
+                module.weight.copy_(torch.rand(module.weight.shape, generator=generator) + 0.5)
+                module.bias.copy_(torch.rand(module.bias.shape, generator=generator) - 0.5)
+                if hasattr(module, "running_var"):
+                    module.running_mean.copy_(torch.rand(module.running_mean.shape, generator=generator) - 0.5)
+                    module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.5)
+    # A classifier that tells positions apart, so that means of scores and of logits differ.
+    net.blocks[-1].proj.weight.data.mul_(100)
+    return net
+
+
+def clips(num, frames, px, *, seed=0, dtype=torch.float32, channels=3):
+    width = px if isinstance(px, int) else px[1]
+    height = px if isinstance(px, int) else px[0]
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn((num, channels, frames, height, width), generator=generator, dtype=dtype)
+
+
+# ---- a plain reference, from the table of layouts ------------------------------------------------
+
+STEMS = {  # conv1 stride; pool1 kernel, stride, padding
+    "nonlocal": ((2, 2, 2), (2, 3, 3), (2, 2, 2), (0, 0, 0)),
+    "slowfast": ((1, 2, 2), (1, 3, 3), (1, 2, 2), (0, 1, 1)),
+    "mmaction": ((2, 2, 2), (1, 3, 3), (2, 2, 2), (0, 1, 1)),
+}
+TEMPORAL = {"res2": [1, 1, 1], "res3": [1, 0, 1, 0], "res4": [1, 0, 1, 0, 1, 0], "res5": [0, 1, 0]}
+BLOCK_OF = {"res2": 1, "res3": 3, "res4": 4, "res5": 5}
+
+
+def plain_norm(x, weights, name, kind, training):
+    """Statistics written out; population variance, eps 1e-5."""
+    if kind == "batch" and not training:
+        mean, variance = (weights[f"{name}.running_{s}"].view(1, -1, 1, 1, 1) for s in ("mean", "var"))
+        normalized = (x - mean) / torch.sqrt(variance + 1e-5)
+    elif kind == "batch":
+        mean = x.mean((0, 2, 3, 4), keepdim=True)
+        normalized = (x - mean) / torch.sqrt(((x - mean) ** 2).mean((0, 2, 3, 4), keepdim=True) + 1e-5)
+    else:
+        num_groups = {"group": 2, "layer": 1, "instance": x.shape[1]}[kind]
+        grouped = x.reshape(x.shape[0], num_groups, -1)
+        mean = grouped.mean(2, keepdim=True)
+        normalized = (grouped - mean) / torch.sqrt(((grouped - mean) ** 2).mean(2, keepdim=True) + 1e-5)
+        normalized = normalized.reshape(x.shape)
+    scale, shift = (weights[f"{name}.{s}"].view(1, -1, 1, 1, 1) for s in ("weight", "bias"))
+    return normalized * scale + shift
+
+
+def plain_position_logits(weights, x, layout, kind, training):
+    """(N, Y, positions in T, H, W)."""
+
+    def norm(x, name):
+        return plain_norm(x, weights, name, kind, training)
+
+    conv1_stride, kernel, stride, padding = STEMS[layout]
+    x = F.conv3d(x, weights["blocks.0.conv.weight"], stride=conv1_stride, padding=(2, 3, 3))
+    x = F.max_pool3d(torch.relu(norm(x, "blocks.0.norm")), kernel, stride, padding)
+    for stage, temporal in TEMPORAL.items():
+        for b, inflated in enumerate(temporal):
+            name = f"blocks.{BLOCK_OF[stage]}.res_blocks.{b}"
+            space = 2 if b == 0 and stage != "res2" else 1
+            y = F.conv3d(x, weights[f"{name}.branch2.conv_a.weight"], padding=(inflated, 0, 0))
+            y = torch.relu(norm(y, f"{name}.branch2.norm_a"))
+            y = F.conv3d(y, weights[f"{name}.branch2.conv_b.weight"], stride=(1, space, space), padding=(0, 1, 1))
+            y = torch.relu(norm(y, f"{name}.branch2.norm_b"))
+            y = norm(F.conv3d(y, weights[f"{name}.branch2.conv_c.weight"]), f"{name}.branch2.norm_c")
+            if b == 0:
+                x = F.conv3d(x, weights[f"{name}.branch1_conv.weight"], stride=(1, space, space))
+                x = norm(x, f"{name}.branch1_norm")
+            x = torch.relu(x + y)
+        if stage == "res2":
+            x = F.max_pool3d(x, (2, 1, 1), (2, 1, 1))
+    window = x.shape[2:]
+    if layout != "mmaction":
+        window = (x.shape[2], min(7, x.shape[3]), min(7, x.shape[4]))
+    x = F.avg_pool3d(x, window, stride=1)
+    classifier = weights["blocks.6.proj.weight"]
+    return F.conv3d(x, classifier[:, :, None, None, None], weights["blocks.6.proj.bias"])
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("kind", NORMS)
+@pytest.mark.parametrize(
+    ("layout", "frames", "px"),
+    [
+        ("nonlocal", 16, 64),
+        ("nonlocal", 9, (240, 290)),
+        ("slowfast", 5, (289, 97)),
+        ("mmaction", 9, (66, 260)),
+    ],
+)
+def test_net_is_the_plain_reference(layout, frames, px, kind, training):
+    net = randomize(small(layout=layout, norm=kind, dropout=0.0)).double().train(training)
+    x = clips(2, frames, px, dtype=torch.float64)
+    weights = {name: value.clone().requires_grad_(value.is_floating_point()) for name, value in net.state_dict().items()}
+    positions = plain_position_logits(weights, x, layout, kind, training)
+    if training:
+        expected = positions.mean((2, 3, 4))
+    else:
+        expected = positions.softmax(1).mean((2, 3, 4))
+    got = net(x)
+    # float64 through 50 layers: 1e-16 of rounding grows by a few orders of magnitude.
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(net.logits(x), positions.mean((2, 3, 4)), rtol=1e-9, atol=1e-9)
+    if positions[0, 0].numel() > 1 and not training:
+        assert (positions.mean((2, 3, 4)).softmax(1) - got).abs().max() > 1e-5  # the order of mean and softmax shows
+
+    upstream = torch.randn(got.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    (got * upstream).sum().backward()
+    (expected * upstream).sum().backward()
+    for name, parameter in net.named_parameters():
+        gradient = weights[name].grad
+        assert gradient.abs().max() > 0, name
+        scale = float(gradient.abs().max())
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-6, atol=1e-9 * scale, msg=name)
+
+
+# ---- the peer's own code -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hub_net():
+    from pytorchvideo.models.hub import i3d_r50
+
+    torch.manual_seed(0)
+    return randomize(i3d_r50(pretrained=False))
+
+
+@pytest.fixture(scope="module")
+def twin(hub_net):
+    net = i3d(50, layout="slowfast", norm="batch")
+    net.load_state_dict(hub_net.state_dict(), strict=True)
+    return net
+
+
+# float32 through 50 layers, and a mean taken in time and then in space instead of at once.
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+
+
+def test_weights_go_to_pytorchvideo_and_back(hub_net, twin):
+    assert list(hub_net.state_dict()) == list(twin.state_dict())
+    hub_net.load_state_dict(twin.state_dict(), strict=True)
+
+
+def test_training_logits_are_pytorchvideos(hub_net, twin):
+    x = clips(2, 8, 224)
+    for net in (hub_net, twin):
+        net.train()
+        net.blocks[-1].dropout.p = 0.0
+    before = copy.deepcopy(hub_net.state_dict())
+    torch.testing.assert_close(twin(x), hub_net(x), **CLOSE)
+    # The running averages moved alike.
+    for (name, ours), theirs in zip(twin.state_dict().items(), hub_net.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, **CLOSE, msg=name)
+    for net in (hub_net, twin):
+        net.load_state_dict(before)
+
+
+def test_a_larger_frame_at_test(hub_net, twin):
+    x = clips(1, 8, (256, 288))
+    hub_net.eval()
+    twin.eval()
+    with torch.no_grad():
+        head = hub_net.blocks[6]
+        theirs = hub_net(x)  # mean of logits over 2 x 3 positions
+        # Its classifier, position by position; then scores are averaged, as SlowFast does.
+        maps = hub_net.blocks[5](hub_net.blocks[4](hub_net.blocks[3](hub_net.blocks[2](hub_net.blocks[1](hub_net.blocks[0](x))))))
+        assert maps.shape[2:] == (4, 8, 9)
+        scores = [
+            F.softmax(head.proj(maps[:, :, :, i : i + 7, j : j + 7].mean((2, 3, 4))), dim=-1)
+            for i in range(2)
+            for j in range(3)
+        ]
+        torch.testing.assert_close(twin.logits(x), theirs, **CLOSE)
+        torch.testing.assert_close(twin.position_logits(x).mean(1), theirs, **CLOSE)
+        torch.testing.assert_close(twin(x), torch.stack(scores).mean(0), **CLOSE)
+        assert twin.position_logits(x).shape == (1, 6, 400)
+
+
+# ---- shapes, names, counts -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layout", "frames", "in_time", "in_space"),
+    [
+        ("nonlocal", 32, [16, 8, 8, 4, 4, 4, 4], [112, 55, 55, 55, 28, 14, 7]),
+        ("slowfast", 8, [8, 8, 8, 4, 4, 4, 4], [112, 56, 56, 56, 28, 14, 7]),
+        ("mmaction", 32, [16, 8, 8, 4, 4, 4, 4], [112, 56, 56, 56, 28, 14, 7]),
+    ],
+)
+def test_map_sizes(layout, frames, in_time, in_space):
+    with torch.device("meta"):
+        net = i3d(50, layout=layout)
+        x = torch.empty(2, 3, frames, 224, 224)
+    sizes = []
+    for module in (net.blocks[0].conv, *net.blocks[:-1]):
+        module.register_forward_hook(lambda _module, _inputs, output: sizes.append(tuple(output.shape)))
+    assert net(x).shape == (2, 400)
+    assert [s[2] for s in sizes] == in_time
+    assert [s[3] for s in sizes] == [s[4] for s in sizes] == in_space
+    assert [s[1] for s in sizes] == [64, 64, 256, 256, 512, 1024, 2048]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_count_of_parameters(norm):
+    with torch.device("meta"):
+        net = i3d(50, norm=norm)
+    assert sum(p.numel() for p in net.parameters()) == 28_043_472
+    assert sum(is_norm(m) for m in net.modules()) == 53
+
+
+@pytest.mark.parametrize(("frames", "giga"), [(32, 32.8), (64, 65.7)])
+def test_count_of_operations(frames, giga):
+    with torch.device("meta"):
+        net, x = i3d(50), torch.empty(1, 3, frames, 224, 224)
+    with FlopCounterMode(display=False) as counter:
+        net(x)
+    multiply_adds = counter.get_total_flops() / 2
+    assert multiply_adds / 1e9 == pytest.approx(giga, rel=0.01)
+
+
+def test_names_are_frozen():
+    with torch.device("meta"):
+        batch, group = i3d(50, norm="batch"), i3d(50, norm="group")
+    names = [f"{name} {tuple(value.shape)}" for name, value in batch.state_dict().items()]
+    assert names == NAMES.read_text().splitlines()
+    statistics = (".running_mean", ".running_var", ".num_batches_tracked")
+    expected = [name for name in batch.state_dict() if not name.endswith(statistics)]
+    assert list(group.state_dict()) == expected
+    for name in (
+        "blocks.0.conv.weight",
+        "blocks.0.norm.weight",
+        "blocks.1.res_blocks.0.branch1_conv.weight",
+        "blocks.1.res_blocks.0.branch1_norm.bias",
+        "blocks.1.res_blocks.0.branch2.conv_a.weight",
+        "blocks.5.res_blocks.2.branch2.norm_c.bias",
+        "blocks.6.proj.weight",
+        "blocks.6.proj.bias",
+    ):
+        assert name in expected
+
+
+@pytest.mark.parametrize(("depth", "blocks"), [(50, (3, 4, 6, 3)), (101, (3, 4, 23, 3)), (152, (3, 8, 36, 3))])
+def test_inflation_alternates(depth, blocks):
+    with torch.device("meta"):
+        net = i3d(depth)
+    patterns = []
+    for index in (1, 3, 4, 5):
+        convs = [block.branch2.conv_a for block in net.blocks[index].res_blocks]
+        assert all(c.padding == (c.kernel_size[0] // 2, 0, 0) and c.kernel_size[1:] == (1, 1) for c in convs)
+        patterns.append([c.kernel_size[0] // 2 for c in convs])
+    assert tuple(len(p) for p in patterns) == blocks
+    assert patterns[0] == [1, 1, 1]
+    assert patterns[1] == [1, 0, 1, 0, 1, 0, 1, 0][: blocks[1]]
+    assert patterns[2] == [1 - i % 2 for i in range(blocks[2])]
+    assert patterns[3] == [0, 1, 0]
+
+
+def test_literals_are_the_tables():
+    hints = get_type_hints(i3d)
+    assert set(get_args(hints["depth"])) == set(DEPTHS)
+    assert set(get_args(hints["layout"])) == set(LAYOUTS)
+    assert set(get_args(hints["norm"])) == set(NORMS)
+    assert issubclass(hints["return"], nn.Module)
+
+
+# ---- initialization ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("zero", [True, False])
+@pytest.mark.parametrize("norm", NORMS)
+def test_initialization_treats_every_kind_alike(norm, zero):
+    net = small(norm=norm, zero_init_last_norm=zero)
+    last = {id(m.norm_c) for m in net.modules() if hasattr(m, "norm_c")}
+    assert len(last) == 16
+    for module in net.modules():
+        if is_norm(module):
+            assert torch.equal(module.weight, torch.full_like(module.weight, float(not (zero and id(module) in last))))
+            assert torch.equal(module.bias, torch.zeros_like(module.bias))
+
+
+def test_weights_are_he_fan_out_and_a_small_classifier():
+    torch.manual_seed(0)
+    net = i3d(50)
+    for name, module in net.named_modules():
+        if isinstance(module, nn.Conv3d):
+            assert module.bias is None
+            expected = math.sqrt(2 / (module.out_channels * math.prod(module.kernel_size)))
+            # The std of n draws is off by 1 / sqrt(2 n); six times that, over 53 layers, is never reached by chance.
+            slack = 6 / math.sqrt(2 * module.weight.numel())
+            assert float(module.weight.std()) == pytest.approx(expected, rel=slack), name
+            assert abs(float(module.weight.mean())) < 6 * expected / math.sqrt(module.weight.numel()), name
+    assert float(net.classifier.weight.std()) == pytest.approx(0.01, rel=0.01)
+    assert torch.equal(net.classifier.bias, torch.zeros(400))
+
+
+def test_blocks_start_as_the_identity():
+    net = small()
+    block = net.blocks[1].res_blocks[1]
+    x = torch.rand(1, 16, 2, 4, 4)
+    assert torch.equal(block(x), x)
+
+
+def test_initialization_is_reproducible():
+    first, same, other = small(seed=1).state_dict(), small(seed=1).state_dict(), small(seed=2).state_dict()
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not torch.equal(first["blocks.0.conv.weight"], other["blocks.0.conv.weight"])
+    # The kind of norm draws nothing: nets of two kinds start from the same convolutions.
+    batch = small(seed=1, norm="batch").state_dict()
+    assert all(torch.equal(first[name], batch[name]) for name in first)
+
+
+# ---- what it does with a clip --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", [kind for kind in NORMS if not NORMS[kind].depends_on_batch])
+def test_a_sample_does_not_depend_on_its_neighbours(norm):
+    net = randomize(small(norm=norm, dropout=0.0)).double()
+    x = clips(4, 8, 40, dtype=torch.float64)
+    together = net(x)
+    for n in range(4):
+        torch.testing.assert_close(net(x[n : n + 1])[0], together[n], rtol=1e-10, atol=1e-10)
+    # And evaluation computes what training does: the same statistics.
+    torch.testing.assert_close(net.eval().logits(x), together, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("norm", [kind for kind in NORMS if NORMS[kind].depends_on_batch])
+def test_a_sample_depends_on_its_neighbours_in_training_alone(norm):
+    net = randomize(small(norm=norm, dropout=0.0)).double()
+    x = clips(4, 8, 40, dtype=torch.float64)
+    assert (net(x[:1]) - net(x)[:1]).abs().max() > 1e-2
+    net.eval()
+    torch.testing.assert_close(net(x[:1]), net(x)[:1], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_channels_last_3d_is_kept_through(layout):
+    net = randomize(small(layout=layout)).double().eval()
+    x = clips(2, 8, 48, dtype=torch.float64)
+    expected = net(x)
+    net.to(memory_format=torch.channels_last_3d)
+    for block in net.blocks[:-1]:
+        block.register_forward_hook(
+            lambda _module, _inputs, output: seen.append(output.is_contiguous(memory_format=torch.channels_last_3d))
+        )
+    seen = []
+    got = net(x.to(memory_format=torch.channels_last_3d))
+    assert seen == [True] * 6
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_scores_are_float32_under_autocast():
+    net = randomize(small()).eval()
+    x = clips(2, 16, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores, logits = net(x), net.position_logits(x)
+    assert logits.dtype == torch.bfloat16
+    assert scores.dtype == torch.float32
+    # The sum in float32; in bfloat16 it would be off by up to 2**-8.
+    torch.testing.assert_close(scores.sum(1), torch.ones(2), rtol=1e-6, atol=0)
+    torch.testing.assert_close(scores, logits.float().softmax(-1).mean(1))
+
+
+def test_dropout_is_before_the_classifier_and_in_training_alone():
+    net = randomize(small(dropout=0.5))
+    x = clips(2, 8, 40)
+    head = net.blocks[-1]
+    seen = []
+    head.proj.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0]))
+    torch.manual_seed(0)
+    net(x)
+    net.eval()
+    net(x)
+    dropped, whole = seen
+    assert dropped.shape == whole.shape == (2, 1, 32 * SMALL["width"])
+    kept = dropped != 0
+    assert 0.35 < float(kept.double().mean() / (whole != 0).double().mean()) < 0.65
+    torch.testing.assert_close(dropped[kept], 2 * whole[kept])
+
+
+def test_features_are_the_last_map():
+    net = small().eval()
+    x = clips(2, 16, (64, 96))
+    assert net.features(x).shape == (2, 32 * SMALL["width"], 2, 2, 3)
+    torch.testing.assert_close(net.blocks[-1](net.features(x)), net.position_logits(x))
+
+
+def test_one_graph_under_dynamo():
+    net = small()
+    torch._dynamo.reset()
+    for training in (True, False):
+        explained = torch._dynamo.explain(net.train(training))(clips(2, 8, 40))
+        assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
+    compiled = torch.compile(net, fullgraph=True, backend="eager")
+    x = clips(2, 8, 40)
+    torch.testing.assert_close(compiled(x), net(x))
+    with pytest.raises(ValueError, match="must have at least 8 frames"):
+        net(clips(1, 4, 40))
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
+def test_compiles_for_real():
+    net = randomize(small(dropout=0.0))
+    x = clips(2, 8, 40)
+    expected = net(x)
+    compiled = torch.compile(net, fullgraph=True)
+    # float32, fused in another order.
+    torch.testing.assert_close(compiled(x), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_exports():
+    net = randomize(small()).eval()
+    x = clips(2, 8, 40)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(net, (x,), dynamic_shapes=({0: batch},))
+    more = clips(3, 8, 40, seed=1)
+    torch.testing.assert_close(program.module()(more), net(more))
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_trains(norm):
+    net = small(norm=norm, dropout=0.0, layout="slowfast", num_classes=2)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+    x, labels = clips(4, 4, 32), torch.tensor([0, 1, 0, 1])
+    losses = []
+    for _ in range(12):
+        loss = F.cross_entropy(net(x), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(math.log(2), abs=0.1)
+    assert losses[-1] < 0.2
+
+
+# ---- arguments, classifier, copies ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"depth": 50},
+        {"depth": 101, "layout": "mmaction", "norm": "batch", "width": 8, "num_classes": 7, "norm_momentum": 0.01},
+        {"depth": 50, "width": 32, "channels_per_group": 16, "dropout": 0.0, "norm_eps": 1e-3, "in_channels": 1},
+        {"depth": 50, "norm": "layer", "zero_init_last_norm": False},
+    ],
+)
+def test_arguments_rebuild_the_net(arguments):
+    with torch.device("meta"):
+        net = i3d(**arguments)
+        again = i3d(**pickle.loads(pickle.dumps(net.arguments)))
+    assert again.arguments == net.arguments
+    assert repr(again) == repr(net)
+    assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in net.state_dict().items()}
+    assert all(type(v) in (str, int, float, bool, type(None)) for v in net.arguments.values())
+    assert set(net.arguments) == set(get_type_hints(i3d)) - {"return"}
+    assert (net.num_classes, net.layout) == (net.arguments["num_classes"], net.arguments["layout"])
+    norms = {(m.eps, getattr(m, "momentum", None)) for m in net.modules() if is_norm(m)}
+    assert norms == {(net.arguments["norm_eps"], net.arguments["norm_momentum"] if net.arguments["norm"] == "batch" else None)}
+
+
+def test_arguments_tell_the_groups_that_were_built():
+    with torch.device("meta"):
+        assert i3d(50).arguments == i3d(50, num_groups=32).arguments
+        assert i3d(50).arguments["num_groups"] == 32
+        net = i3d(50, channels_per_group=16)
+        assert (net.arguments["num_groups"], net.arguments["channels_per_group"]) == (None, 16)
+        assert {m.num_channels // m.num_groups for m in net.modules() if is_norm(m)} == {16}
+        with pytest.warns(UserWarning, match="num_groups=32 is ignored: norm 'batch' has no groups") as caught:
+            net = i3d(50, norm="batch", num_groups=32)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert net.arguments == i3d_arguments(norm="batch")
+
+
+def i3d_arguments(**arguments):
+    with torch.device("meta"):
+        return i3d(50, **arguments).arguments
+
+
+def test_numpy_counts_become_plain():
+    import numpy as np
+
+    arguments = small(num_classes=np.int64(7), dropout=np.float64(0.25)).arguments
+    assert (type(arguments["num_classes"]), type(arguments["dropout"])) == (int, float)
+
+
+def test_replace_classifier():
+    net = small().double().eval()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    new = net.replace_classifier(9)
+    assert net.classifier is new
+    assert net.num_classes == net.arguments["num_classes"] == 9
+    assert new.weight.shape == (9, 32 * SMALL["width"]) and new.weight.dtype == torch.float64
+    assert float(new.weight.detach().std()) == pytest.approx(0.01, rel=0.1)
+    assert torch.equal(new.bias, torch.zeros(9, dtype=torch.float64))
+    after = net.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], before[name]) for name in before if not name.startswith("blocks.6.proj"))
+    assert net(clips(1, 8, 40, dtype=torch.float64)).shape == (1, 9)
+    with pytest.raises(ValueError, match="num_classes must be a whole number of at least 1, got 0"):
+        net.replace_classifier(0)
+
+
+def test_copies_and_pickles():
+    net = small().eval()
+    x = clips(1, 8, 40)
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert isinstance(other, I3D)
+        assert torch.equal(other(x), net(x))
+        other.replace_classifier(3)
+        assert net.num_classes == SMALL["num_classes"]
+
+
+def test_import_is_quiet():
+    import subprocess
+    import sys
+
+    code = "import video_gn.models"
+    done = subprocess.run([sys.executable, "-W", "error::FutureWarning", "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_builds_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for kind in NORMS:
+            small(norm=kind)
+
+
+# ---- errors --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_shortest_and_smallest_clip(layout):
+    frames, px = min_clip(layout)
+    net = small(layout=layout, norm="layer")
+    assert net(clips(2, frames, px)).shape == (2, 5)
+    assert net.eval()(clips(2, frames, px)).isfinite().all()
+    message = rf"at least {frames} frames of {px} x {px} px for layout '{layout}', got {{}} frames of {{}} x {{}} px"
+    for shape in ((frames - 1, px, px), (frames, px - 1, px + 1), (frames, px + 1, px - 1)):
+        with pytest.raises(ValueError, match=message.format(*shape)):
+            net(torch.zeros(1, 3, *shape))
+
+
+def test_smallest_sizes_are_what_torch_takes():
+    # Without the check: one px less, and a pool of the nonlocal stem has nothing left.
+    net = small(norm="layer")
+    net._check_clip = lambda x: None
+    with pytest.raises(RuntimeError, match="(?i)output size"):
+        net(clips(1, 8, 4))
+    with pytest.raises(RuntimeError, match="(?i)output size"):
+        net(clips(1, 6, 5))
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((3, 8, 40, 40), r"must be of shape \(N, 3, T, H, W\), got \(3, 8, 40, 40\)"),
+        ((2, 8, 3, 40, 40), r"must be of shape \(N, 3, T, H, W\), got \(2, 8, 3, 40, 40\)\. Put the channels before"),
+    ],
+)
+def test_shape_errors(shape, message):
+    with pytest.raises(ValueError, match=message):
+        small()(torch.zeros(shape))
+
+
+def test_bytes_are_refused():
+    with pytest.raises(TypeError, match=r"clips must be floating point, got torch\.uint8\. Scale and normalize"):
+        small()(torch.zeros(1, 3, 8, 40, 40, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"depth": 34}, r"depth must be one of \[50, 101, 152\], got 34"),
+        ({"layout": "nl"}, r"layout must be one of \['mmaction', 'nonlocal', 'slowfast'\], got 'nl'"),
+        ({"norm": "none"}, r"norm must be one of .*, got 'none'"),
+        ({"width": 16}, r"divide the 16 channels of the stem's norm blocks\.0\.norm \(width=16\), got 32\. Use num_groups=16"),
+        ({"width": 8, "channels_per_group": 16}, r"channels_per_group must divide the 8 channels of the stem's norm"),
+        ({"num_groups": 8, "channels_per_group": 8}, r"num_groups and channels_per_group must not both be set"),
+        ({"num_classes": 0}, r"num_classes must be a whole number of at least 1, got 0"),
+        ({"width": 0}, r"width must be a whole number of at least 1, got 0"),
+        ({"width": 64.0}, r"width must be a whole number of at least 1, got 64\.0"),
+        ({"in_channels": -1}, r"in_channels must be a whole number of at least 1, got -1"),
+        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1\.0"),
+        ({"norm_eps": 0.0}, r"eps must be above 0, got 0\.0"),
+        ({"norm_momentum": 2.0}, r"momentum must be in \[0, 1\], got 2\.0"),
+    ],
+)
+def test_argument_errors(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        i3d(**arguments)
+
+
+def test_min_clip_error():
+    with pytest.raises(ValueError, match="layout must be one of .*, got 'tsn'"):
+        min_clip("tsn")
