@@ -69,7 +69,7 @@ def test_the_result_and_the_page(video, few, tmp_path, capsys):
     assert memory["peak_growth_mb"] >= memory["growth_mb"]
 
     assert f"{video}: 64x48, 90 frames, 30 fps, h264" in page
-    assert "Medians of 1 rounds side by side" in page
+    assert "Medians over 1 round(s) side by side" in page
     ratios = re.findall(r"ratio (\d+\.\d{3}), target at most (0\.25|1\.3): (met|missed)", page)
     told = [*(r["ratio"] for r in found["ten_clip_test"].values()), training["ratio"]]
     assert [ratio for ratio, _, _ in ratios] == [f"{ratio:.3f}" for ratio in told]

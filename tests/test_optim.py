@@ -25,6 +25,9 @@ from video_gn.optim import (
 )
 
 
+DEFAULT = ScheduleConfig()
+
+
 def factors(config, *, steps_per_epoch, total_steps):
     return [lr_factor(config, step, steps_per_epoch, total_steps) for step in range(total_steps)]
 
@@ -33,7 +36,7 @@ def tiny_net(kind="batch"):
     return nn.Sequential(nn.Conv3d(3, 32, 1, bias=False), make_norm(kind, 32), nn.Flatten(), nn.Linear(32, 2))
 
 
-def built(schedule=ScheduleConfig(), *, net=None, steps_per_epoch=3, total_steps=12, batch=64, **settings):
+def built(schedule=DEFAULT, *, net=None, steps_per_epoch=3, total_steps=12, batch=64, **settings):
     net = net if net is not None else tiny_net()
     optimizer = build_optimizer(net, OptimizerConfig(**settings), global_batch_size=batch, is_norm=is_norm)
     return optimizer, build_scheduler(optimizer, schedule, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
@@ -200,7 +203,9 @@ def test_resume_with_another_config_uses_it_and_says_so(caplog):
         assert group["lr"] == pytest.approx(0.03 / 2 * 0.5)
         assert (group["weight_decay"], group["momentum"], group["nesterov"]) == (decay, 0.5, False)
         assert all("momentum_buffer" in optimizer.state[p] for p in group["params"])  # what was learned is kept
-    assert "weight_decay of group decay: 0.0001 in the checkpoint, 0.5 in the config; the config's is used" in caplog.text
+    assert (
+        "weight_decay of group decay: 0.0001 in the checkpoint, 0.5 in the config; the config's is used" in caplog.text
+    )
     assert "initial_lr of group norm: 0.01 in the checkpoint, 0.015 in the config" in caplog.text
     assert [rate[0] for rate in rates(optimizer, scheduler, 2)] == pytest.approx([0.0075, 0.0075])
 

@@ -769,8 +769,8 @@ def test_places_in_a_chart():
     curve = Curve("c", np.array([0, 10]), np.array([0.0, 1.0]), 1)
     chart = line_chart("t", [curve], x=Axis("x"), y=Axis("y", limits=(0.0, 1.0)))
     line = ElementTree.fromstring(chart).findall(".//g/path")[0]
-    # left 58, right 540 - 12, bottom 290 - 42, top 10
-    assert line.attrib["d"] == "M58.0 248.0L528.0 10.0"
+    # left 66, right 540 - 12, bottom 290 - 42, top 10
+    assert line.attrib["d"] == "M66.0 248.0L528.0 10.0"
 
 
 def test_peaks_of_raw_values_do_not_stretch_the_axis():

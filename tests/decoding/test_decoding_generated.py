@@ -17,7 +17,7 @@ from media import decode_in_order, read_number, read_numbers, write_numbered_vid
 
 from video_gn.decoding import open_video
 from video_gn.decoding._pyav import PyAVReader
-from video_gn.errors import DecodeError
+from video_gn.errors import DecodeError, FrameCountError
 
 NUM_FRAMES = 60
 VARIABLE = [40 * i + (i % 3) * 11 for i in range(NUM_FRAMES)]
@@ -123,6 +123,8 @@ def test_frames_are_those_of_decoding_in_order(write, case: Case, backend: str) 
                 assert read_numbers(frames) == [i + case.num_hidden for i in indices]
                 assert all(np.array_equal(frame, expected[i]) for frame, i in zip(frames.numpy(), indices, strict=True))
             assert backend != "decord" or case.decord
+            if isinstance(reader, PyAVReader):
+                assert (reader.doubt is None) == (case.doubt is None)
     except DecodeError as error:
         if backend != "decord" or case.decord or "Use backend='pyav'" not in error.reason:
             raise
@@ -224,10 +226,12 @@ def test_one_pass_over_the_union_of_clips(write) -> None:
 
 def test_seeking_skips_work(write) -> None:
     with PyAVReader(str(write("b.mp4")[0])) as reader:
+        first = reader.num_decoded
+        assert first <= 2
         reader.frames_at([50])
-        assert reader.num_decoded <= 12
+        assert reader.num_decoded <= first + 12
         reader.frames_at([2, 26, 49])  # three groups of pictures out of five, each in part
-        assert reader.num_decoded <= 12 + 24
+        assert reader.num_decoded <= first + 12 + 24
 
 
 def test_unwanted_pictures_that_no_other_needs_are_not_decoded(write) -> None:
@@ -251,6 +255,7 @@ def test_a_frame_left_out_before_is_there_when_asked_for_next(write) -> None:
                 reader.frames_at([first])
                 frames = reader.frames_at([second, second + 1]).numpy()
                 assert np.array_equal(frames[0], expected[second]) and np.array_equal(frames[1], expected[second + 1])
+                assert reader.doubt is None and reader.num_decoded <= 60
 
 
 def test_going_on_after_the_end_and_back(write) -> None:
@@ -281,6 +286,50 @@ def test_a_seek_that_lands_elsewhere_is_noticed(write, monkeypatch: pytest.Monke
     decoder.table.sizes[12] = decoder.table.sizes[13]
     assert decoder.seek(36)
     decoder.close()
+
+
+@pytest.mark.parametrize("lost", [[17], [0], [40, 41], [59]])
+def test_frames_that_get_lost_without_a_word(write, monkeypatch: pytest.MonkeyPatch, lost: list[int]) -> None:
+    from video_gn.decoding._decoder import PacketDecoder
+
+    real = PacketDecoder.feed
+    times = {512 * i for i in lost}  # mp4 counts in 1/12800 s here
+
+    def feed(self, **kwargs):
+        return [frame for frame in real(self, **kwargs) if frame.pts not in times]
+
+    monkeypatch.setattr(PacketDecoder, "feed", feed)
+    path, expected = write("long_gop.mp4")
+    left = [frame for i, frame in enumerate(expected) if i not in lost]
+    with PyAVReader(str(path)) as reader:
+        with pytest.raises(FrameCountError, match=f"only {len(left)} of 60 frames decode"):
+            reader.frames_at(range(60))
+        frames = reader.frames_at(range(len(left))).numpy()
+        assert all(np.array_equal(a, b) for a, b in zip(frames, left, strict=True))
+        assert np.array_equal(reader.frames_at([20])[0].numpy(), left[20])
+
+
+def test_hidden_vp8_pictures_are_not_counted(tmp_path: Path) -> None:
+    import av
+
+    path = write_numbered_video(tmp_path / "hidden.webm", 24, codec="libvpx")
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    for i in (5, 17):
+        at = data.index(packets[i])
+        data[at] &= ~0x10  # show_frame
+    path.write_bytes(data)
+    expected = decode_in_order(path)
+    shown = [i for i in range(24) if i not in (5, 17)]
+    assert read_numbers(expected) == shown
+    with PyAVReader(str(path)) as reader:
+        assert reader.info.num_frames == 22 and reader.doubt is None
+        for indices in ([21, 3, 5], [5], [14, 15, 16], list(range(22))):
+            assert read_numbers(reader.frames_at(indices)) == [shown[i] for i in indices]
+        assert reader.doubt is None
+    with pytest.raises(DecodeError, match="packets of it show no frame"):
+        open_video(path, "decord")
 
 
 def test_pictures_that_change_their_size_are_brought_to_the_first_ones(tmp_path: Path) -> None:

@@ -202,9 +202,15 @@ def test_groups():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("group", 16), r"num_groups must divide the 16 channels of this layer, got 32\. Use num_groups=16 or set chan"),
+        (
+            ("group", 16),
+            r"num_groups must divide the 16 channels of this layer, got 32\. Use num_groups=16 or set chan",
+        ),
         (("group", 48, {"num_groups": 32}), r"num_groups must divide the 48 channels .* got 32\. Use num_groups=24 or"),
-        (("group", 24, {"channels_per_group": 16}), r"channels_per_group must divide the 24 channels .* Use channels_per"),
+        (
+            ("group", 24, {"channels_per_group": 16}),
+            r"channels_per_group must divide the 24 channels .* Use channels_per",
+        ),
         (("group", 32, {"num_groups": 8, "channels_per_group": 4}), r"num_groups and channels_per_group must not both"),
         (("group", 32, {"num_groups": 0}), r"num_groups must be a whole number of at least 1, got 0"),
         (("group", 32, {"num_groups": 2.0}), r"num_groups must be a whole number of at least 1, got 2\.0"),
@@ -223,7 +229,7 @@ def test_errors(arguments, message):
 
 
 def test_unknown_kind():
-    with pytest.raises(ValueError, match="norm must be one of .*, got 'bn'"):
+    with pytest.raises(ValueError, match=r"norm must be one of .*, got 'bn'"):
         norm_kind("bn")
 
 

@@ -37,8 +37,14 @@ def randomize(net, seed=0):
                 if hasattr(module, "running_var"):
                     module.running_mean.copy_(torch.rand(module.running_mean.shape, generator=generator) - 0.5)
                     module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.5)
-    # A classifier that tells positions apart, so that means of scores and of logits differ.
-    net.blocks[-1].proj.weight.data.mul_(100)
+    return net
+
+
+def spread(net, x, training):
+    """Scale the classifier so that logits have a spread of 2: scores far from 0 and 1, positions that differ."""
+    with torch.no_grad():
+        logits = copy.deepcopy(net).train(training).position_logits(x)
+        net.classifier.weight.mul_(2 / logits.std())
     return net
 
 
@@ -111,20 +117,26 @@ def plain_position_logits(weights, x, layout, kind, training):
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("kind", NORMS)
 @pytest.mark.parametrize(
-    ("layout", "frames", "px"),
+    ("layout", "frames", "px", "kind"),
     [
-        ("nonlocal", 16, 64),
-        ("nonlocal", 9, (240, 290)),
-        ("slowfast", 5, (289, 97)),
-        ("mmaction", 9, (66, 260)),
+        *(("nonlocal", 16, (70, 37), kind) for kind in NORMS),
+        # Maps larger than the head's window.
+        ("nonlocal", 9, (30, 290), "group"),
+        ("nonlocal", 8, (233, 23), "batch"),
+        ("slowfast", 5, (261, 20), "group"),
+        ("slowfast", 2, (20, 225), "batch"),
+        ("mmaction", 9, (23, 260), "group"),
+        ("mmaction", 17, (257, 20), "batch"),
     ],
 )
 def test_net_is_the_plain_reference(layout, frames, px, kind, training):
-    net = randomize(small(layout=layout, norm=kind, dropout=0.0)).double().train(training)
     x = clips(2, frames, px, dtype=torch.float64)
-    weights = {name: value.clone().requires_grad_(value.is_floating_point()) for name, value in net.state_dict().items()}
+    net = randomize(small(layout=layout, norm=kind, dropout=0.0, width=2)).double()
+    net = spread(net, x, training).train(training)
+    weights = {
+        name: value.clone().requires_grad_(value.is_floating_point()) for name, value in net.state_dict().items()
+    }
     positions = plain_position_logits(weights, x, layout, kind, training)
     if training:
         expected = positions.mean((2, 3, 4))
@@ -134,8 +146,9 @@ def test_net_is_the_plain_reference(layout, frames, px, kind, training):
     # float64 through 50 layers: 1e-16 of rounding grows by a few orders of magnitude.
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(net.logits(x), positions.mean((2, 3, 4)), rtol=1e-9, atol=1e-9)
+    assert (positions[0, 0].numel() > 1) is (layout != "mmaction" and max(px) > 224)
     if positions[0, 0].numel() > 1 and not training:
-        assert (positions.mean((2, 3, 4)).softmax(1) - got).abs().max() > 1e-5  # the order of mean and softmax shows
+        assert (positions.mean((2, 3, 4)).softmax(1) - got).abs().max() > 1e-4  # the order of mean and softmax shows
 
     upstream = torch.randn(got.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     (got * upstream).sum().backward()
@@ -175,7 +188,7 @@ def test_weights_go_to_pytorchvideo_and_back(hub_net, twin):
 
 
 def test_training_logits_are_pytorchvideos(hub_net, twin):
-    x = clips(2, 8, 224)
+    x = clips(1, 8, 224)
     for net in (hub_net, twin):
         net.train()
         net.blocks[-1].dropout.p = 0.0
@@ -190,23 +203,25 @@ def test_training_logits_are_pytorchvideos(hub_net, twin):
 
 def test_a_larger_frame_at_test(hub_net, twin):
     x = clips(1, 8, (256, 288))
+    spread(twin.eval(), x, False)
+    hub_net.load_state_dict(twin.state_dict())
     hub_net.eval()
-    twin.eval()
+    maps = []
+    hub_net.blocks[5].register_forward_hook(lambda _module, _inputs, output: maps.append(output))
     with torch.no_grad():
         head = hub_net.blocks[6]
         theirs = hub_net(x)  # mean of logits over 2 x 3 positions
-        # Its classifier, position by position; then scores are averaged, as SlowFast does.
-        maps = hub_net.blocks[5](hub_net.blocks[4](hub_net.blocks[3](hub_net.blocks[2](hub_net.blocks[1](hub_net.blocks[0](x))))))
+        (maps,) = maps
         assert maps.shape[2:] == (4, 8, 9)
+        # Its classifier, position by position; then scores are averaged, as SlowFast does.
         scores = [
             F.softmax(head.proj(maps[:, :, :, i : i + 7, j : j + 7].mean((2, 3, 4))), dim=-1)
             for i in range(2)
             for j in range(3)
         ]
         torch.testing.assert_close(twin.logits(x), theirs, **CLOSE)
-        torch.testing.assert_close(twin.position_logits(x).mean(1), theirs, **CLOSE)
         torch.testing.assert_close(twin(x), torch.stack(scores).mean(0), **CLOSE)
-        assert twin.position_logits(x).shape == (1, 6, 400)
+        assert (theirs.softmax(-1) - twin(x)).abs().max() > 1e-3  # and that is not the score of the mean
 
 
 # ---- shapes, names, counts -----------------------------------------------------------------------
@@ -320,9 +335,9 @@ def test_weights_are_he_fan_out_and_a_small_classifier():
             expected = math.sqrt(2 / (module.out_channels * math.prod(module.kernel_size)))
             # The std of n draws is off by 1 / sqrt(2 n); six times that, over 53 layers, is never reached by chance.
             slack = 6 / math.sqrt(2 * module.weight.numel())
-            assert float(module.weight.std()) == pytest.approx(expected, rel=slack), name
-            assert abs(float(module.weight.mean())) < 6 * expected / math.sqrt(module.weight.numel()), name
-    assert float(net.classifier.weight.std()) == pytest.approx(0.01, rel=0.01)
+            assert float(module.weight.detach().std()) == pytest.approx(expected, rel=slack), name
+            assert abs(float(module.weight.detach().mean())) < 6 * expected / math.sqrt(module.weight.numel()), name
+    assert float(net.classifier.weight.detach().std()) == pytest.approx(0.01, rel=0.01)
     assert torch.equal(net.classifier.bias, torch.zeros(400))
 
 
@@ -365,20 +380,34 @@ def test_a_sample_depends_on_its_neighbours_in_training_alone(norm):
     torch.testing.assert_close(net(x[:1]), net(x)[:1], rtol=1e-10, atol=1e-10)
 
 
+@pytest.fixture
+def two_threads():
+    """With one thread torch takes another, channels-first, kernel for 1x1 convolutions of small batches."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_channels_last_3d_is_kept_through(layout):
-    net = randomize(small(layout=layout)).double().eval()
-    x = clips(2, 8, 48, dtype=torch.float64)
-    expected = net(x)
-    net.to(memory_format=torch.channels_last_3d)
-    for block in net.blocks[:-1]:
-        block.register_forward_hook(
-            lambda _module, _inputs, output: seen.append(output.is_contiguous(memory_format=torch.channels_last_3d))
-        )
-    seen = []
+def test_channels_last_3d_is_kept_through(layout, norm, two_threads):
+    net = randomize(small(layout=layout, norm=norm)).eval()
+    x = clips(2, 16, 64)
+    expected = net.double()(x.double())
+    net.float().to(memory_format=torch.channels_last_3d)
+    seen = {}
+    for name, module in net.named_modules():
+        if not list(module.children()) and not name.startswith("blocks.6"):
+            module.register_forward_hook(
+                lambda _module, _inputs, output, name=name: seen.update(
+                    {name: output.is_contiguous(memory_format=torch.channels_last_3d)}
+                )
+            )
     got = net(x.to(memory_format=torch.channels_last_3d))
-    assert seen == [True] * 6
-    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+    assert len(seen) > 150 and all(seen.values()), [name for name, kept in seen.items() if not kept]
+    # float32 against float64, through 50 layers.
+    torch.testing.assert_close(got.double(), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_scores_are_float32_under_autocast():
@@ -418,14 +447,20 @@ def test_features_are_the_last_map():
 
 
 def test_one_graph_under_dynamo():
-    net = small()
     torch._dynamo.reset()
-    for training in (True, False):
-        explained = torch._dynamo.explain(net.train(training))(clips(2, 8, 40))
-        assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
-    compiled = torch.compile(net, fullgraph=True, backend="eager")
+    graphs = []
+
+    def backend(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    net = randomize(small(dropout=0.0))
+    compiled = torch.compile(net, fullgraph=True, backend=backend)  # fullgraph: a break would raise
     x = clips(2, 8, 40)
-    torch.testing.assert_close(compiled(x), net(x))
+    for training in (True, False):
+        net.train(training)
+        torch.testing.assert_close(compiled(x), net(x))
+    assert len(graphs) == 2
     with pytest.raises(ValueError, match="must have at least 8 frames"):
         net(clips(1, 4, 40))
     torch._dynamo.reset()
@@ -489,7 +524,9 @@ def test_arguments_rebuild_the_net(arguments):
     assert set(net.arguments) == set(get_type_hints(i3d)) - {"return"}
     assert (net.num_classes, net.layout) == (net.arguments["num_classes"], net.arguments["layout"])
     norms = {(m.eps, getattr(m, "momentum", None)) for m in net.modules() if is_norm(m)}
-    assert norms == {(net.arguments["norm_eps"], net.arguments["norm_momentum"] if net.arguments["norm"] == "batch" else None)}
+    assert norms == {
+        (net.arguments["norm_eps"], net.arguments["norm_momentum"] if net.arguments["norm"] == "batch" else None)
+    }
 
 
 def test_arguments_tell_the_groups_that_were_built():
@@ -580,9 +617,9 @@ def test_smallest_sizes_are_what_torch_takes():
     # Without the check: one px less, and a pool of the nonlocal stem has nothing left.
     net = small(norm="layer")
     net._check_clip = lambda x: None
-    with pytest.raises(RuntimeError, match="(?i)output size"):
+    with pytest.raises(RuntimeError, match=r"(?i)output size"):
         net(clips(1, 8, 4))
-    with pytest.raises(RuntimeError, match="(?i)output size"):
+    with pytest.raises(RuntimeError, match=r"(?i)output size"):
         net(clips(1, 6, 5))
 
 
@@ -609,7 +646,10 @@ def test_bytes_are_refused():
         ({"depth": 34}, r"depth must be one of \[50, 101, 152\], got 34"),
         ({"layout": "nl"}, r"layout must be one of \['mmaction', 'nonlocal', 'slowfast'\], got 'nl'"),
         ({"norm": "none"}, r"norm must be one of .*, got 'none'"),
-        ({"width": 16}, r"divide the 16 channels of the stem's norm blocks\.0\.norm \(width=16\), got 32\. Use num_groups=16"),
+        (
+            {"width": 16},
+            r"divide the 16 channels of the stem's norm blocks\.0\.norm \(width=16\), got 32\. Use num_groups=16",
+        ),
         ({"width": 8, "channels_per_group": 16}, r"channels_per_group must divide the 8 channels of the stem's norm"),
         ({"num_groups": 8, "channels_per_group": 8}, r"num_groups and channels_per_group must not both be set"),
         ({"num_classes": 0}, r"num_classes must be a whole number of at least 1, got 0"),
@@ -627,5 +667,5 @@ def test_argument_errors(arguments, message):
 
 
 def test_min_clip_error():
-    with pytest.raises(ValueError, match="layout must be one of .*, got 'tsn'"):
+    with pytest.raises(ValueError, match=r"layout must be one of .*, got 'tsn'"):
         min_clip("tsn")

@@ -33,6 +33,9 @@ class PacketDecoder:
         self.path = path
         self.num_threads = num_threads
         self.num_decoded = 0
+        self._packets: Iterator[Packet] = iter(())
+        self._skips = False
+        self._last: list[VideoFrame] = []
         self._container, self._stream = open_stream(path, num_threads=num_threads)
         try:
             self.codec = self._stream.codec_context.codec.canonical_name
@@ -41,8 +44,6 @@ class PacketDecoder:
         except BaseException:
             self.close()
             raise
-        self._packets: Iterator[Packet] = iter(())
-        self._skips = False
         self.next_row = len(self.table.pts)
         self.is_at_end = True
         self.is_damaged = False
@@ -50,6 +51,7 @@ class PacketDecoder:
     def close(self) -> None:
         """Close the file."""
         self._packets = iter(())
+        self._last = []
         self._container.close()
 
     def reopen(self) -> None:
@@ -132,12 +134,15 @@ class PacketDecoder:
         except av.error.FFmpegError:
             self.is_damaged = True
             return []
+        # FFmpeg patches a damaged picture with what lies in the buffer it was given. Holding on to the last frame
+        # until the next one is there, whether or not anybody wants it, makes that the same in every pass.
+        self._last = frames or self._last[-1:]
         self.is_damaged = self.is_damaged or any(frame.is_corrupt for frame in frames)
         self.num_decoded += len(frames)
         return frames
 
-    def first_frame(self) -> VideoFrame:
-        """Decode the first frame, in a way that leaves the decoder nowhere.
+    def first_frames(self) -> list[VideoFrame]:
+        """Begin at the start, and decode until a frame comes out.
 
         That also shows the decoder the first packet, in which encoders say who they are; FFmpeg decodes some
         of them in their own ways, so it must know before it begins in the middle of a file.
@@ -147,23 +152,12 @@ class PacketDecoder:
         """
         if self.table.doubt or not self.seek(0):
             self.reopen()
-        frames = self.feed()
-        if not frames:
-            # The first of a row of frames waits for the next ones, unless the decoder believes it is the last.
-            try:
-                frames = self._stream.codec_context.decode(None)
-            except av.error.FFmpegError:
-                frames = []
-            if not frames:
-                self.reopen()
-                while not frames and not self.is_at_end:
-                    frames = self.feed()
+        frames: list[VideoFrame] = []
+        while not frames and not self.is_at_end:
+            frames = self.feed()
         if not frames:
             raise DecodeError(self.path, f"none of its {len(self.table.pts)} video packets can be decoded")
-        self._stream.codec_context.flush_buffers()
-        self.num_decoded = 0
-        self.is_at_end = True
-        return frames[0]
+        return frames
 
 
 class RgbConverter:

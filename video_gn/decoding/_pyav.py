@@ -4,14 +4,14 @@ How frames are told apart:
 
 - By time. Where the packet table has no doubts, each frame carries its packet's time, which says its index.
   Decoding starts at the last restart at or before the frame that is wanted, whenever that is further on.
-- By counting, from the start of the file, one thread: where the table has doubts, and from the first moment
-  that something does not fit (a damaged packet, a frame that is missing).
+- By counting, from the start of the file: where the table has doubts, and from the first moment that something
+  does not fit (a damaged packet, a frame that is missing). Damaged files are decoded with one thread.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import av
@@ -56,7 +56,8 @@ class PyAVReader(ReaderBase):
         self._queue: deque[VideoFrame] = deque()
         try:
             table = self._decoder.table
-            first = self._decoder.first_frame()
+            self._queue.extend(decoder.first_frames())
+            first = self._queue[0]
             if table.num_frames == 0:
                 raise DecodeError(path, f"none of its {len(table.pts)} video packets is whole and to be shown")
             self._converter = RgbConverter(first, path)
@@ -72,7 +73,9 @@ class PyAVReader(ReaderBase):
         self._may_skip = num_threads == 1 and self._decoder.codec == "h264"
         self._was_skipped = np.zeros(table.num_frames, dtype=bool)
         self._times: list[int | None] = []
-        self._lose_place()
+        # The decoder stands where it gave its first frame, and goes on from there.
+        self._position = -1  # index of the last frame that was taken from the queue
+        self._first_index = 0  # of the frame that decoding began with
         self._info, self._seconds = self._describe(table)
 
     @property
@@ -87,8 +90,13 @@ class PyAVReader(ReaderBase):
 
     @property
     def num_decoded(self) -> int:
-        """Frames decoded so far by `frames_at`, those included that were only passed through."""
+        """Frames decoded so far, those included that were only passed through."""
         return self._decoder.num_decoded
+
+    @property
+    def doubt(self) -> str | None:
+        """Why frames are counted from the start of the file, or None where they are told apart by their times."""
+        return self._doubt
 
     @property
     def pix_fmt(self) -> str:
@@ -113,13 +121,11 @@ class PyAVReader(ReaderBase):
         wanted, places = group_repeats(checked)
         out = torch.empty((len(checked), self._info.height, self._info.width, 3), dtype=torch.uint8)
         try:
-            if self._doubt is None:
-                try:
-                    self._write(self._frames_by_time(wanted), places, out)
-                    return out
-                except _UntrustedError as error:
-                    self._distrust(str(error))
-            self._write(self._frames_by_count(wanted), places, out)
+            try:
+                self._write(wanted, places, out.numpy())
+            except _UntrustedError as error:
+                self._distrust(str(error))
+                self._write(wanted, places, out.numpy())
             return out
         except av.error.FFmpegError as error:
             self._lose_place()
@@ -128,18 +134,21 @@ class PyAVReader(ReaderBase):
             self._lose_place()
             raise
 
-    def _write(self, frames: Iterator[VideoFrame], places: list[np.ndarray], out: torch.Tensor) -> None:
-        out_THWC = out.numpy()
-        for where, frame in zip(places, frames, strict=True):
-            self._converter.write(frame, out_THWC[where[0]])
+    def _write(self, wanted: np.ndarray, places: list[np.ndarray], out_THWC: np.ndarray) -> None:
+        may_skip_row = self._rows_to_skip(wanted)
+        for target, where in zip(wanted.tolist(), places, strict=True):
+            # No name is kept for a frame: see PacketDecoder.feed.
+            if self._doubt is None:
+                self._converter.write(self._frame_by_time(target, may_skip_row), out_THWC[where[0]])
+            else:
+                self._converter.write(self._frame_by_count(target), out_THWC[where[0]])
             for repeat in where[1:]:
                 out_THWC[repeat] = out_THWC[where[0]]
 
     def _lose_place(self) -> None:
         """Whatever is asked for next, begin at a restart."""
         self._queue.clear()
-        self._position = np.iinfo(np.int64).max  # index of the last frame that was taken from the queue
-        self._first_index = 0  # of the frame that decoding began with
+        self._position = np.iinfo(np.int64).max
 
     def _distrust(self, reason: str) -> None:
         """From now on count frames from the start; with one thread: with more, FFmpeg patches damage differently."""
@@ -149,23 +158,27 @@ class PyAVReader(ReaderBase):
 
     # By time
 
-    def _frames_by_time(self, wanted: np.ndarray) -> Iterator[VideoFrame]:
-        may_skip_row = self._rows_to_skip(wanted)
-        for target in wanted.tolist():
-            self._stand_before(target)
-            while self._position < target:
-                while not self._queue:
-                    self._feed_by_time(may_skip_row)
-                frame = self._queue.popleft()
-                self._advance(frame)
-            if self._position != target:
+    def _check_undamaged(self) -> None:
+        if self._decoder.is_damaged:
+            raise _UntrustedError("packets of it are damaged")
+
+    def _frame_by_time(self, target: int, may_skip_row: np.ndarray) -> VideoFrame:
+        self._check_undamaged()
+        self._stand_before(target)
+        while True:
+            while not self._queue:
+                self._feed_by_time(may_skip_row)
+            self._advance(self._queue[0])
+            if self._position == target:
+                return self._queue.popleft()
+            if self._position > target:
                 raise _UntrustedError(f"frame {target} did not decode")
-            yield frame
+            self._queue.popleft()
 
     def _rows_to_skip(self, wanted: np.ndarray) -> np.ndarray:
         """Rows whose frames nobody wants; frames past the last one may be wanted by the next call."""
         skip = np.zeros(len(self._index_of_row), dtype=bool)
-        if self._may_skip:
+        if self._may_skip and self._doubt is None:
             skip = (self._index_of_row >= 0) & (self._index_of_row < wanted[-1])
             skip &= ~np.isin(self._index_of_row, wanted)
         return skip
@@ -180,7 +193,10 @@ class PyAVReader(ReaderBase):
         if is_on_the_way:
             return
         self._queue.clear()
-        if not self._decoder.seek(row):
+        if row == 0:
+            # A fresh decoder: what damage that nobody noticed has left in the old one must not show.
+            self._decoder.reopen()
+        elif not self._decoder.seek(row):
             # An index that leads astray is not tried again.
             self._restart_rows, self._restart_indices = self._restart_rows[:1], self._restart_indices[:1]
             self._decoder.reopen()
@@ -197,8 +213,7 @@ class PyAVReader(ReaderBase):
         if row < len(may_skip_row) and self._index_of_row[row] >= 0:
             self._was_skipped[self._index_of_row[row]] = skip
         self._queue.extend(decoder.feed(skip_unreferenced=skip))
-        if decoder.is_damaged:
-            raise _UntrustedError("packets of it are damaged")
+        self._check_undamaged()
 
     def _advance(self, frame: VideoFrame) -> None:
         """Take note of the frame that came out, and that none before it is missing."""
@@ -211,22 +226,24 @@ class PyAVReader(ReaderBase):
 
     # By counting
 
-    def _frames_by_count(self, wanted: np.ndarray) -> Iterator[VideoFrame]:
-        if self._position >= wanted[0]:
+    def _frame_by_count(self, target: int) -> VideoFrame:
+        if self._position >= target:
             self._queue.clear()
             self._decoder.reopen()
             self._position = -1
             self._times = []
-        for target in wanted.tolist():
-            while self._position < target:
-                while not self._queue:
-                    if self._decoder.is_at_end:
-                        self._correct_count()
-                    self._queue.extend(self._decoder.feed())
-                frame = self._queue.popleft()
-                self._times.append(frame.pts)
-                self._position += 1
-            yield frame
+        while True:
+            while not self._queue:
+                if self._decoder.is_at_end:
+                    self._correct_count()
+                self._queue.extend(self._decoder.feed())
+                if self._decoder.num_threads > 1:
+                    self._check_undamaged()
+            self._position += 1
+            self._times.append(self._queue[0].pts)
+            if self._position == target:
+                return self._queue.popleft()
+            self._queue.popleft()
 
     def _correct_count(self) -> None:
         promised, num_frames = self._info.num_frames, self._position + 1

@@ -14,7 +14,7 @@ from video_gn.report._html import Markup, count, esc, paragraph, percent
 # Half the page, or all of it.
 _WIDTHS = {"half": 540, "full": 1098}
 _HEIGHT = 290
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 10, 42
+_LEFT, _RIGHT, _TOP, _BOTTOM = 66, 12, 10, 42
 # More than the pixels of a chart cannot be seen: a run of 400,000 steps has 40,000 rows.
 _MAX_BUCKETS = 400
 _MAX_DOTS = 150

@@ -1,0 +1,95 @@
+"""Every config is complete, parses, and builds its network at full size."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from video_gn.models.resnet3d import I3D
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+TABLE_8 = sorted((ROOT / "configs/kinetics400").glob("*.yaml"))
+
+
+def test_there_are_configs():
+    assert len(TABLE_8) == 6
+    assert {p.name for p in CONFIGS} >= {"demo.yaml", "finetune.yaml", "weizmann.yaml"}
+
+
+@pytest.fixture(scope="module")
+def build():
+    """Parses a config as `video-gn fit` does and builds data module, net and optimizer settings."""
+    from jsonargparse import ArgumentParser
+
+    from video_gn.callbacks.checkpoints import RunCheckpoint
+    from video_gn.data.datamodule import VideoDataModule
+    from video_gn.tasks.classification import VideoClassifier
+    from lightning import Trainer
+
+    parser = ArgumentParser()
+    parser.add_argument("--seed_everything", type=int)
+    parser.add_class_arguments(Trainer, "trainer", instantiate=False)
+    parser.add_class_arguments(RunCheckpoint, "checkpoint")
+    parser.add_class_arguments(VideoClassifier, "model")
+    parser.add_class_arguments(VideoDataModule, "data")
+
+    def run(path):
+        return parser.instantiate_classes(parser.parse_path(str(path)))
+
+    return run
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_a_config_parses_and_builds(build, path):
+    config = yaml.safe_load(path.read_text())
+    assert config["seed_everything"] == 0
+    built = build(path)
+    net = built.model.net
+    assert isinstance(net, I3D)
+    for name, value in config["model"]["net"]["init_args"].items():
+        assert net.arguments[name] == value, name
+    assert built.data.clip.num_frames == config["data"]["clip"]["num_frames"]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_the_header_says_what_it_is_and_how_to_run_it(path):
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    text = "\n".join(header)
+    assert f"video-gn fit -c {path.relative_to(ROOT)}" in text
+    for word in ("Command", "Hardware", "Cost", "Score"):
+        assert f"# {word}" in text
+    if path in TABLE_8:
+        assert "Table 8" in header[0]
+        assert "From scratch, not the paper's row" in text
+
+
+@pytest.mark.parametrize("path", TABLE_8, ids=lambda p: p.stem)
+def test_a_row_of_table_8(build, path):
+    _, _, norm, clip, batch = path.stem.split("_")
+    built = build(path)
+    net, data = built.model.net, built.data
+    assert net.arguments["norm"] == {"bn": "batch", "gn": "group"}[norm]
+    assert sum(p.numel() for p in net.parameters()) == 28_043_472
+    assert (data.clip.num_frames, data.clip.stride) == tuple(map(int, clip.split("x")))
+    assert data.batch_size == int(batch.removeprefix("b"))
+    assert (data.augment.short_side_px, data.augment.crop_px, data.augment.flip) == ((256, 320), 224, 0.5)
+    assert (data.views.num_clips, data.views.spacing, data.views.crops) == (10, "nonlocal", "center")
+    optimizer, schedule = built.model.optimizer_config, built.model.schedule_config
+    assert (optimizer.lr, optimizer.reference_batch_size, optimizer.momentum, optimizer.nesterov) == (0.01, 64, 0.9, True)
+    assert (optimizer.weight_decay, optimizer.norm_weight_decay) == (1e-4, 0.0)
+    assert (schedule.name, schedule.unit, list(schedule.milestones), schedule.gamma) == ("step", "epoch", [41, 82], 0.1)
+    assert schedule.warmup == 0
+    assert torch.equal(built.model.mean, torch.full((3,), 0.45))
+    assert torch.equal(built.model.std, torch.full((3,), 0.225))
+    assert built.trainer["max_epochs"] == 109
+
+
+def test_bn_and_gn_differ_in_the_norm_alone():
+    for clip in ("32x2_b8", "32x2_b4", "64x1_b4"):
+        bn, gn = (yaml.safe_load((ROOT / f"configs/kinetics400/i3d_r50_{n}_{clip}.yaml").read_text()) for n in ("bn", "gn"))
+        assert gn["model"]["net"]["init_args"].pop("num_groups") == 32
+        assert bn["model"]["net"]["init_args"].pop("norm") == "batch"
+        assert gn["model"]["net"]["init_args"].pop("norm") == "group"
+        assert bn == gn

@@ -1,0 +1,98 @@
+"""Every command of the README is taken out of the page and run as printed; only paths are replaced."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from runs import run
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def place(tiny_videos, tmp_path_factory):
+    """A directory where the README's paths exist: small configs under the same names, small videos, Kinetics csvs."""
+    here = tmp_path_factory.mktemp("readme")
+    for path in (ROOT / "configs").rglob("*.yaml"):
+        config = yaml.safe_load(path.read_text())
+        config["trainer"].update(max_epochs=1, accelerator="cpu", devices=1)
+        config["model"]["net"]["init_args"].update(width=4)
+        if config["model"]["net"]["init_args"].get("num_groups"):
+            config["model"]["net"]["init_args"].update(num_groups=2)
+        config["data"].update(batch_size=4, loader={"num_workers": 0})
+        config["data"]["clip"].update(num_frames=8)
+        config["data"]["augment"].update(short_side_px=[32, 36], crop_px=32)
+        config["data"]["views"].update(num_clips=2, short_side_px=32, crop_px=32)
+        target = here / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(yaml.safe_dump(config))
+    shutil.copytree(ROOT / "scripts", here / "scripts")
+    shutil.copytree(tiny_videos, here / "videos")
+    rows = {"train": [], "val": []}
+    for number, video in enumerate(sorted((here / "videos").rglob("*.mp4"))):
+        name = f"{number:011d}"
+        video.rename(video.with_name(f"{name}_000010_000020.mp4"))
+        rows["val" if number % 5 == 0 else "train"].append(f"{video.parent.name},{name},10,20")
+    for split, lines in rows.items():
+        text = ["label,youtube_id,time_start,time_end,split", *(f"{line},{split}" for line in lines)]
+        (here / f"{split}.csv").write_text("\n".join(text) + "\n")
+    shutil.copy(next((here / "videos").rglob("*.mp4")), here / "video.mp4")
+    return here
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) >= 9
+    assert all(c.startswith(("video-gn ", "python ")) for c in COMMANDS), COMMANDS
+
+
+def test_the_commands_run_in_their_order(place):
+    for command in COMMANDS:
+        words = shlex.split(command)
+        if words[0] == "video-gn":
+            status, printed = run(words[1:], place)
+        else:
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            done = subprocess.run([sys.executable, *words[1:]], cwd=place, env=environment, capture_output=True, text=True)
+            status, printed = done.returncode, done.stdout + done.stderr
+        assert status == 0, f"{command}\n{printed}"
+    assert len(json.loads((place / "labels.json").read_text())["videos"]) == 30
+    assert (place / "labels.csv").is_file()
+    assert (place / "runs/batch_norm/checkpoints/best.ckpt").is_file()
+    assert (place / "runs/i3d_r50_gn_32x2_b4/test/metrics.json").is_file()
+    for name in re.findall(r"^\| `(\w+\.\w+)`", README, re.MULTILINE):
+        assert (place / "runs/mine" / name).is_file()
+    for block in blocks("python"):
+        done = subprocess.run([sys.executable, "-c", block], cwd=place, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "'label'" in done.stdout
+
+
+def test_the_two_scripts_are_run_by_ci_and_stand_first():
+    (first,) = [b for b in re.findall(r"^```\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)]
+    assert first.splitlines() == ["bash scripts/demo.sh", "bash scripts/test.sh"]
+    ci = (ROOT / ".ci/run").read_text()
+    for command in first.splitlines():
+        assert command in ci
+        assert os.access(ROOT / command.split()[1], os.X_OK)
+
+
+def test_paths_and_settings_that_the_page_names_exist():
+    text = README + (ROOT / "CHANGELOG.md").read_text()
+    for path in re.findall(r"(?:configs|scripts)/[\w/]+\.(?:yaml|sh|py)", text):
+        assert (ROOT / path).is_file(), path
+    assert "@@" not in text

@@ -1,0 +1,355 @@
+"""A data set of H.264 videos in which the motion alone is the class: something to learn from without a download.
+
+One shape moves over a textured background in one of eight ways. What the class can be told from:
+
+- From one frame, nothing. A shape's place, orientation and size each run around a circle: the frame is a
+  torus, a turn ends where it began, and the largest size is followed by the smallest. Each starts
+  anywhere with equal chance, so in every frame of every class each is uniform and independent of the
+  others, whichever of them moves. There is no motion blur. Scenes are shared: the n-th video of each class
+  shows the same shape, colours, background, start and speed, only the motion and the noise differ, so not
+  even a small set has a colour that goes with a class.
+- From frames without their order, the pair of opposites at most: backwards, a motion is its opposite.
+- From compression, nothing: each frame is coded by itself with a fixed quantizer, so what is left of it
+  depends on no other frame.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from video_gn.errors import RunError
+
+log = logging.getLogger(__name__)
+
+# Motion -> (what runs around its circle, direction). With y pointing down, growing angles turn clockwise.
+MOTIONS = {
+    "clockwise": ("angle", 1),
+    "counter-clockwise": ("angle", -1),
+    "down": ("y", 1),
+    "growing": ("size", 1),
+    "left": ("x", -1),
+    "right": ("x", 1),
+    "shrinking": ("size", -1),
+    "up": ("y", -1),
+}
+CLASSES = tuple(sorted(MOTIONS))
+
+# Outlines within the unit circle. None looks the same after a turn of less than a whole one.
+SHAPES = {
+    "L": ((-0.55, -0.85), (-0.05, -0.85), (-0.05, 0.4), (0.6, 0.4), (0.6, 0.85), (-0.55, 0.85)),
+    "T": ((-0.75, -0.75), (0.75, -0.75), (0.75, -0.25), (0.25, -0.25), (0.25, 0.85), (-0.25, 0.85), (-0.25, -0.25),
+          (-0.75, -0.25)),
+    "arrow": ((0.95, 0.0), (0.2, 0.75), (0.2, 0.25), (-0.85, 0.25), (-0.85, -0.25), (0.2, -0.25), (0.2, -0.75)),
+    "flag": ((-0.6, -0.9), (0.75, -0.4), (-0.2, 0.1), (-0.2, 0.9), (-0.6, 0.9)),
+    "wedge": ((0.95, 0.0), (-0.75, 0.6), (-0.75, -0.6)),
+    "bolt": ((-0.1, -0.95), (0.55, -0.75), (0.2, -0.15), (0.6, -0.05), (-0.5, 0.9), (-0.1, 0.15), (-0.5, 0.1)),
+}  # fmt: skip
+
+_VERSION = 1  # of the drawing: to be raised when the same parameters give other pictures
+_DESCRIPTION = "dataset.json"
+_SIZE_RANGE = (0.16, 0.42)  # radius over the frame's short side; below a half, or a shape would meet itself
+_PERIOD_FRAMES = (40.0, 72.0)  # once around the circle: 16 frames at stride 2 show a half of it
+_MIN_CONTRAST = 120.0  # distance of the shape's colour from the background's, of 442 between black and white
+_NOISE_LEVELS = 5.0  # standard deviation of each frame's own noise
+_CODEC_OPTIONS = {
+    # One quantizer for all: rate control would look at other frames. One thread and no x264 thread count in
+    # the stream: the same files on any number of cores.
+    "preset": "veryfast",
+    "x264-params": "keyint=1:qp=27:threads=1:lookahead-threads=1:aq-mode=0:mbtree=0:scenecut=0:rc-lookahead=0",
+}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the videos of all classes with one number have in common.
+
+    Args:
+        shape: a name of `SHAPES`.
+        mirrored: whether the shape is drawn mirrored.
+        start: x, y, angle and size in the first frame, each in [0, 1) of its circle.
+        period_frames: frames for once around the circle.
+        colors: float (2, 3), background and shape in [0, 255].
+        texture: float32 (H, W, 3), added to the background's color.
+    """
+
+    shape: str
+    mirrored: bool
+    start: dict[str, float]
+    period_frames: float
+    colors: np.ndarray
+    texture: np.ndarray
+
+
+@dataclass(frozen=True)
+class SyntheticSummary:
+    """What `synthesize` did.
+
+    Args:
+        out: the data set's directory.
+        num_videos: of the whole data set.
+        num_written: of them now; the others were there already.
+        num_bytes: size of all videos.
+    """
+
+    out: Path
+    num_videos: int
+    num_written: int
+    num_bytes: int
+
+
+def synthesize(
+    out: str | os.PathLike[str],
+    *,
+    num_train_per_class: int = 40,
+    num_val_per_class: int = 10,
+    num_frames: int = 64,
+    size_px: tuple[int, int] = (96, 96),
+    fps: int = 25,
+    seed: int = 0,
+    num_workers: int | None = None,
+) -> SyntheticSummary:
+    """Write `out/train/<class>/<number>.mp4` and `out/val/<class>/<number>.mp4`.
+
+    The same arguments give the same files, bit by bit with the same libraries, whatever the number of
+    workers; more videos leave the first ones as they were. What an interrupted call has written is kept by
+    the next; a finished data set is left alone.
+
+    Args:
+        out: a new or empty directory, or one with the same data set.
+        num_train_per_class: training videos of each of the eight classes, at least 1.
+        num_val_per_class: validation videos of each, at least 0.
+        num_frames: of a video, at least 1.
+        size_px: height and width, even, at least 32.
+        fps: frames per second, at least 1.
+        seed: at least 0.
+        num_workers: threads; None takes the number of cores.
+
+    Raises:
+        ValueError: for an argument out of its range.
+        RunError: for a directory that holds something else.
+    """
+    _check("num_train_per_class", num_train_per_class, 1)
+    _check("num_val_per_class", num_val_per_class, 0)
+    _check("num_frames", num_frames, 1)
+    _check("fps", fps, 1)
+    _check("seed", seed, 0)
+    if len(size_px) != 2 or any(side < 32 or side % 2 for side in size_px):
+        raise ValueError(f"size_px must be an even height and width of at least 32, got {size_px!r}.")
+    if num_workers is None:
+        num_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    _check("num_workers", num_workers, 1)
+    out = Path(out)
+    counts = {"train": num_train_per_class, "val": num_val_per_class}
+    parameters = {
+        "version": _VERSION,
+        "classes": list(CLASSES),
+        "num_per_class": counts,
+        "num_frames": num_frames,
+        "size_px": list(size_px),
+        "fps": fps,
+        "seed": seed,
+    }
+    videos = [(split, index) for split, count in counts.items() for index in range(count)]
+    paths = {(split, name, index): _path(out, split, name, index) for split, index in videos for name in CLASSES}
+    _claim(out, parameters)
+    missing = [video for video in videos if not all(paths[video[0], name, video[1]].exists() for name in CLASSES)]
+    for split in {split for split, _ in missing}:
+        for name in CLASSES:
+            (out / split / name).mkdir(parents=True, exist_ok=True)
+
+    def write(video: tuple[str, int]) -> int:
+        split, index = video
+        scene = draw_scene(split, index, size_px=size_px, seed=seed)
+        wanted = [name for name in CLASSES if not paths[split, name, index].exists()]
+        for name in wanted:
+            frames = render(scene, name, num_frames=num_frames, rng=_rng(seed, split, index, name))
+            _encode(frames, paths[split, name, index], fps=fps)
+        return len(wanted)
+
+    if missing:
+        log.info("%s: making %d scenes of %d motions", out, len(missing), len(CLASSES))
+    with ThreadPoolExecutor(num_workers) as pool:
+        num_written = sum(pool.map(write, missing))
+    _describe(out, {**parameters, "complete": True})
+    num_bytes = sum(path.stat().st_size for path in paths.values())
+    log.info("%s: %d videos, %d of them new, %.1f MB", out, len(paths), num_written, num_bytes / 1e6)
+    return SyntheticSummary(out, len(paths), num_written, num_bytes)
+
+
+def draw_scene(split: str, index: int, *, size_px: tuple[int, int], seed: int) -> Scene:
+    """Draw what the videos number `index` of a part have in common.
+
+    Args:
+        split: name of the part; other parts have other scenes.
+        index: at least 0.
+        size_px: height and width.
+        seed: at least 0.
+    """
+    rng = _rng(seed, split, index, "scene")
+    background = rng.uniform(40, 215, size=3)
+    while True:
+        color = rng.uniform(0, 255, size=3)
+        if np.linalg.norm(color - background) >= _MIN_CONTRAST:
+            break
+    return Scene(
+        shape=list(SHAPES)[rng.integers(len(SHAPES))],
+        mirrored=bool(rng.integers(2)),
+        start={name: float(rng.random()) for name in ("x", "y", "angle", "size")},
+        period_frames=float(rng.uniform(*_PERIOD_FRAMES)),
+        colors=np.stack([background, color]),
+        texture=_draw_texture(rng, size_px),
+    )
+
+
+def states(scene: Scene, motion: str, num_frames: int) -> dict[str, np.ndarray]:
+    """Where x, y, angle and size stand in each frame.
+
+    Returns:
+        float64 (num_frames,) in [0, 1) for each.
+    """
+    moving, direction = MOTIONS[motion]
+    turns = direction * np.arange(num_frames) / scene.period_frames
+    return {name: (start + turns * (name == moving)) % 1.0 for name, start in scene.start.items()}
+
+
+def render(scene: Scene, motion: str, *, num_frames: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw the frames of a video.
+
+    Args:
+        scene: what is shown.
+        motion: a name of `MOTIONS`.
+        num_frames: how many.
+        rng: of the noise.
+
+    Returns:
+        uint8 (num_frames, H, W, 3), RGB.
+    """
+    height, width = scene.texture.shape[:2]
+    flip = np.array([-1 if scene.mirrored else 1, 1], dtype=np.float32)
+    corners = np.array(SHAPES[scene.shape], dtype=np.float32) * flip
+    background = scene.colors[0].astype(np.float32) + scene.texture
+    color = scene.colors[1].astype(np.float32)
+    state = states(scene, motion, num_frames)
+    smallest, largest = _SIZE_RANGE
+    frames = np.empty((num_frames, height, width, 3), dtype=np.uint8)
+    for t in range(num_frames):
+        radius = min(height, width) * smallest * (largest / smallest) ** state["size"][t]
+        rows, dy = _around(state["y"][t] * height, radius, height)
+        columns, dx = _around(state["x"][t] * width, radius, width)
+        angle = 2 * np.pi * state["angle"][t]
+        cos, sin = np.cos(angle) / radius, np.sin(angle) / radius
+        u = (cos * dx[None, :] + sin * dy[:, None]).astype(np.float32)
+        v = (cos * dy[:, None] - sin * dx[None, :]).astype(np.float32)
+        # An edge is one pixel wide: it covers in part the pixels through which it goes.
+        covered = np.clip(0.5 - _distance(u, v, corners) * np.float32(radius), 0, 1)[:, :, None]
+        frame = background.copy()
+        frame[rows[:, None], columns] += covered * (color - frame[rows[:, None], columns])
+        frame += np.float32(_NOISE_LEVELS) * rng.standard_normal(frame.shape, dtype=np.float32)
+        frames[t] = np.clip(frame + np.float32(0.5), 0, 255)
+    return frames
+
+
+def _around(center: float, radius: float, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of one axis of the torus within a radius, and how far their middles are from the center, in px."""
+    first = int(np.floor(center - radius)) - 1
+    pixels = np.arange(first, min(int(np.ceil(center + radius)) + 1, first + length))
+    return pixels % length, pixels + 0.5 - center
+
+
+def _distance(x: np.ndarray, y: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Signed distance to a polygon's outline, negative inside; float32 of the shape of x and y."""
+    nearest = np.full(x.shape, np.inf, dtype=np.float32)
+    inside = np.zeros(x.shape, dtype=bool)
+    for (ax, ay), (bx, by) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        ex, ey = bx - ax, by - ay
+        px, py = x - ax, y - ay
+        along = np.clip((px * ex + py * ey) / (ex * ex + ey * ey), 0, 1)
+        np.minimum(nearest, (px - along * ex) ** 2 + (py - along * ey) ** 2, out=nearest)
+        # A ray to the right meets this edge: an odd number of them means inside.
+        inside ^= ((ay > y) != (by > y)) & ((px * ey < ex * py) == (ey > 0)) if ey else False
+    distance = np.sqrt(nearest)
+    return np.where(inside, -distance, distance)
+
+
+def _draw_texture(rng: np.random.Generator, size_px: tuple[int, int]) -> np.ndarray:
+    """Smooth noise, its power falling with frequency as in photographs; float32 (H, W, 3), mean 0."""
+    height, width = size_px
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
+    frequency[0, 0] = np.inf
+    spectrum = np.fft.rfft2(rng.standard_normal((2, height, width))) / frequency ** rng.uniform(0.9, 1.4)
+    layers = np.fft.irfft2(spectrum, s=(height, width))
+    layers /= layers.std(axis=(1, 2), keepdims=True)
+    tints = rng.uniform(-1, 1, size=(2, 3)) + np.array([[1.0], [0.0]])
+    tints *= rng.uniform(12, 22) / np.abs(tints).max(axis=1, keepdims=True)
+    return np.einsum("lhw,lc->hwc", layers, tints).astype(np.float32)
+
+
+def _encode(frames: np.ndarray, path: Path, *, fps: int) -> None:
+    """Write an H.264 mp4, whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        # bitexact: no library versions and times in the file.
+        with av.open(str(partial), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+            stream = container.add_stream("libx264", rate=fps, options=dict(_CODEC_OPTIONS))
+            stream.height, stream.width = frames.shape[1:3]
+            stream.pix_fmt = "yuv420p"
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _claim(out: Path, parameters: dict[str, Any]) -> None:
+    """Make the directory, or see that what it holds is this data set."""
+    if out.exists() and not out.is_dir():
+        raise RunError(f"{out}: out must be a directory, got a file. Choose another name.")
+    there = sorted(path.name for path in out.iterdir()) if out.exists() else []
+    if not there:
+        out.mkdir(parents=True, exist_ok=True)
+        _describe(out, {**parameters, "complete": False})
+        return
+    try:
+        found = json.loads((out / _DESCRIPTION).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(
+            f"{out}: out must be new, empty or a data set of the same parameters, got {there[:3]}. "
+            "Choose another directory."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{out / _DESCRIPTION}: the description cannot be read: {error}. Remove {out}.") from error
+    found.pop("complete", None)
+    differ = sorted(key for key in {*found, *parameters} if found.get(key) != parameters.get(key))
+    if differ:
+        values = ", ".join(f"{key} {found.get(key)!r} and not {parameters.get(key)!r}" for key in differ)
+        raise RunError(f"{out}: out must be a data set of the same parameters, got {values}. Choose another directory.")
+
+
+def _describe(out: Path, content: dict[str, Any]) -> None:
+    partial = out / f".{_DESCRIPTION}.{os.getpid()}.tmp"
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial.replace(out / _DESCRIPTION)
+
+
+def _path(out: Path, split: str, name: str, index: int) -> Path:
+    return out / split / name / f"{index:04d}.mp4"
+
+
+def _rng(seed: int, split: str, index: int, use: str) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(split.encode()), index, zlib.crc32(use.encode())])
+
+
+def _check(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value!r}.")
