@@ -220,5 +220,5 @@ def test_the_typical_video_is_like_those_of_kinetics(tmp_path):
     assert len(packets) == 300
     assert [i for i, packet in enumerate(packets) if packet.is_keyframe] == [0, 250]
     assert any(packet.pts != packet.dts for packet in packets)  # B-frames
-    # The bits of shared Kinetics files of this size lie between 400 and 1100 kbit/s.
+    # Kinetics files of this size take between 400 and 1100 kbit/s.
     assert 400 < path.stat().st_size * 8 / 10 / 1000 < 1100

@@ -22,11 +22,11 @@ def test_there_are_configs():
 def build():
     """Parses a config as `video-gn fit` does and builds data module, net and optimizer settings."""
     from jsonargparse import ArgumentParser
+    from lightning import Trainer
 
     from video_gn.callbacks.checkpoints import RunCheckpoint
     from video_gn.data.datamodule import VideoDataModule
     from video_gn.tasks.classification import VideoClassifier
-    from lightning import Trainer
 
     parser = ArgumentParser()
     parser.add_argument("--seed_everything", type=int)
@@ -77,7 +77,12 @@ def test_a_row_of_table_8(build, path):
     assert (data.augment.short_side_px, data.augment.crop_px, data.augment.flip) == ((256, 320), 224, 0.5)
     assert (data.views.num_clips, data.views.spacing, data.views.crops) == (10, "nonlocal", "center")
     optimizer, schedule = built.model.optimizer_config, built.model.schedule_config
-    assert (optimizer.lr, optimizer.reference_batch_size, optimizer.momentum, optimizer.nesterov) == (0.01, 64, 0.9, True)
+    assert (optimizer.lr, optimizer.reference_batch_size, optimizer.momentum, optimizer.nesterov) == (
+        0.01,
+        64,
+        0.9,
+        True,
+    )
     assert (optimizer.weight_decay, optimizer.norm_weight_decay) == (1e-4, 0.0)
     assert (schedule.name, schedule.unit, list(schedule.milestones), schedule.gamma) == ("step", "epoch", [41, 82], 0.1)
     assert schedule.warmup == 0
@@ -88,7 +93,9 @@ def test_a_row_of_table_8(build, path):
 
 def test_bn_and_gn_differ_in_the_norm_alone():
     for clip in ("32x2_b8", "32x2_b4", "64x1_b4"):
-        bn, gn = (yaml.safe_load((ROOT / f"configs/kinetics400/i3d_r50_{n}_{clip}.yaml").read_text()) for n in ("bn", "gn"))
+        bn, gn = (
+            yaml.safe_load((ROOT / f"configs/kinetics400/i3d_r50_{n}_{clip}.yaml").read_text()) for n in ("bn", "gn")
+        )
         assert gn["model"]["net"]["init_args"].pop("num_groups") == 32
         assert bn["model"]["net"]["init_args"].pop("norm") == "batch"
         assert gn["model"]["net"]["init_args"].pop("norm") == "group"

@@ -159,7 +159,8 @@ def test_infer_goes_on_past_what_it_cannot_read(trained, tiny_videos, tmp_path):
     (tmp_path / "no_videos").mkdir()
     bad = [tmp_path / n for n in ("missing.mp4", "empty.mp4", "text.mp4", "cut.mp4", "no_videos")]
     status, printed = run(
-        ["infer", bad[0], good, *bad[1:], "--ckpt_path", run_dir / "checkpoints/best.ckpt", "--output", "x.csv"], tmp_path
+        ["infer", bad[0], good, *bad[1:], "--ckpt_path", run_dir / "checkpoints/best.ckpt", "--output", "x.csv"],
+        tmp_path,
     )
     assert status == 3, printed
     with (tmp_path / "x.csv").open() as file:
@@ -198,9 +199,21 @@ def test_a_test_names_and_counts_what_it_cannot_read(trained, tiny_videos, tmp_p
     shutil.copytree(tiny_videos, videos)
     (videos / "two/broken.mp4").write_text("<html>")
     listed = tmp_path / "list.txt"
-    listed.write_text("".join(f"videos/{label}/{name} {label}\n" for label, name in (("one", "00.mp4"), ("two", "broken.mp4"), ("two", "gone.mp4"), ("three", "03.mp4"))))
+    listed.write_text(
+        "".join(
+            f"videos/{label}/{name} {label}\n"
+            for label, name in (("one", "00.mp4"), ("two", "broken.mp4"), ("two", "gone.mp4"), ("three", "03.mp4"))
+        )
+    )
     status, printed = run(
-        ["test", *TINY, f"--data.test={listed}", f"--run_dir={tmp_path / 'r'}", f"--ckpt_path={run_dir / 'checkpoints/best.ckpt'}"], tmp_path
+        [
+            "test",
+            *TINY,
+            f"--data.test={listed}",
+            f"--run_dir={tmp_path / 'r'}",
+            f"--ckpt_path={run_dir / 'checkpoints/best.ckpt'}",
+        ],
+        tmp_path,
     )
     assert status == 3, printed
     metrics = json.loads((tmp_path / "r/test/metrics.json").read_text())
@@ -285,7 +298,9 @@ def test_a_checkpoint_of_other_classes_or_another_net_is_refused(trained, tiny_v
     status, printed = run(words("fit", two, tmp_path / "a", f"--ckpt_path={best}"), tmp_path)
     assert status == 2, printed
     assert "the checkpoint has 3 classes, the data 2" in printed
-    status, printed = run(words("test", tiny_videos, tmp_path / "b", f"--ckpt_path={best}", "--model.net.width=8"), tmp_path)
+    status, printed = run(
+        words("test", tiny_videos, tmp_path / "b", f"--ckpt_path={best}", "--model.net.width=8"), tmp_path
+    )
     assert status == 2, printed
     assert "width: 4 there, 8 here" in printed
     assert "Traceback" not in printed

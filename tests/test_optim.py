@@ -24,7 +24,6 @@ from video_gn.optim import (
     scaled_lr,
 )
 
-
 DEFAULT = ScheduleConfig()
 
 

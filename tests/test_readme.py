@@ -67,7 +67,9 @@ def test_the_commands_run_in_their_order(place):
             status, printed = run(words[1:], place)
         else:
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            done = subprocess.run([sys.executable, *words[1:]], cwd=place, env=environment, capture_output=True, text=True)
+            done = subprocess.run(
+                [sys.executable, *words[1:]], cwd=place, env=environment, capture_output=True, text=True
+            )
             status, printed = done.returncode, done.stdout + done.stderr
         assert status == 0, f"{command}\n{printed}"
     assert len(json.loads((place / "labels.json").read_text())["videos"]) == 30
@@ -83,7 +85,7 @@ def test_the_commands_run_in_their_order(place):
 
 
 def test_the_two_scripts_are_run_by_ci_and_stand_first():
-    (first,) = [b for b in re.findall(r"^```\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)]
+    (first,) = re.findall(r"^```\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     assert first.splitlines() == ["bash scripts/demo.sh", "bash scripts/test.sh"]
     ci = (ROOT / ".ci/run").read_text()
     for command in first.splitlines():

@@ -138,9 +138,7 @@ def test_stopping_by_steps_and_going_on(tiny_videos, tmp_path, whole, stop_at):
     status, printed = run(fit_words(tiny_videos, tmp_path, "--ckpt_path=last"), tmp_path)
     assert status == 0, printed
     assert [first for first, _ in steps_of(tmp_path)] == [0, stop_at]
-    assert_same(
-        weights(tmp_path / "run/checkpoints/last.ckpt"), weights(whole / "run/checkpoints/last.ckpt")
-    )
+    assert_same(weights(tmp_path / "run/checkpoints/last.ckpt"), weights(whole / "run/checkpoints/last.ckpt"))
     assert "config differs" in printed
     assert "trainer.max_steps" in printed
     assert (tmp_path / "run/config.resume-001.yaml").is_file()
@@ -167,7 +165,5 @@ def test_accumulation_resumes_at_a_step(tiny_videos, tmp_path):
     assert status == 0, printed
     status, printed = run(fit_words(tiny_videos, tmp_path, *more, "--ckpt_path=last"), tmp_path)
     assert status == 0, printed
-    assert_same(
-        weights(tmp_path / "run/checkpoints/last.ckpt"), weights(reference / "run/checkpoints/last.ckpt")
-    )
+    assert_same(weights(tmp_path / "run/checkpoints/last.ckpt"), weights(reference / "run/checkpoints/last.ckpt"))
     assert (tmp_path / "run/metrics.csv").read_text() == (reference / "run/metrics.csv").read_text()

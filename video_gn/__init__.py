@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from video_gn.errors import CheckpointError, ConfigError, DecodeError, FrameCountError, ManifestError, RunError, VideoGNError
+from video_gn.errors import (
+    CheckpointError,
+    ConfigError,
+    DecodeError,
+    FrameCountError,
+    ManifestError,
+    RunError,
+    VideoGNError,
+)
 
 if TYPE_CHECKING:
     from video_gn.inference import Predictor

@@ -23,7 +23,12 @@ _OWN = {
 
 
 def _overview() -> str:
-    lines = ["usage: video-gn COMMAND [options]", "", "Train, test and run video classifiers with Group Normalization.", ""]
+    lines = [
+        "usage: video-gn COMMAND [options]",
+        "",
+        "Train, test and run video classifiers with Group Normalization.",
+        "",
+    ]
     lines += [f"  {name:9s} {text}" for name, text in (_LIGHTNING | _OWN).items()]
     lines += ["", "`video-gn COMMAND --help` lists a command's options; `video-gn --version` prints the version."]
     return "\n".join(lines)
@@ -81,12 +86,18 @@ def _infer_parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 when all were read, 3 when some could not be, 2 for bad arguments. "
         "`video-gn predict` writes the same json for the videos of a data module, on all processes of a launch.",
     )
-    parser.add_argument("videos", nargs="+", metavar="PATH", help="video files, directories (searched through) and globs")
+    parser.add_argument(
+        "videos", nargs="+", metavar="PATH", help="video files, directories (searched through) and globs"
+    )
     parser.add_argument("--checkpoint", "--ckpt_path", required=True, metavar="FILE", help="of a training run")
     parser.add_argument("--output", metavar="FILE", help="write the results as .json or .csv")
     parser.add_argument("--top_k", type=_positive, default=5, metavar="K", help="labels to give (5)")
-    parser.add_argument("--num_clips", type=_positive, metavar="K", help="clips of a video (as the checkpoint was tested)")
-    parser.add_argument("--crops", choices=("center", "three", "full"), help="crops of a clip (as the checkpoint was tested)")
+    parser.add_argument(
+        "--num_clips", type=_positive, metavar="K", help="clips of a video (as the checkpoint was tested)"
+    )
+    parser.add_argument(
+        "--crops", choices=("center", "three", "full"), help="crops of a clip (as the checkpoint was tested)"
+    )
     parser.add_argument("--views_per_forward", type=_positive, default=10, metavar="N", help="views at a time (10)")
     parser.add_argument("--backend", default="auto", help="decoder: auto, pyav or decord (auto)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (a GPU where there is one)")
@@ -108,12 +119,16 @@ def _data_parser() -> argparse.ArgumentParser:
     synth = commands.add_parser(
         "synth",
         help="videos of moving shapes, whose class is the motion alone",
-        description="Write H.264 videos of moving shapes in class folders: OUT/train/CLASS/*.mp4 and OUT/val/CLASS/*.mp4. "
-        "The class is the motion alone; no single frame tells it.",
+        description="Write H.264 videos of moving shapes in class folders, OUT/train/CLASS/*.mp4 and "
+        "OUT/val/CLASS/*.mp4. The class is the motion alone; no single frame tells it.",
     )
     synth.add_argument("out", metavar="OUT", help="directory to write; it is made")
-    synth.add_argument("--train_per_class", type=_positive, default=40, metavar="N", help="training videos of a class (40)")
-    synth.add_argument("--val_per_class", type=_positive, default=10, metavar="N", help="validation videos of a class (10)")
+    synth.add_argument(
+        "--train_per_class", type=_positive, default=40, metavar="N", help="training videos of a class (40)"
+    )
+    synth.add_argument(
+        "--val_per_class", type=_positive, default=10, metavar="N", help="validation videos of a class (10)"
+    )
     synth.add_argument("--seed", type=int, default=0, help="the same seed gives the same files (0)")
 
     def run(options: argparse.Namespace) -> int:
@@ -126,7 +141,9 @@ def _data_parser() -> argparse.ArgumentParser:
 
 
 def _report_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="video-gn report", description="Write RUN_DIR/report.html from a run's files.")
+    parser = argparse.ArgumentParser(
+        prog="video-gn report", description="Write RUN_DIR/report.html from a run's files."
+    )
     parser.add_argument("run_dir", metavar="RUN_DIR")
 
     def run(options: argparse.Namespace) -> int:
@@ -141,7 +158,9 @@ def _report_parser() -> argparse.ArgumentParser:
 def _bench_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="video-gn bench", description="Measure speed, side by side in one run.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    data = commands.add_parser("data", help="decoding and clips: ratios of medians", description="Ratios of the data path's medians.")
+    data = commands.add_parser(
+        "data", help="decoding and clips: ratios of medians", description="Ratios of the data path's medians."
+    )
     data.add_argument("videos", nargs="*", metavar="VIDEO", help="files to measure on (a 10 s, 340x256 video is made)")
     data.add_argument("--rounds", type=_positive, default=5, metavar="N", help="rounds, each of every contender (5)")
     data.add_argument("--output", metavar="FILE", help="write the figures as .json")

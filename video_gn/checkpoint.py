@@ -58,7 +58,9 @@ def net_state(content: dict[str, Any], path: str | Path) -> dict[str, torch.Tens
     Raises:
         CheckpointError: where there are none.
     """
-    state = {k.removeprefix(NET_PREFIX): v for k, v in content.get("state_dict", {}).items() if k.startswith(NET_PREFIX)}
+    state = {
+        k.removeprefix(NET_PREFIX): v for k, v in content.get("state_dict", {}).items() if k.startswith(NET_PREFIX)
+    }
     if not state:
         raise CheckpointError(f"{path}: has no weights under state_dict, {NET_PREFIX}*")
     return state

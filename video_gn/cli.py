@@ -53,7 +53,9 @@ def run_infer(options: argparse.Namespace) -> int:
     from video_gn.inference import Predictor
 
     if options.backend != "auto" and options.backend not in BACKENDS:
-        sys.stderr.write(f"video-gn infer: error: --backend must be auto, {', '.join(BACKENDS)}, got {options.backend!r}\n")
+        sys.stderr.write(
+            f"video-gn infer: error: --backend must be auto, {', '.join(BACKENDS)}, got {options.backend!r}\n"
+        )
         return 2
     predictor = Predictor.from_checkpoint(
         options.checkpoint, device=options.device, num_clips=options.num_clips, crops=options.crops
@@ -111,7 +113,9 @@ def _print_table(videos: Sequence[dict[str, Any]], failed: Sequence[dict[str, st
     table.add_column("labels and scores", overflow="fold")
     for video in videos:
         seconds = f"{video['num_frames'] / video['fps']:.1f}"
-        table.add_row(escape(video["path"]), seconds, ", ".join(f"{escape(t['label'])} {t['score']:.2f}" for t in video["top"]))
+        table.add_row(
+            escape(video["path"]), seconds, ", ".join(f"{escape(t['label'])} {t['score']:.2f}" for t in video["top"])
+        )
         for clip in video["clips"] if len(videos) == 1 else ():
             best = clip["top"][0]
             span = f"{clip['start_seconds']:.1f}-{clip['end_seconds']:.1f}"

@@ -41,7 +41,9 @@ class VideoInfo:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)!r} for {self.path}")
         if self.rotation_degrees not in (0, 90, 180, 270):
-            raise ValueError(f"rotation_degrees must be 0, 90, 180 or 270, got {self.rotation_degrees!r} for {self.path}")
+            raise ValueError(
+                f"rotation_degrees must be 0, 90, 180 or 270, got {self.rotation_degrees!r} for {self.path}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +106,15 @@ class ClipBatch:
 
         frames = self.frames_NKTCHW
         if frames.ndim != 6 or frames.dtype != torch.uint8 or frames.shape[3] != 3:
-            raise ValueError(f"frames_NKTCHW must be uint8 of shape (N, K, T, 3, H, W), got {frames.dtype} {tuple(frames.shape)}")
+            raise ValueError(
+                f"frames_NKTCHW must be uint8 of shape (N, K, T, 3, H, W), got {frames.dtype} {tuple(frames.shape)}"
+            )
         num_videos, num_views = frames.shape[:2]
-        for name, shape in (("labels", (num_videos,)), ("video_ids", (num_videos,)), ("view_ids", (num_videos, num_views))):
+        for name, shape in (
+            ("labels", (num_videos,)),
+            ("video_ids", (num_videos,)),
+            ("view_ids", (num_videos, num_views)),
+        ):
             tensor = getattr(self, name)
             if tensor.dtype != torch.int64 or tuple(tensor.shape) != shape:
                 raise ValueError(f"{name} must be int64 of shape {shape}, got {tensor.dtype} {tuple(tensor.shape)}")

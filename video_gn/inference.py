@@ -1,8 +1,8 @@
 """Labels, scores and times of videos from a checkpoint.
 
-    import video_gn
-    predictor = video_gn.load("runs/demo/checkpoints/best.ckpt")
-    print(predictor.predict("video.mp4")["top"])
+import video_gn
+predictor = video_gn.load("runs/demo/checkpoints/best.ckpt")
+print(predictor.predict("video.mp4")["top"])
 """
 
 from __future__ import annotations

@@ -127,12 +127,13 @@ class VideoCLI(LightningCLI):
             callbacks.append(BrokenVideos(self.datamodule.max_broken_fraction, num_videos))
         text = self._parser(self.subcommand).dump(options, skip_none=False, skip_link_targets=False)
         resumes = options.ckpt_path is not None
-        callbacks.append(SaveConfig(self.run_dir, text, stage=self.subcommand, resumes=resumes))
+        callbacks.append(SaveConfig(self.run_dir, text, stage=str(self.subcommand), resumes=resumes))
         if trainer.enable_progress_bar is not False and sys.stderr.isatty():
             callbacks.append(TerminalProgress())
         else:
             callbacks.append(LineProgress())
             trainer.enable_progress_bar = False
+        self.callbacks = callbacks
         trainer.callbacks = [*(trainer.callbacks or []), *callbacks]
         trainer.plugins = [*_as_list(trainer.plugins), AtomicCheckpointIO()]
         trainer.default_root_dir = str(self.run_dir)
@@ -226,5 +227,5 @@ def run(command: str, words: Sequence[str]) -> int:
         },
         args=[command, *words],
     )
-    writers = [c for c in cli.trainer.callbacks if isinstance(c, EvaluationWriter)]
+    writers = [c for c in cli.callbacks if isinstance(c, EvaluationWriter)]
     return 3 if any(w.num_failed for w in writers) else 0

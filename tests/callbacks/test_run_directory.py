@@ -25,7 +25,9 @@ def test_an_earlier_run_is_set_aside_whole_and_the_users_files_stay(tmp_path):
         assert run.set_aside() == tmp_path / "previous" / f"{number:03d}"
         assert sorted(p.name for p in tmp_path.iterdir()) == ["notes.txt", "previous"]
     for number in (1, 2):
-        assert (tmp_path / f"previous/{number:03d}/checkpoints/last.ckpt").read_text() == f"checkpoints/last.ckpt {number}"
+        assert (
+            tmp_path / f"previous/{number:03d}/checkpoints/last.ckpt"
+        ).read_text() == f"checkpoints/last.ckpt {number}"
 
 
 def test_finding_checkpoints(tmp_path):

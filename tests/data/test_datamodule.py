@@ -5,7 +5,14 @@ import pytest
 import torch
 from media import write_numbered_video
 
-from video_gn.data.datamodule import AugmentConfig, LoaderConfig, SourceConfig, SplitConfig, VideoDataModule, ViewsConfig
+from video_gn.data.datamodule import (
+    AugmentConfig,
+    LoaderConfig,
+    SourceConfig,
+    SplitConfig,
+    VideoDataModule,
+    ViewsConfig,
+)
 from video_gn.data.dataset import ClipConfig
 from video_gn.errors import ManifestError
 

@@ -51,7 +51,7 @@ def test_a_test_video_gives_the_clips_that_the_protocol_names(videos, index):
 
 
 def test_the_validation_clip_is_the_one_in_the_middle(videos):
-    records, lengths = videos
+    records, _ = videos
     sample = eval_set(records, num_clips=None)[3]
     assert [numbers(v) for v in sample.frames_VTCHW] == [sampling.center_clip(60, clip_frames=8, stride=2).tolist()]
 
@@ -61,7 +61,9 @@ def test_times_of_clips(videos):
     note = eval_set(records, num_clips=4)[0].note  # 40 frames at 25 fps, clips start at 0, 10, 20, 30
     assert note.clip_seconds[0] == pytest.approx((0.0, 15 / 25))
     assert note.clip_seconds[1] == pytest.approx((10 / 25, 25 / 25))
-    assert note.clip_seconds[3] == pytest.approx((30 / 25, 39 / 25)), "30, 32, ... 38, then around: it ends at frame 38's end"
+    assert note.clip_seconds[3] == pytest.approx((30 / 25, 39 / 25)), (
+        "30, 32, ... 38, then around: it ends at frame 38's end"
+    )
 
 
 def test_segments_are_videos_of_their_own(videos):
@@ -92,7 +94,7 @@ def test_views_from_one_pass_equal_each_clip_decoded_alone(tmp_path, crops):
 
 
 def test_a_training_sample_is_a_function_of_seed_epoch_and_record(videos):
-    records, lengths = videos
+    records, _ = videos
     transform = TrainTransform((40, 48), 32, 0.5)
     first = train_set(records, transform=transform)
     for key in ((0, 3), (1, 3), (7, 0)):

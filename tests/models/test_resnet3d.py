@@ -303,6 +303,16 @@ def test_inflation_alternates(depth, blocks):
     assert patterns[3] == [0, 1, 0]
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_sizes_of_layers_are_plain_numbers(layout):
+    with torch.device("meta"):
+        net = i3d(50, layout=layout)
+    convs = [m for m in net.modules() if isinstance(m, nn.Conv3d)]
+    assert len(convs) == 53
+    for conv in convs:
+        assert {type(v) for v in (*conv.kernel_size, *conv.stride, *conv.padding)} == {int}
+
+
 def test_literals_are_the_tables():
     hints = get_type_hints(i3d)
     assert set(get_args(hints["depth"])) == set(DEPTHS)
@@ -468,12 +478,12 @@ def test_one_graph_under_dynamo():
 
 @pytest.mark.slow
 def test_compiles_for_real():
-    net = randomize(small(dropout=0.0))
     x = clips(2, 8, 40)
-    expected = net(x)
-    compiled = torch.compile(net, fullgraph=True)
-    # float32, fused in another order.
-    torch.testing.assert_close(compiled(x), expected, rtol=1e-3, atol=1e-3)
+    net = spread(randomize(small()), x, False).eval()
+    with torch.no_grad():
+        # float32, fused in another order.
+        torch.testing.assert_close(torch.compile(net, fullgraph=True)(x), net(x), rtol=1e-3, atol=1e-4)
+    torch._dynamo.reset()
 
 
 def test_exports():

@@ -64,7 +64,12 @@ def test_a_videos_scores_do_not_depend_on_its_neighbours(views_per_forward):
     with torch.no_grad():
         together = module.predict_step(b, 0)
         for row in range(3):
-            alone = ClipBatch(b.frames_NKTCHW[row : row + 1], b.labels[row : row + 1], b.video_ids[row : row + 1], b.view_ids[row : row + 1])
+            alone = ClipBatch(
+                b.frames_NKTCHW[row : row + 1],
+                b.labels[row : row + 1],
+                b.video_ids[row : row + 1],
+                b.view_ids[row : row + 1],
+            )
             assert torch.equal(module.predict_step(alone, 0)[0], together[row]), "bit for bit"
     torch.testing.assert_close(together.sum(-1), torch.ones(3, 3))
 

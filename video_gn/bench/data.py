@@ -311,7 +311,7 @@ def format_page(result: Mapping[str, Any]) -> str:
             f"{v['kbit_per_second']:.0f} kbit/s"
             for v in result["videos"]
         ),
-        f"Medians over {result['rounds']} round(s) side by side (lowest to highest); the targets are for 340x256, 10 s.",
+        f"Medians over {result['rounds']} round(s) side by side (lowest to highest); targets are for 340x256, 10 s.",
     ]
     for name, found in result["ten_clip_test"].items():
         lines += ["", f"10 clips of 32 frames, stride 2, decoding alone, {name}"]

@@ -1,0 +1,1 @@
+"""Lightning callbacks of a run: checkpoints, metrics, failures, progress, results."""

@@ -24,7 +24,9 @@ log = logging.getLogger(__name__)
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the final name, then renames: a kill leaves the old file or the new one, never a part."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
         """Write a checkpoint.
 
         Args:
@@ -71,7 +73,9 @@ class RunCheckpoint(Checkpoint):
         self, directory: str | None = None, every_n_steps: int = 500, keep_steps: int = 0, monitor: str = "val/top1"
     ) -> None:
         if every_n_steps < 1 or keep_steps < 0:
-            raise ValueError(f"every_n_steps must be above 0 and keep_steps not below, got {every_n_steps} and {keep_steps}")
+            raise ValueError(
+                f"every_n_steps must be above 0 and keep_steps not below, got {every_n_steps} and {keep_steps}"
+            )
         self.directory = Path(directory or "checkpoints")
         self.every_n_steps = every_n_steps
         self.keep_steps = keep_steps
@@ -109,7 +113,9 @@ class RunCheckpoint(Checkpoint):
             for part in (loop, loop.epoch_loop, loop.epoch_loop.val_loop, loop.epoch_loop.automatic_optimization):
                 part._restarting = False
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Save inside an epoch, unless a validation or the epoch's end comes right after."""
         loop = trainer.fit_loop
         if loop._should_accumulate():

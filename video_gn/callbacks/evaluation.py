@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import numpy as np
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback
 
 from video_gn.clips import ClipBatch
 from video_gn.data.manifest import Manifest
@@ -44,7 +44,7 @@ class EvaluationWriter(Callback):
 
     # ---- test --------------------------------------------------------------------------------
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_start(self, trainer: Any, pl_module: Any) -> None:
         """Open this process's file of scores."""
         directory = self.run_dir / "test"
         directory.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ class EvaluationWriter(Callback):
         self._part = self._part_path(directory, trainer.global_rank).open("wb")
 
     def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Append the batch's scores."""
         if len(batch) == 0:
@@ -63,13 +63,13 @@ class EvaluationWriter(Callback):
         self._ids.extend(batch.video_ids.tolist())
         self._part.write(scores_NKY.tobytes())
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
         """Gather over processes; rank 0 writes the files."""
         assert self._part is not None
         self._part.close()
         directory = self.run_dir / "test"
-        rows = pl_module.test_metric.rows()  # type: ignore[operator]  # collective: every process takes part
-        mine = (self._ids, self._num_views, [(f.video_id, f.path, f.reason) for f in pl_module.failures])  # type: ignore[union-attr]
+        rows = pl_module.test_metric.rows()  # collective: every process takes part
+        mine = (self._ids, self._num_views, [(f.video_id, f.path, f.reason) for f in pl_module.failures])
         everyone: list[Any] = [mine]
         if trainer.world_size > 1:
             everyone = [None] * trainer.world_size
@@ -78,7 +78,7 @@ class EvaluationWriter(Callback):
         self.num_failed = len(failures)
         if not trainer.is_global_zero:
             return
-        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        datamodule = trainer.datamodule
         manifest, classes = datamodule.manifests["test"], pl_module.classes or list(datamodule.classes)
         self._write_predictions(directory / "predictions.csv", rows, manifest, classes)
         parts = [(self._part_path(directory, rank), ids) for rank, (ids, _, _) in enumerate(everyone)]
@@ -87,9 +87,9 @@ class EvaluationWriter(Callback):
         results = pl_module.eval_results
         num_crops = datamodule.test_crops.num_crops
         metrics = {
-            "top1": results["top1"],  # type: ignore[index]
-            "top5": results["top5"],  # type: ignore[index]
-            "mean_class_accuracy": results["mean_class_accuracy"],  # type: ignore[index]
+            "top1": results["top1"],
+            "top5": results["top5"],
+            "mean_class_accuracy": results["mean_class_accuracy"],
             "num_videos": len(manifest.records),
             "num_failed": len(failures),
             "coverage": (len(manifest.records) - len(failures)) / len(manifest.records),
@@ -140,15 +140,15 @@ class EvaluationWriter(Callback):
         part = path.with_name(f".{path.name}.tmp")
         with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
             for name, array in (("video_ids", video_ids), ("labels", labels)):
-                with archive.open(f"{name}.npy", "w") as file:
-                    np.lib.format.write_array(file, array)
-            with archive.open("scores.npy", "w", force_zip64=True) as file:
+                with archive.open(f"{name}.npy", "w") as entry:
+                    np.lib.format.write_array(entry, array)
+            with archive.open("scores.npy", "w", force_zip64=True) as entry:
                 shape = (len(video_ids), num_views, num_classes)
                 header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_2_0(file, header)
+                np.lib.format.write_array_header_2_0(entry, header)
                 for video_id in video_ids.tolist():
                     which, row = place[video_id]
-                    file.write(np.ascontiguousarray(maps[which][row]).tobytes())
+                    entry.write(np.ascontiguousarray(maps[which][row]).tobytes())
         part.replace(path)
         del maps
         for file, _ in parts:
@@ -157,25 +157,25 @@ class EvaluationWriter(Callback):
 
     # ---- predict -----------------------------------------------------------------------------
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
         """Forget an earlier prediction."""
         self._notes = {}
-        pl_module.failures = []  # type: ignore[assignment]
+        pl_module.failures = []
 
     def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Keep each video's result: a few labels, not all scores."""
-        pl_module.failures.extend(batch.failures)  # type: ignore[union-attr,operator]
-        num_crops = trainer.datamodule.test_crops.num_crops  # type: ignore[attr-defined]
+        pl_module.failures.extend(batch.failures)
+        num_crops = trainer.datamodule.test_crops.num_crops
         for row, note in enumerate(batch.notes):
             scores_KY = outputs[row].cpu().numpy()
             result = video_result(note, scores_KY, pl_module.classes, num_crops=num_crops, top_k=self.top_k)
             self._notes[int(batch.video_ids[row])] = result
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_predict_end(self, trainer: Any, pl_module: Any) -> None:
         """Write predict/predictions.json, in the form of `video-gn infer`."""
-        mine = (self._notes, [(f.video_id, f.path, f.reason) for f in pl_module.failures])  # type: ignore[union-attr]
+        mine = (self._notes, [(f.video_id, f.path, f.reason) for f in pl_module.failures])
         everyone: list[Any] = [mine]
         if trainer.world_size > 1:
             everyone = [None] * trainer.world_size

@@ -39,7 +39,7 @@ class BrokenVideos(Callback):
         self.broken = dict(zip(state_dict["ids"], state_dict["reasons"], strict=True))
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: ClipBatch, batch_idx: int
+        self, trainer: Any, pl_module: LightningModule, outputs: Any, batch: ClipBatch, batch_idx: int
     ) -> None:
         """Name new failures; compare with the ceiling."""
         for failure in batch.failures:

@@ -36,7 +36,9 @@ class MetricsCSV(Callback):
         """Keep the rows up to the step that the run goes on from, drop later ones."""
         if not trainer.is_global_zero:
             return
-        rows = [row for row in read_metrics(self.path) if row["step"] <= trainer.global_step] if self.path.exists() else []
+        rows = (
+            [row for row in read_metrics(self.path) if row["step"] <= trainer.global_step] if self.path.exists() else []
+        )
         for row in rows:
             self._columns += [name for name in row if name not in self._columns]
         self._rewrite(rows)
@@ -45,7 +47,9 @@ class MetricsCSV(Callback):
         """Note the learning rate of this step: its scheduler has moved on when the batch ends."""
         self._lr = float(optimizer.param_groups[0]["lr"])
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Write the row of an optimizer step: its loss is the mean over its micro-batches."""
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         # Lightning hands out the loss divided by the number of accumulated batches.

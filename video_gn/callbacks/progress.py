@@ -43,20 +43,34 @@ class TerminalProgress(RichProgressBar):
     def _count(self, trainer: Trainer, batch: ClipBatch) -> None:
         self.clips_per_batch = batch.num_clips * trainer.world_size
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Note the batch's clips, then move the bar."""
         self._count(trainer, batch)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Note the batch's clips, then move the bar."""
         self._count(trainer, batch)
         super().on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
 
     def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Note the batch's clips, then move the bar."""
         self._count(trainer, batch)
@@ -83,7 +97,9 @@ class LineProgress(Callback):
         """Start the clock."""
         self._begin(trainer.global_step)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: ClipBatch, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: ClipBatch, batch_idx: int
+    ) -> None:
         """Say epoch, step, loss, speed and the time left."""
         self._clips += batch.num_clips * trainer.world_size
         now = time.monotonic()
@@ -93,9 +109,10 @@ class LineProgress(Callback):
         total, done = int(trainer.estimated_stepping_batches), trainer.global_step
         rate = (now - self._start) / max(1, done - self._first_done)
         loss = float(trainer.callback_metrics.get("train/loss", float("nan")))
+        speed, left = self._clips / (now - self._start), _duration((total - done) * rate)
         log.info(
             "epoch %d, step %d of %d, loss %.4f, %.1f clips/s, %s left",
-            trainer.current_epoch, done, total, loss, self._clips / (now - self._start), _duration((total - done) * rate),
+            trainer.current_epoch, done, total, loss, speed, left,
         )  # fmt: skip
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -109,7 +126,13 @@ class LineProgress(Callback):
         self._begin(0)
 
     def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: ClipBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Say how far the test is."""
         self._clips += batch.num_clips * trainer.world_size

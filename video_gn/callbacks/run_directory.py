@@ -17,7 +17,16 @@ from video_gn.errors import RunError
 log = logging.getLogger(__name__)
 
 # Written by a training; everything else in the directory is the user's own.
-_FIT_FILES = ("config.yaml", "config.resume-*.yaml", "checkpoints", "metrics.csv", "tensorboard", "test", "predict", "report.html")
+_FIT_FILES = (
+    "config.yaml",
+    "config.resume-*.yaml",
+    "checkpoints",
+    "metrics.csv",
+    "tensorboard",
+    "test",
+    "predict",
+    "report.html",
+)
 
 
 class RunDirectory:
@@ -97,7 +106,9 @@ class RunDirectory:
             path = directory / f"{wanted}.ckpt"
             return path if path.is_file() else None
         if not Path(wanted).is_file():
-            raise RunError(f"ckpt_path {wanted!r} is not a file. Give a checkpoint, or best or last of the run directory.")
+            raise RunError(
+                f"ckpt_path {wanted!r} is not a file. Give a checkpoint, or best or last of the run directory."
+            )
         return Path(wanted)
 
 

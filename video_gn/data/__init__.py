@@ -1,0 +1,1 @@
+"""Lists of videos, clips of them, and the loaders that training and tests read."""

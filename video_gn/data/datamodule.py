@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from video_gn.clips import ClipBatch
 from video_gn.data.dataset import (
@@ -149,7 +149,7 @@ class VideoDataModule(LightningDataModule):
         *,
         source: SourceConfig = SourceConfig(),
         split: SplitConfig = SplitConfig(),
-        clip: ClipConfig = ClipConfig(),
+        clip: ClipConfig = ClipConfig(),  # noqa: B008
         augment: AugmentConfig = AugmentConfig(),
         views: ViewsConfig = ViewsConfig(),
         batch_size: int = 8,
@@ -234,9 +234,7 @@ class VideoDataModule(LightningDataModule):
         elif has_split(path, "val", root=self.source.root, format=self.source.format):
             train = self._read_one(path, split="train")
             found["val"] = self._read_one(path, split="val", reference=train)
-            if self.paths["test"] is None and has_split(
-                path, "test", root=self.source.root, format=self.source.format
-            ):
+            if self.paths["test"] is None and has_split(path, "test", root=self.source.root, format=self.source.format):
                 log.info("%s has a part 'test' too; data.test is not set, so tests use its part 'val'", path)
         else:
             whole = self._read_one(path, split=None)
@@ -253,9 +251,16 @@ class VideoDataModule(LightningDataModule):
                 "Set data.source.missing to drop to train without them."
             )
         if train.missing:
-            log.warning("%s: %d of %d training videos are not there and are left out", train.origin, train.missing, len(train.records))
+            log.warning(
+                "%s: %d of %d training videos are not there and are left out",
+                train.origin,
+                train.missing,
+                len(train.records),
+            )
         if not present.records:
-            raise ManifestError(f"{train.origin}: none of the listed training videos is there. Is data.source.root right?")
+            raise ManifestError(
+                f"{train.origin}: none of the listed training videos is there. Is data.source.root right?"
+            )
         _require_labels(present)
         found["train"] = present
 
@@ -307,7 +312,10 @@ class VideoDataModule(LightningDataModule):
                 f"{self.batch_size} on {world_size} process(es). Set a smaller data.batch_size."
             )
         if self._position["clips"] % per_step:
-            log.warning("the batch size changed inside an epoch: %d clips are trained on again", self._position["clips"] % per_step)
+            log.warning(
+                "the batch size changed inside an epoch: %d clips are trained on again",
+                self._position["clips"] % per_step,
+            )
         dataset = TrainDataset(
             records, clip=self.clip, transform=self.train_transform, seed=self.seed, backend=self.backend
         )
@@ -331,9 +339,7 @@ class VideoDataModule(LightningDataModule):
                 records, clip=self.clip, transform=self.train_transform, seed=self.seed, backend=self.backend
             )
         else:
-            dataset = EvalDataset(
-                records, clip=self.clip, crops=self.val_crops, num_clips=None, backend=self.backend
-            )
+            dataset = EvalDataset(records, clip=self.clip, crops=self.val_crops, num_clips=None, backend=self.backend)
         return self._loader(dataset, self._eval_sampler(records), self.val_batch_size, persistent=True)
 
     def test_dataloader(self) -> DataLoader[ClipBatch]:
@@ -367,7 +373,7 @@ class VideoDataModule(LightningDataModule):
             num_workers = min(8, len(os.sched_getaffinity(0)))
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return DataLoader(
-            dataset,
+            cast(Dataset[ClipBatch], dataset),  # as `collate` gives it out
             batch_size=batch_size,
             sampler=sampler,
             num_workers=num_workers,
@@ -388,7 +394,7 @@ class VideoDataModule(LightningDataModule):
         """Position in training: epochs done, and batches and clips (of all processes) of the epoch under way."""
         if self.trainer is None:
             return dict(self._position)
-        progress = self.trainer.fit_loop.epoch_progress.current
+        progress: Any = self.trainer.fit_loop.epoch_progress.current
         epoch = progress.processed
         batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         if progress.started == progress.processed and epoch > 0:

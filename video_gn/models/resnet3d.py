@@ -363,7 +363,7 @@ def _stage(index: int, num_blocks: int, *, width: int, norm_arguments: dict[str,
     )
     for module in stage.modules():
         if isinstance(module, nn.Conv3d):
-            # The builder leaves numpy integers in the shortcuts' strides, at which torch.compile breaks the graph.
+            # The builder leaves numpy integers in the shortcuts' strides; torch.compile has broken its graph at them.
             module.stride = tuple(int(s) for s in module.stride)
     return stage
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import LightningModule
-from torch import nn
 from torch.nn import functional as F
 
 import video_gn
@@ -28,6 +27,7 @@ from video_gn.scoring import normalize_clips, score_views
 
 log = logging.getLogger(__name__)
 
+
 class VideoClassifier(LightningModule):
     """Trains and tests a clip classifier.
 
@@ -40,12 +40,15 @@ class VideoClassifier(LightningModule):
         views_per_forward: views of a test video that go through the network at a time.
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(
         self,
         net: I3D,
         *,
-        optimizer: OptimizerConfig = OptimizerConfig(),
-        schedule: ScheduleConfig = ScheduleConfig(),
+        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
+        schedule: ScheduleConfig = ScheduleConfig(),  # noqa: B008
         mean: Sequence[float] = (0.45, 0.45, 0.45),
         std: Sequence[float] = (0.225, 0.225, 0.225),
         views_per_forward: int = 10,
@@ -69,7 +72,7 @@ class VideoClassifier(LightningModule):
 
     # ---- training ----------------------------------------------------------------------------
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """The optimizer and its schedule for the actual global batch; prints what came out."""
         trainer = self.trainer
         batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
@@ -92,13 +95,16 @@ class VideoClassifier(LightningModule):
         if trainer.is_global_zero:
             lr = scaled_lr(config.lr, global_batch_size=global_batch, reference_batch_size=config.reference_batch_size)
             log.info(
-                "global batch %d = %d process(es) x %d clips x %d accumulated; learning rate %g%s; %d steps of %d an epoch",
+                "global batch %d = %d process(es) x %d clips x %d accumulated; "
+                "learning rate %g%s; %d steps, %d an epoch",
                 global_batch,
                 trainer.world_size,
                 batch_size,
                 accumulate,
                 lr,
-                f" = {config.lr:g} x {global_batch} / {config.reference_batch_size}" if config.reference_batch_size else "",
+                f" = {config.lr:g} x {global_batch} / {config.reference_batch_size}"
+                if config.reference_batch_size
+                else "",
                 total_steps,
                 steps_per_epoch,
             )
@@ -120,8 +126,12 @@ class VideoClassifier(LightningModule):
         logits_NY = self.net(normalize_clips(frames_NTCHW, self.mean, self.std))
         loss = F.cross_entropy(logits_NY, labels)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
-        self.log("lr", self.optimizers().param_groups[0]["lr"], batch_size=len(batch))
+        self.log("lr", self._lr(), batch_size=len(batch))
         return loss
+
+    def _lr(self) -> float:
+        optimizer: Any = self.optimizers()
+        return float(optimizer.param_groups[0]["lr"])
 
     # ---- validation, test, prediction --------------------------------------------------------
 
@@ -150,7 +160,9 @@ class VideoClassifier(LightningModule):
             value = results[key]
             if value is not None:
                 # Every process has computed the same value from what all have seen.
-                self.log(name, torch.as_tensor(value, dtype=torch.float32), prog_bar=name != "val/top5", rank_zero_only=False)
+                self.log(
+                    name, torch.as_tensor(value, dtype=torch.float32), prog_bar=name != "val/top5", rank_zero_only=False
+                )
 
     def on_test_epoch_start(self) -> None:
         """Forget what an earlier test has seen."""
@@ -181,9 +193,7 @@ class VideoClassifier(LightningModule):
     def predict_step(self, batch: ClipBatch, batch_idx: int) -> torch.Tensor:
         """Softmax scores of all views, float32 (N, K, Y)."""
         scores = [
-            score_views(
-                self.net, frames, mean_C=self.mean, std_C=self.std, views_per_forward=self.views_per_forward
-            )
+            score_views(self.net, frames, mean_C=self.mean, std_C=self.std, views_per_forward=self.views_per_forward)
             for frames in batch.frames_NKTCHW
         ]
         num_classes = self.net.num_classes
