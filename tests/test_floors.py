@@ -41,9 +41,9 @@ FLOORS = {
     "video_gn.inference": 6,
     "video_gn.report": 6,
     "video_gn.bench": 6,
-    "video_gn.cli": 7,
+    "video_gn.cli": 8,
     "video_gn.lightning_cli": 7,
-    "video_gn.__main__": 7,
+    "video_gn.__main__": 9,
 }
 LIGHTNING_ONLY_IN = ("video_gn.data.datamodule", "video_gn.tasks", "video_gn.callbacks", "video_gn.lightning_cli")
 
