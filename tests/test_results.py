@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 
 import numpy as np
 import pytest
@@ -64,3 +65,10 @@ def test_metrics_rows_come_back_and_a_torn_line_does_not(tmp_path):
     assert read_metrics(path) == rows[:1]
     path.write_text(text.splitlines()[0] + "\n")
     assert read_metrics(path) == []
+
+
+def test_a_path_that_is_no_text_goes_through(tmp_path):
+    name = os.fsdecode(b"caf\xe9.mp4")
+    for ending in ("json", "csv"):
+        write_results(tmp_path / f"a.{ending}", [], [{"path": name, "reason": "empty"}])
+        assert b"caf\xe9.mp4" in (tmp_path / f"a.{ending}").read_bytes()

@@ -76,9 +76,9 @@ def write_results(path: str | Path, videos: Sequence[dict[str, Any]], failed: Se
     part = path.with_name(f".{path.name}.tmp")
     if path.suffix == ".json":
         text = json.dumps({"videos": list(videos), "failed": list(failed)}, indent=2, ensure_ascii=False)
-        part.write_text(text + "\n", encoding="utf-8")
+        part.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
     else:
-        with part.open("w", newline="", encoding="utf-8") as file:
+        with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["path", "clip", "start_seconds", "end_seconds", "rank", "label", "score", "reason"])
             for video in videos:

@@ -249,8 +249,8 @@ def test_unwanted_pictures_that_no_other_needs_are_not_decoded(write) -> None:
 
 def test_a_frame_left_out_before_is_there_when_asked_for_next(write) -> None:
     path, expected = write("long_gop.mp4")
-    for first in range(0, 40, 3):
-        for second in range(first + 1, first + 6):
+    for first in range(16):
+        for second in range(first + 1, first + 5):
             with PyAVReader(str(path)) as reader:
                 reader.frames_at([first])
                 frames = reader.frames_at([second, second + 1]).numpy()
@@ -307,6 +307,47 @@ def test_frames_that_get_lost_without_a_word(write, monkeypatch: pytest.MonkeyPa
         frames = reader.frames_at(range(len(left))).numpy()
         assert all(np.array_equal(a, b) for a, b in zip(frames, left, strict=True))
         assert np.array_equal(reader.frames_at([20])[0].numpy(), left[20])
+
+
+def test_a_frame_that_nobody_wants_gets_lost(write, monkeypatch: pytest.MonkeyPatch) -> None:
+    from video_gn.decoding._decoder import PacketDecoder
+
+    real = PacketDecoder.feed
+    monkeypatch.setattr(PacketDecoder, "feed", lambda self, **kw: [f for f in real(self, **kw) if f.pts != 680])
+    path, expected = write("vp9.webm")  # in milliseconds: frame 17
+    with PyAVReader(str(path)) as reader:
+        assert np.array_equal(reader.frames_at([12, 20])[1].numpy(), expected[21])
+        assert reader.doubt == "its frames do not come in the order of their times"
+
+
+def test_pictures_shown_before_a_restart_are_passed_over(write) -> None:
+    from types import SimpleNamespace
+
+    with PyAVReader(str(write("hevc_open_gop.mp4")[0])) as reader:
+        reader.frames_at([30])
+        assert (reader._first_index, reader._position) == (24, 30)
+        time = int(np.sort(reader.table.pts)[23])
+        reader._advance(SimpleNamespace(pts=time))  # type: ignore[arg-type]
+        assert reader._position == 30
+
+
+def test_no_restart_where_an_earlier_picture_is_shown_later() -> None:
+    from video_gn.decoding._bitstream import PacketFacts
+    from video_gn.decoding._probe import _find_restarts, _is_first_of_rest
+
+    pts = np.array([0, 30, 10, 20, 60, 40, 50])
+    key = np.array([True, False, True, False, True, False, False])
+    facts = [PacketFacts(is_restart=True)] * 7
+    shown = np.ones(7, dtype=bool)
+    # Row 2 is shown before row 1. Row 4 is a restart, but rows 5 and 6 are shown before it.
+    assert _find_restarts(pts, shown, key, facts).tolist() == [True, False, False, False, True, False, False]
+    assert _is_first_of_rest(pts, shown).tolist() == [True, False, True, True, False, True, True]
+    # With row 1 hidden, nothing is shown after row 2 that lies before it.
+    shown[1] = False
+    assert _find_restarts(pts, shown, key, facts).tolist() == [True, False, True, False, True, False, False]
+    # A file that repeats its parameter sets: only rows that bring theirs.
+    facts = [PacketFacts(is_restart=True, has_sets=i == 2, has_new_sets=i == 2) for i in range(7)]
+    assert _find_restarts(pts, shown, key, facts).tolist() == [True, False, True, False, False, False, False]
 
 
 def test_hidden_vp8_pictures_are_not_counted(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ class EvaluationWriter(Callback):
     def _write_predictions(self, path: Path, rows: Any, manifest: Manifest, classes: Sequence[str]) -> None:
         order = np.argsort(-rows.scores, axis=1, kind="stable")[:, :5]
         part = path.with_name(f".{path.name}.tmp")
-        with part.open("w", newline="") as file:
+        with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["video", "label", "pred", "score", "top5", "num_views"])
             for row, video_id in enumerate(rows.video_ids):
@@ -191,5 +191,7 @@ class EvaluationWriter(Callback):
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file under its final name only when it is whole."""
     part = path.with_name(f".{path.name}.tmp")
-    part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    # A path may hold bytes that are no text; they go through as they are.
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    part.write_text(text, encoding="utf-8", errors="surrogateescape")
     part.replace(path)

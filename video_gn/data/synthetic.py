@@ -44,16 +44,20 @@ MOTIONS = {
 }
 CLASSES = tuple(sorted(MOTIONS))
 
-# Outlines within the unit circle. None looks the same after a turn of less than a whole one.
-SHAPES = {
+# Outlines, drawn scaled to touch the unit circle. None looks the same after a turn of less than a whole one.
+_OUTLINES = {
     "L": ((-0.55, -0.85), (-0.05, -0.85), (-0.05, 0.4), (0.6, 0.4), (0.6, 0.85), (-0.55, 0.85)),
     "T": ((-0.75, -0.75), (0.75, -0.75), (0.75, -0.25), (0.25, -0.25), (0.25, 0.85), (-0.25, 0.85), (-0.25, -0.25),
           (-0.75, -0.25)),
     "arrow": ((0.95, 0.0), (0.2, 0.75), (0.2, 0.25), (-0.85, 0.25), (-0.85, -0.25), (0.2, -0.25), (0.2, -0.75)),
     "flag": ((-0.6, -0.9), (0.75, -0.4), (-0.2, 0.1), (-0.2, 0.9), (-0.6, 0.9)),
-    "wedge": ((0.95, 0.0), (-0.75, 0.6), (-0.75, -0.6)),
+    "wedge": ((1.0, 0.0), (-0.6, 0.55), (-0.6, -0.55)),
     "bolt": ((-0.1, -0.95), (0.55, -0.75), (0.2, -0.15), (0.6, -0.05), (-0.5, 0.9), (-0.1, 0.15), (-0.5, 0.1)),
 }  # fmt: skip
+SHAPES = {
+    name: np.array(corners, dtype=np.float32) / np.float32(max(np.hypot(*corner) for corner in corners))
+    for name, corners in _OUTLINES.items()
+}
 
 _VERSION = 1  # of the drawing: to be raised when the same parameters give other pictures
 _DESCRIPTION = "dataset.json"
@@ -236,7 +240,7 @@ def render(scene: Scene, motion: str, *, num_frames: int, rng: np.random.Generat
     """
     height, width = scene.texture.shape[:2]
     flip = np.array([-1 if scene.mirrored else 1, 1], dtype=np.float32)
-    corners = np.array(SHAPES[scene.shape], dtype=np.float32) * flip
+    corners = SHAPES[scene.shape] * flip
     background = scene.colors[0].astype(np.float32) + scene.texture
     color = scene.colors[1].astype(np.float32)
     state = states(scene, motion, num_frames)
@@ -321,13 +325,13 @@ def _claim(out: Path, parameters: dict[str, Any]) -> None:
         _describe(out, {**parameters, "complete": False})
         return
     try:
-        found = json.loads((out / _DESCRIPTION).read_text(encoding="utf-8"))
+        found = dict(json.loads((out / _DESCRIPTION).read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise RunError(
             f"{out}: out must be new, empty or a data set of the same parameters, got {there[:3]}. "
             "Choose another directory."
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         raise RunError(f"{out / _DESCRIPTION}: the description cannot be read: {error}. Remove {out}.") from error
     found.pop("complete", None)
     differ = sorted(key for key in {*found, *parameters} if found.get(key) != parameters.get(key))

@@ -6,6 +6,9 @@ How frames are told apart:
   Decoding starts at the last restart at or before the frame that is wanted, whenever that is further on.
 - By counting, from the start of the file: where the table has doubts, and from the first moment that something
   does not fit (a damaged packet, a frame that is missing). Damaged files are decoded with one thread.
+
+What stays unnoticed: damage in parts of the file that no call has decoded, damage that the codec cannot see (VP8
+has no checks), and a whole picture that refers to a damaged one which is shown later than all that was asked for.
 """
 
 from __future__ import annotations

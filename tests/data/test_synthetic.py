@@ -1,0 +1,363 @@
+import hashlib
+import json
+import zlib
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from video_gn.data import synthetic
+from video_gn.data.manifest import read_manifest
+from video_gn.data.synthetic import CLASSES, MOTIONS, SHAPES, draw_scene, render, states, synthesize
+from video_gn.errors import RunError
+
+OPPOSITES = {"left": "right", "up": "down", "clockwise": "counter-clockwise", "growing": "shrinking"}
+SMALL = {"num_train_per_class": 2, "num_val_per_class": 1, "num_frames": 5, "size_px": (48, 64), "seed": 3}
+
+
+def hashes(root):
+    return {
+        p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(Path(root).rglob("*"))
+        if p.is_file()
+    }
+
+
+def decode(path):
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def scene(index=0, size_px=(96, 96), **start):
+    drawn = draw_scene("train", index, size_px=size_px, seed=0)
+    drawn.start.update(start)
+    return drawn
+
+
+# ---- files -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    out = tmp_path_factory.mktemp("small") / "videos"
+    return synthesize(out, **SMALL)
+
+
+def test_files(small):
+    names = {p for p in hashes(small.out) if p.endswith(".mp4")}
+    want = {f"train/{c}/000{i}.mp4" for c in CLASSES for i in range(2)} | {f"val/{c}/0000.mp4" for c in CLASSES}
+    assert names == want
+    assert (small.num_videos, small.num_written) == (24, 24)
+    assert small.num_bytes == sum(p.stat().st_size for p in small.out.rglob("*.mp4"))
+    assert not [p for p in small.out.rglob("*") if p.name.endswith(".tmp")]
+    train, val = (read_manifest(small.out, split=split) for split in ("train", "val"))
+    assert train.classes == val.classes == CLASSES and (len(train), len(val)) == (16, 8)
+
+
+def test_streams(small):
+    for path in small.out.rglob("*.mp4"):
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
+            assert (stream.width, stream.height, stream.average_rate) == (64, 48, 25)
+            packets = [p for p in container.demux(stream) if p.size]
+            assert len(packets) == 5 and all(p.is_keyframe for p in packets)
+
+
+def test_pixels_survive_compression(small):
+    """Decoded frames show what was drawn: the picture is read row by row, in RGB, with the right side up."""
+    drawn = draw_scene("val", 0, size_px=(48, 64), seed=3)
+    clean = render(drawn, "left", num_frames=5, rng=NoNoise())
+    decoded = decode(small.out / "val" / "left" / "0000.mp4")
+    assert decoded.shape == clean.shape == (5, 48, 64, 3)
+    difference = np.abs(decoded.astype(int) - clean)
+    assert difference.mean() < 12  # noise of 5 levels and a quantizer of 27; another frame's shape gives more
+    assert np.abs(decoded[0].astype(int) - clean[::-1][0, ::-1]).mean() > 1.5 * difference[0].mean()
+
+
+class NoNoise:
+    def standard_normal(self, shape, dtype):
+        return np.zeros(shape, dtype)
+
+
+def test_same_arguments_same_bytes(small, tmp_path):
+    again = synthesize(tmp_path / "again", **SMALL, num_workers=3)
+    assert hashes(again.out) == hashes(small.out)
+    other = synthesize(tmp_path / "other", **{**SMALL, "seed": 4})
+    same = set(hashes(other.out).items()) & set(hashes(small.out).items())
+    assert not same
+
+
+def test_more_videos_leave_the_first_ones(small, tmp_path):
+    more = synthesize(tmp_path / "more", **{**SMALL, "num_train_per_class": 3, "num_val_per_class": 0})
+    first = {name: h for name, h in hashes(small.out).items() if name.startswith("train")}
+    assert first.items() <= hashes(more.out).items() and more.num_videos == 24
+    assert len(first) == 16
+
+
+def test_again_is_left_alone(small):
+    before = {p: p.stat().st_mtime_ns for p in small.out.rglob("*.mp4")}
+    again = synthesize(small.out, **SMALL)
+    assert (again.num_written, again.num_bytes) == (0, small.num_bytes)
+    assert {p: p.stat().st_mtime_ns for p in small.out.rglob("*.mp4")} == before
+
+
+def test_an_interrupted_call_is_finished_by_the_next(small, tmp_path, monkeypatch):
+    out = tmp_path / "videos"
+    real, calls = synthetic._encode, []
+
+    def stop_early(frames, path, *, fps):
+        calls.append(path)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        real(frames, path, fps=fps)
+
+    monkeypatch.setattr(synthetic, "_encode", stop_early)
+    with pytest.raises(KeyboardInterrupt):
+        synthesize(out, **SMALL, num_workers=1)
+    assert json.loads((out / "dataset.json").read_text())["complete"] is False
+    monkeypatch.setattr(synthetic, "_encode", real)
+    there = len(list(out.rglob("*.mp4")))
+    assert there >= 5
+    assert synthesize(out, **SMALL).num_written == 24 - there
+    assert hashes(out) == hashes(small.out)
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    frames = np.zeros((2, 31, 32, 3), dtype=np.uint8)  # an odd height: the encoder refuses
+    with pytest.raises(av.FFmpegError):
+        synthetic._encode(frames, tmp_path / "x.mp4", fps=25)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_content_is_not_overwritten(small, tmp_path):
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(
+        RunError, match=r"out must be new, empty or a data set of the same parameters, got \['mine.txt'\]"
+    ):
+        synthesize(tmp_path, **SMALL)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+    with pytest.raises(RunError, match=r"out must be a directory, got a file"):
+        synthesize(tmp_path / "mine.txt", **SMALL)
+    with pytest.raises(RunError, match=r"of the same parameters, got num_frames 5 and not 6, seed 3 and not 4"):
+        synthesize(small.out, **{**SMALL, "seed": 4, "num_frames": 6})
+    (tmp_path / "dataset.json").write_text("{")
+    with pytest.raises(RunError, match=r"dataset.json: the description cannot be read"):
+        synthesize(tmp_path, **SMALL)
+    (tmp_path / "dataset.json").write_text("3")
+    with pytest.raises(RunError, match=r"dataset.json: the description cannot be read"):
+        synthesize(tmp_path, **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"num_train_per_class": 0}, "num_train_per_class must be at least 1, got 0"),
+        ({"num_val_per_class": -1}, "num_val_per_class must be at least 0, got -1"),
+        ({"num_frames": 0}, "num_frames must be at least 1, got 0"),
+        ({"fps": 0}, "fps must be at least 1, got 0"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"num_workers": 0}, "num_workers must be at least 1, got 0"),
+        ({"size_px": (96, 95)}, r"size_px must be an even height and width of at least 32, got \(96, 95\)"),
+        ({"size_px": (30, 96)}, r"size_px must be an even height and width of at least 32, got \(30, 96\)"),
+        ({"size_px": (96,)}, r"size_px must be an even height and width"),
+    ],
+)
+def test_arguments_out_of_range(tmp_path, arguments, match):
+    with pytest.raises(ValueError, match=match):
+        synthesize(tmp_path / "out", **{**SMALL, **arguments})
+    assert not (tmp_path / "out").exists()
+
+
+# ---- motions ---------------------------------------------------------------------------------
+
+
+def middle(frames, background):
+    """Middle (x, y) and area of what differs from the background, in px."""
+    shape = np.abs(frames.astype(float) - background).sum(-1) > 60
+    y, x = np.nonzero(shape)
+    return x.mean(), y.mean(), shape.sum()
+
+
+@pytest.mark.parametrize("index", range(4))
+@pytest.mark.parametrize("motion", CLASSES)
+def test_what_moves_is_what_the_class_says(motion, index):
+    """Read off the pixels, independently of how they are drawn."""
+    drawn = scene(index, x=0.5, y=0.5, size=0.5)
+    frames = render(drawn, motion, num_frames=4, rng=NoNoise())
+    background = np.clip(drawn.colors[0] + drawn.texture, 0, 255)
+    places = np.array([middle(frame, background) for frame in frames])
+    move = (places[-1, :2] - places[0, :2]) * drawn.period_frames / 3 / 96  # turns around the frame in a period
+    want = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}.get(motion, (0, 0))
+    # Turning and growing shapes move their middle too, since their own middle is not their center.
+    tolerance = 0.05 if motion in ("left", "right", "up", "down") else 0.6
+    np.testing.assert_allclose(move, want, atol=tolerance)
+    growth = places[-1, 2] / places[0, 2]
+    # The area is the radius squared, and the radius runs through its range once in a period.
+    smallest, largest = synthetic._SIZE_RANGE
+    exponent = {"growing": 1, "shrinking": -1}.get(motion, 0)
+    assert growth == pytest.approx((largest / smallest) ** (2 * exponent * 3 / drawn.period_frames), rel=0.06)
+
+
+@pytest.mark.parametrize("index", range(4))
+@pytest.mark.parametrize(("motion", "sign"), [("clockwise", 1), ("counter-clockwise", -1)])
+def test_turns_are_seen_as_named(motion, sign, index):
+    """Of the first frame's shape, turned around the center pixel by pixel, the expected turn fits the last frame best."""
+    drawn = scene(index, x=0.5, y=0.5, size=0.9)
+    background = np.clip(drawn.colors[0] + drawn.texture, 0, 255)
+    first, *_, last = np.abs(render(drawn, motion, num_frames=5, rng=NoNoise()) - background).sum(-1) > 60
+    y, x = np.mgrid[:96, :96] - 47.5
+
+    def overlap(degrees):
+        cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+        # Where a pixel of the turned picture came from; x to the right and y down make positive turns clockwise.
+        u, v = cos * x + sin * y, cos * y - sin * x
+        inside = np.clip(np.rint([v + 47.5, u + 47.5]).astype(int), 0, 95)
+        turned = first[inside[0], inside[1]]
+        return (turned & last).sum() / (turned | last).sum()
+
+    turn = 4 * 360 / drawn.period_frames
+    best = max(np.arange(-60, 61, 2), key=overlap)
+    assert best == pytest.approx(sign * turn, abs=4)  # degrees; at this radius a pixel is about 1.5
+
+
+def test_seen_clockwise_by_hand():
+    """An arrow that points right, turned a quarter clockwise, points down: its tip is the farthest pixel."""
+    drawn = scene(x=0.5, y=0.5, angle=0.0, size=0.7)
+    object.__setattr__(drawn, "shape", "wedge")
+    object.__setattr__(drawn, "mirrored", False)
+    object.__setattr__(drawn, "period_frames", 4.0)
+    background = np.clip(drawn.colors[0] + drawn.texture, 0, 255)
+    tips = []
+    for frame in render(drawn, "clockwise", num_frames=4, rng=NoNoise()):
+        y, x = np.nonzero(np.abs(frame - background).sum(-1) > 60)
+        tip = np.hypot(x - 47.5, y - 47.5).argmax()
+        tips.append((round((x[tip] - 47.5) / 30), round((y[tip] - 47.5) / 30)))
+    assert tips == [(1, 0), (0, 1), (-1, 0), (0, -1)]
+
+
+def test_a_shape_wraps_around_the_frame():
+    """A frame that is drawn with the shape on the border is the one in the middle, rolled."""
+    drawn = scene(x=0.5, y=0.5)
+    flat = np.zeros_like(drawn.texture)
+    object.__setattr__(drawn, "texture", flat)
+    whole = render(drawn, "left", num_frames=1, rng=NoNoise())[0]
+    for x, y in ((0.0, 0.5), (0.5, 0.0), (0.0, 0.0), (0.25, 0.75)):
+        drawn.start.update(x=x, y=y)
+        moved = render(drawn, "left", num_frames=1, rng=NoNoise())[0]
+        rolled = np.roll(whole, (round((y - 0.5) * 96), round((x - 0.5) * 96)), axis=(0, 1))
+        # Coverage is computed from other float32 numbers: one level of rounding.
+        assert np.abs(moved.astype(int) - rolled).max() <= 1
+
+
+def test_covered_area_is_the_polygon_s():
+    for name, corners in SHAPES.items():
+        x, y = np.array(corners).T
+        area = abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2  # shoelace
+        assert np.hypot(x, y).max() == pytest.approx(1, abs=1e-6)
+        side = np.linspace(-1.2, 1.2, 481, dtype=np.float32)
+        u, v = np.meshgrid(side, side)
+        distance = synthetic._distance(u, v, np.array(corners, dtype=np.float32))
+        assert (distance < 0).mean() * 2.4**2 == pytest.approx(area, rel=0.02), name
+        # At a corner, the distance is 0; far away, it is that to the nearest corner or edge.
+        for corner in corners:
+            at = synthetic._distance(*(np.float32([[c]]) for c in corner), np.array(corners, dtype=np.float32))
+            assert abs(float(at[0, 0])) < 1e-3
+        far = synthetic._distance(np.float32([[10]]), np.float32([[0]]), np.array(corners, dtype=np.float32))
+        dense = np.concatenate([np.linspace(a, b, 200) for a, b in zip(corners, np.roll(corners, -1, 0), strict=True)])
+        assert float(far[0, 0]) == pytest.approx(np.hypot(dense[:, 0] - 10, dense[:, 1]).min(), abs=0.01)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_no_shape_looks_the_same_after_less_than_a_turn(name):
+    """Or its motion would look like another, backwards."""
+    corners = np.array(SHAPES[name], dtype=np.float32)
+    side = np.linspace(-1.1, 1.1, 111, dtype=np.float32)
+    u, v = np.meshgrid(side, side)
+    still = synthetic._distance(u, v, corners) < 0
+    for degrees in range(20, 341, 5):
+        cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+        turned = synthetic._distance(cos * u + sin * v, cos * v - sin * u, corners) < 0
+        assert (still & turned).sum() / (still | turned).sum() < 0.85, degrees
+
+
+# ---- nothing but motion tells the class ------------------------------------------------------
+
+
+def test_motions_come_in_pairs():
+    assert sorted([*OPPOSITES, *OPPOSITES.values()]) == list(CLASSES)
+    for motion, opposite in OPPOSITES.items():
+        assert MOTIONS[motion][0] == MOTIONS[opposite][0] and MOTIONS[motion][1] == -MOTIONS[opposite][1]
+
+
+@pytest.mark.parametrize("frame", [0, 17, 40, 63])
+def test_every_state_is_uniform_in_every_frame_of_every_class(frame):
+    """So a frame's place in the video tells nothing either."""
+    num_scenes = 1000
+    scenes = [draw_scene("train", i, size_px=(32, 32), seed=1) for i in range(num_scenes)]
+    for motion in CLASSES:
+        drawn = [states(s, motion, 64) for s in scenes]
+        for name in ("x", "y", "angle", "size"):
+            values = np.sort([d[name][frame] for d in drawn])
+            assert values[0] >= 0 and values[-1] < 1
+            # Kolmogorov-Smirnov against the uniform distribution: 2.2 / sqrt(n) is passed by all but 1 in
+            # 8,000 draws, and 128 are looked at (of them 36 different ones).
+            steps = np.arange(num_scenes + 1) / num_scenes
+            gap = max(np.abs(values - steps[:-1]).max(), np.abs(values - steps[1:]).max())
+            assert gap < 2.2 / np.sqrt(num_scenes), (motion, name)
+        # Independent of each other: correlations of points on circles, 4.5 standard deviations.
+        points = np.exp(2j * np.pi * np.array([[d[n][frame] for d in drawn] for n in ("x", "y", "angle", "size")]))
+        for sign in (points, points.conj()):
+            correlation = np.abs(points @ sign.T / num_scenes)[np.triu_indices(4, 1)]
+            assert correlation.max() < 4.5 / np.sqrt(num_scenes)
+
+
+@pytest.mark.parametrize(("motion", "opposite"), OPPOSITES.items())
+def test_backwards_a_motion_is_its_opposite(motion, opposite):
+    drawn = scene(5)
+    name, direction = MOTIONS[motion]
+    forward = states(drawn, motion, 30)
+    drawn.start[name] = (drawn.start[name] + direction * 29 / drawn.period_frames) % 1
+    backward = states(drawn, opposite, 30)
+    for key in forward:
+        np.testing.assert_allclose(
+            np.exp(2j * np.pi * forward[key]), np.exp(2j * np.pi * backward[key][::-1]), atol=1e-9
+        )
+
+
+def test_videos_of_one_number_share_their_scene(small):
+    """The first frames of all classes are equal up to their noise, and the noise is not the same."""
+    first = np.stack([decode(small.out / "train" / name / "0000.mp4")[0] for name in CLASSES]).astype(float)
+    clean = render(draw_scene("train", 0, size_px=(48, 64), seed=3), "up", num_frames=1, rng=NoNoise())[0]
+    for frame in first:
+        assert np.abs(frame - clean).mean() < 12
+    for a in range(8):
+        for b in range(a):
+            assert 0.5 < np.abs(first[a] - first[b]).mean() < 12
+    other = decode(small.out / "train" / "up" / "0001.mp4")[0]
+    assert np.abs(first[0] - other).mean() > 20
+
+
+def test_parts_have_other_scenes():
+    train, val = (draw_scene(split, 0, size_px=(32, 32), seed=0) for split in ("train", "val"))
+    assert train.start != val.start and np.abs(train.texture - val.texture).max() > 1
+    assert zlib.crc32(b"train") != zlib.crc32(b"val")
+
+
+def test_a_frame_is_coded_the_same_whatever_comes_before_it(tmp_path):
+    """No compression artifact of other frames: it could show where the shape was."""
+    drawn = scene(2)
+    frames = render(drawn, "right", num_frames=12, rng=np.random.default_rng(0))
+    synthetic._encode(frames, tmp_path / "forward.mp4", fps=25)
+    synthetic._encode(frames[::-1], tmp_path / "backward.mp4", fps=25)
+    synthetic._encode(frames[7:8], tmp_path / "alone.mp4", fps=25)
+    forward, backward, alone = (decode(tmp_path / f"{name}.mp4") for name in ("forward", "backward", "alone"))
+    np.testing.assert_array_equal(forward, backward[::-1])
+    np.testing.assert_array_equal(forward[7], alone[0])
+
+
+def test_shapes_stand_out():
+    for index in range(200):
+        colors = draw_scene("train", index, size_px=(32, 32), seed=0).colors
+        assert np.linalg.norm(colors[0] - colors[1]) >= 120
