@@ -48,7 +48,7 @@ def run_infer(options: argparse.Namespace) -> int:
             return 2
     from video_gn.clips import Failure
     from video_gn.data.manifest import VideoRecord, find_videos
-    from video_gn.decoding import _BACKENDS as BACKENDS
+    from video_gn.decoding import BACKENDS
     from video_gn.errors import ManifestError
     from video_gn.inference import Predictor
 

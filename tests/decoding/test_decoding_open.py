@@ -201,7 +201,7 @@ def test_another_missing_module_is_not_blamed_on_the_backend(video: Path, monkey
     def broken(path: str, *, num_threads: int) -> VideoReader:
         raise ModuleNotFoundError("No module named 'x'", name="x")
 
-    monkeypatch.setitem(decoding._BACKENDS, "pyav", (broken, "av", "av"))
+    monkeypatch.setitem(decoding.BACKENDS, "pyav", (broken, "av", "av"))
     with pytest.raises(ModuleNotFoundError, match="No module named 'x'"):
         open_video(video)
 

@@ -20,7 +20,7 @@ from video_gn import sampling
 from video_gn.clips import ClipBatch, Failure, VideoNote
 from video_gn.data.manifest import VideoRecord
 from video_gn.data.transforms import TestCrops, TrainTransform
-from video_gn.decoding import VideoReader, open_video
+from video_gn.decoding import VideoReader, choose_backend, open_video
 from video_gn.errors import DecodeError, FrameCountError, RunError
 
 # Frames that are held at full size at a time: 64 frames of 1920 x 1080 are 400 MB.
@@ -107,6 +107,7 @@ class ClipDataset(Dataset[Sample]):
     """
 
     def __init__(self, records: Sequence[VideoRecord], *, clip: ClipConfig, backend: str = "auto") -> None:
+        choose_backend(backend)  # a wrong name is an error here, not in a worker
         self.records = records
         self.clip = clip
         self.backend = backend

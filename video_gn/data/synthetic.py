@@ -2,7 +2,7 @@
 
 One shape moves over a textured background in one of eight ways. What the class can be told from:
 
-- From one frame, nothing. A shape's place, orientation and size each run around a circle: the frame is a
+- From one frame, nothing. Each shape's place, orientation and size each run around a circle: the frame is a
   torus, a turn ends where it began, and the largest size is followed by the smallest. Each starts
   anywhere with equal chance, so in every frame of every class each is uniform and independent of the
   others, whichever of them moves. There is no motion blur. Scenes are shared: the n-th video of each class
@@ -59,12 +59,13 @@ SHAPES = {
     for name, corners in _OUTLINES.items()
 }
 
+_NUM_SHAPES = 4
 _VERSION = 1  # of the drawing: to be raised when the same parameters give other pictures
 _DESCRIPTION = "dataset.json"
 _SIZE_RANGE = (0.16, 0.42)  # radius over the frame's short side; below a half, or a shape would meet itself
-_PERIOD_FRAMES = (40.0, 72.0)  # once around the circle: 16 frames at stride 2 show a half of it
+_PERIOD_FRAMES = (24.0, 40.0)  # once around the circle: 16 frames at stride 2 show about all of it
 _MIN_CONTRAST = 120.0  # distance of the shape's colour from the background's, of 442 between black and white
-_NOISE_LEVELS = 5.0  # standard deviation of each frame's own noise
+_NOISE_LEVELS = 4.0  # standard deviation of each frame's own noise
 _CODEC_OPTIONS = {
     # One quantizer for all: rate control would look at other frames. One thread and no x264 thread count in
     # the stream: the same files on any number of cores.
@@ -74,24 +75,35 @@ _CODEC_OPTIONS = {
 
 
 @dataclass(frozen=True)
+class Shape:
+    """One of a scene's moving shapes.
+
+    Args:
+        outline: a name of `SHAPES`.
+        mirrored: whether it is drawn mirrored.
+        color: float (3,), RGB in [0, 255].
+        start: x, y, angle and size in the first frame, each in [0, 1) of its circle.
+    """
+
+    outline: str
+    mirrored: bool
+    color: np.ndarray
+    start: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Scene:
     """What the videos of all classes with one number have in common.
 
     Args:
-        shape: a name of `SHAPES`.
-        mirrored: whether the shape is drawn mirrored.
-        start: x, y, angle and size in the first frame, each in [0, 1) of its circle.
-        period_frames: frames for once around the circle.
-        colors: float (2, 3), background and shape in [0, 255].
-        texture: float32 (H, W, 3), added to the background's color.
+        shapes: from the back to the front.
+        period_frames: frames for once around the circle, of all shapes.
+        background: float32 (H, W, 3), RGB.
     """
 
-    shape: str
-    mirrored: bool
-    start: dict[str, float]
+    shapes: tuple[Shape, ...]
     period_frames: float
-    colors: np.ndarray
-    texture: np.ndarray
+    background: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -200,30 +212,32 @@ def draw_scene(split: str, index: int, *, size_px: tuple[int, int], seed: int) -
         seed: at least 0.
     """
     rng = _rng(seed, split, index, "scene")
-    background = rng.uniform(40, 215, size=3)
-    while True:
-        color = rng.uniform(0, 255, size=3)
-        if np.linalg.norm(color - background) >= _MIN_CONTRAST:
-            break
+    ground = rng.uniform(40, 215, size=3)
+    shapes = tuple(
+        Shape(
+            outline=list(SHAPES)[rng.integers(len(SHAPES))],
+            mirrored=bool(rng.integers(2)),
+            color=_draw_color(rng, ground),
+            start={name: float(rng.random()) for name in ("x", "y", "angle", "size")},
+        )
+        for _ in range(_NUM_SHAPES)
+    )
     return Scene(
-        shape=list(SHAPES)[rng.integers(len(SHAPES))],
-        mirrored=bool(rng.integers(2)),
-        start={name: float(rng.random()) for name in ("x", "y", "angle", "size")},
+        shapes,
         period_frames=float(rng.uniform(*_PERIOD_FRAMES)),
-        colors=np.stack([background, color]),
-        texture=_draw_texture(rng, size_px),
+        background=ground.astype(np.float32) + _draw_texture(rng, size_px),
     )
 
 
-def states(scene: Scene, motion: str, num_frames: int) -> dict[str, np.ndarray]:
-    """Where x, y, angle and size stand in each frame.
+def states(shape: Shape, motion: str, *, num_frames: int, period_frames: float) -> dict[str, np.ndarray]:
+    """Where a shape's x, y, angle and size stand in each frame.
 
     Returns:
         float64 (num_frames,) in [0, 1) for each.
     """
     moving, direction = MOTIONS[motion]
-    turns = direction * np.arange(num_frames) / scene.period_frames
-    return {name: (start + turns * (name == moving)) % 1.0 for name, start in scene.start.items()}
+    turns = direction * np.arange(num_frames) / period_frames
+    return {name: (start + turns * (name == moving)) % 1.0 for name, start in shape.start.items()}
 
 
 def render(scene: Scene, motion: str, *, num_frames: int, rng: np.random.Generator) -> np.ndarray:
@@ -238,29 +252,34 @@ def render(scene: Scene, motion: str, *, num_frames: int, rng: np.random.Generat
     Returns:
         uint8 (num_frames, H, W, 3), RGB.
     """
-    height, width = scene.texture.shape[:2]
-    flip = np.array([-1 if scene.mirrored else 1, 1], dtype=np.float32)
-    corners = SHAPES[scene.shape] * flip
-    background = scene.colors[0].astype(np.float32) + scene.texture
-    color = scene.colors[1].astype(np.float32)
-    state = states(scene, motion, num_frames)
-    smallest, largest = _SIZE_RANGE
-    frames = np.empty((num_frames, height, width, 3), dtype=np.uint8)
+    moves = [states(s, motion, num_frames=num_frames, period_frames=scene.period_frames) for s in scene.shapes]
+    frames = np.empty((num_frames, *scene.background.shape), dtype=np.uint8)
     for t in range(num_frames):
-        radius = min(height, width) * smallest * (largest / smallest) ** state["size"][t]
-        rows, dy = _around(state["y"][t] * height, radius, height)
-        columns, dx = _around(state["x"][t] * width, radius, width)
-        angle = 2 * np.pi * state["angle"][t]
-        cos, sin = np.cos(angle) / radius, np.sin(angle) / radius
-        u = (cos * dx[None, :] + sin * dy[:, None]).astype(np.float32)
-        v = (cos * dy[:, None] - sin * dx[None, :]).astype(np.float32)
-        # An edge is one pixel wide: it covers in part the pixels through which it goes.
-        covered = np.clip(0.5 - _distance(u, v, corners) * np.float32(radius), 0, 1)[:, :, None]
-        frame = background.copy()
-        frame[rows[:, None], columns] += covered * (color - frame[rows[:, None], columns])
+        frame = scene.background.copy()
+        for shape, move in zip(scene.shapes, moves, strict=True):
+            _paint(frame, shape, {name: float(values[t]) for name, values in move.items()})
         frame += np.float32(_NOISE_LEVELS) * rng.standard_normal(frame.shape, dtype=np.float32)
         frames[t] = np.clip(frame + np.float32(0.5), 0, 255)
     return frames
+
+
+def _paint(frame: np.ndarray, shape: Shape, state: dict[str, float]) -> None:
+    """Draw a shape over a frame, float32 (H, W, 3)."""
+    height, width = frame.shape[:2]
+    smallest, largest = _SIZE_RANGE
+    radius = min(height, width) * smallest * (largest / smallest) ** state["size"]
+    rows, dy = _around(state["y"] * height, radius, height)
+    columns, dx = _around(state["x"] * width, radius, width)
+    angle = 2 * np.pi * state["angle"]
+    cos, sin = np.cos(angle) / radius, np.sin(angle) / radius
+    u = (cos * dx[None, :] + sin * dy[:, None]).astype(np.float32)
+    v = (cos * dy[:, None] - sin * dx[None, :]).astype(np.float32)
+    if shape.mirrored:
+        u = -u
+    # An edge is one pixel wide: it covers in part the pixels through which it goes.
+    covered = np.clip(0.5 - _distance(u, v, SHAPES[shape.outline]) * np.float32(radius), 0, 1)[:, :, None]
+    place = np.ix_(rows, columns)
+    frame[place] += covered * (shape.color.astype(np.float32) - frame[place])
 
 
 def _around(center: float, radius: float, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -285,6 +304,14 @@ def _distance(x: np.ndarray, y: np.ndarray, corners: np.ndarray) -> np.ndarray:
     return np.where(inside, -distance, distance)
 
 
+def _draw_color(rng: np.random.Generator, ground: np.ndarray) -> np.ndarray:
+    """An RGB color, float64 (3,), that stands out from the background's."""
+    while True:
+        color = rng.uniform(0, 255, size=3)
+        if np.linalg.norm(color - ground) >= _MIN_CONTRAST:
+            return color
+
+
 def _draw_texture(rng: np.random.Generator, size_px: tuple[int, int]) -> np.ndarray:
     """Smooth noise, its power falling with frequency as in photographs; float32 (H, W, 3), mean 0."""
     height, width = size_px
@@ -294,7 +321,7 @@ def _draw_texture(rng: np.random.Generator, size_px: tuple[int, int]) -> np.ndar
     layers = np.fft.irfft2(spectrum, s=(height, width))
     layers /= layers.std(axis=(1, 2), keepdims=True)
     tints = rng.uniform(-1, 1, size=(2, 3)) + np.array([[1.0], [0.0]])
-    tints *= rng.uniform(12, 22) / np.abs(tints).max(axis=1, keepdims=True)
+    tints *= rng.uniform(6, 14) / np.abs(tints).max(axis=1, keepdims=True)
     return np.einsum("lhw,lc->hwc", layers, tints).astype(np.float32)
 
 

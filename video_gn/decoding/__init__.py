@@ -11,7 +11,7 @@ from os import PathLike, fsdecode
 
 from video_gn.decoding._base import VideoReader
 
-__all__ = ["VideoReader", "open_video"]
+__all__ = ["BACKENDS", "VideoReader", "choose_backend", "open_video"]
 
 _logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def _open_decord(path: str, *, num_threads: int) -> VideoReader:
 
 
 # name: (opener, module that it needs, package that brings the module)
-_BACKENDS: dict[str, tuple[Callable[..., VideoReader], str, str]] = {
+BACKENDS: dict[str, tuple[Callable[..., VideoReader], str, str]] = {
     "pyav": (_open_pyav, "av", "av"),
     "decord": (_open_decord, "decord", "decord2"),
 }
@@ -38,6 +38,28 @@ _BACKENDS: dict[str, tuple[Callable[..., VideoReader], str, str]] = {
 # shortens the way. decord needs PyAV to know whether it can be trusted, so it is no way out without PyAV.
 _AUTO = "pyav"
 _announced: set[str] = set()
+
+
+def choose_backend(backend: str = "auto") -> str:
+    """The name of the back end that `open_video` takes; what "auto" chooses is logged once in a process.
+
+    Data sets call this before their workers start, so that the log has one line and not one for each worker.
+
+    Args:
+        backend: "auto" or a key of `BACKENDS`.
+
+    Raises:
+        ValueError: for an unknown back end.
+    """
+    if backend != "auto" and backend not in BACKENDS:
+        raise ValueError(
+            f"backend must be one of {['auto', *BACKENDS]}, got {backend!r}. Leave it out to have the best one chosen."
+        )
+    name = _AUTO if backend == "auto" else backend
+    if backend == "auto" and name not in _announced:
+        _announced.add(name)
+        _logger.info("backend='auto' reads videos with %s", name)
+    return name
 
 
 def open_video(path: str | PathLike[str], backend: str = "auto", *, num_threads: int = 1) -> VideoReader:
@@ -58,17 +80,10 @@ def open_video(path: str | PathLike[str], backend: str = "auto", *, num_threads:
         DecodeError: for what is missing, a directory, empty, not a video, without a video stream, or without
             a frame that decodes; and where a back end asked for by name cannot be relied on.
     """
-    if backend != "auto" and backend not in _BACKENDS:
-        raise ValueError(
-            f"backend must be one of {['auto', *_BACKENDS]}, got {backend!r}. Leave it out to have the best one chosen."
-        )
+    name = choose_backend(backend)
     if num_threads < 1:
         raise ValueError(f"num_threads must be at least 1, got {num_threads!r}. Use 1 inside data loader workers.")
-    name = _AUTO if backend == "auto" else backend
-    if backend == "auto" and name not in _announced:
-        _announced.add(name)
-        _logger.info("backend='auto' reads videos with %s", name)
-    opener, module, package = _BACKENDS[name]
+    opener, module, package = BACKENDS[name]
     try:
         return opener(fsdecode(path), num_threads=num_threads)
     except ModuleNotFoundError as error:
