@@ -2,7 +2,10 @@
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -315,3 +318,28 @@ def test_a_directory_that_is_in_use_is_refused(tiny_videos, tmp_path):
     assert status == 1
     assert "is in use by another run" in printed
     holder.unlock()
+
+
+def test_validate_gives_the_figures_that_fit_logged(trained, tiny_videos):
+    run_dir, printed = trained
+    best = torch.load(run_dir / "checkpoints/best.ckpt", weights_only=True)["global_step"]
+    wanted = next(line for line in printed.splitlines() if line.startswith(f"step {best}: val/loss"))
+    status, printed = run(words("validate", tiny_videos, run_dir), run_dir.parent)
+    assert status == 0, printed
+    assert wanted.replace(f"step {best}", "validation") in printed
+
+
+def test_two_processes_see_every_video_once_and_agree_with_one(trained, tiny_videos, tmp_path):
+    """Six videos over two gloo processes; files are equal byte for byte."""
+    run_dir, _ = trained
+    best = run_dir / "checkpoints/best.ckpt"
+    outputs = {}
+    for devices in (1, 2):
+        out = tmp_path / str(devices)
+        command = words("test", tiny_videos, out, f"--ckpt_path={best}", f"--trainer.devices={devices}")
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        script = Path(sys.executable).with_name("video-gn")
+        done = subprocess.run([script, *map(str, command)], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        outputs[devices] = [(out / "test" / n).read_bytes() for n in ("metrics.json", "predictions.csv", "scores.npz")]
+    assert outputs[1] == outputs[2]

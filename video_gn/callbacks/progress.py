@@ -24,7 +24,9 @@ class _ClipsPerSecond(ProcessingSpeedColumn):
         self.bar = bar
 
     def render(self, task: Any) -> Text:
-        rate = 0.0 if task.speed is None else task.speed * self.bar.clips_per_batch
+        # Lightning calls the training's task "Epoch i/n"; a validation runs in the midst of it.
+        clips = self.bar.train_clips if str(task.description).startswith("Epoch") else self.bar.eval_clips
+        rate = 0.0 if task.speed is None else task.speed * clips
         return Text(f"{rate:.1f} clips/s", style=self.style)
 
 
@@ -33,21 +35,25 @@ class TerminalProgress(RichProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self.clips_per_batch = 0
+        self.train_clips = 0
+        self.eval_clips = 0
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
         """Lightning's columns, with clips/s for batches/s."""
         columns = super().configure_columns(trainer)
         return [_ClipsPerSecond(self, c.style) if isinstance(c, ProcessingSpeedColumn) else c for c in columns]
 
-    def _count(self, trainer: Trainer, batch: ClipBatch) -> None:
-        self.clips_per_batch = batch.num_clips * trainer.world_size
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """The logged figures, without Lightning's version number."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Note the batch's clips, then move the bar."""
-        self._count(trainer, batch)
+        self.train_clips = batch.num_clips * trainer.world_size
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_validation_batch_end(
@@ -60,7 +66,7 @@ class TerminalProgress(RichProgressBar):
         dataloader_idx: int = 0,
     ) -> None:
         """Note the batch's clips, then move the bar."""
-        self._count(trainer, batch)
+        self.eval_clips = batch.num_clips * trainer.world_size
         super().on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
 
     def on_test_batch_end(
@@ -73,7 +79,7 @@ class TerminalProgress(RichProgressBar):
         dataloader_idx: int = 0,
     ) -> None:
         """Note the batch's clips, then move the bar."""
-        self._count(trainer, batch)
+        self.eval_clips = batch.num_clips * trainer.world_size
         super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
 
 
@@ -119,7 +125,8 @@ class LineProgress(Callback):
         """Say what the validation gave."""
         if trainer.is_global_zero and not trainer.sanity_checking:
             values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
-            log.info("step %d: %s", trainer.global_step, ", ".join(f"{k} {v:.4f}" for k, v in sorted(values.items())))
+            where = f"step {trainer.global_step}" if trainer.state.fn == "fit" else "validation"
+            log.info("%s: %s", where, ", ".join(f"{k} {v:.4f}" for k, v in sorted(values.items())))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""

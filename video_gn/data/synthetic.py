@@ -19,9 +19,12 @@ import json
 import logging
 import os
 import zlib
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import av
@@ -66,6 +69,11 @@ _SIZE_RANGE = (0.16, 0.42)  # radius over the frame's short side; below a half, 
 _PERIOD_FRAMES = (24.0, 40.0)  # once around the circle: 16 frames at stride 2 show about all of it
 _MIN_CONTRAST = 120.0  # distance of the shape's colour from the background's, of 442 between black and white
 _NOISE_LEVELS = 4.0  # standard deviation of each frame's own noise
+# Normal noise from random bytes, several times faster than exact draws.
+_NOISE = np.array([NormalDist(0, _NOISE_LEVELS).inv_cdf((i + 0.5) / 256) for i in range(256)], dtype=np.float32)
+_MAP_SIDE = 512  # of an outline's map of distances: a step is 0.2 px of the largest shape in a 96 px frame
+_MAP_REACH = 1.3  # the map goes from minus to plus this, in radii
+_PROCESSES_FROM = 64  # videos from which other processes are worth their start of half a second
 _CODEC_OPTIONS = {
     # One quantizer for all: rate control would look at other frames. One thread and no x264 thread count in
     # the stream: the same files on any number of cores.
@@ -148,7 +156,8 @@ def synthesize(
         size_px: height and width, even, at least 32.
         fps: frames per second, at least 1.
         seed: at least 0.
-        num_workers: threads; None takes the number of cores.
+        num_workers: processes; None takes the number of cores. A script that starts more than one guards its
+            main part with `if __name__ == "__main__"`.
 
     Raises:
         ValueError: for an argument out of its range.
@@ -183,23 +192,32 @@ def synthesize(
         for name in CLASSES:
             (out / split / name).mkdir(parents=True, exist_ok=True)
 
-    def write(video: tuple[str, int]) -> int:
-        split, index = video
-        scene = draw_scene(split, index, size_px=size_px, seed=seed)
-        wanted = [name for name in CLASSES if not paths[split, name, index].exists()]
-        for name in wanted:
-            frames = render(scene, name, num_frames=num_frames, rng=_rng(seed, split, index, name))
-            _encode(frames, paths[split, name, index], fps=fps)
-        return len(wanted)
-
     if missing:
         log.info("%s: making %d scenes of %d motions", out, len(missing), len(CLASSES))
-    with ThreadPoolExecutor(num_workers) as pool:
-        num_written = sum(pool.map(write, missing))
+    write = partial(_write_scene, out=out, num_frames=num_frames, size_px=size_px, fps=fps, seed=seed)
+    if num_workers == 1 or len(missing) * len(CLASSES) < _PROCESSES_FROM:
+        num_written = sum(map(write, missing))
+    else:
+        # Spawned, not forked: the caller may have threads, and a fork would copy their locks as they stand.
+        with ProcessPoolExecutor(min(num_workers, len(missing)), mp_context=get_context("spawn")) as pool:
+            num_written = sum(pool.map(write, missing))
     _describe(out, {**parameters, "complete": True})
     num_bytes = sum(path.stat().st_size for path in paths.values())
     log.info("%s: %d videos, %d of them new, %.1f MB", out, len(paths), num_written, num_bytes / 1e6)
     return SyntheticSummary(out, len(paths), num_written, num_bytes)
+
+
+def _write_scene(
+    video: tuple[str, int], *, out: Path, num_frames: int, size_px: tuple[int, int], fps: int, seed: int
+) -> int:
+    """Write those of a scene's videos that are not there; their number."""
+    split, index = video
+    scene = draw_scene(split, index, size_px=size_px, seed=seed)
+    missing = [name for name in CLASSES if not _path(out, split, name, index).exists()]
+    for name in missing:
+        frames = render(scene, name, num_frames=num_frames, rng=_rng(seed, split, index, name))
+        _encode(frames, _path(out, split, name, index), fps=fps)
+    return len(missing)
 
 
 def draw_scene(split: str, index: int, *, size_px: tuple[int, int], seed: int) -> Scene:
@@ -240,14 +258,14 @@ def states(shape: Shape, motion: str, *, num_frames: int, period_frames: float) 
     return {name: (start + turns * (name == moving)) % 1.0 for name, start in shape.start.items()}
 
 
-def render(scene: Scene, motion: str, *, num_frames: int, rng: np.random.Generator) -> np.ndarray:
+def render(scene: Scene, motion: str, *, num_frames: int, rng: np.random.Generator | None) -> np.ndarray:
     """Draw the frames of a video.
 
     Args:
         scene: what is shown.
         motion: a name of `MOTIONS`.
         num_frames: how many.
-        rng: of the noise.
+        rng: of the noise; None draws none.
 
     Returns:
         uint8 (num_frames, H, W, 3), RGB.
@@ -258,7 +276,8 @@ def render(scene: Scene, motion: str, *, num_frames: int, rng: np.random.Generat
         frame = scene.background.copy()
         for shape, move in zip(scene.shapes, moves, strict=True):
             _paint(frame, shape, {name: float(values[t]) for name, values in move.items()})
-        frame += np.float32(_NOISE_LEVELS) * rng.standard_normal(frame.shape, dtype=np.float32)
+        if rng is not None:
+            frame += _NOISE[rng.integers(0, 256, size=frame.shape, dtype=np.uint8)]
         frames[t] = np.clip(frame + np.float32(0.5), 0, 255)
     return frames
 
@@ -271,37 +290,45 @@ def _paint(frame: np.ndarray, shape: Shape, state: dict[str, float]) -> None:
     rows, dy = _around(state["y"] * height, radius, height)
     columns, dx = _around(state["x"] * width, radius, width)
     angle = 2 * np.pi * state["angle"]
-    cos, sin = np.cos(angle) / radius, np.sin(angle) / radius
-    u = (cos * dx[None, :] + sin * dy[:, None]).astype(np.float32)
-    v = (cos * dy[:, None] - sin * dx[None, :]).astype(np.float32)
+    # Turned and scaled from px to steps of the map.
+    step = radius * 2 * _MAP_REACH / _MAP_SIDE
+    cos, sin = np.float32(np.cos(angle) / step), np.float32(np.sin(angle) / step)
+    u = (cos * dx)[None, :] + (sin * dy)[:, None]
+    v = (cos * dy)[:, None] - (sin * dx)[None, :]
     if shape.mirrored:
         u = -u
+    # A corner of the box may lie outside the map: its edge is far enough from the shape to be as good.
+    row, column = (np.clip(x + _MAP_SIDE / 2, 0, _MAP_SIDE - 1).astype(np.int32) for x in (v, u))
+    distance = _distances(shape.outline)[row, column]
     # An edge is one pixel wide: it covers in part the pixels through which it goes.
-    covered = np.clip(0.5 - _distance(u, v, SHAPES[shape.outline]) * np.float32(radius), 0, 1)[:, :, None]
+    covered = np.clip(0.5 - distance * np.float32(radius), 0, 1)[:, :, None]
     place = np.ix_(rows, columns)
-    frame[place] += covered * (shape.color.astype(np.float32) - frame[place])
+    under = frame[place]
+    frame[place] = under + covered * (shape.color.astype(np.float32) - under)
 
 
 def _around(center: float, radius: float, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels of one axis of the torus within a radius, and how far their middles are from the center, in px."""
+    """Pixels of one axis of the torus that a shape may cover, and their middles' distance from its center, in px."""
     first = int(np.floor(center - radius)) - 1
     pixels = np.arange(first, min(int(np.ceil(center + radius)) + 1, first + length))
-    return pixels % length, pixels + 0.5 - center
+    return pixels % length, (pixels + 0.5 - center).astype(np.float32)
 
 
-def _distance(x: np.ndarray, y: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """Signed distance to a polygon's outline, negative inside; float32 of the shape of x and y."""
-    nearest = np.full(x.shape, np.inf, dtype=np.float32)
-    inside = np.zeros(x.shape, dtype=bool)
+@cache
+def _distances(outline: str) -> np.ndarray:
+    """Signed distances to an outline, negative inside, in radii: float32 (_MAP_SIDE, _MAP_SIDE), rows are y."""
+    steps = ((np.arange(_MAP_SIDE) + 0.5) / _MAP_SIDE * 2 - 1) * _MAP_REACH
+    x, y = np.meshgrid(steps, steps)
+    nearest, inside = np.full(x.shape, np.inf), np.zeros(x.shape, dtype=bool)
+    corners = SHAPES[outline].astype(np.float64)
     for (ax, ay), (bx, by) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
         ex, ey = bx - ax, by - ay
         px, py = x - ax, y - ay
         along = np.clip((px * ex + py * ey) / (ex * ex + ey * ey), 0, 1)
-        np.minimum(nearest, (px - along * ex) ** 2 + (py - along * ey) ** 2, out=nearest)
+        nearest = np.minimum(nearest, (px - along * ex) ** 2 + (py - along * ey) ** 2)
         # A ray to the right meets this edge: an odd number of them means inside.
-        inside ^= ((ay > y) != (by > y)) & ((px * ey < ex * py) == (ey > 0)) if ey else False
-    distance = np.sqrt(nearest)
-    return np.where(inside, -distance, distance)
+        inside ^= ((ay > y) != (by > y)) & ((px * ey < ex * py) == (ey > 0))
+    return np.where(inside, -1, 1).astype(np.float32) * np.sqrt(nearest).astype(np.float32)
 
 
 def _draw_color(rng: np.random.Generator, ground: np.ndarray) -> np.ndarray:
