@@ -5,7 +5,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 OUT=${OUT:-runs/demo}
 echo "== 1/4 videos of moving shapes (class = motion alone)"
-video-gn data synth "$OUT/videos"
+video-gn data synth "$OUT/videos" --train_per_class 100 --val_per_class 15
 echo "== 2/4 training"
 video-gn fit -c configs/demo.yaml --data.train "$OUT/videos" --run_dir "$OUT"
 echo "== 3/4 test on held-out videos, 10 clips each"

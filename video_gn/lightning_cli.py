@@ -211,6 +211,8 @@ def run(command: str, words: Sequence[str]) -> int:
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")  # torch's word to Lightning 2.6
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to be provided.*")
+    # Every process logs the same value, computed from what all have seen.
+    warnings.filterwarnings("ignore", message=".*It is recommended to use `self.log.*sync_dist=True.*")
     # Our sampler goes on inside an epoch where the checkpoint stood; Lightning cannot know.
     warnings.filterwarnings("ignore", message=".*ended before the epoch ended and your dataloader is not resumable.*")
     cli = VideoCLI(
