@@ -22,8 +22,8 @@ find_python() {
 wanted=$(cat pyproject.toml scripts/constraints.txt | cksum)
 if [ "$(cat "$VENV/.installed" 2>/dev/null)" != "$wanted" ]; then
     base=$(find_python)
-    if [ ! -x "$VENV/bin/python" ]; then
-        free_gb=$(($(df -Pk . | awk 'NR == 2 {print $4}') / 1024 / 1024))
+    if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
+        free_gb=$(($(df -Pk "$(dirname "$VENV")" | awk 'NR == 2 {print $4}') / 1024 / 1024))
         [ "$free_gb" -ge "$NEEDED_GB" ] || fail "$NEEDED_GB GB of free disk are needed for $VENV, there are $free_gb GB in $PWD"
         "$base" -c 'import venv, ensurepip' 2>/dev/null || fail "$base has no venv module. On Debian and Ubuntu: apt-get install python3-venv"
         echo "set-up: making $VENV with $("$base" --version)"
@@ -35,4 +35,5 @@ if [ "$(cat "$VENV/.installed" 2>/dev/null)" != "$wanted" ]; then
     echo "$wanted" > "$VENV/.installed"
 fi
 PYTHON=$VENV/bin/python
-export PATH="$PWD/$VENV/bin:$PATH"
+PATH="$(cd "$VENV" && pwd)/bin:$PATH"
+export PATH

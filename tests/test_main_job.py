@@ -343,3 +343,49 @@ def test_two_processes_see_every_video_once_and_agree_with_one(trained, tiny_vid
         assert done.returncode == 0, done.stderr
         outputs[devices] = [(out / "test" / n).read_bytes() for n in ("metrics.json", "predictions.csv", "scores.npz")]
     assert outputs[1] == outputs[2]
+
+
+def test_a_checkpoint_from_elsewhere_begins_a_new_run(trained, tiny_videos, tmp_path):
+    """What lies in the run directory is set aside, and the other run's best figure is not this one's."""
+    run_dir, _ = trained
+    here = tmp_path / "run"
+    shutil.copytree(run_dir, here)
+    other = run_dir / "checkpoints/last.ckpt"
+    command = words("fit", tiny_videos, here, "--trainer.max_epochs=3", f"--ckpt_path={other}")
+    status, printed = run(command, tmp_path)
+    assert status == 0, printed
+    assert (here / "previous/001/checkpoints/best.ckpt").is_file()
+    assert [row["step"] for row in read_metrics(here / "metrics.csv")] == list(range(13, 19))
+    assert torch.load(here / "checkpoints/best.ckpt", weights_only=True)["global_step"] == 18
+
+
+def test_only_some_classes(tiny_videos, tmp_path):
+    only = ["--data.source.only_classes=[one, two]", f"--data.val={tiny_videos}", "--trainer.max_epochs=1"]
+    status, printed = run(words("fit", tiny_videos, tmp_path / "run", *only), tmp_path)
+    assert status == 0, printed
+    assert "20 training and 20 validation videos of 2 classes" in printed
+    assert "20 videos are in both the training and the val list" in printed
+    status, printed = run(words("test", tiny_videos, tmp_path / "run", *only[:2]), tmp_path)
+    assert status == 0, printed
+    assert json.loads((tmp_path / "run/test/metrics.json").read_text())["num_videos"] == 20
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--trainer.precision=bf16-true", "trainer.precision must be one of 32-true"),
+        ("--trainer.log_every_n_steps=0", "log_every_n_steps must be at least 1"),
+        ("--trainer.max_epochs=-1", "the schedule needs an end"),
+        ("--trainer.val_check_interval=3 --trainer.accumulate_grad_batches=2", "must be a multiple of"),
+        ("--checkpoint.monitor=val/top5", "checkpoint.monitor must be a figure of the validation"),
+        ("--checkpoint.every_n_steps=0", "every_n_steps must be above 0"),
+        ("--data.backend=vlc", "backend must be one of"),
+    ],
+)
+def test_settings_that_cannot_be_honoured(tiny_videos, tmp_path, option, message):
+    status, printed = run(
+        words("fit", tiny_videos, tmp_path / "run", "--trainer.max_epochs=1", *option.split()), tmp_path
+    )
+    assert status == 2, printed
+    assert message in printed
+    assert "Traceback" not in printed

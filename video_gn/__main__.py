@@ -101,7 +101,9 @@ def _infer_parser() -> argparse.ArgumentParser:
     parser.add_argument("--views_per_forward", type=_positive, default=10, metavar="N", help="views at a time (10)")
     parser.add_argument("--backend", default="auto", help="decoder: auto, pyav or decord (auto)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (a GPU where there is one)")
-    parser.add_argument("--num_workers", type=int, metavar="N", help="processes that decode (one a core, at most 8)")
+    parser.add_argument(
+        "--num_workers", type=_not_negative, metavar="N", help="processes that decode (one a core, at most 8)"
+    )
     parser.add_argument("--quiet", action="store_true", help="no table")
 
     def run(options: argparse.Namespace) -> int:
@@ -175,6 +177,13 @@ def _bench_parser() -> argparse.ArgumentParser:
 
 
 _PARSERS = {"infer": _infer_parser, "data": _data_parser, "report": _report_parser, "bench": _bench_parser}
+
+
+def _not_negative(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {value}")
+    return value
 
 
 def _positive(text: str) -> int:

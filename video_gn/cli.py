@@ -46,6 +46,8 @@ def run_infer(options: argparse.Namespace) -> int:
         except ValueError as error:
             sys.stderr.write(f"video-gn infer: error: --{error}\n")
             return 2
+    import torch
+
     from video_gn.clips import Failure
     from video_gn.data.manifest import VideoRecord, find_videos
     from video_gn.decoding import BACKENDS
@@ -56,6 +58,12 @@ def run_infer(options: argparse.Namespace) -> int:
         sys.stderr.write(
             f"video-gn infer: error: --backend must be auto, {', '.join(BACKENDS)}, got {options.backend!r}\n"
         )
+        return 2
+    try:
+        torch.empty(0, device="cpu" if options.device == "auto" else options.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        sys.stderr.write(f"video-gn infer: error: --device {options.device!r} cannot be used: {reason}\n")
         return 2
     predictor = Predictor.from_checkpoint(
         options.checkpoint, device=options.device, num_clips=options.num_clips, crops=options.crops
@@ -104,8 +112,12 @@ def _with_progress(items: Any, total: int) -> Any:
 
 def _print_table(videos: Sequence[dict[str, Any]], failed: Sequence[dict[str, str]]) -> None:
     from rich.console import Console
-    from rich.markup import escape
+    from rich.markup import escape as escape_markup
     from rich.table import Table
+
+    def escape(text: str) -> str:
+        # A file name may hold bytes that are no text, which a terminal refuses.
+        return escape_markup(text.encode("utf-8", "replace").decode())
 
     table = Table(title=f"{len(videos)} labelled, {len(failed)} failed")
     table.add_column("video", overflow="fold")

@@ -36,6 +36,10 @@ _TRAINER_DEFAULTS = {
 }
 
 
+# Half precision of the weights themselves would convert the uint8 frames too; autocast does not.
+_PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
+
+
 class VideoCLI(LightningCLI):
     """Adds the run directory, checkpoints that resume, and the network's class count from the data."""
 
@@ -44,6 +48,7 @@ class VideoCLI(LightningCLI):
     about: dict[str, Any]
     global_step: int
     asked: str | None
+    resumes: bool
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add --run_dir and --checkpoint.*; one seed for everything."""
@@ -70,10 +75,13 @@ class VideoCLI(LightningCLI):
         options.run_dir = str(self.run_dir)
         options.checkpoint.directory = str(self.run_dir / "checkpoints")
         self.run_directory = RunDirectory(self.run_dir)
-        self.about, self.global_step = {}, 0
+        self.about, self.global_step, self.resumes = {}, 0, False
         self._find_checkpoint(options)
-        if self.subcommand != "fit" and options.data.source.classes is None and self.about.get("classes"):
-            options.data.source.classes = list(self.about["classes"])
+        source = options.data.source
+        # With `only_classes` a list may hold others too; what is left is compared with the checkpoint's.
+        open_classes = source.classes is None and not source.only_classes
+        if self.subcommand != "fit" and open_classes and self.about.get("classes"):
+            source.classes = list(self.about["classes"])
         try:
             self.prepared = build_datamodule(options.data.as_dict())
         except (ValueError, TypeError) as error:
@@ -101,6 +109,8 @@ class VideoCLI(LightningCLI):
             self.about, self.global_step = dict(content[checkpoint.KEY]), int(content["global_step"])
             log.info("checkpoint: %s (step %d)", found, self.global_step)
         options.ckpt_path = None if found is None else str(found)
+        # A checkpoint from elsewhere begins a new run here: what lies here is not its past.
+        self.resumes = found is not None and found.resolve().parent == (self.run_dir / "checkpoints").resolve()
 
     def _set_num_classes(self, options: Namespace) -> None:
         net = options.model.net.init_args
@@ -123,11 +133,12 @@ class VideoCLI(LightningCLI):
         callbacks: list[Any] = [EvaluationWriter(self.run_dir)]
         if self.subcommand == "fit":
             callbacks.append(MetricsCSV(self.run_dir / "metrics.csv"))
-            num_videos = len(self.datamodule.manifests["train"].records)
-            callbacks.append(BrokenVideos(self.datamodule.max_broken_fraction, num_videos))
+            paths = (record.path for record in self.datamodule.manifests["train"].records)
+            callbacks.append(BrokenVideos(self.datamodule.max_broken_fraction, paths))
         text = self._parser(self.subcommand).dump(options, skip_none=False, skip_link_targets=False)
-        resumes = options.ckpt_path is not None
-        callbacks.append(SaveConfig(self.run_dir, text, stage=str(self.subcommand), resumes=resumes))
+        callbacks.append(SaveConfig(self.run_dir, text, stage=str(self.subcommand), resumes=self.resumes))
+        self._get(self.config_init, "checkpoint").resumes = self.resumes
+        _check_trainer(trainer)
         if trainer.enable_progress_bar is not False and sys.stderr.isatty():
             callbacks.append(TerminalProgress())
         else:
@@ -153,7 +164,8 @@ class VideoCLI(LightningCLI):
             return
         self.run_directory.lock(".lock")
         has_checkpoint = (self.run_dir / "checkpoints" / "last.ckpt").is_file()
-        if self.options.ckpt_path is None and (self.asked is None or has_checkpoint):
+        nothing_yet = self.asked == "last" and self.options.ckpt_path is None and not has_checkpoint
+        if not self.resumes and not nothing_yet:
             moved = self.run_directory.set_aside()
             if moved is not None:
                 log.info("an earlier run of %s now lies in %s", self.run_dir, moved)
@@ -187,6 +199,23 @@ class VideoCLI(LightningCLI):
         """Say where the labels lie."""
         if self.trainer.is_global_zero:
             log.info("results: %s", self.run_dir / "predict" / "predictions.json")
+
+
+def _check_trainer(trainer: Namespace) -> None:
+    """Refuse settings of Lightning's that a run cannot honour, before anything is touched."""
+    precision = str(trainer.precision or "32-true")
+    if precision not in _PRECISIONS:
+        raise ConfigError(f"trainer.precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
+    if trainer.log_every_n_steps is not None and trainer.log_every_n_steps < 1:
+        raise ConfigError(f"trainer.log_every_n_steps must be at least 1, got {trainer.log_every_n_steps}")
+    if trainer.max_epochs == -1 and trainer.max_steps == -1:
+        raise ConfigError("trainer.max_epochs and max_steps are both -1. Set one: the schedule needs an end.")
+    interval, accumulate = trainer.val_check_interval, trainer.accumulate_grad_batches
+    if isinstance(interval, int) and interval % accumulate:
+        raise ConfigError(
+            f"trainer.val_check_interval must be a multiple of accumulate_grad_batches ({accumulate}), got {interval}: "
+            "a validation between two optimizer steps cannot be resumed from"
+        )
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -134,9 +134,9 @@ def test_clips(
     """
     num_frames, clip_frames, step = _check(num_frames, clip_frames, stride, fps, target_fps)
     num_clips = _count("num_clips", num_clips)
-    if spacing not in _SPACINGS:
-        raise ValueError(f"spacing must be one of {sorted(_SPACINGS)}, got {spacing!r}")
-    starts, step = _SPACINGS[spacing](num_frames, num_clips, clip_frames, step)
+    if spacing not in SPACINGS:
+        raise ValueError(f"spacing must be one of {sorted(SPACINGS)}, got {spacing!r}")
+    starts, step = SPACINGS[spacing](num_frames, num_clips, clip_frames, step)
     return _bound(_clips(starts, step, clip_frames), num_frames, past_end)
 
 
@@ -258,7 +258,7 @@ def _slowfast_starts(
     return starts, apart
 
 
-_SPACINGS: dict[str, Callable[[int, int, int, Fraction], tuple[list[Fraction], Fraction]]] = {
+SPACINGS: dict[str, Callable[[int, int, int, Fraction], tuple[list[Fraction], Fraction]]] = {
     "nonlocal": _nonlocal_starts,
     "uniform": _uniform_starts,
     "slowfast": _slowfast_starts,

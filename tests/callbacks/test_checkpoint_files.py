@@ -1,4 +1,5 @@
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -78,3 +79,23 @@ def test_nothing_in_a_file_is_executed(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match=r"evil\.ckpt: not a checkpoint"):
         read_checkpoint("evil.ckpt")
     assert os.listdir(tmp_path) == ["evil.ckpt"]
+
+
+@pytest.mark.parametrize(("start", "best_is"), [("last.ckpt", "last"), ("best.ckpt", "best")])
+def test_best_is_mended_after_a_kill_and_never_replaced_by_a_later_last(tmp_path, start, best_is):
+    (tmp_path / "last.ckpt").write_text("last")
+    (tmp_path / "best.ckpt").write_text("best")
+    callback = RunCheckpoint(str(tmp_path))
+    callback.load_state_dict({"best": 0.5, "best_step": 7})
+    progress = SimpleNamespace(current=SimpleNamespace(ready=3))
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+    trainer = SimpleNamespace(ckpt_path=str(tmp_path / start), global_step=7, is_global_zero=True, fit_loop=loop)
+    callback.on_train_start(trainer, None)
+    assert (tmp_path / "best.ckpt").read_text() == best_is
+
+
+def test_another_runs_best_figure_is_not_taken_over(tmp_path):
+    callback = RunCheckpoint(str(tmp_path))
+    callback.resumes = False
+    callback.load_state_dict({"best": 0.5, "best_step": 7})
+    assert callback.best is None

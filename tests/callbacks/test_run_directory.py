@@ -8,7 +8,7 @@ def test_one_run_at_a_time(tmp_path):
     first, second = RunDirectory(tmp_path / "run"), RunDirectory(tmp_path / "run")
     first.lock(".lock")
     with pytest.raises(RunError, match=r"run is in use by another run \(process \d+ on"):
-        second.lock(".lock")
+        second.lock(".lock", wait_seconds=0.2)
     second.lock("test/.lock")
     first.unlock()
     second.lock(".lock")

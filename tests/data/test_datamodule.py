@@ -14,7 +14,7 @@ from video_gn.data.datamodule import (
     ViewsConfig,
 )
 from video_gn.data.dataset import ClipConfig
-from video_gn.errors import ManifestError
+from video_gn.errors import ConfigError, ManifestError
 
 SMALL = {
     "clip": ClipConfig(num_frames=4, stride=2),
@@ -100,13 +100,14 @@ def test_the_position_comes_back(tiny_videos):
         assert (labels, ids) == (labels_2, ids_2)
 
 
-def test_a_changed_batch_size_goes_on_at_the_nearest_batch_before_and_says_so(tiny_videos, caplog):
+def test_a_changed_batch_size_inside_an_epoch_is_refused(tiny_videos):
     data = module(tiny_videos, batch_size=5)
     data.setup("fit")
     data.load_state_dict({"epoch": 0, "batches": 3, "clips": 12})
-    assert len(data.train_dataloader().sampler) == 20
-    assert len(list(data.train_dataloader())) == 2
-    assert "the batch size changed inside an epoch: 2 clips are trained on again" in caplog.text
+    with pytest.raises(ConfigError, match="inside an epoch of 4 clips a step, here a step has 5"):
+        data.train_dataloader()
+    data.load_state_dict({"epoch": 3, "batches": 0, "clips": 0})
+    assert len(list(data.train_dataloader())) == 4
 
 
 def test_evaluation_loaders(tiny_videos):
@@ -172,6 +173,14 @@ def test_unlabelled_training_videos_are_an_error(tiny_videos, tmp_path):
     [
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"max_broken_fraction": 1.5}, r"max_broken_fraction must be in \[0, 1\]"),
+        ({"clip": ClipConfig(num_frames=0)}, r"clip\.num_frames must be at least 1"),
+        ({"clip": ClipConfig(stride=0)}, r"clip\.stride must be at least 1"),
+        ({"views": ViewsConfig(num_clips=0, short_side_px=32)}, r"views\.num_clips must be at least 1"),
+        ({"views": ViewsConfig(spacing="even", short_side_px=32)}, r"views\.spacing must be one of .*nonlocal"),
+        ({"val_batch_size": -1}, "val_batch_size must be at least 1"),
+        ({"loader": LoaderConfig(num_workers=-1)}, r"loader\.num_workers must be at least 0"),
+        ({"source": SourceConfig(fraction=1.5)}, r"source\.fraction must be in \(0, 1\]"),
+        ({"backend": "vlc"}, "backend must be one of"),
     ],
 )
 def test_settings_are_checked(settings, message):

@@ -8,7 +8,6 @@ one of two plain forms: between two epochs, or between two batches of one.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
-log = logging.getLogger(__name__)
+from video_gn.errors import ConfigError
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -66,7 +65,7 @@ class RunCheckpoint(Checkpoint):
         directory: the run's `checkpoints/`; filled in by the command line.
         every_n_steps: optimizer steps between two saves of `last.ckpt`; epochs' and validations' ends save too.
         keep_steps: how many `step-*.ckpt` of those saves to keep beside it, the newest.
-        monitor: figure whose largest value makes `best.ckpt`.
+        monitor: figure whose largest value makes `best.ckpt`; of equal ones the latest.
     """
 
     def __init__(
@@ -82,6 +81,7 @@ class RunCheckpoint(Checkpoint):
         self.monitor = monitor
         self.best: float | None = None
         self.best_step = -1
+        self.resumes = True
         self._due = False
         self._new_best = False
 
@@ -92,8 +92,9 @@ class RunCheckpoint(Checkpoint):
         return {"best": self.best, "best_step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the best figure of the run that goes on."""
-        self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+        """Take over the best figure of the run that goes on; another run's says nothing of this one."""
+        if self.resumes:
+            self.best, self.best_step = state_dict["best"], state_dict["best_step"]
 
     # ---- where a save may happen -------------------------------------------------------------
 
@@ -105,7 +106,8 @@ class RunCheckpoint(Checkpoint):
         if trainer.ckpt_path is None:
             return
         last = self.directory / "last.ckpt"
-        if self.best_step == trainer.global_step and last.is_file() and trainer.is_global_zero:
+        from_last = last.is_file() and Path(trainer.ckpt_path).samefile(last)
+        if from_last and self.best_step == trainer.global_step and trainer.is_global_zero:
             link(last, self.directory / "best.ckpt")  # a kill came between last.ckpt and best.ckpt
         if trainer.fit_loop.epoch_loop.batch_progress.current.ready == 0:
             # Between two epochs there is nothing to restart: the next epoch is like any other.
@@ -131,7 +133,11 @@ class RunCheckpoint(Checkpoint):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         value = trainer.callback_metrics.get(self.monitor)
-        if value is not None and (self.best is None or float(value) > self.best):
+        if value is None:
+            known = ", ".join(sorted(k for k in trainer.callback_metrics if k.startswith("val/")))
+            raise ConfigError(f"checkpoint.monitor must be a figure of the validation ({known}), got {self.monitor!r}")
+        # Of equals the later one: its schedule has come further.
+        if self.best is None or float(value) >= self.best:
             self.best, self.best_step, self._new_best = float(value), trainer.global_step, True
         if not self._epoch_is_over(trainer):
             self._save(trainer)

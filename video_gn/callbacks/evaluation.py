@@ -92,7 +92,7 @@ class EvaluationWriter(Callback):
             "mean_class_accuracy": results["mean_class_accuracy"],
             "num_videos": len(manifest.records),
             "num_failed": len(failures),
-            "coverage": (len(manifest.records) - len(failures)) / len(manifest.records),
+            "coverage": len(rows.video_ids) / len(manifest.records),
             "num_clips": datamodule.views.num_clips,
             "num_crops": num_crops,
             "failed": [{"path": path, "reason": reason} for _, path, reason in failures],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -21,30 +22,31 @@ class BrokenVideos(Callback):
 
     Args:
         max_fraction: of the training videos, in [0, 1].
-        num_videos: in the training list.
+        paths: of the training list.
     """
 
-    def __init__(self, max_fraction: float, num_videos: int) -> None:
+    def __init__(self, max_fraction: float, paths: Iterable[str]) -> None:
         self.max_fraction = max_fraction
-        self.num_videos = num_videos
-        self.broken: dict[int, str] = {}
+        self.paths = frozenset(paths)
+        self.num_videos = len(self.paths)
+        self.broken: dict[str, str] = {}
         self._unshared = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been found broken so far."""
-        return {"ids": list(self.broken), "reasons": list(self.broken.values())}
+        """Paths found broken so far, and why."""
+        return {"broken": dict(self.broken)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting where the checkpoint stood."""
-        self.broken = dict(zip(state_dict["ids"], state_dict["reasons"], strict=True))
+        """Go on counting where the checkpoint stood, but for videos that are no longer listed."""
+        self.broken = {path: reason for path, reason in state_dict["broken"].items() if path in self.paths}
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: LightningModule, outputs: Any, batch: ClipBatch, batch_idx: int
     ) -> None:
         """Name new failures; compare with the ceiling."""
         for failure in batch.failures:
-            if failure.video_id not in self.broken:
-                self.broken[failure.video_id] = failure.reason
+            if failure.path not in self.broken:
+                self.broken[failure.path] = failure.reason
                 self._unshared += 1
                 log.warning(
                     "training: %s could not be read (%s); another video takes its place; %d of %d broken so far",
@@ -56,7 +58,7 @@ class BrokenVideos(Callback):
                 return
             self._share(trainer)
         if len(self.broken) > self.max_fraction * self.num_videos:
-            names = "; ".join(f"video {i}: {reason}" for i, reason in list(self.broken.items())[:5])
+            names = "; ".join(f"{path}: {reason}" for path, reason in list(self.broken.items())[:5])
             raise RunError(
                 f"{len(self.broken)} of {self.num_videos} training videos could not be read, more than "
                 f"data.max_broken_fraction = {self.max_fraction:g} allows ({names}). "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -40,11 +41,13 @@ class RunDirectory:
         self.path = Path(path)
         self._lock: IO[str] | None = None
 
-    def lock(self, name: str) -> None:
+    def lock(self, name: str, *, wait_seconds: float = 15.0) -> None:
         """Hold the directory until this process ends; the kernel lets go of it also after a kill.
 
         Args:
             name: of the lock file: a training and a test of its checkpoint may run side by side.
+            wait_seconds: how long to wait for another run: the workers of a killed one hold the lock
+                until they notice, which takes some 5 seconds.
 
         Raises:
             RunError: where another run holds it.
@@ -52,15 +55,21 @@ class RunDirectory:
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         file = target.open("a+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            file.close()
-            raise RunError(
-                f"{self.path} is in use by another run ({holder}). Wait for it, or choose another --run_dir."
-            ) from error
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() < deadline:
+                    time.sleep(0.1)
+                    continue
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                file.close()
+                raise RunError(
+                    f"{self.path} is in use by another run ({holder}). Wait for it, or choose another --run_dir."
+                ) from error
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
         file.flush()
@@ -77,7 +86,14 @@ class RunDirectory:
 
         Returns:
             Where it lies now; None where there was nothing.
+
+        Raises:
+            RunError: while a test writes into the directory.
         """
+        if (self.path / "test").is_dir():
+            test = RunDirectory(self.path)
+            test.lock("test/.lock")
+            test.unlock()
         found = [entry for pattern in _FIT_FILES for entry in sorted(self.path.glob(pattern))]
         if not found:
             return None

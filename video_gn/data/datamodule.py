@@ -11,6 +11,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from video_gn import sampling
 from video_gn.clips import ClipBatch
 from video_gn.data.dataset import (
     ClipConfig,
@@ -20,10 +21,11 @@ from video_gn.data.dataset import (
     TrainDataset,
     collate,
 )
-from video_gn.data.manifest import Manifest, check_same_classes, find_videos, has_split, read_manifest
+from video_gn.data.manifest import Manifest, check_same_classes, common_videos, find_videos, has_split, read_manifest
 from video_gn.data.samplers import EvalSampler, TrainSampler
 from video_gn.data.transforms import TestCrops, TrainTransform
-from video_gn.errors import ManifestError
+from video_gn.decoding import choose_backend
+from video_gn.errors import ConfigError, ManifestError
 
 log = logging.getLogger(__name__)
 
@@ -162,6 +164,20 @@ class VideoDataModule(LightningDataModule):
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        for name, value, least in (
+            ("clip.num_frames", clip.num_frames, 1),
+            ("clip.stride", clip.stride, 1),
+            ("views.num_clips", views.num_clips, 1),
+            ("val_batch_size", batch_size if val_batch_size is None else val_batch_size, 1),
+            ("loader.num_workers", loader.num_workers or 0, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if views.spacing not in sampling.SPACINGS:
+            raise ValueError(f"views.spacing must be one of {', '.join(sampling.SPACINGS)}, got {views.spacing!r}")
+        if not 0 < source.fraction <= 1:
+            raise ValueError(f"source.fraction must be in (0, 1], got {source.fraction}")
+        choose_backend(backend)
         if not 0 <= max_broken_fraction <= 1:
             raise ValueError(f"max_broken_fraction must be in [0, 1], got {max_broken_fraction}")
         self.paths = {"train": train, "val": val, "test": test}
@@ -178,7 +194,7 @@ class VideoDataModule(LightningDataModule):
         self.seed = seed
         self.max_broken_fraction = max_broken_fraction
         self.manifests: dict[str, Manifest] = {}
-        self._position: dict[str, int] = {"epoch": 0, "clips": 0}
+        self._position: dict[str, int] = {"epoch": 0, "batches": 0, "clips": 0}
         # Made here, so that sizes that do not fit together are an error before any list is read.
         self.train_transform = TrainTransform(augment.short_side_px, augment.crop_px, augment.flip)
         crop_px = views.crop_px or augment.crop_px
@@ -208,6 +224,8 @@ class VideoDataModule(LightningDataModule):
         if stage == "predict":
             if not self.predict_paths:
                 raise ManifestError("data.predict is not set. Write --data.predict with a video, folder, glob or list.")
+            if self.source.root is not None or self.source.format != "auto":
+                log.warning("data.source is not used by predict: lists take paths from their own directory")
             self.manifests.setdefault("predict", find_videos(self.predict_paths))
             return self.manifests
         if "val" in self.manifests:
@@ -225,8 +243,21 @@ class VideoDataModule(LightningDataModule):
             found["test"] = self._read_one(test, split="test", reference=found.get("train") or found.get("val"))
         found.setdefault("test", found.get("val", next(iter(found.values()))))
         found.setdefault("val", found["test"])
+        self._warn_of_common_videos(found)
         self.manifests = found
         return found
+
+    @staticmethod
+    def _warn_of_common_videos(found: dict[str, Manifest]) -> None:
+        for name in ("val", "test"):
+            shared = common_videos(found["train"], found[name]) if "train" in found else []
+            if shared and (name == "val" or found["test"] is not found["val"]):
+                log.warning(
+                    "%d videos are in both the training and the %s list (%s, ...): its accuracy says little",
+                    len(shared),
+                    name,
+                    shared[0],
+                )
 
     def _read_train(self, path: str, found: dict[str, Manifest], *, split: bool) -> None:
         if not split:
@@ -266,7 +297,9 @@ class VideoDataModule(LightningDataModule):
 
     def _read_one(self, path: str, *, split: str | None, reference: Manifest | None = None) -> Manifest:
         source = self.source
-        classes = source.classes if source.classes is not None else (list(reference.classes) if reference else None)
+        classes = source.classes
+        if classes is None and reference is not None and source.only_classes is None:
+            classes = list(reference.classes)
         wanted = split if split and has_split(path, split, root=source.root, format=source.format) else None
         manifest = read_manifest(
             path, root=source.root, format=source.format, separator=source.separator, classes=classes, split=wanted
@@ -311,10 +344,11 @@ class VideoDataModule(LightningDataModule):
                 f"{self.manifests['train'].origin}: {len(records)} training videos do not fill one batch of "
                 f"{self.batch_size} on {world_size} process(es). Set a smaller data.batch_size."
             )
-        if self._position["clips"] % per_step:
-            log.warning(
-                "the batch size changed inside an epoch: %d clips are trained on again",
-                self._position["clips"] % per_step,
+        if self._position["clips"] != self._position["batches"] * per_step:
+            before = self._position["clips"] // self._position["batches"]
+            raise ConfigError(
+                f"the checkpoint lies inside an epoch of {before} clips a step, here a step has {per_step}. Go on with "
+                f"{before}, or from a checkpoint between two epochs."
             )
         dataset = TrainDataset(
             records, clip=self.clip, transform=self.train_transform, seed=self.seed, backend=self.backend
@@ -326,7 +360,7 @@ class VideoDataModule(LightningDataModule):
             rank=rank,
             world_size=world_size,
             start_epoch=self._position["epoch"],
-            start_batch=self._position["clips"] // per_step,
+            start_batch=self._position["batches"],
         )
         return self._loader(dataset, sampler, self.batch_size, persistent=True)
 
@@ -405,7 +439,7 @@ class VideoDataModule(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Take over the position of a checkpoint; Lightning calls this before it asks for the loader."""
-        self._position = {"epoch": int(state_dict["epoch"]), "clips": int(state_dict["clips"])}
+        self._position = {name: int(state_dict[name]) for name in ("epoch", "batches", "clips")}
 
 
 def _require_labels(manifest: Manifest) -> None:

@@ -66,8 +66,8 @@ _NUM_SHAPES = 4
 _VERSION = 2  # of the drawing: to be raised when the same parameters give other pictures
 _DESCRIPTION = "dataset.json"
 _SIZE_RANGE = (0.12, 0.44)  # radius over the frame's short side; below a half, or a shape would meet itself
-_PERIOD_FRAMES = (24.0, 40.0)  # once around the circle: 16 frames at stride 2 show about all of it
-_MIN_CONTRAST = 120.0  # distance of the shape's colour from the background's, of 442 between black and white
+_PERIOD_FRAMES = (26.0, 36.0)  # once around the circle: 16 frames at stride 2 show about all of it
+_MIN_CONTRAST = 150.0  # distance of the shape's colour from the background's, of 442 between black and white
 _NOISE_LEVELS = 4.0  # standard deviation of each frame's own noise
 # Normal noise from random bytes, several times faster than exact draws.
 _NOISE = np.array([NormalDist(0, _NOISE_LEVELS).inv_cdf((i + 0.5) / 256) for i in range(256)], dtype=np.float32)

@@ -6,6 +6,7 @@ Shape letters: N videos, K views, T frames, C channels, H, W, Y classes.
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -88,7 +89,8 @@ class VideoClassifier(LightningModule):
         config = self.optimizer_config
         optimizer = build_optimizer(self.net, config, global_batch_size=global_batch, is_norm=is_norm)
         total_steps = int(trainer.estimated_stepping_batches)
-        steps_per_epoch = max(1, -(-int(trainer.num_training_batches) // accumulate))
+        batches = trainer.num_training_batches  # infinite where there is nothing to train
+        steps_per_epoch = max(1, -(-int(batches) // accumulate)) if math.isfinite(batches) else 1
         scheduler = build_scheduler(
             optimizer, self.schedule_config, steps_per_epoch=steps_per_epoch, total_steps=total_steps
         )
