@@ -91,8 +91,8 @@ def run(argv, cwd, log=None):
     before = log.stat().st_size if log.exists() else 0
     process = start(argv, cwd, log)
     process.join(240)
-    assert process.exitcode is not None, f"still running after 240 s:\n{log.read_text()[before:]}"
-    return process.exitcode, log.read_text()[before:]
+    assert process.exitcode is not None, f"still running after 240 s:\n{log.read_bytes()[before:].decode()}"
+    return process.exitcode, log.read_bytes()[before:].decode()
 
 
 @contextlib.contextmanager

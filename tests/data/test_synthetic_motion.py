@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 NUM_TRAIN, NUM_VAL = 80, 40  # videos of a class
 NUM_FRAMES, CLIP_FRAMES, STRIDE = 48, 16, 2
 SIZE_PX = 48
-BATCH_SIZE, NUM_STEPS, WARMUP_STEPS, LR = 16, 600, 50, 0.03
+BATCH_SIZE, NUM_STEPS, WARMUP_STEPS, LR = 16, 900, 50, 0.03
 
 
 @pytest.fixture(scope="module")
