@@ -1,4 +1,5 @@
 import json
+import mmap
 import re
 
 import av
@@ -202,7 +203,8 @@ def test_memory_is_counted_after_the_warm_up(video, monkeypatch):
 
 def test_resident_memory_is_seen():
     before = _measuring.resident_bytes()
-    block = np.ones(50_000_000, dtype=np.uint8)
+    block = np.frombuffer(mmap.mmap(-1, 50_000_000), dtype=np.uint8)  # new pages, not some that were freed before
+    block[:] = 1
     after = _measuring.resident_bytes()
     # The pages of the block, give or take what else the process does meanwhile.
     assert after - before > 40_000_000

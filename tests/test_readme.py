@@ -85,7 +85,7 @@ def test_the_commands_run_in_their_order(place):
 
 
 def test_the_two_scripts_are_run_by_ci_and_stand_first():
-    (first,) = re.findall(r"^```\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    first = re.search(r"^```\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)[1]
     assert first.splitlines() == ["bash scripts/demo.sh", "bash scripts/test.sh"]
     ci = (ROOT / ".ci/run").read_text()
     for command in first.splitlines():

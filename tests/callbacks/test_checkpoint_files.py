@@ -87,10 +87,11 @@ def test_best_is_mended_after_a_kill_and_never_replaced_by_a_later_last(tmp_path
     (tmp_path / "best.ckpt").write_text("best")
     callback = RunCheckpoint(str(tmp_path))
     callback.load_state_dict({"best": 0.5, "best_step": 7})
-    progress = SimpleNamespace(current=SimpleNamespace(ready=3))
-    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
-    trainer = SimpleNamespace(ckpt_path=str(tmp_path / start), global_step=7, is_global_zero=True, fit_loop=loop)
-    callback.on_train_start(trainer, None)
+    (tmp_path / ".last.ckpt.123.tmp").touch()
+    trainer = SimpleNamespace(ckpt_path=str(tmp_path / start), is_global_zero=True)
+    callback.on_load_checkpoint(trainer, None, {"global_step": 7})
+    callback.on_fit_start(trainer, None)
+    assert not (tmp_path / ".last.ckpt.123.tmp").exists()
     assert (tmp_path / "best.ckpt").read_text() == best_is
 
 

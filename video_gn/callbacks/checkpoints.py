@@ -84,6 +84,7 @@ class RunCheckpoint(Checkpoint):
         self.resumes = True
         self._due = False
         self._new_best = False
+        self._loaded_step = -2
 
     # ---- state -------------------------------------------------------------------------------
 
@@ -98,17 +99,25 @@ class RunCheckpoint(Checkpoint):
 
     # ---- where a save may happen -------------------------------------------------------------
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note the step that the run goes on from."""
+        self._loaded_step = int(checkpoint["global_step"])
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Mend what a kill left half done, also where there is nothing left to train."""
+        if not trainer.is_global_zero:
+            return
+        for stale in self.directory.glob(".*.tmp"):
+            stale.unlink(missing_ok=True)
+        last = self.directory / "last.ckpt"
+        from_last = trainer.ckpt_path is not None and last.is_file() and Path(trainer.ckpt_path).samefile(last)
+        if from_last and self.best_step == self._loaded_step:
+            link(last, self.directory / "best.ckpt")  # the kill came between last.ckpt and best.ckpt
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Clear what a killed run left half done; put the loops where the checkpoint stood."""
-        if trainer.is_global_zero:
-            for stale in self.directory.glob(".*.tmp"):
-                stale.unlink(missing_ok=True)
+        """Put the loops where the checkpoint stood."""
         if trainer.ckpt_path is None:
             return
-        last = self.directory / "last.ckpt"
-        from_last = last.is_file() and Path(trainer.ckpt_path).samefile(last)
-        if from_last and self.best_step == trainer.global_step and trainer.is_global_zero:
-            link(last, self.directory / "best.ckpt")  # a kill came between last.ckpt and best.ckpt
         if trainer.fit_loop.epoch_loop.batch_progress.current.ready == 0:
             # Between two epochs there is nothing to restart: the next epoch is like any other.
             loop = trainer.fit_loop
