@@ -56,10 +56,11 @@ class StepLog(Callback):
         self._write(f"epoch {trainer.current_epoch} at {trainer.global_step}")
 
 
-def _run(argv, cwd, log):
+def _run(argv, cwd, log, environment):
     import torch
 
     os.chdir(cwd)
+    os.environ.update(environment)  # the fork server has that of its own start
     torch.set_num_threads(1)
     with Path(log).open("a") as file:
         os.dup2(file.fileno(), 1)
@@ -75,8 +76,9 @@ def _run(argv, cwd, log):
 
 def start(argv, cwd, log):
     """Start `video-gn ARGV...`; stdout and stderr are appended to `log`."""
+    environment = {k: v for k, v in os.environ.items() if k.startswith("VIDEO_GN_")}
     with _importable():
-        process = _CONTEXT.Process(target=_run, args=([str(a) for a in argv], str(cwd), str(log)))
+        process = _CONTEXT.Process(target=_run, args=([str(a) for a in argv], str(cwd), str(log), environment))
         process.start()
     return process
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from video_gn.models.resnet3d import I3D
@@ -62,7 +61,7 @@ def test_the_header_says_what_it_is_and_how_to_run_it(path):
         assert f"# {word}" in text
     if path in TABLE_8:
         assert "Table 8" in header[0]
-        assert "From scratch, not the paper's row" in text
+        assert "--model.weights null" in text
 
 
 @pytest.mark.parametrize("path", TABLE_8, ids=lambda p: p.stem)
@@ -86,8 +85,9 @@ def test_a_row_of_table_8(build, path):
     assert (optimizer.weight_decay, optimizer.norm_weight_decay) == (1e-4, 0.0)
     assert (schedule.name, schedule.unit, list(schedule.milestones), schedule.gamma) == ("step", "epoch", [41, 82], 0.1)
     assert schedule.warmup == 0
-    assert torch.equal(built.model.mean, torch.full((3,), 0.45))
-    assert torch.equal(built.model.std, torch.full((3,), 0.225))
+    wanted = {"bn": "torchvision:resnet50.IMAGENET1K_V1", "gn": "timm:resnet50_gn.a1h_in1k"}[norm]
+    assert built.model.weights == wanted
+    assert built.model.input_is_told == (False, False), "mean and std are the weights'"
     assert built.trainer["max_epochs"] == 109
 
 
@@ -99,4 +99,8 @@ def test_bn_and_gn_differ_in_the_norm_alone():
         assert gn["model"]["net"]["init_args"].pop("num_groups") == 32
         assert bn["model"]["net"]["init_args"].pop("norm") == "batch"
         assert gn["model"]["net"]["init_args"].pop("norm") == "group"
+        assert (bn["model"].pop("weights"), gn["model"].pop("weights")) == (
+            "torchvision:resnet50.IMAGENET1K_V1",
+            "timm:resnet50_gn.a1h_in1k",
+        )
         assert bn == gn

@@ -1,5 +1,6 @@
 """Every command of the README is taken out of the page and run as printed; only paths are replaced."""
 
+import hashlib
 import json
 import os
 import re
@@ -10,8 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from runs import run
+from torchvision.models import resnet50
+
+from video_gn.models import i3d
+from video_gn.weights.keymaps import KEYMAPS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -34,6 +40,7 @@ def place(tiny_videos, tmp_path_factory):
         config["model"]["net"]["init_args"].update(width=4)
         if config["model"]["net"]["init_args"].get("num_groups"):
             config["model"]["net"]["init_args"].update(num_groups=2)
+            config["model"]["weights_options"] = {"norm_mismatch": "reinit"}  # timm's 32 groups need 32 channels
         config["data"].update(batch_size=4, loader={"num_workers": 0})
         config["data"]["clip"].update(num_frames=8)
         config["data"]["augment"].update(short_side_px=[32, 36], crop_px=32)
@@ -52,7 +59,28 @@ def place(tiny_videos, tmp_path_factory):
         text = ["label,youtube_id,time_start,time_end,split", *(f"{line},{split}" for line in lines)]
         (here / f"{split}.csv").write_text("\n".join(text) + "\n")
     shutil.copy(next((here / "videos").rglob("*.mp4")), here / "video.mp4")
-    return here
+    write_weights(here)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VIDEO_GN_CACHE", str(here / "cache"))
+        yield here
+
+
+def write_weights(here):
+    """An image network: as a file of width 4, and as what timm and torchvision would have brought into the cache."""
+    net = i3d(50, layout="nonlocal", norm="batch", width=4, num_classes=1000)
+    state = {KEYMAPS["torchvision"].to_theirs(k): v.sum(2) if v.ndim == 5 else v for k, v in net.state_dict().items()}
+    torch.save(state, here / "resnet50.pth")
+    (here / "cache").mkdir()
+    affine = {k: v for k, v in state.items() if "running" not in k and "num_batches" not in k}
+    fetched = {
+        "timm-resnet50_gn.a1h_in1k": affine,
+        "torchvision-resnet50.IMAGENET1K_V1": state,
+        "torchvision-resnet50": resnet50().state_dict(),
+    }
+    for name, tensors in fetched.items():
+        torch.save(tensors, here / "cache" / name)
+        digest = hashlib.sha256((here / "cache" / name).read_bytes()).hexdigest()
+        (here / "cache" / f"{name}.sha256").write_text(f"{digest}  {name}\n")
 
 
 def test_there_are_commands():
@@ -76,12 +104,13 @@ def test_the_commands_run_in_their_order(place):
     assert (place / "labels.csv").is_file()
     assert (place / "runs/batch_norm/checkpoints/best.ckpt").is_file()
     assert (place / "runs/i3d_r50_gn_32x2_b4/test/metrics.json").is_file()
+    assert (place / "runs/i3d_r50_gn_32x2_b4/weights.json").is_file()
     for name in re.findall(r"^\| `(\w+\.\w+)`", README, re.MULTILINE):
-        assert (place / "runs/mine" / name).is_file()
+        assert (place / "runs" / ("from_imagenet" if name == "weights.json" else "mine") / name).is_file()
     for block in blocks("python"):
         done = subprocess.run([sys.executable, "-c", block], cwd=place, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        assert "'label'" in done.stdout
+        assert ("'label'" if "predict" in block else "inflated") in done.stdout
 
 
 def test_the_two_scripts_are_run_by_ci_and_stand_first():

@@ -18,8 +18,9 @@ _LIGHTNING = {
 _OWN = {
     "infer": "label video files with a checkpoint: table, json or csv",
     "data": "data sets: synth",
+    "weights": "weight files of any zoo: inspect, convert",
     "report": "write a run directory's report.html",
-    "bench": "speed, side by side in one run: data",
+    "bench": "speed, side by side in one run: data, weights",
 }
 
 
@@ -93,7 +94,11 @@ def _infer_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "videos", nargs="+", metavar="PATH", help="video files, directories (searched through) and globs"
     )
-    parser.add_argument("--checkpoint", "--ckpt_path", required=True, metavar="FILE", help="of a training run")
+    parser.add_argument(
+        "--checkpoint", "--ckpt_path", required=True, metavar="FILE", help="of a training run, or any zoo's weights"
+    )
+    parser.add_argument("--labels", metavar="FILE", help="class names: a name a line, or json (the checkpoint's own)")
+    parser.add_argument("--layout", choices=_LAYOUTS, help="of a zoo's file that does not tell it (nonlocal)")
     parser.add_argument("--output", metavar="FILE", help="write the results as .json or .csv")
     parser.add_argument("--top_k", type=_positive, default=5, metavar="K", help="labels to give (5)")
     parser.add_argument(
@@ -171,16 +176,70 @@ def _bench_parser() -> argparse.ArgumentParser:
     data.add_argument("--rounds", type=_positive, default=5, metavar="N", help="rounds, each of every contender (5)")
     data.add_argument("--output", metavar="FILE", help="write the figures as .json")
 
+    weights = commands.add_parser(
+        "weights", help="loading of weight files", description="Loading of weight files, against plain loaders."
+    )
+    weights.add_argument("--rounds", type=_positive, default=5, metavar="N", help="rounds, each of every contender (5)")
+    weights.add_argument("--output", metavar="FILE", help="write the figures as .json")
+
     def run(options: argparse.Namespace) -> int:
-        from video_gn.cli import run_bench_data
+        from video_gn.cli import run_bench
 
-        return run_bench_data(options)
+        return run_bench(options)
 
-    data.set_defaults(run=run)
+    parser.set_defaults(run=run)
     return parser
 
 
-_PARSERS = {"infer": _infer_parser, "data": _data_parser, "report": _report_parser, "bench": _bench_parser}
+def _weights_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="video-gn weights",
+        description="Look into weight files, and convert them. Nothing in a file is executed. In place of a FILE, "
+        "timm:NAME, torchvision:NAME and pytorchvideo:NAME fetch a package's weights.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    inspect = commands.add_parser(
+        "inspect",
+        help="format, tensors, norms, layout, classes and preprocessing",
+        description="Tell what a weight file holds and what network it is of.",
+    )
+    inspect.add_argument("file", metavar="FILE")
+    inspect.add_argument("--tensors", action="store_true", help="list every tensor")
+    inspect.add_argument("--format", default="auto", help="read it as this zoo's (auto)")
+    convert = commands.add_parser(
+        "convert",
+        help="to .safetensors, .ckpt, .pyth or .pth",
+        description="Write weights in another form: DST.safetensors and DST.ckpt bear this package's names and what "
+        "the network is, DST.pyth pytorchvideo's names, DST.pth torchvision's. An image network is inflated.",
+    )
+    convert.add_argument("source", metavar="SRC")
+    convert.add_argument("target", metavar="DST")
+    convert.add_argument(
+        "--names", choices=("video_gn", "pytorchvideo", "torchvision"), help="other than DST's ending says"
+    )
+    convert.add_argument("--format", default="auto", help="read SRC as this zoo's (auto)")
+    convert.add_argument("--layout", choices=_LAYOUTS, help="of a file that does not tell it (nonlocal)")
+    convert.add_argument("--labels", metavar="FILE", help="class names to store: a name a line, or json")
+    convert.add_argument("--overwrite", action="store_true", help="replace DST")
+
+    def run(options: argparse.Namespace) -> int:
+        from video_gn.cli import run_weights
+
+        return run_weights(options)
+
+    parser.set_defaults(run=run)
+    return parser
+
+
+# Repeated here, since help must not import torch; a test compares them with the table.
+_LAYOUTS = ("mmaction", "nonlocal", "slowfast")
+_PARSERS = {
+    "infer": _infer_parser,
+    "data": _data_parser,
+    "weights": _weights_parser,
+    "report": _report_parser,
+    "bench": _bench_parser,
+}
 
 
 def _not_negative(text: str) -> int:

@@ -35,32 +35,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{path}: not a checkpoint, or cut short ({reason})") from error
     if not isinstance(content, dict) or KEY not in content:
-        raise CheckpointError(f"{path}: has no key {KEY!r}: it was not written by this package")
+        raise CheckpointError(
+            f"{path}: has no key {KEY!r}: it was not written by this package. "
+            "Another zoo's weights go into --model.weights."
+        )
     return content
-
-
-def describe(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint says of itself: net arguments, classes, mean and std, clip and views.
-
-    Args:
-        path: of the file.
-    """
-    return dict(read_checkpoint(path)[KEY])
-
-
-def net_state(content: dict[str, Any], path: str | Path) -> dict[str, torch.Tensor]:
-    """The network's weights under the network's own names.
-
-    Args:
-        content: of `read_checkpoint`.
-        path: for the error.
-
-    Raises:
-        CheckpointError: where there are none.
-    """
-    state = {
-        k.removeprefix(NET_PREFIX): v for k, v in content.get("state_dict", {}).items() if k.startswith(NET_PREFIX)
-    }
-    if not state:
-        raise CheckpointError(f"{path}: has no weights under state_dict, {NET_PREFIX}*")
-    return state

@@ -53,6 +53,7 @@ def run_infer(options: argparse.Namespace) -> int:
     from video_gn.decoding import BACKENDS
     from video_gn.errors import ManifestError
     from video_gn.inference import Predictor
+    from video_gn.weights.labels import read_labels
 
     if options.backend != "auto" and options.backend not in BACKENDS:
         sys.stderr.write(
@@ -66,7 +67,12 @@ def run_infer(options: argparse.Namespace) -> int:
         sys.stderr.write(f"video-gn infer: error: --device {options.device!r} cannot be used: {reason}\n")
         return 2
     predictor = Predictor.from_checkpoint(
-        options.checkpoint, device=options.device, num_clips=options.num_clips, crops=options.crops
+        options.checkpoint,
+        device=options.device,
+        num_clips=options.num_clips,
+        crops=options.crops,
+        labels=read_labels(options.labels) if options.labels else (),
+        layout=options.layout,
     )
     videos: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
@@ -161,9 +167,43 @@ def run_report(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_bench_data(options: argparse.Namespace) -> int:
-    """`video-gn bench data`."""
+def run_bench(options: argparse.Namespace) -> int:
+    """`video-gn bench data | weights`."""
     _set_up_logging()
-    from video_gn.bench.data import bench_data
+    if "videos" in options:
+        from video_gn.bench.data import bench_data
 
-    return bench_data(options.videos, rounds=options.rounds, output=options.output)
+        return bench_data(options.videos, rounds=options.rounds, output=options.output)
+    from video_gn.bench.weights import bench_weights
+
+    return bench_weights(rounds=options.rounds, output=options.output)
+
+
+def run_weights(options: argparse.Namespace) -> int:
+    """`video-gn weights inspect | convert`."""
+    _set_up_logging()
+    from video_gn.errors import ConfigError
+    from video_gn.weights import FORMATS
+
+    if options.format not in ("auto", *FORMATS):
+        raise ConfigError(f"--format must be auto, {', '.join(FORMATS)}, got {options.format!r}")
+    if "file" in options:
+        from video_gn.weights.inspect import inspect
+
+        sys.stdout.write(inspect(options.file, format=options.format, tensors=options.tensors) + "\n")
+        return 0
+    from video_gn.weights.convert import convert
+    from video_gn.weights.labels import read_labels
+
+    report = convert(
+        options.source,
+        options.target,
+        names=options.names,
+        format=options.format,
+        layout=options.layout,
+        labels=read_labels(options.labels) if options.labels else (),
+        overwrite=options.overwrite,
+    )
+    sys.stdout.write(report.text() + "\n")
+    log.info("weights: %s", options.target)
+    return 0

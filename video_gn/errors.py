@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from os import PathLike, fspath
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from video_gn.weights.report import LoadReport
 
 
 class VideoGNError(Exception):
@@ -51,7 +55,16 @@ class ManifestError(VideoGNError):
 
 
 class CheckpointError(VideoGNError):
-    """A checkpoint cannot be read or does not fit; the message names file and key."""
+    """A checkpoint cannot be read or does not fit; the message names file and key.
+
+    Args:
+        message: file, key, and what to do.
+        report: of `video_gn.weights.load_into`, what it would have done with every tensor; None elsewhere.
+    """
+
+    def __init__(self, message: str, *, report: LoadReport | None = None) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 class ConfigError(VideoGNError):

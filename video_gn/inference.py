@@ -14,16 +14,20 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from video_gn.checkpoint import KEY, net_state, read_checkpoint
+from video_gn.checkpoint import KEY
 from video_gn.clips import Failure
 from video_gn.data.dataset import ClipConfig, EvalDataset, Sample
 from video_gn.data.manifest import VideoRecord
 from video_gn.data.transforms import TestCrops
 from video_gn.errors import CheckpointError, DecodeError
-from video_gn.models import i3d
 from video_gn.models.resnet3d import I3D
 from video_gn.results import video_result
 from video_gn.scoring import score_views
+from video_gn.weights._files import read_file
+from video_gn.weights.build import build_net
+from video_gn.weights.convert import describe
+from video_gn.weights.formats import recognize
+from video_gn.weights.named import find_weights
 
 
 class Predictor:
@@ -72,27 +76,31 @@ class Predictor:
         device: str = "auto",
         num_clips: int | None = None,
         crops: str | None = None,
+        labels: Sequence[str] = (),
+        layout: str | None = None,
     ) -> Predictor:
-        """Rebuild what a training has written; nothing but the file is needed.
+        """Rebuild a network with what its input is made with; nothing but the file is needed.
 
         Args:
-            path: a checkpoint of this package.
+            path: a checkpoint of this package, or a video network's weights from any zoo, which are tested as
+                their zoo does; see `video_gn.weights.FORMATS`.
             device: "cpu", "cuda", ...; "auto" takes a GPU where there is one.
             num_clips: other than the checkpoint's own test takes.
             crops: "center", "three" or "full"; other than the checkpoint's own test takes.
+            labels: class names by number; else the checkpoint's own, or Kinetics' for a zoo's 400 classes.
+            layout: of a zoo's file that does not tell it.
 
         Raises:
-            CheckpointError: for a file that is missing, damaged or not of this package.
+            CheckpointError: for a file that is missing, damaged, or not of a video network with a classifier.
         """
-        content = read_checkpoint(path)
-        about = content[KEY]
+        source = recognize(read_file(find_weights(path)))
+        net, report = build_net(source, layout=layout)
+        about = describe(source, net, labels=labels)
+        if report.left_classifier or source.is_2d:
+            what = "an image network's weights" if source.is_2d else "no classifier"
+            raise CheckpointError(f"{path}: holds {what}, so it cannot label videos. Train it: --model.weights {path}")
         if "clip" not in about:
             raise CheckpointError(f"{path}: does not say how its clips are sampled (key {KEY}.clip)")
-        net = i3d(**about["net"])
-        try:
-            net.load_state_dict(net_state(content, path), strict=True)
-        except RuntimeError as error:
-            raise CheckpointError(f"{path}: its weights do not fit the network it describes: {error}") from error
         views = about["views"]
         mode = crops or views["crops"]
         return cls(

@@ -25,6 +25,7 @@ from video_gn.data.datamodule import VideoDataModule, build_datamodule
 from video_gn.errors import ConfigError, RunError
 from video_gn.report import write_report
 from video_gn.tasks.classification import VideoClassifier
+from video_gn.weights.report import LoadReport
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class VideoCLI(LightningCLI):
     global_step: int
     asked: str | None
     resumes: bool
+    load_report: LoadReport | None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add --run_dir and --checkpoint.*; one seed for everything."""
@@ -100,7 +102,7 @@ class VideoCLI(LightningCLI):
                 log.warning("%s has no best.ckpt; taking last.ckpt", found.parent)
         if found is None and self.subcommand == "fit":
             log.info("no checkpoint yet in %s: starting afresh", self.run_dir / "checkpoints")
-        elif found is None:
+        elif found is None and (options.model.weights is None or wanted is not None):
             raise RunError(
                 f"no checkpoint in {self.run_dir / 'checkpoints'}. Train first, or give --ckpt_path or --run_dir."
             )
@@ -130,6 +132,7 @@ class VideoCLI(LightningCLI):
         """The trainer with the run directory's loggers, callbacks and checkpoint format."""
         self.datamodule.manifests = self.prepared.manifests
         options, trainer = self.options, self._get(self.config_init, "trainer")
+        self._load_weights(options)
         callbacks: list[Any] = [EvaluationWriter(self.run_dir)]
         if self.subcommand == "fit":
             callbacks.append(MetricsCSV(self.run_dir / "metrics.csv"))
@@ -156,6 +159,22 @@ class VideoCLI(LightningCLI):
                 )
         return super().instantiate_trainer(**kwargs)
 
+    def _load_weights(self, options: Namespace) -> None:
+        """Weights to start from, where no checkpoint comes; the config then tells the mean and std that they bring."""
+        self.load_report = None
+        if options.ckpt_path is not None:
+            stored = (self.about.get("mean"), self.about.get("std"))
+        else:
+            self.load_report = self.model.load_weights(classes=self.prepared.classes)
+            stored = (self.model.mean.tolist(), self.model.std.tolist())
+        options.model.mean = options.model.mean or stored[0]
+        options.model.std = options.model.std or stored[1]
+        if self.subcommand != "fit" and self.load_report is not None and self.load_report.left_classifier:
+            raise RunError(
+                f"no checkpoint in {self.run_dir / 'checkpoints'}, and {options.model.weights} has no classifier of "
+                "these classes. Train first, or give --ckpt_path or --run_dir."
+            )
+
     # ---- before and after Lightning's own ----------------------------------------------------
 
     def before_fit(self) -> None:
@@ -169,6 +188,8 @@ class VideoCLI(LightningCLI):
             moved = self.run_directory.set_aside()
             if moved is not None:
                 log.info("an earlier run of %s now lies in %s", self.run_dir, moved)
+        if self.load_report is not None:
+            self.load_report.write(self.run_dir / "weights.json")
         parameters = sum(p.numel() for p in self.model.net.parameters())
         net = self.model.net.arguments
         manifests = self.datamodule.manifests

@@ -23,6 +23,7 @@ _FIT_FILES = (
     "config.resume-*.yaml",
     "checkpoints",
     "metrics.csv",
+    "weights.json",
     "tensorboard",
     "test",
     "predict",

@@ -25,6 +25,8 @@ from video_gn.models.norms import is_norm
 from video_gn.models.resnet3d import I3D
 from video_gn.optim import OptimizerConfig, ScheduleConfig, build_optimizer, build_scheduler, scaled_lr
 from video_gn.scoring import normalize_clips, score_views
+from video_gn.weights.load import WeightsOptions, load_into
+from video_gn.weights.report import LoadReport
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +38,12 @@ class VideoClassifier(LightningModule):
         net: clips (N, 3, T, H, W) -> logits in training, softmax scores (N, Y) in evaluation.
         optimizer: kind and settings; the learning rate is scaled to the actual global batch.
         schedule: of the learning rate, by epochs or optimizer steps.
-        mean: of pixels in [0, 1], RGB. Source: Non-local Networks' code.
-        std: of pixels in [0, 1], RGB.
+        weights: a file of any zoo to start from, or PACKAGE:NAME; see `video_gn.weights.load_into`. A checkpoint
+            that a run goes on from, or is tested with, comes before it.
+        weights_options: how they are read, and what may differ.
+        mean: of pixels in [0, 1], RGB; None takes the checkpoint's or the weights', or 0.45 without either
+            (Non-local Networks' code).
+        std: of pixels in [0, 1], RGB; None as for the mean, or 0.225.
         views_per_forward: views of a test video that go through the network at a time.
     """
 
@@ -50,15 +56,23 @@ class VideoClassifier(LightningModule):
         *,
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
         schedule: ScheduleConfig = ScheduleConfig(),  # noqa: B008
-        mean: Sequence[float] = (0.45, 0.45, 0.45),
-        std: Sequence[float] = (0.225, 0.225, 0.225),
+        weights: str | None = None,
+        weights_options: WeightsOptions = WeightsOptions(),  # noqa: B008
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         views_per_forward: int = 10,
     ) -> None:
         super().__init__()
         if views_per_forward < 1:
             raise ValueError(f"views_per_forward must be at least 1, got {views_per_forward}")
+        self.input_is_told = mean is not None, std is not None
+        mean, std = mean or (0.45, 0.45, 0.45), std or (0.225, 0.225, 0.225)
         if len(mean) != 3 or len(std) != 3 or not all(s > 0 for s in std):
             raise ValueError(f"mean and std must be three numbers each, std above 0, got {mean} and {std}")
+        self.weights = weights
+        self.weights_options = weights_options
+        self.load_report: LoadReport | None = None
+        self.is_restored = False
         self.net = net.to(memory_format=torch.channels_last_3d)
         self.optimizer_config = optimizer
         self.schedule_config = schedule
@@ -70,6 +84,59 @@ class VideoClassifier(LightningModule):
         self.classes: list[str] = []
         self.failures: list[Failure] = []
         self.eval_results: dict[str, float | None] = {}
+
+    # ---- weights to start from ---------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        """Load `weights`, unless that was done or a checkpoint came."""
+        if self.load_report is None and not self.is_restored:
+            datamodule = getattr(self.trainer, "datamodule", None)
+            self.load_weights(classes=getattr(datamodule, "classes", ()))
+
+    def load_weights(self, *, classes: Sequence[str] = ()) -> LoadReport | None:
+        """Load `weights` into the network and make its input as they were trained, unless told otherwise.
+
+        Args:
+            classes: the data's, by number: a classifier of other classes is not taken.
+
+        Returns:
+            What was done with every tensor; None where there are no weights to load.
+
+        Raises:
+            CheckpointError: for weights that cannot be read or do not fit.
+        """
+        if self.weights is None:
+            return None
+        options = self.weights_options
+        report = load_into(
+            self.net,
+            self.weights,
+            format=options.format,
+            norm_mismatch=options.norm_mismatch,
+            layout_mismatch=options.layout_mismatch,
+            ignore=options.ignore,
+            classes=classes,
+        )
+        self.load_report = report
+        if self._trainer is None or self._trainer.is_global_zero:
+            log.info("%s", report.text())
+        self._take_input(report.preprocessing.mean, report.preprocessing.std, f"the weights {self.weights}")
+        return report
+
+    def _take_input(self, mean: Sequence[float], std: Sequence[float], of: str) -> None:
+        """Take mean and std, or warn where other ones were asked for."""
+        for name, buffer, values, told in zip(
+            ("mean", "std"), (self.mean, self.std), (mean, std), self.input_is_told, strict=True
+        ):
+            wanted = torch.tensor(list(values), dtype=buffer.dtype, device=buffer.device)
+            if not told:
+                buffer.copy_(wanted)
+            elif not torch.allclose(buffer, wanted, rtol=0, atol=5e-4):
+                log.warning(
+                    "model.%s is %s as asked, %s were trained with %s: scores will differ from theirs. "
+                    "Set model.%s to null to take theirs.",
+                    name, _rounded(buffer.tolist()), of, _rounded(values), name,
+                )  # fmt: skip
 
     # ---- training ----------------------------------------------------------------------------
 
@@ -237,6 +304,9 @@ class VideoClassifier(LightningModule):
         if classes and stored.get("classes") and classes != stored["classes"]:
             raise CheckpointError(_class_difference(stored["classes"], classes))
         check_same_net(stored["net"], self.net.arguments)
+        self.is_restored = True
+        if stored.get("mean") and stored.get("std"):
+            self._take_input(stored["mean"], stored["std"], "the checkpoint's weights")
         self.classes = list(stored.get("classes") or classes)
 
 
@@ -252,6 +322,10 @@ def check_same_net(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None
     if names:
         differences = ", ".join(f"{n}: {stored.get(n)!r} there, {wanted.get(n)!r} here" for n in names)
         raise CheckpointError(f"the checkpoint is of another network ({differences}). Set model.net as it was trained.")
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(float(v), 4) for v in values]
 
 
 def _class_difference(stored: Sequence[str], here: Sequence[str]) -> str:

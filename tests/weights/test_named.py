@@ -1,0 +1,156 @@
+"""Weights by name: fetched once through the package, kept with their hash. No network is needed here."""
+
+import sys
+import urllib.error
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from video_gn.errors import CheckpointError
+from video_gn.models import i3d
+from video_gn.weights import load_into, named
+from video_gn.weights.named import cache_directory, find_weights
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIDEO_GN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def fetched(monkeypatch):
+    """A fetcher that writes a file and counts its calls."""
+    calls = []
+
+    def fetch(model, target):
+        calls.append(model)
+        save_file({"conv1.weight": torch.ones(4, 3, 7, 7)}, target)
+
+    monkeypatch.setitem(named.FETCHERS, "timm", fetch)
+    return calls
+
+
+def test_a_path_is_a_path(tmp_path):
+    assert find_weights(tmp_path / "a.pth") == tmp_path / "a.pth"
+    assert str(find_weights("dir/a.pth")) == "dir/a.pth"
+    odd = tmp_path / "timm:a"
+    odd.touch()
+    assert find_weights(odd) == odd, "a file that is there is meant"
+
+
+def test_fetched_once_and_checked_at_each_use(fetched, cache):
+    path = find_weights("timm:resnet50_gn.a1h_in1k")
+    assert path.parent == cache
+    assert find_weights("timm:resnet50_gn.a1h_in1k") == path
+    assert fetched == ["resnet50_gn.a1h_in1k"]
+    digest = path.with_name(path.name + ".sha256").read_text().split()[0]
+    assert find_weights(f"timm:resnet50_gn.a1h_in1k@{digest[:12]}") == path
+    with pytest.raises(CheckpointError, match="has SHA-256 .*, not 00000000"):
+        find_weights("timm:resnet50_gn.a1h_in1k@00000000")
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(CheckpointError, match="has changed since it was fetched.*Delete it to fetch it again"):
+        find_weights("timm:resnet50_gn.a1h_in1k")
+    path.unlink()
+    find_weights("timm:resnet50_gn.a1h_in1k")
+    assert len(fetched) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "match"),
+    [
+        (urllib.error.URLError("no route to host"), "timm could not bring these weights .*no route.*give its path"),
+        (RuntimeError("Unknown model (x)"), r"Unknown model \(x\)"),
+        (KeyError("IMAGENET1K_V7"), "IMAGENET1K_V7"),
+        (ModuleNotFoundError("no timm", name="timm"), "needs the package 'timm'. Install it: pip install timm"),
+    ],
+)
+def test_what_cannot_be_fetched(monkeypatch, cache, error, match):
+    def fetch(model, target):
+        Path(target).write_bytes(b"half")
+        raise error
+
+    monkeypatch.setitem(named.FETCHERS, "timm", fetch)
+    with pytest.raises(CheckpointError, match=match):
+        find_weights("timm:x")
+    assert list(cache.iterdir()) == [], "no half file is left"
+
+
+def test_unknown_packages_are_named():
+    with pytest.raises(CheckpointError, match="can be named from timm, torchvision, pytorchvideo, not 'keras'"):
+        find_weights("keras:resnet50")
+
+
+def test_the_cache_is_where_the_user_says(monkeypatch, tmp_path):
+    monkeypatch.delenv("VIDEO_GN_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert cache_directory() == tmp_path / "x/video_gn"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_directory().parts[-2:] == (".cache", "video_gn")
+
+
+def test_timm_brings_its_weights_and_preprocessing(monkeypatch):
+    import timm
+
+    real = timm.create_model
+    net = real("resnet50_gn", pretrained=False)
+    net.pretrained_cfg = {**net.pretrained_cfg, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.1)}
+    asked = []
+
+    def create_model(name, *, pretrained):
+        asked.append((name, pretrained))
+        return net
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    ours = i3d(50, layout="nonlocal", norm="group", num_groups=32, num_classes=10)
+    report = load_into(ours, "timm:resnet50_gn.a1h_in1k")
+    assert asked == [("resnet50_gn.a1h_in1k", True)]
+    assert (report.norm, report.preprocessing.mean, report.preprocessing.std) == (
+        "group",
+        (0.5, 0.4, 0.3),
+        (0.2, 0.2, 0.1),
+    )
+    assert torch.equal(ours.state_dict()["blocks.0.norm.bias"], net.state_dict()["bn1.bias"])
+    monkeypatch.setitem(sys.modules, "timm", None)
+    load_into(ours, "timm:resnet50_gn.a1h_in1k")  # from the cache: neither package nor network
+
+
+def test_torchvision_brings_its_classic_weights(monkeypatch):
+    from torchvision.models import ResNet50_Weights, resnet50
+
+    state = resnet50().state_dict()
+    asked = []
+
+    def get_state_dict(self, *args, **kwargs):
+        asked.append((self, kwargs["check_hash"]))
+        return state
+
+    monkeypatch.setattr(ResNet50_Weights, "get_state_dict", get_state_dict)
+    ours = i3d(50, layout="nonlocal", norm="batch", num_classes=10)
+    report = load_into(ours, "torchvision:resnet50")
+    load_into(ours, "torchvision:resnet50.IMAGENET1K_V2")
+    assert asked == [(ResNet50_Weights.IMAGENET1K_V1, True), (ResNet50_Weights.IMAGENET1K_V2, True)]
+    assert report.preprocessing.mean == (0.485, 0.456, 0.406)
+    assert len(report.inflated) == 53
+    with pytest.raises(CheckpointError, match="IMAGENET1K_V9"):
+        load_into(ours, "torchvision:resnet50.IMAGENET1K_V9")
+    with pytest.raises(CheckpointError, match="torchvision could not bring these weights"):
+        load_into(ours, "torchvision:resnet51")
+
+
+def test_pytorchvideo_brings_its_published_file(monkeypatch):
+    source = i3d(50, layout="slowfast", norm="batch", width=4, num_classes=400)
+    asked = []
+
+    def download(url, target):
+        asked.append(url)
+        torch.save({"model_state": source.state_dict()}, target)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    ours = i3d(50, layout="slowfast", norm="batch", width=4, num_classes=400)
+    assert len(load_into(ours, "pytorchvideo:i3d_r50").taken) == 320
+    assert asked == ["https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/I3D_8x8_R50.pyth"]
+    with pytest.raises(CheckpointError, match="it has .*i3d_r50"):
+        load_into(ours, "pytorchvideo:x3d_m")

@@ -1,0 +1,297 @@
+"""Reading a file of weights, whoever wrote it: the container is told by its content, and nothing in it is executed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+import tarfile
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+
+from video_gn.errors import CheckpointError
+from video_gn.weights._recipes import plain
+from video_gn.weights._unpickle import Reading, bind
+
+# What torch.save wrote first before 1.6, in each pickle protocol. Source: torch/serialization.py, MAGIC_NUMBER.
+TORCH_MAGIC = tuple(pickle.dumps(0x1950A86A20F9469CFC6C, protocol) for protocol in range(6))
+HEAD_BYTES = 4096
+AGAIN = "Download or copy it again"
+
+# First bytes -> (what the file is, what to do).
+FOREIGN_FILES: tuple[tuple[bytes, str, str], ...] = (
+    (b"version https://git-lfs", "a git-lfs pointer, not the file itself", "Run `git lfs pull` where it comes from"),
+    (b"\x1f\x8b", "compressed (gzip)", "Unpack it and name the file inside"),
+    (b"BZh", "compressed (bzip2)", "Unpack it and name the file inside"),
+    (b"\xfd7zXZ\x00", "compressed (xz)", "Unpack it and name the file inside"),
+    (b"\x28\xb5\x2f\xfd", "compressed (zstd)", "Unpack it and name the file inside"),
+    (b"7z\xbc\xaf\x27\x1c", "compressed (7z)", "Unpack it and name the file inside"),
+    (b"Rar!", "compressed (rar)", "Unpack it and name the file inside"),
+    (b"\x89HDF\r\n", "an HDF5 file", "Save its weights with torch.save or safetensors"),
+    (b"\x93NUMPY", "one numpy array", "Save all arrays by name with torch.save or safetensors"),
+    (b"\x1aE\xdf\xa3", "a video (Matroska)", "Name a checkpoint"),
+    (b"RIFF", "a video or sound (RIFF)", "Name a checkpoint"),
+    (b"\x89PNG", "an image (PNG)", "Name a checkpoint"),
+    (b"\xff\xd8\xff", "an image (JPEG)", "Name a checkpoint"),
+    (b"%PDF", "a PDF", "Name a checkpoint"),
+)
+
+# All that unpickling, torch and safetensors raise over damaged bytes. Each class is here because a damaged or hostile
+# file can cause it; ValueError holds UnicodeError, LookupError holds IndexError and KeyError, RuntimeError holds
+# RecursionError and NotImplementedError.
+DAMAGE = (
+    pickle.UnpicklingError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+    OSError,
+    struct.error,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    safetensors.SafetensorError,
+)
+
+# safetensors' names of dtypes. Source: its format description and `safetensors.torch`; F4 and F6 have no torch dtype
+# of one item each.
+DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "U16": torch.uint16,
+    "I16": torch.int16,
+    "U32": torch.uint32,
+    "I32": torch.int32,
+    "U64": torch.uint64,
+    "I64": torch.int64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "C64": torch.complex64,
+}
+
+
+@dataclass(frozen=True)
+class FileContent:
+    """What a file of weights holds.
+
+    Args:
+        path: of the file.
+        container: "torch", "torch (before 1.6)", "safetensors" or "caffe2 pickle".
+        content: tree of dicts, lists and tuples with tensors, numbers, strings, bytes, None, dtypes and `Foreign`.
+        foreign: dotted names of the objects that became inert placeholders, sorted.
+        metadata: safetensors' own words, else empty.
+    """
+
+    path: str
+    container: str
+    content: Any
+    foreign: tuple[str, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def read_file(path: str | os.PathLike[str], *, header_only: bool = False) -> FileContent:
+    """Read a file of weights without running anything in it.
+
+    torch's files and safetensors are mapped: values are read when they are used, so the file must stay as it is.
+
+    Args:
+        path: of the file; its ending is not looked at.
+        header_only: for safetensors take names, shapes and dtypes alone, as tensors on the meta device. Other
+            containers are read as ever.
+
+    Raises:
+        CheckpointError: for a file that is missing, cut short, damaged, no checkpoint, or a program.
+    """
+    name = os.fspath(path)
+    head, size = _head(name)
+    with _damage(name):
+        container = _recognize(name, head, size)
+        if container == "safetensors":
+            return _read_safetensors(name, header_only=header_only)
+        if container == "caffe2 pickle":
+            return _read_caffe2(name, size)
+        return _read_torch(name, size, container)
+
+
+@contextmanager
+def _damage(path: str) -> Iterator[None]:
+    try:
+        yield
+    except DAMAGE as error:
+        lines = str(error).strip().splitlines()
+        reason = "more memory than there is" if isinstance(error, MemoryError) else lines[0] if lines else ""
+        reason = "".join(c if c.isprintable() else "?" for c in reason)[:200] or type(error).__name__
+        raise CheckpointError(f"{path}: damaged, or not a checkpoint ({reason}). {AGAIN}") from error
+
+
+def _head(path: str) -> tuple[bytes, int]:
+    """The first bytes and the size."""
+    if Path(path).is_dir():
+        raise CheckpointError(f"{path}: is a directory. Name the file of weights in it")
+    if not Path(path).exists():
+        raise CheckpointError(f"{path}: no such file. Check the path")
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path}: is no regular file. Copy it to one")
+    try:
+        with Path(path).open("rb") as file:
+            head, size = file.read(HEAD_BYTES), os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}). Check its permissions") from error
+    if size == 0:
+        raise CheckpointError(f"{path}: is empty (0 bytes). {AGAIN}")
+    return head, size
+
+
+def _recognize(path: str, head: bytes, size: int) -> str:
+    """The container's name, from the first bytes alone.
+
+    Raises:
+        CheckpointError: for a file that is no container of weights, with what it is.
+    """
+    header_bytes = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and header_bytes < 1 << 32:  # as text these eight bytes would be a far larger number
+        if 8 + header_bytes > size:
+            raise CheckpointError(f"{path}: a safetensors file that is cut short in its header. {AGAIN}")
+        return "safetensors"
+    if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        return "torch"
+    for magic, what, advice in FOREIGN_FILES:
+        if head.startswith(magic):
+            raise CheckpointError(f"{path}: {what}, not a checkpoint. {advice}")
+    if head[257:262] == b"ustar" or (head.startswith(TORCH_MAGIC) and _is_tar(path)):
+        # Both in torch's way of reading tars, which writes files, and in what to do they are one case.
+        raise CheckpointError(
+            f"{path}: a tar archive. Unpack it and name the file inside; if torch before 0.1.10 wrote it, "
+            "load it there and save it again"
+        )
+    if head.startswith(TORCH_MAGIC):
+        return "torch (before 1.6)"
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<body")):
+        raise CheckpointError(
+            f"{path}: an HTML page, not a checkpoint: the download brought an error or login page. "
+            "Download it again from the file's own address"
+        )
+    if head[4:8] == b"ftyp":
+        raise CheckpointError(f"{path}: a video (MP4), not a checkpoint. Name a checkpoint")
+    # A pickle starts with its protocol, or before protocol 2 with a container or a class.
+    if (head[:1] == b"\x80" and head[1:2] and head[1] <= pickle.HIGHEST_PROTOCOL) or head[:1] in (
+        b"(",
+        b"}",
+        b"]",
+        b"c",
+    ):
+        return "caffe2 pickle"
+    raise CheckpointError(
+        f"{path}: not a checkpoint: it begins with {head[:8]!r}, like no file of torch, safetensors or pickle. "
+        "Name a file of weights, or download it again"
+    )
+
+
+def _is_tar(path: str) -> bool:
+    try:
+        with tarfile.open(path, "r:"):
+            return True
+    except tarfile.TarError:
+        return False
+
+
+def _read_safetensors(path: str, *, header_only: bool) -> FileContent:
+    content: dict[str, torch.Tensor] = {}
+    with safetensors.safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118  (it is no dict)
+            if not header_only:
+                content[name] = file.get_tensor(name)
+                continue
+            part = file.get_slice(name)
+            if part.get_dtype() not in DTYPES:
+                raise CheckpointError(f"{path}: {name!r} has dtype {part.get_dtype()}, which torch has not. Convert it")
+            content[name] = torch.empty(part.get_shape(), dtype=DTYPES[part.get_dtype()], device="meta")
+        metadata = dict(file.metadata() or {})
+    return FileContent(path, "safetensors", content, metadata=metadata)
+
+
+def _read_caffe2(path: str, size: int) -> FileContent:
+    reading = Reading(path, size, strict=True)
+    with Path(path).open("rb") as file:
+        content = plain(bind(reading).load(file), reading.foreign)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: a pickle of a {type(content).__name__}, not of a dict of weights. Name another")
+    return FileContent(path, "caffe2 pickle", content)
+
+
+def _storage_sizes(path: str) -> dict[str, int]:
+    """Bytes of each storage in a zip of torch, by key.
+
+    Raises:
+        CheckpointError: for a zip that holds something else.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(
+            f"{path}: a zip archive that is cut short or damaged ({error}). {AGAIN}, in full"
+        ) from error
+    names = [entry.filename for entry in entries]
+    root = names[0].split("/")[0] if names else ""
+    if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
+        raise CheckpointError(
+            f"{path}: a TorchScript archive, which holds code. Load it with torch.jit.load where you trust it, and "
+            "save its state_dict() with torch.save"
+        )
+    if f"{root}/data.pkl" not in names:
+        raise CheckpointError(
+            f"{path}: a zip archive, but not one of torch.save. Unpack it and name the file of weights inside"
+        )
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise CheckpointError(  # torch would map the compressed bytes as values
+            f"{path}: a torch file whose zip was packed again with compression. Use the original file"
+        )
+    prefix = f"{root}/data/"
+    return {entry.filename.removeprefix(prefix): entry.file_size for entry in entries}
+
+
+def _read_torch(path: str, size: int, container: str) -> FileContent:
+    """Let torch do zip, storages, byte order and mapping, and our unpickler all the rest.
+
+    `weights_only=True` would refuse each foreign object together with the weights beside it; it also lets a tensor
+    make its storage larger, and a key nested deep enough ends the process. `weights_only=False` means here that torch
+    takes the unpickler it is given, which imports and calls nothing.
+    """
+    records = _storage_sizes(path) if container == "torch" else None
+    reading = Reading(path, size, strict=False, records=records)
+    options: dict[str, Any] = {"weights_only": False, "pickle_module": bind(reading), "encoding": "latin1"}
+    if os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0").lower() in ("1", "y", "yes", "true"):
+        options = {"weights_only": True}  # whoever sets this wants torch's own unpickler, and foreign objects refused
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch on pickle protocols and on storages
+        if path.endswith(".safetensors"):  # by this ending torch would take it for what it is not
+            with Path(path).open("rb") as file:
+                tree = torch.load(file, map_location="cpu", mmap=False, **options)
+        else:
+            tree = torch.load(path, map_location="cpu", mmap=container == "torch", **options)
+        content = plain(tree, reading.foreign)
+    if container != "torch" and reading.storages != set(reading.last or ()):
+        raise CheckpointError(f"{path}: the values of some of its tensors are missing. {AGAIN}")
+    return FileContent(path, container, content, foreign=tuple(sorted(reading.foreign)))

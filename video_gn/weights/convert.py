@@ -1,0 +1,182 @@
+"""From any zoo's file to safetensors, to our own checkpoints, and to pytorchvideo's and torchvision's names."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import video_gn
+from video_gn.checkpoint import KEY, NET_PREFIX
+from video_gn.errors import CheckpointError
+from video_gn.models.resnet3d import I3D
+from video_gn.weights._files import read_file
+from video_gn.weights.build import build_net
+from video_gn.weights.formats import OWN, Source, recognize
+from video_gn.weights.keymaps import CLASSIFIER, KEYMAPS
+from video_gn.weights.labels import kinetics400
+from video_gn.weights.named import find_weights
+from video_gn.weights.report import LoadReport
+
+# Ending -> whose names; others can be asked for.
+ENDINGS = {".safetensors": OWN, ".ckpt": OWN, ".pyth": "pytorchvideo", ".pth": "torchvision"}
+NAMES = (OWN, "pytorchvideo", "torchvision")
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    names: str | None = None,
+    format: str = "auto",
+    layout: str | None = None,
+    labels: Sequence[str] = (),
+    overwrite: bool = False,
+) -> LoadReport:
+    """Write a zoo's weights in another form; tensors are equal bit for bit, but for what inflation does.
+
+    Args:
+        source: a weight file, or PACKAGE:NAME.
+        target: `.safetensors` (our names, with what the network is in its metadata), `.ckpt` (a checkpoint of
+            ours), `.pyth` (pytorchvideo's, under `model_state`) or `.pth` (torchvision's names, flat).
+        names: "video_gn", "pytorchvideo" or "torchvision", other than the ending says.
+        format: of the source, where its content is to be read as one.
+        layout: of a source that does not tell it.
+        labels: class names by number, to be stored with them.
+        overwrite: a target that exists.
+
+    Returns:
+        What was done with the source's tensors.
+
+    Raises:
+        CheckpointError: for a source that cannot be read, a target that exists, or an ending that is not known.
+    """
+    source, target = Path(find_weights(source)), Path(target)
+    if target.suffix not in ENDINGS:
+        raise CheckpointError(f"{target}: must end in {', '.join(ENDINGS)}")
+    wanted = names or ENDINGS[target.suffix]
+    if wanted not in NAMES:
+        raise ValueError(f"names must be one of {', '.join(NAMES)}, got {names!r}. Choose one of these.")
+    if target.exists() and not overwrite:
+        raise CheckpointError(f"{target}: exists already. Choose another name, or say --overwrite.")
+    found = recognize(read_file(source), format=format)
+    net, report = build_net(found, layout=layout)
+    about = describe(found, net, labels=labels)
+    state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+    if not _has_classifier(found):
+        state = {k: v for k, v in state.items() if not k.startswith(CLASSIFIER)}
+    _write(target, _renamed(state, wanted), about)
+    return report
+
+
+def describe(source: Source, net: I3D, *, labels: Sequence[str] = ()) -> dict[str, Any]:
+    """What a checkpoint of ours would say of a zoo's network.
+
+    Args:
+        source: of the file.
+        net: that was built from it.
+        labels: class names by number; for 400 classes of a video zoo Kinetics' names are known.
+
+    Raises:
+        CheckpointError: for labels of another number than the classes.
+    """
+    classes = list(labels or source.classes or zoo_labels(source))
+    if classes and source.num_classes is not None and len(classes) != source.num_classes:
+        raise CheckpointError(f"{source.path}: has {source.num_classes} classes, but {len(classes)} labels are given")
+    about: dict[str, Any] = {
+        **source.about,
+        "version": video_gn.__version__,
+        "net": dict(net.arguments),
+        "mean": list(source.preprocessing.mean),
+        "std": list(source.preprocessing.std),
+    }
+    if classes:
+        about["classes"] = classes
+    if source.clip is not None:
+        about |= _protocol(source, str(net.arguments["layout"]))
+    return about
+
+
+# How each zoo tests, by the layout of its networks: where clips start, the rate that their stride counts in, and
+# what stands past a video's end. Source: the functions that `video_gn.sampling.test_clips` names.
+_PROTOCOLS: dict[str, tuple[str, float | None, str]] = {
+    "nonlocal": ("nonlocal", None, "loop"),
+    "slowfast": ("slowfast", 30.0, "last"),
+    "mmaction": ("uniform", None, "loop"),
+}
+
+
+def _protocol(source: Source, layout: str) -> dict[str, Any]:
+    """The zoo's ten clips, center crop, in the words of a checkpoint of ours."""
+    assert source.clip is not None
+    num_frames, stride = source.clip
+    spacing, target_fps, past_end = _PROTOCOLS[layout]
+    return {
+        "clip": {"num_frames": num_frames, "stride": stride, "target_fps": target_fps, "past_end": past_end},
+        "views": {
+            "num_clips": 10,
+            "spacing": spacing,
+            "crops": "center",
+            "short_side_px": 256,
+            "crop_px": 224,
+            "val": "center",
+        },
+    }
+
+
+def zoo_labels(source: Source) -> tuple[str, ...]:
+    """Kinetics' names for a video network of 400 classes; none for others."""
+    is_kinetics = source.num_classes == 400 and not source.is_2d and not source.about
+    return kinetics400() if is_kinetics else ()
+
+
+def _has_classifier(source: Source) -> bool:
+    return any(ours.startswith(CLASSIFIER) for ours in source.names.values())
+
+
+def _renamed(state: dict[str, torch.Tensor], names: str) -> dict[str, torch.Tensor]:
+    if names != "torchvision":
+        return state
+    table = KEYMAPS["torchvision"]
+    renamed = {table.to_theirs(name): tensor for name, tensor in state.items()}
+    assert None not in renamed
+    return {str(k): v for k, v in renamed.items()}
+
+
+def _write(target: Path, state: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
+    """Under a name of its own first, so that no half file ever bears the target's."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    os.close(handle)
+    try:
+        if target.suffix == ".safetensors":
+            from safetensors.torch import save_file
+
+            save_file(state, temporary, metadata={KEY: json.dumps(about)})
+        else:
+            torch.save(_container(target.suffix, state, about), temporary)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(target)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _container(suffix: str, state: dict[str, torch.Tensor], about: dict[str, Any]) -> dict[str, Any]:
+    if suffix == ".pyth":
+        return {"model_state": state, KEY: about}
+    if suffix == ".pth":
+        # Flat, as torchvision's: its own loader takes every key for a tensor's. What the network is gets lost here.
+        return dict(state)
+    return {
+        KEY: about,
+        "state_dict": {f"{NET_PREFIX}{name}": tensor for name, tensor in state.items()},
+        # What Lightning asks of any checkpoint; this one has trained for no step.
+        "epoch": 0,
+        "global_step": 0,
+        "pytorch-lightning_version": "2.6.0",
+    }

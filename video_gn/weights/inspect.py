@@ -1,0 +1,103 @@
+"""What a weight file holds, in words; of safetensors the header alone is read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from video_gn.weights._files import read_file
+from video_gn.weights.formats import Source, recognize
+from video_gn.weights.named import find_weights
+
+
+def inspect(path: str | Path, *, format: str = "auto", tensors: bool = False) -> str:
+    """Tell what a file is.
+
+    Args:
+        path: a weight file, or PACKAGE:NAME.
+        format: of `FORMATS`, where the content is to be read as one.
+        tensors: list every tensor.
+
+    Returns:
+        Lines for a terminal.
+
+    Raises:
+        CheckpointError: for a file that cannot be read or is of no known zoo.
+    """
+    source = recognize(read_file(find_weights(path), header_only=True), format=format)
+    rows = _rows(source)
+    width = max(len(name) for name, _ in rows)
+    lines = [str(path), *(f"  {name:{width}}  {value}" for name, value in rows)]
+    if tensors:
+        lines += ["tensors", *_tensor_lines(source)]
+    return "\n".join(lines)
+
+
+def _rows(source: Source) -> list[tuple[str, str]]:
+    pixels = source.preprocessing
+    classes = "none" if source.num_classes is None else str(source.num_classes)
+    if source.classes:
+        classes += f": {', '.join(source.classes[:4])}{', ...' if len(source.classes) > 4 else ''}"
+    rows = [
+        ("format", f"{source.keymap.title if not source.about else 'video_gn'} ({source.format})"),
+        ("container", source.container),
+        ("tensors", _tensors(source)),
+        ("network", _network(source)),
+        ("norms", _norms(source)),
+        ("layout", source.layout or ("any: an image network" if source.is_2d else "not told by the file")),
+        ("classes", classes),
+        ("input", f"{'BGR' if source.bgr else 'RGB'}; mean {_numbers(pixels.mean)}, std {_numbers(pixels.std)}"),
+    ]
+    if source.clip is not None:
+        rows.append(("clip", f"{source.clip[0]} frames at stride {source.clip[1]}"))
+    elif source.about.get("clip"):
+        clip = source.about["clip"]
+        rows.append(("clip", f"{clip['num_frames']} frames at stride {clip['stride']}"))
+    unknown = [key for key in source.tensors if key not in source.names]
+    for name, keys in (("not known", unknown), ("no weights", list(source.ignored)), ("beside", list(source.outside))):
+        if keys:
+            rows.append((name, _listed(keys)))
+    if source.foreign:
+        rows.append(("foreign", f"{_listed(list(source.foreign))} (not built)"))
+    return rows
+
+
+def _tensors(source: Source) -> str:
+    numbers = sum(t.numel() for t in source.tensors.values())
+    types = Counter(str(t.dtype).removeprefix("torch.") for t in source.tensors.values())
+    return f"{len(source.tensors)}, {numbers / 1e6:.2f} M numbers ({', '.join(types)})"
+
+
+def _network(source: Source) -> str:
+    other = source.other_network()
+    if other is not None or source.depth is None:
+        return f"{other or f'blocks {source.blocks}'}: cannot be loaded into an I3D"
+    width = f", width {source.width}" if source.width != 64 else ""
+    return f"ResNet-{source.depth}, {'2-D, to be inflated' if source.is_2d else '3-D'}{width}"
+
+
+def _norms(source: Source) -> str:
+    if source.affine:
+        return "batch, folded into scale and shift"
+    if source.groups is None:
+        return source.norm if source.norm == "batch" else f"{source.norm} (number of groups not told)"
+    what, count = source.groups
+    return f"{source.norm}, {count} {'groups' if what == 'groups' else 'channels a group'}"
+
+
+def _numbers(values: Any) -> str:
+    return "[" + ", ".join(f"{v:.4g}" for v in values) + "]"
+
+
+def _listed(keys: list[str]) -> str:
+    return f"{len(keys)}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
+
+
+def _tensor_lines(source: Source) -> list[str]:
+    width = max(len(key) for key in source.tensors)
+    return [
+        f"  {key:{width}}  {str(t.dtype).removeprefix('torch.'):8}  {tuple(t.shape)!s:22}  "
+        f"{'-> ' + source.names[key] if key in source.names else 'not known'}"
+        for key, t in source.tensors.items()
+    ]

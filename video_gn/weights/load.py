@@ -1,0 +1,344 @@
+"""Weights of any zoo into a network: all of them, or an error that names what does not fit.
+
+Everything is checked and prepared first; the network is written to only when nothing is wrong.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+
+from video_gn.errors import CheckpointError
+from video_gn.weights._files import read_file
+from video_gn.weights.formats import DETECTRON_SCALE, Source, group_rule, recognize
+from video_gn.weights.inflate import can_inflate, inflate_weight
+from video_gn.weights.keymaps import CLASSIFIER, is_norm_name
+from video_gn.weights.named import find_weights
+from video_gn.weights.report import DROPPED, MISSHAPEN, TAKEN, UNEXPECTED, UNFIT, Entry, Left, LoadReport
+
+STEM = "blocks.0.conv.weight"
+_LISTED = 12  # problems that an error names; its report has all
+
+
+@dataclass(frozen=True)
+class WeightsOptions:
+    """How weights are read, and what may differ.
+
+    Args:
+        format: the zoo's name, where the content is to be read as one; "auto" tells it from the content.
+        norm_mismatch: weights of another kind of norm: "error", or "reinit" to keep the network's own norms.
+        layout_mismatch: weights of another stem and pooling: "error", or "allow".
+        ignore: patterns of names in the file to leave out, as of file names: `aux_head.*`.
+    """
+
+    format: str = "auto"
+    norm_mismatch: Literal["error", "reinit"] = "error"
+    layout_mismatch: Literal["error", "allow"] = "error"
+    ignore: list[str] = field(default_factory=list)
+
+
+class Network(Protocol):
+    """What a network must have to be loaded into; `video_gn.models.I3D` is one."""
+
+    arguments: dict[str, Any]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its tensors by name; writing to them changes the network."""
+        ...
+
+
+def load_into(
+    net: Network,
+    path: str | Path,
+    *,
+    format: str = "auto",
+    norm_mismatch: Literal["error", "reinit"] = "error",
+    layout_mismatch: Literal["error", "allow"] = "error",
+    ignore: Sequence[str] = (),
+    classes: Sequence[str] = (),
+) -> LoadReport:
+    """Load a file's weights into a network, strictly.
+
+    Args:
+        net: of `video_gn.models.i3d`; any device, floating point.
+        path: a weight file of any zoo in `FORMATS`, recognized from its content; or PACKAGE:NAME, see
+            `video_gn.weights.named.find_weights`.
+        format: names the zoo, where the content is to be read as one.
+        norm_mismatch: weights of another kind of norm than the network's: "error", or "reinit" to keep the
+            network's own initial norms and take everything else.
+        layout_mismatch: weights that were trained with another stem and pooling: "error", or "allow".
+        ignore: patterns (as of file names: `aux_head.*`) of names in the file to leave out.
+        classes: the network's classes by number; where the file names the same ones in another order its
+            classifier is reordered, where it names others it is dropped.
+
+    Returns:
+        What was done with every tensor. `report.preprocessing` is what the network's input should be made with.
+
+    Raises:
+        CheckpointError: naming the file and every key that does not fit; the network is unchanged. Its
+            `report` says what would have been done with each.
+        ValueError: for a setting that is not one of those above.
+    """
+    _check_choice("norm_mismatch", norm_mismatch, ("error", "reinit"))
+    _check_choice("layout_mismatch", layout_mismatch, ("error", "allow"))
+    source = recognize(read_file(find_weights(path)), format=format)
+    return merge(
+        net,
+        source,
+        norm_mismatch=norm_mismatch,
+        layout_mismatch=layout_mismatch,
+        ignore=ignore,
+        classes=classes,
+    )
+
+
+def merge(
+    net: Network,
+    source: Source,
+    *,
+    norm_mismatch: str = "error",
+    layout_mismatch: str = "error",
+    ignore: Sequence[str] = (),
+    classes: Sequence[str] = (),
+) -> LoadReport:
+    """`load_into` for a file that is read already; arguments, result and errors as there."""
+    plan = _Plan(net, source, ignore=ignore, classes=classes, reinit_norms=norm_mismatch == "reinit")
+    report = plan.report()
+    wrong = plan.network_differs(norm_mismatch=norm_mismatch, layout_mismatch=layout_mismatch)
+    if wrong is not None or report.problems:
+        raise _error(source, report, wrong)
+    with torch.no_grad():
+        for name, tensor in plan.new.items():
+            plan.state[name].copy_(tensor)
+    return report
+
+
+class _Plan:
+    """What goes where; nothing is written."""
+
+    def __init__(
+        self, net: Network, source: Source, *, ignore: Sequence[str], classes: Sequence[str], reinit_norms: bool
+    ) -> None:
+        self.source = source
+        self.arguments = net.arguments
+        self.state: dict[str, torch.Tensor] = net.state_dict()
+        self.norm_differs = _norm_difference(source, net.arguments)
+        self.drops_norms = reinit_norms and self.norm_differs is not None
+        self.order: list[int] | None = None
+        self.classifier_reason = self._compare_classes(list(classes))
+        self.ignore = tuple(ignore)
+        self.new: dict[str, torch.Tensor] = {}
+        self.taken_from: dict[str, str] = {}
+        self.notes: list[str] = []
+        self.entries = [
+            *(Entry(key, None, DROPPED, reason=why) for key, why in source.ignored.items()),
+            *(self._entry(key, tensor) for key, tensor in source.tensors.items()),
+        ]
+        self.remaining = self._remaining()
+
+    def report(self) -> LoadReport:
+        source = self.source
+        return LoadReport(
+            path=source.path,
+            format=source.format,
+            container=source.container,
+            norm=source.norm,
+            layout=source.layout,
+            depth=source.depth,
+            num_classes=source.num_classes,
+            preprocessing=source.preprocessing,
+            entries=tuple(self.entries),
+            remaining=tuple(self.remaining),
+            outside=source.outside,
+            foreign=source.foreign,
+            notes=tuple(self._notes()),
+        )
+
+    def network_differs(self, *, norm_mismatch: str, layout_mismatch: str) -> str | None:
+        """The difference that explains all others, if there is one."""
+        source, net = self.source, self.arguments
+        other = source.other_network()
+        if other is not None and any(e.status not in (TAKEN, DROPPED) for e in self.entries):
+            return f"is of another network: {other}. It cannot be loaded into an I3D"
+        if source.depth is None and any(source.blocks):
+            return f"is of another network: it has {source.blocks} blocks in its stages, which no known depth has"
+        for name, there in (("depth", source.depth), ("width", source.width)):
+            if there is not None and there != net[name]:
+                return f"is of another network ({name}: {there} there, {net[name]} here). Set model.net.{name} {there}"
+        if source.layout not in (None, net["layout"]) and layout_mismatch == "error":
+            return (
+                f"needs layout {source.layout!r}, the network has {net['layout']!r}. Set the net's layout, "
+                "or layout_mismatch to 'allow' to take the weights all the same"
+            )
+        if self.norm_differs is not None and norm_mismatch == "error":
+            return f"{self.norm_differs}. Set the net's norm, or norm_mismatch to 'reinit' to keep the net's own norms"
+        return None
+
+    # ---- the file's tensors ------------------------------------------------------------------
+
+    def _entry(self, key: str, tensor: torch.Tensor) -> Entry:
+        target = self.source.names.get(key)
+        shape = tuple(tensor.shape)
+        if any(fnmatch.fnmatchcase(key, pattern) for pattern in self.ignore):
+            return Entry(key, target, DROPPED, shape=shape, reason="ignored as asked")
+        if target is not None and self.drops_norms and is_norm_name(target):
+            return Entry(key, target, DROPPED, shape=shape, reason=f"norm_mismatch is 'reinit': {self.norm_differs}")
+        if target is None or target not in self.state:
+            return Entry(key, target, UNEXPECTED, shape=shape, reason="the network has no place for it")
+        if target.startswith(CLASSIFIER) and self.classifier_reason is not None:
+            return Entry(key, target, DROPPED, shape=shape, reason=self.classifier_reason)
+        if target in self.taken_from:
+            reason = f"means the same tensor as {self.taken_from[target]}"
+            return Entry(key, target, UNEXPECTED, shape=shape, reason=reason)
+        self.taken_from[target] = key
+        return self._fit(key, target, tensor)
+
+    def _fit(self, key: str, target: str, tensor: torch.Tensor) -> Entry:
+        shape, wanted = tuple(tensor.shape), tuple(self.state[target].shape)
+        changes = [] if key in (target, f"net.{target}") else ["renamed"]
+        is_count = target.endswith("num_batches_tracked")
+        # Types and shapes first: a hostile shape must not be given memory.
+        reason = _unfit(tensor, is_count=is_count)
+        if reason is not None:
+            return Entry(key, target, UNFIT, shape=shape, reason=reason)
+        inflates = can_inflate(shape, wanted)
+        reshapes = target.startswith(CLASSIFIER) and shape != wanted and _without_ones(shape, len(wanted)) == wanted
+        if shape != wanted and not inflates and not reshapes:
+            reason = f"has shape {shape}, the network's {target} {wanted}"
+            return Entry(key, target, MISSHAPEN, shape=shape, reason=reason)
+        if not is_count and not _all_finite(tensor):
+            return Entry(key, target, UNFIT, shape=shape, reason="has values that are not finite (NaN or infinite)")
+        dtype = tensor.dtype
+        if inflates:
+            changes.append("inflated")
+            tensor = inflate_weight(tensor.float(), wanted[2])
+        if reshapes:
+            changes.append("reshaped")
+            tensor = tensor.reshape(wanted)
+        if dtype != self.state[target].dtype and not is_count:
+            changes.append(f"converted from {str(dtype).removeprefix('torch.')}")
+        if target == STEM:
+            tensor = self._adapt_stem(tensor, changes)
+        if target.startswith(CLASSIFIER) and self.order is not None:
+            changes.append("reordered")
+            tensor = tensor[self.order]
+        self.new[target] = tensor
+        return Entry(key, target, TAKEN, tuple(changes), shape)
+
+    def _adapt_stem(self, weight: torch.Tensor, changes: list[str]) -> torch.Tensor:
+        if self.source.bgr:
+            changes.append("reversed from BGR to RGB")
+            weight = weight.flip(1)
+        if self.source.format == "detectron":
+            changes.append(f"scaled by {DETECTRON_SCALE:g}")
+            weight = weight * DETECTRON_SCALE
+        return weight
+
+    def _compare_classes(self, here: list[str]) -> str | None:
+        """Why the classifier cannot be taken; sets the order of its rows where that differs."""
+        there, count = list(self.source.classes), self.source.num_classes
+        wanted = int(self.arguments["num_classes"])
+        if count is not None and count != wanted:
+            return f"it has {count} classes, the network {wanted}"
+        if count is None or not here or not there or here == there:
+            return None
+        if sorted(here) != sorted(there):
+            return "its classes are others than the network's, as many as they are"
+        self.order = [there.index(name) for name in here]
+        return None
+
+    # ---- the network's tensors ---------------------------------------------------------------
+
+    def _remaining(self) -> list[Left]:
+        named = {e.target for e in self.entries if e.status in (MISSHAPEN, UNFIT)}
+        return [self._left(name) for name in self.state if name not in self.new and name not in named]
+
+    def _left(self, name: str) -> Left:
+        if self.drops_norms and is_norm_name(name):
+            return Left(name, "left", "norm_mismatch is 'reinit': the network's own initial value")
+        if name.startswith(CLASSIFIER) and self.classifier_reason is not None:
+            return Left(name, "left", f"a fresh classifier, since {self.classifier_reason}")
+        if name.startswith(CLASSIFIER) and self.source.num_classes is None and not self._has_classifier():
+            return Left(name, "left", "a fresh classifier: the file has none")
+        if name.endswith("num_batches_tracked"):
+            return Left(name, "left", "a count that nothing but a cumulative average reads")
+        if self.source.affine and name.endswith(("running_mean", "running_var")):
+            mean = name.endswith("running_mean")
+            # With mean 0 and variance 1 - eps a Batch Norm is its scale and shift alone.
+            value = 0.0 if mean else 1.0 - float(self.arguments["norm_eps"])
+            self.new[name] = torch.full_like(self.state[name], value, device="cpu")
+            return Left(name, "set", f"to {'0' if mean else '1 - eps'}: the file's norms are a scale and a shift alone")
+        return Left(name, "missing", "is missing in the file")
+
+    def _has_classifier(self) -> bool:
+        return any(t.startswith(CLASSIFIER) for t in self.source.names.values())
+
+    def _notes(self) -> list[str]:
+        source, notes = self.source, list(self.notes)
+        if source.affine:
+            notes.append(
+                "its Batch Norms are folded into scale and shift: evaluation gives the zoo's numbers, but training "
+                "would normalize by the batch's statistics, which the file's weights have not seen"
+            )
+        if source.format == "caffe2" and not source.is_2d:
+            notes.append(
+                f"the file does not tell its layout: 'nonlocal' for Non-local's models, 'slowfast' for SlowFast's "
+                f"zoo; the network has {self.arguments['layout']!r}"
+            )
+        return notes
+
+
+def _norm_difference(source: Source, net: Mapping[str, Any]) -> str | None:
+    here = str(net["norm"])
+    if (source.norm == "batch") != (here == "batch"):
+        return f"its norms are {source.norm!r}, the network's {here!r}"
+    rule = group_rule(net)
+    if source.groups is not None and source.groups != rule:
+        return f"its norms have {_rule_in_words(source.groups)}, the network's {_rule_in_words(rule)}"
+    return None
+
+
+def _rule_in_words(rule: tuple[str, int] | None) -> str:
+    if rule is None:
+        return "none"
+    what, count = rule
+    return f"{count} groups" if what == "groups" else f"{count} channels a group"
+
+
+def _unfit(tensor: torch.Tensor, *, is_count: bool) -> str | None:
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        return "is sparse or quantized. Save dense floating-point tensors"
+    if is_count:
+        return None if tensor.numel() == 1 else f"is a count, but has shape {tuple(tensor.shape)}"
+    return None if tensor.is_floating_point() else f"is {tensor.dtype}, not floating point"
+
+
+def _all_finite(tensor: torch.Tensor) -> bool:
+    # A sum of finite numbers may overflow, but one with a NaN or an infinity is never finite: it is cheaper to look at.
+    return bool(torch.isfinite(tensor.sum(dtype=torch.float32))) or bool(torch.isfinite(tensor).all())
+
+
+def _without_ones(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
+    """(400, 2048, 1, 1, 1) -> (400, 2048)."""
+    return shape[:rank] if all(n == 1 for n in shape[rank:]) else shape
+
+
+def _error(source: Source, report: LoadReport, wrong: str | None) -> CheckpointError:
+    problems = report.problems
+    lines = [f"{source.path}: {wrong}"] if wrong else [f"{source.path}: does not fit the network ({source.format})"]
+    if wrong is None:
+        lines += [f"  {p}" for p in problems[:_LISTED]]
+        if len(problems) > _LISTED:
+            lines.append(f"  and {len(problems) - _LISTED} more")
+        lines.append("Check depth, norm and format; names in the file that should be left out go into `ignore`.")
+    return CheckpointError("\n".join(lines), report=report)
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}. Choose one of these.")

@@ -1,0 +1,211 @@
+"""What a load did with every tensor of the file and of the network."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from video_gn.weights.formats import Preprocessing
+from video_gn.weights.keymaps import CLASSIFIER
+
+# What became of a tensor of the file. The first two are good; the others make the load an error.
+TAKEN, DROPPED = "taken", "dropped"
+UNEXPECTED, MISSHAPEN, UNFIT = "unexpected", "misshapen", "unfit"
+PROBLEMS = (UNEXPECTED, MISSHAPEN, UNFIT)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name of the file.
+
+    Args:
+        key: its name there.
+        target: the network's name; None where the network has no place for it.
+        status: "taken", "dropped", or a problem: "unexpected", "misshapen", "unfit".
+        changes: what was done to it on the way: renamed, inflated, reshaped, converted, reversed, scaled, reordered.
+        shape: in the file.
+        reason: why it was dropped or is a problem.
+    """
+
+    key: str
+    target: str | None
+    status: str
+    changes: tuple[str, ...] = ()
+    shape: tuple[int, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """One tensor of the network that the file did not give.
+
+    Args:
+        target: the network's name.
+        status: "left" at its initial value, "set" to a value that follows from the file, or "missing", a problem.
+        reason: why.
+    """
+
+    target: str
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a load took, changed, dropped and left; every name of the file and of the network is in it once.
+
+    Args:
+        path: of the file.
+        format: one of `video_gn.weights.FORMATS`.
+        container: how the file is written.
+        norm: kind of norm in the file, as far as it tells.
+        layout: that the file's network needs; None where the file does not tell or any will do.
+        depth: of the file's network.
+        num_classes: of the file's classifier; None without one.
+        preprocessing: of the file's zoo, for RGB input; the network's input should be made with it.
+        entries: one for each name of the file.
+        remaining: one for each tensor of the network that the file did not give.
+        outside: what the file holds beside the network's tensors.
+        foreign: objects of other libraries in the file, which were not built.
+        notes: what a user should know.
+    """
+
+    path: str
+    format: str
+    container: str
+    norm: str
+    layout: str | None
+    depth: int | None
+    num_classes: int | None
+    preprocessing: Preprocessing
+    entries: tuple[Entry, ...]
+    remaining: tuple[Left, ...]
+    outside: dict[str, str] = field(default_factory=dict)
+    foreign: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def _keys(self, keep: Callable[[Entry], bool]) -> tuple[str, ...]:
+        return tuple(e.key for e in self.entries if keep(e))
+
+    @property
+    def taken(self) -> tuple[str, ...]:
+        """Names in the file of what went into the network."""
+        return self._keys(lambda e: e.status == TAKEN)
+
+    @property
+    def inflated(self) -> tuple[str, ...]:
+        """Names in the file of 2-D kernels that became 3-D."""
+        return self._keys(lambda e: "inflated" in e.changes)
+
+    @property
+    def renamed(self) -> tuple[str, ...]:
+        """Names in the file that differ from the network's."""
+        return self._keys(lambda e: "renamed" in e.changes)
+
+    @property
+    def reshaped(self) -> tuple[str, ...]:
+        """Names in the file of classifiers that were convolutions."""
+        return self._keys(lambda e: "reshaped" in e.changes)
+
+    @property
+    def dropped(self) -> dict[str, str]:
+        """Name in the file -> why it was not taken."""
+        return {e.key: e.reason for e in self.entries if e.status == DROPPED}
+
+    @property
+    def left(self) -> dict[str, str]:
+        """The network's name -> why it is at its initial value."""
+        return {r.target: r.reason for r in self.remaining if r.status == "left"}
+
+    @property
+    def left_classifier(self) -> bool:
+        """Whether the network's classifier is at its initial value."""
+        return any(name.startswith(CLASSIFIER) for name in self.left)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The network's names that the file should have given."""
+        return tuple(r.target for r in self.remaining if r.status == "missing")
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """In words, one for each name that makes the load an error."""
+        return (
+            *(f"{e.key}: {e.reason}" for e in self.entries if e.status in PROBLEMS),
+            *(f"{r.target}: {r.reason}" for r in self.remaining if r.status == "missing"),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain containers, for json."""
+        return asdict(self)
+
+    def write(self, path: str | Path) -> None:
+        """Write all of it as json."""
+        Path(path).write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
+
+    def rows(self) -> list[tuple[str, int, str]]:
+        """(what, how many, which) for a table: one row for each thing that was done or left undone."""
+        rows = []
+        taken = [e for e in self.entries if e.status == TAKEN]
+        rows.append(("taken", len(taken), _examples([e.key for e in taken])))
+        changes = Counter(c for e in taken for c in e.changes)
+        for change, count in changes.items():
+            rows.append((f"  {change}", count, _examples([_arrow(e, change) for e in taken if change in e.changes])))
+        for status in (DROPPED, *PROBLEMS):
+            rows += _by_reason(status, [(e.key, e.reason) for e in self.entries if e.status == status])
+        for status in ("set", "left", "missing"):
+            rows += _by_reason(status, [(r.target, r.reason) for r in self.remaining if r.status == status])
+        if self.outside:
+            rows.append(("beside the weights", len(self.outside), _examples(list(self.outside))))
+        if self.foreign:
+            rows.append(("foreign objects, not built", len(self.foreign), _examples(list(self.foreign))))
+        return rows
+
+    def title(self) -> str:
+        """The file in a line."""
+        parts = [self.format, f"ResNet-{self.depth}" if self.depth else None, f"norm {self.norm}"]
+        parts += [f"layout {self.layout}" if self.layout else None]
+        parts += [f"{self.num_classes} classes" if self.num_classes else "no classifier"]
+        return f"{self.path}: " + ", ".join(p for p in parts if p)
+
+    def text(self, width: int = 100) -> str:
+        """The table as plain text.
+
+        Args:
+            width: columns of the terminal.
+        """
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("tensors", "number", "which", box=None, pad_edge=False)
+        table.columns[0].no_wrap = True
+        table.columns[2].overflow = "fold"
+        for what, count, which in self.rows():
+            table.add_row(what, str(count), which)
+        console = Console(width=width, no_color=True, highlight=False, markup=False, emoji=False)
+        with console.capture() as capture:
+            console.print(self.title(), soft_wrap=True)
+            console.print(table)
+            for note in self.notes:
+                console.print(f"note: {note}")
+        return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def _arrow(entry: Entry, change: str) -> str:
+    return f"{entry.key} -> {entry.target}" if change == "renamed" else entry.key
+
+
+def _by_reason(status: str, items: Sequence[tuple[str, str]]) -> list[tuple[str, int, str]]:
+    grouped: dict[str, list[str]] = {}
+    for name, reason in items:
+        grouped.setdefault(reason, []).append(name)
+    return [(status, len(names), f"{_examples(names)}: {reason}") for reason, names in grouped.items()]
+
+
+def _examples(names: Sequence[str], limit: int = 2) -> str:
+    rest = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
