@@ -25,6 +25,7 @@ FLOORS = {
     "video_gn.data._": 1,
     "video_gn.data.transforms": 1,
     "video_gn.data.samplers": 1,
+    "video_gn.data.watch": 1,
     "video_gn.weights": 2,
     "video_gn.weights.build": 4,
     "video_gn.weights.convert": 5,

@@ -22,6 +22,7 @@ from video_gn.callbacks.metrics_csv import MetricsCSV
 from video_gn.callbacks.progress import LineProgress, TerminalProgress
 from video_gn.callbacks.run_directory import RunDirectory, SaveConfig
 from video_gn.data.datamodule import VideoDataModule, build_datamodule
+from video_gn.data.watch import explain
 from video_gn.errors import ConfigError, RunError
 from video_gn.report import write_report
 from video_gn.tasks.classification import VideoClassifier
@@ -137,7 +138,8 @@ class VideoCLI(LightningCLI):
         if self.subcommand == "fit":
             callbacks.append(MetricsCSV(self.run_dir / "metrics.csv"))
             paths = (record.path for record in self.datamodule.manifests["train"].records)
-            callbacks.append(BrokenVideos(self.datamodule.max_broken_fraction, paths))
+            table = self.run_dir / "failures.csv"
+            callbacks.append(BrokenVideos(self.datamodule.max_broken_fraction, paths, table=table))
         text = self._parser(self.subcommand).dump(options, skip_none=False, skip_link_targets=False)
         callbacks.append(SaveConfig(self.run_dir, text, stage=str(self.subcommand), resumes=self.resumes))
         self._get(self.config_init, "checkpoint").resumes = self.resumes
@@ -265,19 +267,28 @@ def run(command: str, words: Sequence[str]) -> int:
     warnings.filterwarnings("ignore", message=".*It is recommended to use `self.log.*sync_dist=True.*")
     # Our sampler goes on inside an epoch where the checkpoint stood; Lightning cannot know.
     warnings.filterwarnings("ignore", message=".*ended before the epoch ended and your dataloader is not resumable.*")
-    cli = VideoCLI(
-        VideoClassifier,
-        VideoDataModule,
-        save_config_callback=None,
-        trainer_defaults=dict(_TRAINER_DEFAULTS),
-        seed_everything_default=0,
-        auto_configure_optimizers=False,
-        load_from_checkpoint_support=False,
-        parser_kwargs={
-            name: {"usage": f"video-gn {name} -c CONFIG [--run_dir DIR] [--ckpt_path best|last|FILE] [--KEY VALUE ...]"}
-            for name in VideoCLI.subcommands()
-        },
-        args=[command, *words],
-    )
+    try:
+        cli = VideoCLI(
+            VideoClassifier,
+            VideoDataModule,
+            save_config_callback=None,
+            trainer_defaults=dict(_TRAINER_DEFAULTS),
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={
+                name: {
+                    "usage": f"video-gn {name} -c CONFIG [--run_dir DIR] [--ckpt_path best|last|FILE] [--KEY VALUE ...]"
+                }
+                for name in VideoCLI.subcommands()
+            },
+            args=[command, *words],
+        )
+    except RuntimeError as error:
+        # torch raises it wherever the main thread is when a worker dies.
+        told = explain(error)
+        if told is None:
+            raise
+        raise told from error
     writers = [c for c in cli.callbacks if isinstance(c, EvaluationWriter)]
     return 3 if any(w.num_failed for w in writers) else 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,9 +25,11 @@ class BrokenVideos(Callback):
     Args:
         max_fraction: of the training videos, in [0, 1].
         paths: of the training list.
+        table: csv file (path, reason) that keeps them beyond the run; it is there only when there are any.
     """
 
-    def __init__(self, max_fraction: float, paths: Iterable[str]) -> None:
+    def __init__(self, max_fraction: float, paths: Iterable[str], *, table: Path | None = None) -> None:
+        self.table = table
         self.max_fraction = max_fraction
         self.paths = frozenset(paths)
         self.num_videos = len(self.paths)
@@ -44,14 +48,18 @@ class BrokenVideos(Callback):
         self, trainer: Any, pl_module: LightningModule, outputs: Any, batch: ClipBatch, batch_idx: int
     ) -> None:
         """Name new failures; compare with the ceiling."""
+        news = False
         for failure in batch.failures:
             if failure.path not in self.broken:
                 self.broken[failure.path] = failure.reason
                 self._unshared += 1
+                news = True
                 log.warning(
                     "training: %s could not be read (%s); another video takes its place; %d of %d broken so far",
                     failure.path, failure.reason, len(self.broken), self.num_videos,
                 )  # fmt: skip
+        if news and trainer.is_global_zero:
+            self._write()
         if trainer.world_size > 1:
             # All processes must stop at the same step, and asking at each one would wait for the device.
             if (batch_idx + 1) % trainer.log_every_n_steps and batch_idx + 1 < trainer.num_training_batches:
@@ -74,8 +82,29 @@ class BrokenVideos(Callback):
         torch.distributed.all_gather_object(gathered, self.broken)
         for other in gathered:
             self.broken.update(other)
+        if trainer.is_global_zero:
+            self._write()
+
+    def _write(self) -> None:
+        """All of them, also those that an earlier, killed process of this run found after its last checkpoint."""
+        if self.table is None:
+            return
+        rows = {row["path"]: row["reason"] for row in _read_table(self.table)} | self.broken
+        part = self.table.with_name(f".{self.table.name}.tmp")
+        with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            writer = csv.writer(file)
+            writer.writerow(("path", "reason"))
+            writer.writerows(rows.items())
+        part.replace(self.table)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say how many there were."""
         if self.broken and trainer.is_global_zero:
             log.warning("%d of %d training videos could not be read", len(self.broken), self.num_videos)
+
+
+def _read_table(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))

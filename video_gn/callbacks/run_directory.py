@@ -24,6 +24,7 @@ _FIT_FILES = (
     "checkpoints",
     "metrics.csv",
     "weights.json",
+    "failures.csv",
     "tensorboard",
     "test",
     "predict",

@@ -24,6 +24,7 @@ from video_gn.data.dataset import (
 from video_gn.data.manifest import Manifest, check_same_classes, common_videos, find_videos, has_split, read_manifest
 from video_gn.data.samplers import EvalSampler, TrainSampler
 from video_gn.data.transforms import TestCrops, TrainTransform
+from video_gn.data.watch import ReadingBoard, WatchedLoader
 from video_gn.decoding import choose_backend
 from video_gn.errors import ConfigError, ManifestError
 
@@ -406,7 +407,9 @@ class VideoDataModule(LightningDataModule):
         if num_workers is None:
             num_workers = min(8, len(os.sched_getaffinity(0)))
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return DataLoader(
+        if num_workers:
+            dataset.board = ReadingBoard(num_workers)
+        return WatchedLoader(
             cast(Dataset[ClipBatch], dataset),  # as `collate` gives it out
             batch_size=batch_size,
             sampler=sampler,

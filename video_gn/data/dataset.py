@@ -20,6 +20,7 @@ from video_gn import sampling
 from video_gn.clips import ClipBatch, Failure, VideoNote
 from video_gn.data.manifest import VideoRecord
 from video_gn.data.transforms import TestCrops, TrainTransform
+from video_gn.data.watch import ReadingBoard
 from video_gn.decoding import VideoReader, choose_backend, open_video
 from video_gn.errors import DecodeError, FrameCountError, RunError
 
@@ -111,6 +112,7 @@ class ClipDataset(Dataset[Sample]):
         self.records = records
         self.clip = clip
         self.backend = backend
+        self.board: ReadingBoard | None = None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -128,7 +130,26 @@ class ClipDataset(Dataset[Sample]):
             draw: (number of frames, fps) -> int64 (K, T), drawn again where fewer frames decode than
                 the packets promised; it must draw the same for the same arguments.
             make_crop: (height, width) -> the crop function of `read_views`.
+
+        Raises:
+            DecodeError: where it cannot be read, twice in a row: a file system may have been away for a moment.
         """
+        if self.board is not None:
+            self.board.write(record.path)
+        try:
+            return self._read_once(record, draw, make_crop)
+        except DecodeError:
+            return self._read_once(record, draw, make_crop)
+        finally:
+            if self.board is not None:
+                self.board.write("")
+
+    def _read_once(
+        self,
+        record: VideoRecord,
+        draw: Callable[[int, float], np.ndarray],
+        make_crop: Callable[[int, int], Callable[[torch.Tensor], torch.Tensor]],
+    ) -> tuple[torch.Tensor, VideoNote]:
         with open_video(record.path, backend=self.backend) as reader:
             for attempt in (0, 1):
                 first, stop = self._segment(reader, record)
