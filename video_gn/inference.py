@@ -94,13 +94,14 @@ class Predictor:
             CheckpointError: for a file that is missing, damaged, or not of a video network with a classifier.
         """
         source = recognize(read_file(find_weights(path)))
-        net, report = build_net(source, layout=layout)
-        about = describe(source, net, labels=labels)
-        if report.left_classifier or source.is_2d:
+        if source.is_2d or source.num_classes is None:
             what = "an image network's weights" if source.is_2d else "no classifier"
             raise CheckpointError(f"{path}: holds {what}, so it cannot label videos. Train it: --model.weights {path}")
-        if "clip" not in about:
-            raise CheckpointError(f"{path}: does not say how its clips are sampled (key {KEY}.clip)")
+        net, _ = build_net(source, layout=layout)
+        about = describe(source, net, labels=labels)
+        for name in ("clip", "views", "mean"):
+            if name not in about:
+                raise CheckpointError(f"{path}: does not say how its clips are made (key {KEY}.{name})")
         views = about["views"]
         mode = crops or views["crops"]
         return cls(

@@ -23,9 +23,13 @@ from video_gn.callbacks.progress import LineProgress, TerminalProgress
 from video_gn.callbacks.run_directory import RunDirectory, SaveConfig
 from video_gn.data.datamodule import VideoDataModule, build_datamodule
 from video_gn.data.watch import explain
-from video_gn.errors import ConfigError, RunError
+from video_gn.errors import CheckpointError, ConfigError, RunError
 from video_gn.report import write_report
 from video_gn.tasks.classification import VideoClassifier
+from video_gn.weights._files import read_file
+from video_gn.weights.convert import zoo_labels
+from video_gn.weights.formats import recognize
+from video_gn.weights.named import find_weights
 from video_gn.weights.report import LoadReport
 
 log = logging.getLogger(__name__)
@@ -108,9 +112,13 @@ class VideoCLI(LightningCLI):
                 f"no checkpoint in {self.run_dir / 'checkpoints'}. Train first, or give --ckpt_path or --run_dir."
             )
         if found is not None:
-            content = checkpoint.read_checkpoint(found)
+            content = checkpoint.read_checkpoint(found, resume=self.subcommand == "fit")
             self.about, self.global_step = dict(content[checkpoint.KEY]), int(content["global_step"])
             log.info("checkpoint: %s (step %d)", found, self.global_step)
+            if options.model.weights is not None:
+                log.info("model.weights (%s) is not loaded: the checkpoint comes before it", options.model.weights)
+        elif self.subcommand != "fit" and options.model.weights is not None:
+            self.about = self._about_weights(options)
         options.ckpt_path = None if found is None else str(found)
         # A checkpoint from elsewhere begins a new run here: what lies here is not its past.
         self.resumes = found is not None and found.resolve().parent == (self.run_dir / "checkpoints").resolve()
@@ -119,7 +127,9 @@ class VideoCLI(LightningCLI):
         net = options.model.net.init_args
         names = self.prepared.classes or self.about.get("classes") or ()
         if names and "num_classes" in net and net.num_classes != len(names):
-            log.info("num_classes: %d, from the %s", len(names), "data" if self.prepared.classes else "checkpoint")
+            log.info(
+                "num_classes: %d, from the %s", len(names), "data" if self.prepared.classes else "checkpoint or weights"
+            )
             net.num_classes = len(names)
 
     def instantiate_classes(self) -> None:
@@ -161,21 +171,33 @@ class VideoCLI(LightningCLI):
                 )
         return super().instantiate_trainer(**kwargs)
 
+    def _about_weights(self, options: Namespace) -> dict[str, Any]:
+        """The classes of weights that are tested without any training."""
+        log.info("no checkpoint in %s: taking %s as it is", self.run_dir / "checkpoints", options.model.weights)
+        try:
+            content = read_file(find_weights(options.model.weights), header_only=True)
+            source = recognize(content, format=options.model.weights_options.format)
+        except CheckpointError as error:
+            raise CheckpointError(f"no checkpoint in {self.run_dir / 'checkpoints'}, and {error}") from error
+        return {"classes": list(source.classes or zoo_labels(source))}
+
     def _load_weights(self, options: Namespace) -> None:
         """Weights to start from, where no checkpoint comes; the config then tells the mean and std that they bring."""
         self.load_report = None
-        if options.ckpt_path is not None:
-            stored = (self.about.get("mean"), self.about.get("std"))
-        else:
-            self.load_report = self.model.load_weights(classes=self.prepared.classes)
-            stored = (self.model.mean.tolist(), self.model.std.tolist())
-        options.model.mean = options.model.mean or stored[0]
-        options.model.std = options.model.std or stored[1]
-        if self.subcommand != "fit" and self.load_report is not None and self.load_report.left_classifier:
-            raise RunError(
-                f"no checkpoint in {self.run_dir / 'checkpoints'}, and {options.model.weights} has no classifier of "
-                "these classes. Train first, or give --ckpt_path or --run_dir."
-            )
+        mean, std = self.about.get("mean"), self.about.get("std")
+        if options.ckpt_path is None:
+            report = self.load_report = self.model.load_weights(classes=self.prepared.classes)
+            mean, std = ([round(v, 6) for v in buffer.tolist()] for buffer in (self.model.mean, self.model.std))
+            fresh = [] if report is None else [n for n in report.left if not n.endswith("num_batches_tracked")]
+            if self.subcommand != "fit" and fresh:
+                raise RunError(
+                    f"no checkpoint in {self.run_dir / 'checkpoints'}, and {options.model.weights} leaves {len(fresh)} "
+                    f"tensors at their initial values ({fresh[0]}, ...). Train first, or give --ckpt_path or --run_dir."
+                )
+        # A checkpoint brings its classes when Lightning restores it.
+        self.model.classes = list(self.about.get("classes") or ())
+        options.model.mean = options.model.mean or mean
+        options.model.std = options.model.std or std
 
     # ---- before and after Lightning's own ----------------------------------------------------
 

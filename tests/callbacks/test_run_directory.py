@@ -46,3 +46,9 @@ def test_config_differences():
     new = {"a": 1, "b": {"c": [2], "d": None, "new": 4}, "ckpt_path": "last"}
     assert config_differences(old, new) == ["b.c: [1] -> [2]", "b.new: None -> 4", "gone: 3 -> None"]
     assert config_differences(old, old) == []
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="--run_dir .*file/run cannot be written: Not a directory"):
+        RunDirectory(tmp_path / "file/run").lock(".lock")

@@ -125,6 +125,10 @@ def test_what_cannot_be_converted(ours, tmp_path):
     torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7), "layer1.0.conv1.weight": torch.zeros(4)}, tmp_path / "s.pth")
     with pytest.raises(CheckpointError, match=r"s\.pth: is of another network"):
         convert(tmp_path / "s.pth", tmp_path / "y.ckpt")
+    with pytest.raises(CheckpointError, match=r"z\.pth: \.pth holds tensors alone, so labels would be lost"):
+        convert(path, tmp_path / "z.pth", labels=["one", "two", "three"])
+    with pytest.raises(CheckpointError, match=r"y\.ckpt: cannot be written"):
+        convert(path, tmp_path / "there.ckpt/y.ckpt")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["s.pth", "there.ckpt"]
 
 
@@ -196,6 +200,25 @@ def test_inspect_reads_the_header_of_a_large_file_alone(tmp_path):
 def files_read():
     with Path("/proc/self/io").open() as file:
         return int(next(line for line in file if line.startswith("rchar")).split()[1])
+
+
+def test_slowfasts_caffe2_files_are_tested_with_its_own_clip(tmp_path):
+    from video_gn.inference import Predictor
+
+    source = i3d(50, layout="slowfast", norm="batch", width=4, num_classes=400)
+    named = {KEYMAPS["caffe2"].to_theirs(k): v.numpy() for k, v in source.state_dict().items()}
+    path = files.caffe2_pkl(tmp_path / "I3D_8x8_R50.pkl", {k: v for k, v in named.items() if k is not None})
+    for layout, clip in (("slowfast", (8, 8, 30.0)), ("nonlocal", (32, 2, None))):
+        found = Predictor.from_checkpoint(str(path), layout=layout, device="cpu").clip
+        assert (found.num_frames, found.stride, found.target_fps) == clip
+
+
+def test_a_port_without_statistics_is_not_guessed(tmp_path):
+    source = i3d(50, layout="nonlocal", norm="group", num_groups=2, width=4, num_classes=3)
+    torch.save({KEYMAPS["torchvision"].to_theirs(k): v for k, v in source.state_dict().items()}, tmp_path / "p.pth")
+    assert "Group Norm, or Batch Norm folded into them" in inspect(tmp_path / "p.pth")
+    with pytest.raises(CheckpointError, match="which Group Norm and folded Batch Norm have alike"):
+        build(tmp_path / "p.pth")
 
 
 def test_classes_of_a_converted_zoo_are_kinetics(tmp_path):

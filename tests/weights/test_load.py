@@ -138,7 +138,7 @@ def test_a_report_tells_what_was_done(tmp_path):
     assert len(report.taken) == len(report.renamed) == 320
     assert len(report.inflated) == 53
     assert report.reshaped == ("fc.weight",)
-    assert report.entries[0].changes == ("renamed", "inflated", "converted from float16")
+    assert report.entries[0].changes == ("renamed", "converted from float16", "inflated")
     assert not report.left
     assert not report.problems
     weight = net.state_dict()["blocks.1.res_blocks.0.branch2.conv_a.weight"]
@@ -358,4 +358,146 @@ def test_slowfasts_own_words_are_heard(tmp_path):
 
 def test_a_checkpoint_that_does_not_describe_its_network(tmp_path):
     torch.save({"video_gn": {"net": {"depth": 50}}, "state_dict": small().state_dict()}, tmp_path / "w.ckpt")
-    refused(small(), tmp_path / "w.ckpt", "does not describe a network of this package")
+    refused(small(), tmp_path / "w.ckpt", "video_gn.net does not tell width")
+
+
+def test_an_ignored_classifier_of_as_many_classes_stays_fresh(tmp_path):
+    path = write(tmp_path / "w.pth", randomized(small(layout="nonlocal")), "torchvision")
+    net = small(layout="nonlocal")
+    report = load_into(net, path, ignore=["fc.*", "gone.*"])
+    assert report.left_classifier
+    assert report.dropped == {"fc.weight": "ignored as asked", "fc.bias": "ignored as asked"}
+    assert "`ignore` names nothing in the file with gone.*" in report.notes
+
+
+def test_scale_and_shift_alone_may_be_of_either_norm(tmp_path):
+    def affine(state):
+        for key in [k for k in state if "running" in k or "num_batches" in k]:
+            del state[key]
+
+    path = write(tmp_path / "w.pth", randomized(small(layout="nonlocal")), "torchvision", affine)
+    net = small(layout="nonlocal")
+    report = load_into(net, path)
+    assert report.norm == "unknown"
+    assert "Batch Norms folded into them" in " ".join(report.notes)
+    assert torch.allclose(net.state_dict()["blocks.0.norm.running_var"], torch.full((4,), 1 - 1e-5))
+    assert torch.equal(net.state_dict()["blocks.0.norm.running_mean"], torch.zeros(4))
+    report = load_into(small("group", layout="nonlocal"), path)
+    text = " ".join(report.notes)
+    for words in ("taken as Group Norm's", "does not tell the groups", "does not tell its layout"):
+        assert words in text
+
+
+def test_a_bare_state_of_our_own_group_norm_network_fits_any_layout_and_says_so(tmp_path):
+    torch.save(randomized(small("group")).state_dict(), tmp_path / "w.pth")
+    report = load_into(small("group", layout="nonlocal"), tmp_path / "w.pth")
+    assert report.layout is None
+    assert "the file does not tell its layout: the network has 'nonlocal'" in report.notes
+    torch.save(randomized(small()).state_dict(), tmp_path / "w.pth")
+    refused(small(layout="nonlocal"), tmp_path / "w.pth", r"a bare state_dict\(\) of such a network")
+
+
+def test_detectrons_plain_networks_are_not_taken_for_non_locals(tmp_path):
+    from weight_files import caffe2_pkl
+
+    state = randomized(small(layout="nonlocal")).state_dict()
+    blobs = {KEYMAPS["caffe2"].to_theirs(k): v.sum(2) if v.ndim == 5 else v for k, v in state.items()}
+    kept = {k: v.numpy() for k, v in blobs.items() if k is not None and not k.endswith(("_rm", "_riv"))}
+    path = caffe2_pkl(tmp_path / "R-50.pkl", kept)
+    refused(small(layout="nonlocal"), path, "as Detectron's R-50.pkl")
+    assert len(load_into(small(layout="nonlocal"), path, format="caffe2").inflated) == 53
+
+
+def test_values_that_overflow_or_cannot_be_are_named(tmp_path):
+    def change(state):
+        state["blocks.0.norm.weight"] = torch.full((4,), 1e300, dtype=torch.float64)
+        state["blocks.0.norm.running_var"] = torch.full((4,), -1.0)
+        state["blocks.0.norm.running_mean"] = torch.zeros(4, device="meta")
+
+    path = write(tmp_path / "w.pyth", randomized(small()), "pytorchvideo", change)
+    error = refused(small(), path, "blocks.0.norm.weight: has values that are not finite .* in float32")
+    assert "blocks.0.norm.running_var: is a variance below 0" in str(error)
+    assert "blocks.0.norm.running_mean: has a shape and no values" in str(error)
+
+
+ABOUT = {
+    "mean": [0.1, 0.2, 0.3],
+    "std": [0.4, 0.5, 0.6],
+    "classes": ["a", "b", "c", "d", "e"],
+    "clip": {"num_frames": 8, "stride": 2, "target_fps": None, "past_end": "loop"},
+    "views": {"num_clips": 2, "spacing": "nonlocal", "crops": "center", "short_side_px": 32, "crop_px": 32},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"mean": "abc"}, "video_gn.mean must be three numbers, got 'abc'"),
+        ({"mean": [0.1]}, "video_gn.mean must be three numbers"),
+        ({"mean": [0.1, 0.2, float("nan")]}, "video_gn.mean must be three numbers"),
+        ({"std": [0.1, 0.2, 0.0]}, "video_gn.std must be three numbers above 0"),
+        ({"mean": None}, "video_gn.mean must be three numbers"),
+        ({"classes": "abcde"}, "video_gn.classes must be a list of names"),
+        ({"classes": {"a": 0}}, "video_gn.classes must be a list of names"),
+        ({"clip": "8x2"}, "video_gn.clip must be a table"),
+        ({"clip": {"num_frames": 8}}, "video_gn.clip does not tell stride"),
+        ({"clip": {**ABOUT["clip"], "speed": 2}}, r"video_gn.clip has unknown entries \['speed'\]"),
+        ({"clip": {**ABOUT["clip"], "stride": 0}}, "video_gn.clip.stride must be a number of frames, got '0'"),
+        ({"views": {}}, "video_gn.views does not tell num_clips"),
+        ({"views": {**ABOUT["views"], "spacing": "random"}}, "video_gn.views.spacing must be one of"),
+        ({"net": 5}, "does not describe a network"),
+        ({"net": {"depth": 50}}, "video_gn.net does not tell width"),
+        ({"net": {"num_groups": "x"}}, "video_gn.net.num_groups must be a number of groups or none"),
+        ({"net": {"width": 25600}}, r"width: 25600 there|says that its width is 25600"),
+    ],
+)
+def test_what_a_checkpoint_says_of_itself_is_checked(tmp_path, change, match):
+    from video_gn.weights._files import read_file
+    from video_gn.weights.build import build_net
+    from video_gn.weights.formats import recognize
+
+    source = randomized(small())
+    about = {"net": dict(source.arguments), **ABOUT, **change}
+    if isinstance(about["net"], dict) and change.get("net") not in (None, {"depth": 50}):
+        about["net"] = {**source.arguments, **change["net"]}
+    torch.save({"video_gn": about, "state_dict": source.state_dict()}, tmp_path / "w.ckpt")
+    with pytest.raises(CheckpointError, match=match):
+        build_net(recognize(read_file(tmp_path / "w.ckpt")))
+    if "width" not in str(change):
+        refused(small(), tmp_path / "w.ckpt", match)
+
+
+@pytest.mark.parametrize(
+    ("cfg", "match"),
+    [
+        ("DATA:\n  MEAN: [0.1]\n", "cfg.DATA.MEAN must be three numbers"),
+        ("DATA:\n  STD: [0, 1, 1]\n", "cfg.DATA.STD must be three numbers above 0"),
+        ("DATA:\n  NUM_FRAMES: .inf\n", "cfg.DATA.NUM_FRAMES must be a number of frames"),
+    ],
+)
+def test_a_slowfast_config_that_cannot_be(tmp_path, cfg, match):
+    state = {KEYMAPS["slowfast"].to_theirs(k): v for k, v in randomized(small()).state_dict().items()}
+    torch.save({"model_state": state, "cfg": cfg}, tmp_path / "w.pyth")
+    refused(small(), tmp_path / "w.pyth", match)
+    for harmless in ("[" * 5000, "a: !!python/object:os.system {}", "DATA: 5", ""):
+        torch.save({"model_state": state, "cfg": harmless}, tmp_path / "w.pyth")
+        assert load_into(small(), tmp_path / "w.pyth").preprocessing.mean == (0.45, 0.45, 0.45)
+
+
+def test_names_that_steer_a_terminal_are_made_harmless(tmp_path):
+    def change(state):
+        state["\x1b[31mred\udcff"] = torch.zeros(1)
+
+    path = write(tmp_path / "w.pyth", randomized(small()), "pytorchvideo", change)
+    error = refused(small(), path, r"\?\[31mred\?: the network has no place for it")
+    assert "\x1b" not in str(error) + error.report.text()
+
+
+def test_the_section_with_the_networks_names_is_taken(tmp_path):
+    source = randomized(small())
+    torch.save({"model": {"x": torch.zeros(1)}, "net": source.state_dict(), "epoch": 1}, tmp_path / "w.pth")
+    report = load_into(small(), tmp_path / "w.pth")
+    assert len(report.taken) == 320
+    assert report.outside == {"model": "1 entries with 1 tensors", "epoch": "int"}
+    torch.save({"state_dict_ema": source.state_dict()}, tmp_path / "w.pth")
+    refused(small(), tmp_path / "w.pth", "holds state_dict_ema: 320 entries with 320 tensors")

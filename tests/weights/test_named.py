@@ -75,7 +75,43 @@ def test_what_cannot_be_fetched(monkeypatch, cache, error, match):
     monkeypatch.setitem(named.FETCHERS, "timm", fetch)
     with pytest.raises(CheckpointError, match=match):
         find_weights("timm:x")
-    assert list(cache.iterdir()) == [], "no half file is left"
+    assert [p.name for p in cache.iterdir()] == [".timm-x.lock"], "no half file is left"
+
+
+def test_many_processes_fetch_once(monkeypatch, cache, tmp_path):
+    import multiprocessing
+    import time
+
+    def fetch(model, target):
+        with (tmp_path / "calls").open("a") as file:
+            file.write("x")
+        time.sleep(0.2)
+        save_file({"conv1.weight": torch.ones(4, 3, 7, 7)}, target)
+
+    monkeypatch.setitem(named.FETCHERS, "timm", fetch)
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=find_weights, args=("timm:x",)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [p.exitcode for p in processes] == [0] * 4
+    assert (tmp_path / "calls").read_text() == "x"
+
+
+def test_a_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VIDEO_GN_CACHE", str(tmp_path / "file/cache"))
+    with pytest.raises(CheckpointError, match=r"file/cache: cannot keep weights .*Set VIDEO_GN_CACHE"):
+        find_weights("timm:x")
+
+
+def test_a_hash_is_long_enough_and_in_any_case(fetched):
+    with pytest.raises(CheckpointError, match="must have 8 to 64 digits, got 3"):
+        find_weights("timm:x@abc")
+    path = find_weights("timm:x")
+    digest = path.with_name("timm-x.sha256").read_text().split()[0]
+    assert find_weights(f"timm:x@{digest[:9].upper()}") == path
 
 
 def test_unknown_packages_are_named():

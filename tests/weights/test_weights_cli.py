@@ -103,7 +103,7 @@ def test_a_zoos_weights_are_tested_without_any_training(tiny_videos, tmp_path):
     other = files.slowfast_pyth(tmp_path / "o.pyth", state("slowfast", layout="slowfast", num_classes=9))
     status, printed = run([*words, f"--model.weights={other}"], tmp_path)
     assert status == 1, printed
-    assert "has no classifier of these classes. Train first" in printed
+    assert "leaves 2 tensors at their initial values (blocks.6.proj.weight, ...). Train first" in printed
 
 
 def test_infer_straight_from_a_zoos_file(tiny_videos, tmp_path):
@@ -192,3 +192,88 @@ def test_a_converted_checkpoint_is_tested_as_the_original(tiny_videos, tmp_path)
         assert status == 0, printed
     one, two = ((tmp_path / n / "test/predictions.csv").read_bytes() for n in ("one", "two"))
     assert one == two
+
+
+def test_weights_alone_are_no_checkpoint_to_go_on_from(tiny_videos, tmp_path):
+    source = i3d(50, layout="nonlocal", norm="group", num_groups=2, width=4, num_classes=3)
+    about = {"net": source.arguments, "classes": ["one", "three", "two"], "mean": [0.5] * 3, "std": [0.5] * 3}
+    torch.save(
+        {"video_gn": about, "state_dict": {f"net.{k}": v for k, v in source.state_dict().items()}}, tmp_path / "a.ckpt"
+    )
+    for target in ("b.ckpt", "b.safetensors", "b.pyth"):
+        status, printed = run(["weights", "convert", "a.ckpt", target], tmp_path)
+        assert status == 0, printed
+    test = ["test", *TINY, f"--data.test={tiny_videos}", "--data.views.num_clips=2"]
+    for name, words in (("b.safetensors", "checkpoint of a run"), ("b.pyth", "has no key 'state_dict'")):
+        status, printed = run([*test, f"--run_dir={tmp_path / 'x'}", f"--ckpt_path={name}"], tmp_path)
+        assert status == 2, printed
+        assert words in printed
+        assert "--model.weights" in printed
+    status, printed = run(fit(tiny_videos, tmp_path / "y", "--ckpt_path=b.ckpt"), tmp_path)
+    assert status == 2, printed
+    assert "has no key 'optimizer_states': it is no checkpoint of a run to go on from" in printed
+    outputs = []
+    for number, name in enumerate(("--ckpt_path=b.ckpt", "--model.weights=b.safetensors", "--model.weights=b.pyth")):
+        status, printed = run([*test, f"--run_dir={tmp_path / str(number)}", name], tmp_path)
+        assert status == 0, printed
+        outputs.append((tmp_path / str(number) / "test/predictions.csv").read_bytes())
+    assert len(set(outputs)) == 1
+    words = [
+        "predict",
+        *TINY,
+        f"--data.predict={tiny_videos}",
+        f"--run_dir={tmp_path / 'p'}",
+        "--data.views.num_clips=1",
+    ]
+    status, printed = run([*words, "--model.weights=b.safetensors"], tmp_path)
+    assert status == 0, printed
+    found = json.loads((tmp_path / "p/predict/predictions.json").read_text())["videos"]
+    assert {t["label"] for t in found[0]["top"]} == {"one", "three", "two"}
+
+
+def test_fresh_norms_are_not_tested(tiny_videos, tmp_path):
+    path = files.slowfast_pyth(tmp_path / "s.pyth", state("slowfast", layout="slowfast"))
+    words = [
+        "test",
+        *TINY,
+        f"--data.test={tiny_videos}",
+        f"--run_dir={tmp_path / 'run'}",
+        "--model.net.layout=slowfast",
+    ]
+    words += [f"--model.weights={path}", "--model.weights_options.norm_mismatch=reinit"]
+    status, printed = run(words, tmp_path)
+    assert status == 1, printed
+    assert "leaves 106 tensors at their initial values" in printed
+    status, printed = run([*words, "--model.weights=gone.pth"], tmp_path)
+    assert status == 2, printed
+    assert "no checkpoint in" in printed
+    assert "gone.pth: no such file" in printed
+
+
+def test_from_python_any_stage_loads_the_weights(tiny_videos, tmp_path):
+    from lightning import Trainer
+
+    from video_gn.data.datamodule import build_datamodule
+    from video_gn.tasks.classification import VideoClassifier
+
+    path = files.slowfast_pyth(tmp_path / "s.pyth", state("slowfast", layout="slowfast"))
+    for stage in ("test", "validate", "predict"):
+        net = i3d(50, layout="slowfast", norm="batch", width=4, num_classes=3)
+        model = VideoClassifier(net, weights=str(path))
+        data = build_datamodule(
+            {
+                "test": str(tiny_videos),
+                "predict": str(tiny_videos),
+                "clip": {"num_frames": 8},
+                "augment": {"short_side_px": (32, 36), "crop_px": 32},
+                "views": {"num_clips": 1, "short_side_px": 32},
+                "loader": {"num_workers": 0},
+            }
+        )
+        trainer = Trainer(
+            accelerator="cpu", logger=False, enable_progress_bar=False, use_distributed_sampler=False,
+            enable_checkpointing=False, limit_test_batches=1, limit_val_batches=1, limit_predict_batches=1,
+        )  # fmt: skip
+        getattr(trainer, stage)(model, datamodule=data)
+        assert model.load_report is not None
+        assert len(model.load_report.taken) == 320

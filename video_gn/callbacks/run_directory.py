@@ -55,8 +55,11 @@ class RunDirectory:
             RunError: where another run holds it.
         """
         target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        file = target.open("a+")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file = target.open("a+")
+        except OSError as error:
+            raise RunError(f"--run_dir {self.path} cannot be written: {error.strerror} ({error.filename})") from error
         deadline = time.monotonic() + wait_seconds
         while True:
             try:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities import rank_zero_only
 from torch.nn import functional as F
 
 import video_gn
@@ -89,6 +90,21 @@ class VideoClassifier(LightningModule):
 
     def on_fit_start(self) -> None:
         """Load `weights`, unless that was done or a checkpoint came."""
+        self._load_weights_once()
+
+    def on_validation_start(self) -> None:
+        """As `on_fit_start`."""
+        self._load_weights_once()
+
+    def on_test_start(self) -> None:
+        """As `on_fit_start`."""
+        self._load_weights_once()
+
+    def on_predict_start(self) -> None:
+        """As `on_fit_start`."""
+        self._load_weights_once()
+
+    def _load_weights_once(self) -> None:
         if self.load_report is None and not self.is_restored:
             datamodule = getattr(self.trainer, "datamodule", None)
             self.load_weights(classes=getattr(datamodule, "classes", ()))
@@ -118,7 +134,7 @@ class VideoClassifier(LightningModule):
             classes=classes,
         )
         self.load_report = report
-        if self._trainer is None or self._trainer.is_global_zero:
+        if getattr(rank_zero_only, "rank", 0) == 0:
             log.info("%s", report.text())
         self._take_input(report.preprocessing.mean, report.preprocessing.std, f"the weights {self.weights}")
         return report

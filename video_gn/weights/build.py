@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from video_gn.errors import CheckpointError
 from video_gn.models.resnet3d import I3D, i3d
-from video_gn.weights.formats import Source
+from video_gn.weights.formats import UNKNOWN, Source
 from video_gn.weights.load import merge
 from video_gn.weights.report import LoadReport
 
@@ -31,10 +33,16 @@ def build_net(source: Source, *, layout: str | None = None) -> tuple[I3D, LoadRe
     if source.depth is None or source.width is None:
         other = source.other_network() or f"a network of {source.blocks} blocks"
         raise CheckpointError(f"{source.path}: is of another network: {other}. No I3D can be built from it.")
+    if source.norm == UNKNOWN:
+        raise CheckpointError(
+            f"{source.path}: holds scale and shift of its norms alone, which Group Norm and folded Batch Norm have "
+            "alike. Load it into a network whose norm you set: --model.weights, or video_gn.weights.load_into."
+        )
     if layout is not None and source.layout not in (None, layout):
         raise CheckpointError(f"{source.path}: needs layout {source.layout!r}, got {layout!r}. Leave the layout out.")
     if source.about:
         arguments = dict(source.about["net"])
+        _check_sizes(source, arguments)
     else:
         arguments = {
             "depth": source.depth,
@@ -55,6 +63,16 @@ def build_net(source: Source, *, layout: str | None = None) -> tuple[I3D, LoadRe
     report = merge(net, source, layout_mismatch="allow" if source.layout is None else "error")
     _reset(net, report)
     return net, report
+
+
+def _check_sizes(source: Source, arguments: Mapping[str, Any]) -> None:
+    """Before memory is taken: what a file says of its network must be what its tensors are."""
+    there = {"depth": source.depth, "width": source.width, "num_classes": source.num_classes}
+    for name, value in there.items():
+        if value is not None and value != arguments[name]:
+            raise CheckpointError(
+                f"{source.path}: says that its {name} is {arguments[name]}, but its tensors are of {value}"
+            )
 
 
 def _layout(source: Source, layout: str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from video_gn.weights.keymaps import CLASSIFIER, KEYMAPS
 from video_gn.weights.labels import kinetics400
 from video_gn.weights.named import find_weights
 from video_gn.weights.report import LoadReport
+
+log = logging.getLogger(__name__)
 
 # Ending -> whose names; others can be asked for.
 ENDINGS = {".safetensors": OWN, ".ckpt": OWN, ".pyth": "pytorchvideo", ".pth": "torchvision"}
@@ -56,7 +59,7 @@ def convert(
     Raises:
         CheckpointError: for a source that cannot be read, a target that exists, or an ending that is not known.
     """
-    source, target = Path(find_weights(source)), Path(target)
+    path, target = find_weights(source), Path(target)
     if target.suffix not in ENDINGS:
         raise CheckpointError(f"{target}: must end in {', '.join(ENDINGS)}")
     wanted = names or ENDINGS[target.suffix]
@@ -64,13 +67,22 @@ def convert(
         raise ValueError(f"names must be one of {', '.join(NAMES)}, got {names!r}. Choose one of these.")
     if target.exists() and not overwrite:
         raise CheckpointError(f"{target}: exists already. Choose another name, or say --overwrite.")
-    found = recognize(read_file(source), format=format)
+    if labels and target.suffix == ".pth":
+        raise CheckpointError(
+            f"{target}: .pth holds tensors alone, so labels would be lost. Write .safetensors or .ckpt."
+        )
+    found = recognize(read_file(path), format=format)
     net, report = build_net(found, layout=layout)
     about = describe(found, net, labels=labels)
     state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
     if not _has_classifier(found):
         state = {k: v for k, v in state.items() if not k.startswith(CLASSIFIER)}
-    _write(target, _renamed(state, wanted), about)
+    try:
+        _write(target, _renamed(state, wanted), about)
+    except OSError as error:
+        raise CheckpointError(f"{target}: cannot be written ({error.strerror or error})") from error
+    if target.suffix == ".pth":
+        log.warning("%s holds tensors alone: layout, norm, classes, mean and std are not kept in it", target)
     return report
 
 
@@ -97,7 +109,7 @@ def describe(source: Source, net: I3D, *, labels: Sequence[str] = ()) -> dict[st
     }
     if classes:
         about["classes"] = classes
-    if source.clip is not None:
+    if not source.is_2d and not source.about:
         about |= _protocol(source, str(net.arguments["layout"]))
     return about
 
@@ -113,8 +125,8 @@ _PROTOCOLS: dict[str, tuple[str, float | None, str]] = {
 
 def _protocol(source: Source, layout: str) -> dict[str, Any]:
     """The zoo's ten clips, center crop, in the words of a checkpoint of ours."""
-    assert source.clip is not None
-    num_frames, stride = source.clip
+    # Caffe2 files and ports do not tell: SlowFast's zoo has 8 x 8, Non-local's 32 x 2.
+    num_frames, stride = source.clip or ((8, 8) if layout == "slowfast" else (32, 2))
     spacing, target_fps, past_end = _PROTOCOLS[layout]
     return {
         "clip": {"num_frames": num_frames, "stride": stride, "target_fps": target_fps, "past_end": past_end},

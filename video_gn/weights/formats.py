@@ -5,22 +5,23 @@ Told from the content: the names and shapes of the tensors, and what the file sa
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import yaml
 
 from video_gn.checkpoint import KEY
 from video_gn.errors import CheckpointError
 from video_gn.weights._files import FileContent
+from video_gn.weights._words import metadata_words, own_words, slowfast_words
 from video_gn.weights.keymaps import KEYMAPS, STAGES, Keymap
 
 OWN = "video_gn"
 FORMATS = (OWN, *KEYMAPS)
+# The norm of a file that holds scale and shift alone, under names that do not tell whose.
+UNKNOWN = "unknown"
 
 # Where the zoos keep the network's tensors in a file.
 _SECTIONS = ("model_state", "state_dict", "model_state_dict", "model", "net", "blobs")
@@ -75,7 +76,8 @@ class Source:
         ignored: its own name -> why it is no weight.
         outside: what the file holds beside the network's tensors: name -> in words.
         foreign: objects of other libraries, which were not built.
-        norm: kind, as far as the file tells; "batch" or "group" where only the family can be told.
+        norm: kind, as far as the file tells; "batch" or "group" where only the family can be told; "unknown" where
+            scale and shift alone are there, of Group Norm or of folded Batch Norm.
         groups: how its norms divide channels, as `group_rule` says it; None where that is not known.
         affine: Batch Norm folded into a scale and a shift, without statistics.
         layout: where it is known.
@@ -88,6 +90,7 @@ class Source:
         classes: names by number, where they are known.
         clip: frames and stride that it was trained with, where they are known.
         about: what a checkpoint of ours says of itself.
+        is_named: a person has said the format.
     """
 
     path: str
@@ -112,6 +115,7 @@ class Source:
     classes: tuple[str, ...] = ()
     clip: tuple[int, int] | None = None
     about: dict[str, Any] = field(default_factory=dict)
+    is_named: bool = False
 
     @property
     def depth(self) -> int | None:
@@ -124,6 +128,12 @@ class Source:
             for name in self.tensors:
                 if re.search(pattern, name):
                     return f"{words} ({name})"
+        if self.is_2d and self.affine and not self.is_named:
+            name = next(n for n, ours in self.names.items() if ours.startswith("blocks.0.norm"))
+            return (
+                f"a 2-D network with folded norms ({name} without statistics), as Detectron's R-50.pkl, which strides "
+                "elsewhere and takes BGR; name the format 'caffe2' where it is Non-local's"
+            )
         ours = set(self.names.values())
         if any(".conv_b." in n for n in ours) and not any(".conv_c." in n for n in ours):
             name = next(n for n, o in self.names.items() if ".conv_b." in o)
@@ -145,7 +155,7 @@ def recognize(content: FileContent, *, format: str = "auto") -> Source:
     if format not in ("auto", *FORMATS):
         raise ValueError(f"format must be auto, {', '.join(FORMATS)}, got {format!r}. Choose one of these.")
     state, outside = _find_state(content)
-    about = _own_words(content)
+    about = own_words(content)
     if format == OWN and not about:
         raise CheckpointError(f"{content.path}: format is {OWN!r} but the file has no key {KEY!r}. Use format 'auto'.")
     keymap = _best_keymap(content.path, state) if format in ("auto", OWN) else KEYMAPS[format]
@@ -162,11 +172,12 @@ def recognize(content: FileContent, *, format: str = "auto") -> Source:
             if ours is not None:
                 names[key] = ours
         else:
-            outside[key] = _in_words(value)
+            outside[f"{key} (among the tensors)" if key in outside else key] = _in_words(value)
     if not names:
         raise CheckpointError(_not_known(content.path, state, format))
     outside.pop(KEY, None)
-    return _describe(content, (name, keymap), tensors, names, ignored, outside, about if name == OWN else {})
+    source = _describe(content, (name, keymap), tensors, names, ignored, outside, about if name == OWN else {})
+    return replace(source, is_named=format != "auto")
 
 
 def _describe(
@@ -185,10 +196,14 @@ def _describe(
     is_2d = bool(convs) and all(len(s) == 4 for s in convs)
     affine = name == "caffe2" and not has_statistics
     norm = "batch" if has_statistics or affine else "group"
+    if name == "torchvision" and norm == "group" and not is_2d:
+        norm = UNKNOWN  # a Group Norm network's, or a port of one whose Batch Norms were folded
     # Detectron's and timm's Group Norm networks have 32 groups; other files do not tell.
     groups = ("groups", 32) if norm == "group" and (name == "detectron" or (name == "torchvision" and is_2d)) else None
-    layout = {"pytorchvideo": "slowfast", "slowfast": "slowfast", "mmaction": "mmaction"}.get(name)
-    words = _slowfast_words(content.content) if name == "slowfast" else {}
+    # pytorchvideo has no Group Norm networks: such a file is of a network of ours, in any layout.
+    layouts = {"slowfast": "slowfast", "mmaction": "mmaction"}
+    layout = "slowfast" if name == "pytorchvideo" and norm == "batch" else layouts.get(name)
+    words = metadata_words(content) | (slowfast_words(content) if name == "slowfast" else {})
     net = about.get("net", {})
     if net:
         norm, layout, groups = net["norm"], net["layout"], group_rule(net)
@@ -213,7 +228,7 @@ def _describe(
         num_classes=head[0] if head else None,
         is_2d=is_2d,
         bgr=name == "detectron" or bool(words.get("bgr")),
-        preprocessing=_preprocessing(name, is_2d=is_2d, about=about, words=words | _metadata_words(content)),
+        preprocessing=_preprocessing(name, is_2d=is_2d, about=about, words=words),
         classes=tuple(about.get("classes") or ()),
         clip=_clip(name, is_2d=is_2d, words=words),
         about=about,
@@ -249,42 +264,10 @@ def _preprocessing(name: str, *, is_2d: bool, about: Mapping[str, Any], words: M
 
 
 def _clip(name: str, *, is_2d: bool, words: Mapping[str, Any]) -> tuple[int, int] | None:
-    if is_2d or name == OWN:
-        return None
     if "clip" in words:
         frames, stride = words["clip"]
         return frames, stride
-    return (8, 8) if name in ("slowfast", "pytorchvideo") else (32, 2)
-
-
-def _slowfast_words(content: Any) -> dict[str, Any]:
-    """What a SlowFast checkpoint's config says of its input."""
-    text = content.get("cfg") if isinstance(content, Mapping) else None
-    if not isinstance(text, str):
-        return {}
-    try:
-        data = yaml.safe_load(text)["DATA"]
-        words: dict[str, Any] = {"bgr": bool(data.get("REVERSE_INPUT_CHANNEL", False))}
-        if "MEAN" in data and "STD" in data:
-            mean, std = [tuple(float(v) for v in data[k]) for k in ("MEAN", "STD")]
-            # Its means stand in the order in which its network sees the channels.
-            words |= {"mean": mean[::-1], "std": std[::-1]} if words["bgr"] else {"mean": mean, "std": std}
-        if "NUM_FRAMES" in data and "SAMPLING_RATE" in data:
-            words["clip"] = (int(data["NUM_FRAMES"]), int(data["SAMPLING_RATE"]))
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError):
-        return {}
-    return words
-
-
-def _metadata_words(content: FileContent) -> dict[str, Any]:
-    """Mean and std that lie beside weights fetched by name."""
-    if "preprocessing" not in content.metadata:
-        return {}
-    try:
-        words = json.loads(content.metadata["preprocessing"])
-        return {k: tuple(float(v) for v in words[k]) for k in ("mean", "std")}
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{content.path}: its metadata 'preprocessing' is not mean and std ({error})") from error
+    return {"slowfast": (8, 8), "pytorchvideo": (8, 8), "mmaction": (32, 2)}.get(name) if not is_2d else None
 
 
 def _find_state(content: FileContent) -> tuple[dict[str, Any], dict[str, str]]:
@@ -294,32 +277,27 @@ def _find_state(content: FileContent) -> tuple[dict[str, Any], dict[str, str]]:
         raise CheckpointError(
             f"{content.path}: holds {_in_words(tree)}, not a table of tensors. Save the network's state_dict()."
         )
-    for section in _SECTIONS:
-        inner = tree.get(section)
-        if isinstance(inner, Mapping) and any(isinstance(v, torch.Tensor) for v in inner.values()):
-            outside = {str(k): _in_words(v) for k, v in tree.items() if k != section}
-            return {str(k): v for k, v in inner.items()}, outside
+    found = {name: tree[name] for name in _SECTIONS if _has_tensors(tree.get(name))}
+    if found:
+        section = max(found, key=lambda name: _known_names(found[name]))
+        outside = {str(k): _in_words(v) for k, v in tree.items() if k != section}
+        return {str(k): v for k, v in found[section].items()}, outside
     if not any(isinstance(v, torch.Tensor) for v in tree.values()):
-        keys = ", ".join(repr(str(k)) for k in list(tree)[:5])
-        raise CheckpointError(f"{content.path}: holds no tensors (its keys: {keys or 'none'})")
+        keys = ", ".join(f"{k!s}: {_in_words(v)}" for k, v in list(tree.items())[:5])
+        raise CheckpointError(
+            f"{content.path}: holds no tensors where weights are looked for (under {', '.join(_SECTIONS)}, or flat); "
+            f"it holds {keys or 'nothing'}"
+        )
     return {str(k): v for k, v in tree.items()}, {}
 
 
-def _own_words(content: FileContent) -> dict[str, Any]:
-    words: Any = None
-    if isinstance(content.content, Mapping):
-        words = content.content.get(KEY)
-    if words is None and KEY in content.metadata:
-        try:
-            words = json.loads(content.metadata[KEY])
-        except ValueError as error:
-            raise CheckpointError(f"{content.path}: its metadata {KEY!r} is no JSON ({error})") from error
-    if words is None:
-        return {}
-    needed = {"norm", "layout", "depth", "width"}
-    if not isinstance(words, Mapping) or not needed <= set(words.get("net") or ()):
-        raise CheckpointError(f"{content.path}: {KEY!r} does not describe a network of this package")
-    return dict(words)
+def _has_tensors(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(v, torch.Tensor) for v in value.values())
+
+
+def _known_names(state: Mapping[Any, Any]) -> int:
+    bare = [_WRAPPERS.sub("", str(key)) for key in state]
+    return max(sum(table.to_ours(key) is not None for key in bare) for table in KEYMAPS.values())
 
 
 def _best_keymap(path: str, state: Mapping[str, Any]) -> Keymap:
@@ -363,4 +341,4 @@ def _count_tensors(value: Any) -> int:
     return sum(_count_tensors(v) for v in value) if isinstance(value, list | tuple) else 0
 
 
-__all__ = ["FORMATS", "OWN", "Preprocessing", "Source", "group_rule", "recognize"]
+__all__ = ["FORMATS", "OWN", "UNKNOWN", "Preprocessing", "Source", "group_rule", "recognize"]

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from video_gn.weights._files import read_file
-from video_gn.weights.formats import Source, recognize
+from video_gn.weights.formats import UNKNOWN, Source, recognize
 from video_gn.weights.named import find_weights
+from video_gn.weights.report import printable
 
 
 def inspect(path: str | Path, *, format: str = "auto", tensors: bool = False) -> str:
@@ -31,7 +32,7 @@ def inspect(path: str | Path, *, format: str = "auto", tensors: bool = False) ->
     lines = [str(path), *(f"  {name:{width}}  {value}" for name, value in rows)]
     if tensors:
         lines += ["tensors", *_tensor_lines(source)]
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def _rows(source: Source) -> list[tuple[str, str]]:
@@ -80,6 +81,8 @@ def _network(source: Source) -> str:
 def _norms(source: Source) -> str:
     if source.affine:
         return "batch, folded into scale and shift"
+    if source.norm == UNKNOWN:
+        return "scale and shift alone: Group Norm, or Batch Norm folded into them"
     if source.groups is None:
         return source.norm if source.norm == "batch" else f"{source.norm} (number of groups not told)"
     what, count = source.groups

@@ -15,11 +15,11 @@ import torch
 
 from video_gn.errors import CheckpointError
 from video_gn.weights._files import read_file
-from video_gn.weights.formats import DETECTRON_SCALE, Source, group_rule, recognize
+from video_gn.weights.formats import DETECTRON_SCALE, UNKNOWN, Source, group_rule, recognize
 from video_gn.weights.inflate import can_inflate, inflate_weight
 from video_gn.weights.keymaps import CLASSIFIER, is_norm_name
 from video_gn.weights.named import find_weights
-from video_gn.weights.report import DROPPED, MISSHAPEN, TAKEN, UNEXPECTED, UNFIT, Entry, Left, LoadReport
+from video_gn.weights.report import DROPPED, MISSHAPEN, TAKEN, UNEXPECTED, UNFIT, Entry, Left, LoadReport, printable
 
 STEM = "blocks.0.conv.weight"
 _LISTED = 12  # problems that an error names; its report has all
@@ -132,9 +132,10 @@ class _Plan:
         self.order: list[int] | None = None
         self.classifier_reason = self._compare_classes(list(classes))
         self.ignore = tuple(ignore)
+        self.used_patterns: set[str] = set()
+        self.ignored_targets: set[str | None] = set()
         self.new: dict[str, torch.Tensor] = {}
         self.taken_from: dict[str, str] = {}
-        self.notes: list[str] = []
         self.entries = [
             *(Entry(key, None, DROPPED, reason=why) for key, why in source.ignored.items()),
             *(self._entry(key, tensor) for key, tensor in source.tensors.items()),
@@ -163,7 +164,8 @@ class _Plan:
         """The difference that explains all others, if there is one."""
         source, net = self.source, self.arguments
         other = source.other_network()
-        if other is not None and any(e.status not in (TAKEN, DROPPED) for e in self.entries):
+        is_folded_2d = source.is_2d and source.affine  # nothing of it fails to fit, and all of it would be wrong
+        if other is not None and (is_folded_2d or any(e.status not in (TAKEN, DROPPED) for e in self.entries)):
             return f"is of another network: {other}. It cannot be loaded into an I3D"
         if source.depth is None and any(source.blocks):
             return f"is of another network: it has {source.blocks} blocks in its stages, which no known depth has"
@@ -171,8 +173,13 @@ class _Plan:
             if there is not None and there != net[name]:
                 return f"is of another network ({name}: {there} there, {net[name]} here). Set model.net.{name} {there}"
         if source.layout not in (None, net["layout"]) and layout_mismatch == "error":
+            bare = (
+                " (a bare state_dict() of such a network does not tell its own)"
+                if source.format == "pytorchvideo"
+                else ""
+            )
             return (
-                f"needs layout {source.layout!r}, the network has {net['layout']!r}. Set the net's layout, "
+                f"needs layout {source.layout!r}, the network has {net['layout']!r}{bare}. Set the net's layout, "
                 "or layout_mismatch to 'allow' to take the weights all the same"
             )
         if self.norm_differs is not None and norm_mismatch == "error":
@@ -184,7 +191,10 @@ class _Plan:
     def _entry(self, key: str, tensor: torch.Tensor) -> Entry:
         target = self.source.names.get(key)
         shape = tuple(tensor.shape)
-        if any(fnmatch.fnmatchcase(key, pattern) for pattern in self.ignore):
+        matching = {p for p in self.ignore if fnmatch.fnmatchcase(key, p)}
+        if matching:
+            self.used_patterns |= matching
+            self.ignored_targets.add(target)
             return Entry(key, target, DROPPED, shape=shape, reason="ignored as asked")
         if target is not None and self.drops_norms and is_norm_name(target):
             return Entry(key, target, DROPPED, shape=shape, reason=f"norm_mismatch is 'reinit': {self.norm_differs}")
@@ -211,17 +221,21 @@ class _Plan:
         if shape != wanted and not inflates and not reshapes:
             reason = f"has shape {shape}, the network's {target} {wanted}"
             return Entry(key, target, MISSHAPEN, shape=shape, reason=reason)
+        dtype, wanted_dtype = tensor.dtype, self.state[target].dtype
+        if dtype != wanted_dtype and not is_count:
+            changes.append(f"converted from {str(dtype).removeprefix('torch.')}")
+            tensor = tensor.to(wanted_dtype)
         if not is_count and not _all_finite(tensor):
-            return Entry(key, target, UNFIT, shape=shape, reason="has values that are not finite (NaN or infinite)")
-        dtype = tensor.dtype
+            reason = f"has values that are not finite (NaN or infinite) in {str(wanted_dtype).removeprefix('torch.')}"
+            return Entry(key, target, UNFIT, shape=shape, reason=reason)
+        if target.endswith("running_var") and bool((tensor < 0).any()):
+            return Entry(key, target, UNFIT, shape=shape, reason="is a variance below 0")
         if inflates:
             changes.append("inflated")
-            tensor = inflate_weight(tensor.float(), wanted[2])
+            tensor = inflate_weight(tensor, wanted[2])
         if reshapes:
             changes.append("reshaped")
             tensor = tensor.reshape(wanted)
-        if dtype != self.state[target].dtype and not is_count:
-            changes.append(f"converted from {str(dtype).removeprefix('torch.')}")
         if target == STEM:
             tensor = self._adapt_stem(tensor, changes)
         if target.startswith(CLASSIFIER) and self.order is not None:
@@ -259,6 +273,8 @@ class _Plan:
         return [self._left(name) for name in self.state if name not in self.new and name not in named]
 
     def _left(self, name: str) -> Left:
+        if name in self.ignored_targets:
+            return Left(name, "left", "ignored as asked: the network's own initial value")
         if self.drops_norms and is_norm_name(name):
             return Left(name, "left", "norm_mismatch is 'reinit': the network's own initial value")
         if name.startswith(CLASSIFIER) and self.classifier_reason is not None:
@@ -267,7 +283,7 @@ class _Plan:
             return Left(name, "left", "a fresh classifier: the file has none")
         if name.endswith("num_batches_tracked"):
             return Left(name, "left", "a count that nothing but a cumulative average reads")
-        if self.source.affine and name.endswith(("running_mean", "running_var")):
+        if self.is_affine and name.endswith(("running_mean", "running_var")):
             mean = name.endswith("running_mean")
             # With mean 0 and variance 1 - eps a Batch Norm is its scale and shift alone.
             value = 0.0 if mean else 1.0 - float(self.arguments["norm_eps"])
@@ -275,26 +291,47 @@ class _Plan:
             return Left(name, "set", f"to {'0' if mean else '1 - eps'}: the file's norms are a scale and a shift alone")
         return Left(name, "missing", "is missing in the file")
 
+    @property
+    def is_affine(self) -> bool:
+        """Whether the file's norms are taken as Batch Norms that were folded into scale and shift."""
+        return self.source.affine or (self.source.norm == UNKNOWN and self.arguments["norm"] == "batch")
+
     def _has_classifier(self) -> bool:
         return any(t.startswith(CLASSIFIER) for t in self.source.names.values())
 
     def _notes(self) -> list[str]:
-        source, notes = self.source, list(self.notes)
-        if source.affine:
+        source, net, notes = self.source, self.arguments, []
+        if source.norm == UNKNOWN:
+            taken = "Batch Norms folded into them" if net["norm"] == "batch" else "Group Norm's"
+            notes.append(
+                f"the file holds scale and shift of its norms alone; they are taken as {taken}, as the network has"
+            )
+        if self.is_affine:
             notes.append(
                 "its Batch Norms are folded into scale and shift: evaluation gives the zoo's numbers, but training "
                 "would normalize by the batch's statistics, which the file's weights have not seen"
             )
-        if source.format == "caffe2" and not source.is_2d:
+        elif source.groups is None and source.norm != "batch" and not self.drops_norms:
             notes.append(
-                f"the file does not tell its layout: 'nonlocal' for Non-local's models, 'slowfast' for SlowFast's "
-                f"zoo; the network has {self.arguments['layout']!r}"
+                f"the file does not tell the groups of its norms; the network has {_rule_in_words(group_rule(net))}"
             )
+        if source.layout is None and not source.is_2d:
+            zoos = (
+                "'nonlocal' for Non-local's models, 'slowfast' for SlowFast's zoo; "
+                if source.format == "caffe2"
+                else ""
+            )
+            notes.append(f"the file does not tell its layout: {zoos}the network has {net['layout']!r}")
+        unused = [p for p in self.ignore if p not in self.used_patterns]
+        if unused:
+            notes.append(f"`ignore` names nothing in the file with {', '.join(unused)}")
         return notes
 
 
 def _norm_difference(source: Source, net: Mapping[str, Any]) -> str | None:
     here = str(net["norm"])
+    if source.norm == UNKNOWN:
+        return None
     if (source.norm == "batch") != (here == "batch"):
         return f"its norms are {source.norm!r}, the network's {here!r}"
     rule = group_rule(net)
@@ -311,6 +348,8 @@ def _rule_in_words(rule: tuple[str, int] | None) -> str:
 
 
 def _unfit(tensor: torch.Tensor, *, is_count: bool) -> str | None:
+    if tensor.is_meta:
+        return "has a shape and no values (it was saved on the meta device)"
     if tensor.layout != torch.strided or tensor.is_quantized:
         return "is sparse or quantized. Save dense floating-point tensors"
     if is_count:
@@ -336,7 +375,7 @@ def _error(source: Source, report: LoadReport, wrong: str | None) -> CheckpointE
         if len(problems) > _LISTED:
             lines.append(f"  and {len(problems) - _LISTED} more")
         lines.append("Check depth, norm and format; names in the file that should be left out go into `ignore`.")
-    return CheckpointError("\n".join(lines), report=report)
+    return CheckpointError(printable("\n".join(lines)), report=report)
 
 
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

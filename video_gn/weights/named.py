@@ -6,12 +6,12 @@ use, so that neither the network nor the package is needed again and a file that
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def find_weights(name: str | os.PathLike[str]) -> Path:
         CheckpointError: for an unknown package or name, one that cannot be fetched, or a hash that differs.
     """
     text = os.fspath(name)
-    match = re.fullmatch(r"([A-Za-z_]\w+):([\w.\-/]+?)(?:@([0-9a-f]{8,64}))?", text)
+    match = re.fullmatch(r"([A-Za-z_]\w+):([^@]+)(?:@([0-9A-Fa-f]+))?", text)
     if match is None or Path(text).exists():
         return Path(text)
     package, model, wanted = match.groups()
@@ -52,35 +52,47 @@ def find_weights(name: str | os.PathLike[str]) -> Path:
         raise CheckpointError(
             f"{text}: weights can be named from {', '.join(FETCHERS)}, not {package!r}. For a file, give its path."
         )
-    target = cache_directory() / f"{package}-{model.replace('/', '--')}"
+    if wanted is not None and not 8 <= len(wanted) <= 64:
+        raise CheckpointError(f"{text}: the SHA-256 after @ must have 8 to 64 digits, got {len(wanted)}")
+    target = cache_directory() / f"{package}-{re.sub(r'[^A-Za-z0-9._-]', '--', model)}"
     record = target.with_name(f"{target.name}.sha256")
-    if not (target.is_file() and record.is_file()):
-        _fetch(text, package, model, target, record)
-    _check(text, target, record, wanted)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # The processes of a launch all ask at once: one fetches, the others wait for it.
+        with target.with_name(f".{target.name}.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (target.is_file() and record.is_file()):
+                _fetch(text, package, model, target, record)
+            _check(text, target, record, None if wanted is None else wanted.lower())
+    except OSError as error:
+        raise CheckpointError(
+            f"{target.parent}: cannot keep weights ({error}). Set VIDEO_GN_CACHE elsewhere."
+        ) from error
     return target
 
 
 def _fetch(text: str, package: str, model: str, target: Path, record: Path) -> None:
     log.info("%s: fetching into %s", text, target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
+    for stale in target.parent.glob(f".{target.name}.*.part"):
+        stale.unlink(missing_ok=True)  # left by a killed process: the lock is ours
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        FETCHERS[package](model, temporary)
-        digest = _sha256(Path(temporary))
+        FETCHERS[package](model, str(temporary))
+        part = record.with_name(f".{target.name}.{os.getpid()}.sha256.part")
+        part.write_text(f"{_sha256(temporary)}  {target.name}\n", encoding="utf-8")
         # The record first: a kill between the two leaves a record without a file, which is fetched again.
-        record.write_text(f"{digest}  {target.name}\n", encoding="utf-8")
-        Path(temporary).replace(target)
+        part.replace(record)
+        temporary.replace(target)
     except ModuleNotFoundError as error:
         raise CheckpointError(f"{text}: needs the package {error.name!r}. Install it: pip install {package}") from error
     except _DOWNLOAD_ERRORS as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"{text}: {package} could not bring these weights ({reason}). Where there is no network, fetch the file "
-            "elsewhere and give its path."
+            f"{text}: {package} could not bring these weights ({reason}). Check the name; where there is no network, "
+            "fetch the file elsewhere and give its path."
         ) from error
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _check(text: str, target: Path, record: Path, wanted: str | None) -> None:
@@ -116,6 +128,8 @@ def _torchvision(model: str, target: str) -> None:
     # The paper's baseline is trained by the classic recipe, which is V1's; V2's is another.
     weights = get_model_weights(name)[tag or "IMAGENET1K_V1"]
     transforms: Any = weights.transforms()
+    if not hasattr(transforms, "mean"):
+        raise ValueError(f"{name} is no image classifier")
     _save(weights.get_state_dict(progress=True, check_hash=True), target, mean=transforms.mean, std=transforms.std)
 
 

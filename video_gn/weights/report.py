@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -172,12 +173,13 @@ class LoadReport:
         parts += [f"{self.num_classes} classes" if self.num_classes else "no classifier"]
         return f"{self.path}: " + ", ".join(p for p in parts if p)
 
-    def text(self, width: int = 100) -> str:
+    def text(self, width: int | None = None) -> str:
         """The table as plain text.
 
         Args:
-            width: columns of the terminal.
+            width: columns; None takes the terminal's, or 100 where there is none.
         """
+        width = width or shutil.get_terminal_size((100, 24)).columns
         from rich.console import Console
         from rich.table import Table
 
@@ -192,7 +194,12 @@ class LoadReport:
             console.print(table)
             for note in self.notes:
                 console.print(f"note: {note}")
-        return "\n".join(line.rstrip() for line in capture.get().splitlines())
+        return printable("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def printable(text: str) -> str:
+    """Without what would steer a terminal or cannot be written: a file's names may hold anything."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
 def _arrow(entry: Entry, change: str) -> str:
