@@ -17,7 +17,7 @@ _LIGHTNING = {
 }
 _OWN = {
     "infer": "label video files with a checkpoint: table, json or csv",
-    "data": "data sets: synth",
+    "data": "data sets: scan, prepare, show, synth",
     "weights": "weight files of any zoo: inspect, convert",
     "report": "write a run directory's report.html",
     "bench": "speed, side by side in one run: data, weights",
@@ -62,7 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return _guarded(lambda: run_lightning(command, rest))
     if command in _OWN:
-        options = _PARSERS[command]().parse_args(rest)
+        parser = _PARSERS[command]()
+        options, settings = parser.parse_known_args(rest)
+        if settings and getattr(options, "action", "") != "show":
+            parser.error(f"unrecognized arguments: {' '.join(settings)}")
+        options.settings = settings
         return _guarded(lambda: options.run(options))
     sys.stderr.write(f"video-gn: no command {command!r}; there are {', '.join(_LIGHTNING | _OWN)}\n")
     return 2
@@ -141,13 +145,64 @@ def _data_parser() -> argparse.ArgumentParser:
         "--val_per_class", type=_positive, default=10, metavar="N", help="validation videos of a class (10)"
     )
     synth.add_argument("--seed", type=int, default=0, help="the same seed gives the same files (0)")
+    synth.set_defaults(action="synth")
+    scan = commands.add_parser(
+        "scan",
+        help="find the broken videos of a list before training does",
+        description="Probe every video of lists, folders or the official Kinetics csv, and write a list that fit and "
+        "test read: with frames, rate, size, codec and key frames of each video, or why it cannot be read. A scan that "
+        "was stopped goes on where it stood.",
+    )
+    scan.add_argument("videos", nargs="+", metavar="LIST", help="a list, folder, glob or video")
+    scan.add_argument("--output", required=True, metavar="FILE", help="list to write, .csv or .parquet")
+    scan.add_argument("--full", action="store_true", help="decode every frame")
+    scan.add_argument("--headers_only", action="store_true", help="no pass over the packets: twice as fast")
+    scan.add_argument("--root", metavar="DIR", help="where relative paths of a list start (the list's directory)")
+    scan.add_argument("--format", default="auto", help="of the list, as data.source.format (auto)")
+    scan.add_argument("--num_workers", type=_positive, metavar="N", help="processes (one a core)")
+    scan.add_argument("--timeout_seconds", type=float, default=60.0, metavar="S", help="for one file (60)")
+    scan.add_argument("--overwrite", action="store_true", help="replace FILE")
+    scan.set_defaults(action="scan")
+    prepare = commands.add_parser(
+        "prepare",
+        help="cut, scale and re-encode videos so that clips decode fast; tar shards",
+        description="Write videos anew: cut to their segments, short side at most 320 px, a key frame every 32 frames, "
+        "and a list of them that fit and test read. A call that was stopped goes on where it stood; what cannot be "
+        "read is named in failed.csv.",
+    )
+    prepare.add_argument("list", metavar="LIST", help="a list, folder or official Kinetics csv")
+    prepare.add_argument("out", metavar="OUT", help="directory to write; it is made")
+    prepare.add_argument("--root", metavar="DIR", help="where relative paths of the list start (the list's directory)")
+    prepare.add_argument("--raw", metavar="DIR", help="whole videos as downloaded, ID.mp4, of a Kinetics csv")
+    prepare.add_argument("--format", default="auto", help="of the list, as data.source.format (auto)")
+    prepare.add_argument("--short_side_px", type=_positive, default=320, metavar="PX", help="at most (320)")
+    prepare.add_argument("--key_frame_interval", type=_positive, default=32, metavar="N", help="frames (32)")
+    prepare.add_argument("--crf", type=float, default=20, help="x264's quality: lower is better and larger (20)")
+    prepare.add_argument("--shards", type=_positive, metavar="N", help="pack N videos into each of tar files")
+    prepare.add_argument("--copy", action="store_true", help="with --shards: pack the files as they are")
+    prepare.add_argument("--num_workers", type=_positive, metavar="N", help="processes (one a core)")
+    prepare.add_argument("--overwrite", action="store_true", help="make anew what is there")
+    prepare.set_defaults(action="prepare")
+    show = commands.add_parser(
+        "show",
+        help="what the network sees: a picture of clips after augmentation",
+        description="Write a contact sheet (PNG) of training clips after augmentation and of all views of test videos, "
+        "with file, class, frames, times and crop. Further words are settings, as of fit: --data.train videos",
+    )
+    show.add_argument("config", metavar="CONFIG", help="a config, as of fit")
+    show.add_argument("--output", default="clips.png", metavar="FILE", help="the picture (clips.png)")
+    show.add_argument("--num_train", type=_not_negative, default=8, metavar="N", help="training clips (8)")
+    show.add_argument("--num_test", type=_not_negative, default=2, metavar="N", help="test videos (2)")
+    show.add_argument("--epoch", type=_not_negative, default=0, metavar="N", help="of the training clips (0)")
+    show.set_defaults(action="show")
 
     def run(options: argparse.Namespace) -> int:
-        from video_gn.cli import run_synth
+        from video_gn import cli
 
-        return run_synth(options)
+        actions = {"synth": cli.run_synth, "scan": cli.run_scan, "prepare": cli.run_prepare, "show": cli.run_show}
+        return actions[options.action](options)
 
-    synth.set_defaults(run=run)
+    parser.set_defaults(run=run)
     return parser
 
 

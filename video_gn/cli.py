@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,10 @@ def _with_progress(items: Any, total: int) -> Any:
     yield from track(items, total=total, description="videos", console=Console(stderr=True), transient=True)
 
 
+def _with_length(items: Any) -> Any:
+    return _with_progress(items, len(items))
+
+
 def _print_table(videos: Sequence[dict[str, Any]], failed: Sequence[dict[str, str]]) -> None:
     from rich.console import Console
     from rich.markup import escape as escape_markup
@@ -155,6 +160,111 @@ def run_synth(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     log.info("videos: %s", options.out)
+    return 0
+
+
+def run_scan(options: argparse.Namespace) -> int:
+    """`video-gn data scan`: 3 where videos cannot be read."""
+    _set_up_logging()
+    from video_gn.data.scan import scan
+
+    summary = scan(
+        options.videos,
+        options.output,
+        full=options.full,
+        headers_only=options.headers_only,
+        num_workers=options.num_workers,
+        timeout_seconds=options.timeout_seconds,
+        root=options.root,
+        format=options.format,
+        overwrite=options.overwrite,
+        progress=_with_length,
+    )
+    sys.stdout.write(summary.text() + "\n")
+    log.info("list: %s", options.output)
+    return 3 if summary.readable < summary.listed else 0
+
+
+def run_prepare(options: argparse.Namespace) -> int:
+    """`video-gn data prepare`: 3 where videos could not be made."""
+    _set_up_logging()
+    from video_gn.data.manifest import Manifest, has_split, read_manifest
+    from video_gn.data.prepare import prepare, with_raw_videos
+    from video_gn.data.shards import write_shards
+    from video_gn.errors import ConfigError
+
+    if options.copy and options.shards is None:
+        raise ConfigError("--copy packs files as they are: say how many go into a tar file with --shards")
+    settings: dict[str, Any] = {"root": options.root, "format": options.format}
+    whole = read_manifest(options.list, **settings)
+    names = [s for s in ("train", "val", "test") if has_split(options.list, s, **settings)]
+    parts: dict[str, Manifest] = {
+        name: read_manifest(options.list, split=name, classes=whole.classes, **settings) for name in names
+    } or {"": whole}
+    if options.raw is not None:
+        parts = {name: with_raw_videos(part, options.raw) for name, part in parts.items()}
+    summaries: list[Any] = []
+    with _counting("videos") as progress:
+        if options.copy:
+            for name, part in parts.items():
+                summaries.append(
+                    write_shards(
+                        part,
+                        options.out,
+                        name=name or "videos",
+                        videos_per_shard=options.shards,
+                        overwrite=options.overwrite,
+                        progress=progress,
+                    )
+                )
+        else:
+            summaries.append(
+                prepare(
+                    parts if names else whole if options.raw is None else parts[""],
+                    options.out,
+                    short_side_px=options.short_side_px,
+                    key_frame_interval=options.key_frame_interval,
+                    crf=options.crf,
+                    num_workers=options.num_workers,
+                    shards=options.shards,
+                    overwrite=options.overwrite,
+                    progress=progress,
+                )
+            )
+    sys.stdout.write("\n".join(summary.text() for summary in summaries) + "\n")
+    return 3 if any(summary.failed for summary in summaries) else 0
+
+
+@contextlib.contextmanager
+def _counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, lines elsewhere, for who calls with (done, all)."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+    told = [0]
+
+    def tell(done: int, total: int) -> None:
+        if total and (10 * done) // total > told[0]:
+            told[0] = (10 * done) // total
+            log.info("%d of %d %s", done, total, what)
+
+    yield tell
+
+
+def run_show(options: argparse.Namespace) -> int:
+    """`video-gn data show`."""
+    _set_up_logging()
+    from video_gn.data.show import show
+    from video_gn.lightning_cli import read_data
+
+    datamodule = read_data(options.config, options.settings)
+    show(datamodule, options.output, num_train=options.num_train, num_test=options.num_test, epoch=options.epoch)
+    log.info("clips: %s", options.output)
     return 0
 
 

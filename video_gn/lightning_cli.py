@@ -269,6 +269,33 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
+def read_data(config: str, settings: Sequence[str]) -> VideoDataModule:
+    """The data module of a config, with its lists read.
+
+    Args:
+        config: its path.
+        settings: further words, as of fit.
+
+    Raises:
+        ConfigError: for settings that do not fit together.
+    """
+    parser = LightningArgumentParser(prog="video-gn data show")
+    parser.add_argument("-c", "--config", action="config")
+    parser.add_argument("--seed_everything", type=int, default=0)
+    parser.add_argument("--run_dir", type=str | None, default=None)
+    parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+    parser.add_class_arguments(Trainer, "trainer", instantiate=False)
+    parser.add_lightning_class_args(VideoClassifier, "model")
+    parser.add_lightning_class_args(VideoDataModule, "data")
+    options = parser.parse_args(["-c", config, *settings])
+    try:
+        datamodule = build_datamodule({**options.data.as_dict(), "seed": options.seed_everything})
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"data: {error}") from error
+    datamodule.read()
+    return datamodule
+
+
 def run(command: str, words: Sequence[str]) -> int:
     """Run a Lightning command.
 

@@ -14,13 +14,14 @@ import av
 import numpy as np
 import pytest
 from media import numbered_frame, read_number, read_numbers, write_numbered_video
+from test_decoding_torchcodec import TORCHCODEC
 
 from video_gn import decoding
 from video_gn.decoding import VideoReader, open_video
 from video_gn.decoding._base import ReaderBase
 from video_gn.errors import DecodeError
 
-BACKENDS = ["auto", "pyav", "decord"]
+BACKENDS = ["auto", "pyav", "decord", TORCHCODEC]
 
 
 @pytest.fixture(scope="module")
@@ -132,13 +133,13 @@ def test_first_of_several_video_streams(tmp_path: Path) -> None:
         open_video(path, "decord")
 
 
-def test_relative_name_with_a_colon(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_relative_name_with_a_colon(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     (tmp_path / "a:b.mp4").write_bytes(video.read_bytes())
     monkeypatch.chdir(tmp_path)
-    for backend in BACKENDS:
-        with open_video("a:b.mp4", backend) as reader:
-            assert reader.info.path == "a:b.mp4"
-            assert read_number(reader.frames_at([7])[0]) == 7
+    with open_video("a:b.mp4", backend) as reader:
+        assert reader.info.path == "a:b.mp4"
+        assert read_number(reader.frames_at([7])[0]) == 7
 
 
 def test_name_that_is_no_text(video: Path, tmp_path: Path) -> None:
@@ -161,7 +162,9 @@ def test_decord_set_to_another_library(video: Path) -> None:
 
 
 def test_unknown_backend_names_the_known_ones(video: Path) -> None:
-    with pytest.raises(ValueError, match=r"backend must be one of \['auto', 'pyav', 'decord'\], got 'opencv'"):
+    with pytest.raises(
+        ValueError, match=r"backend must be one of \['auto', 'pyav', 'decord', 'torchcodec'\], got 'opencv'"
+    ):
         open_video(video, "opencv")
 
 
@@ -358,7 +361,7 @@ def test_auto_is_pyav(video: Path) -> None:
     reader.close()
 
 
-@pytest.mark.parametrize("backend", ["pyav", "decord"])
+@pytest.mark.parametrize("backend", ["pyav", "decord", TORCHCODEC])
 def test_nothing_is_written_to_the_terminal(tmp_path: Path, backend: str) -> None:
     path = write_numbered_video(tmp_path / "noisy.mp4", 20, container_options={"movflags": "faststart"})
     data = bytearray(path.read_bytes())
@@ -374,5 +377,5 @@ def test_nothing_is_written_to_the_terminal(tmp_path: Path, backend: str) -> Non
 
 
 def test_importing_the_package_opens_no_back_end() -> None:
-    program = "import sys, video_gn.decoding; assert not {'av', 'decord'} & set(sys.modules), 'imported'"
+    program = "import sys, video_gn.decoding; assert not {'av', 'decord', 'torchcodec'} & set(sys.modules), 'imported'"
     subprocess.run([sys.executable, "-c", program], check=True)

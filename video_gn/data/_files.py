@@ -5,7 +5,7 @@ thousands at once. So directories are listed, and their files are not asked for 
 """
 
 # os.path, not pathlib: a Path object per file takes seconds for 240,000 files.
-# ruff: noqa: PTH113, PTH116, PTH118, PTH119, PTH120, PTH122
+# ruff: noqa: PTH113, PTH116, PTH118, PTH120, PTH122
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from video_gn.data._tar import exists, is_member
 from video_gn.errors import ManifestError
 
 # fmt: off
@@ -29,6 +30,8 @@ PARTS = {
     "val": ("val", "validate", "validation", "valid"),
     "test": ("test", "testing"),
 }
+# What stands before the extension of a name without a stem.
+_NO_STEM = ("", ".", os.sep)
 # From this many listed files of one directory on, it is listed as a whole.
 _LIST_FROM = 16
 
@@ -36,6 +39,16 @@ _LIST_FROM = 16
 def is_video(name: str) -> bool:
     """Whether the name ends as a video's does, in either case."""
     return os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS
+
+
+def not_videos(names: Sequence[str]) -> list[int]:
+    """Places of the names that do not end as a video's does."""
+    # A name of nothing but an extension (".mp4") has none. What the first test is unsure of, the second decides.
+    return [
+        place
+        for place, name in enumerate(names)
+        if (name[-4:] not in VIDEO_EXTENSIONS or name[-5:-4] in _NO_STEM) and not is_video(name)
+    ]
 
 
 def part_names(split: str) -> tuple[str, ...]:
@@ -127,19 +140,27 @@ def found_parts(directory: Path) -> list[str]:
 def are_missing(paths: Sequence[str]) -> np.ndarray:
     """Which files are not there: bool (n,)."""
     missing = np.zeros(len(paths), dtype=bool)
-    by_directory: dict[str, list[int]] = {}
+    by_directory: dict[str, tuple[list[int], list[str]]] = {}
     for index, path in enumerate(paths):
-        by_directory.setdefault(os.path.dirname(path) or ".", []).append(index)
-    for directory, indices in by_directory.items():
+        if is_member(path):
+            missing[index] = not exists(path)
+            continue
+        directory, slash, name = path.rpartition(os.sep)
+        directory = directory or slash
+        found = by_directory.get(directory)
+        if found is None:
+            found = by_directory[directory] = ([], [])
+        found[0].append(index)
+        found[1].append(name)
+    for indices, names in by_directory.values():
         if len(indices) < _LIST_FROM:
             for index in indices:
                 missing[index] = not os.path.isfile(paths[index])
             continue
         try:
-            with os.scandir(directory) as entries:
-                names = {entry.name for entry in entries if entry.is_file()}
+            with os.scandir(os.path.dirname(paths[indices[0]]) or ".") as entries:
+                there = {entry.name for entry in entries if entry.is_file()}
         except OSError:  # no such directory, or one that may not be read: its files cannot be opened
-            names = set()
-        for index in indices:
-            missing[index] = os.path.basename(paths[index]) not in names
+            there = set()
+        missing[indices] = [name not in there for name in names]
     return missing

@@ -55,6 +55,11 @@ class Manifest:
         return int(self.columns.missing.sum())
 
     @property
+    def broken(self) -> int:
+        """Number of listed files that are there, but known from a scan as not to be read."""
+        return int(self.columns.broken.sum())
+
+    @property
     def labels(self) -> np.ndarray:
         """int32 (n,), -1 for none."""
         return self.columns.labels
@@ -73,6 +78,10 @@ class Manifest:
     def drop_missing(self) -> Manifest:
         """The manifest without the listed files that are not there."""
         return self._take(~self.columns.missing) if self.missing else self
+
+    def drop_broken(self) -> Manifest:
+        """The manifest without the files that are known from a scan as not to be read."""
+        return self._take(~self.columns.broken) if self.broken else self
 
     def subset(self, *, classes: Sequence[str] | None = None, fraction: float = 1.0, seed: int = 0) -> Manifest:
         """Some classes, or a part of each class, in the manifest's order.

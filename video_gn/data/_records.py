@@ -7,6 +7,7 @@ in the end held once by each worker. Arrays are never touched by reference count
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
@@ -26,6 +27,9 @@ class VideoRecord:
         source: what listed it: "file:line", or the folder.
         groups: (column, value) of each further column of the list.
         missing: listed, but no such file was there when the list was read.
+        error: why a scan could not read it; "" where it could, or none was made.
+        num_frames: as a scan counted them; None where none was made or it could not.
+        fps: as a scan found them; likewise.
     """
 
     path: str
@@ -35,6 +39,9 @@ class VideoRecord:
     source: str = ""
     groups: tuple[tuple[str, str], ...] = ()
     missing: bool = False
+    error: str = ""
+    num_frames: int | None = None
+    fps: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +70,15 @@ class Records(Sequence[VideoRecord]):
         lines: int32 (n,), 1-based line within the source; 0 for none.
         groups: (name, column) of each further column.
         missing: bool (n,).
+        errors: what a scan found wrong, "" for nothing; None where there was no scan.
+        num_frames: int32 (n,), as a scan counted them, 0 for not known; None where there was no scan.
+        fps: float64 (n,), as a scan found them, NaN for not known; None where there was no scan.
     """
 
-    __slots__ = ("_blob", "_offsets", "groups", "labels", "lines", "missing", "segments", "sources")
+    __slots__ = (
+        "_blob", "_offsets", "errors", "fps", "groups", "labels", "lines", "missing", "num_frames", "segments",
+        "sources",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -77,21 +90,21 @@ class Records(Sequence[VideoRecord]):
         lines: np.ndarray,
         groups: tuple[tuple[str, TextColumn], ...] = (),
         missing: np.ndarray,
+        errors: TextColumn | None = None,
+        num_frames: np.ndarray | None = None,
+        fps: np.ndarray | None = None,
     ) -> None:
-        # fsencode keeps names that are no valid text: a file system may hold such.
-        encoded = [os.fsencode(path) for path in paths]
-        self._blob = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-        self._offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
-        np.cumsum([len(name) for name in encoded], out=self._offsets[1:])
+        self._blob, self._offsets = _pack(list(paths))
         self.labels = labels.astype(np.int32, copy=False)
         self.segments = segments
         self.sources = sources
         self.lines = lines.astype(np.int32, copy=False)
         self.groups = groups
         self.missing = missing.astype(bool, copy=False)
-        columns = [self.labels, self.sources.codes, self.lines, self.missing, *(c.codes for _, c in groups)]
-        columns += [] if segments is None else [segments]
-        assert all(len(column) == len(encoded) for column in columns)
+        self.errors = errors
+        self.num_frames = num_frames
+        self.fps = fps
+        assert all(len(column) == len(self._offsets) - 1 for column in self._arrays())
 
     @classmethod
     def from_records(cls, records: Sequence[VideoRecord]) -> Records:
@@ -114,6 +127,17 @@ class Records(Sequence[VideoRecord]):
                 (name, TextColumn.from_strings(r.groups[i][1] for r in records)) for i, name in enumerate(names)
             ),
             missing=np.array([r.missing for r in records], dtype=bool),
+            errors=TextColumn.from_strings(r.error for r in records) if any(r.error for r in records) else None,
+            num_frames=(
+                np.array([r.num_frames or 0 for r in records], dtype=np.int32)
+                if any(r.num_frames is not None for r in records)
+                else None
+            ),
+            fps=(
+                np.array([np.nan if r.fps is None else r.fps for r in records], dtype=np.float64)
+                if any(r.fps is not None for r in records)
+                else None
+            ),
         )
 
     def __len__(self) -> int:
@@ -139,6 +163,9 @@ class Records(Sequence[VideoRecord]):
             self.source(index),
             tuple((name, column.values[column.codes[index]]) for name, column in self.groups),
             bool(self.missing[index]),
+            "" if self.errors is None else self.errors.values[self.errors.codes[index]],
+            None if self.num_frames is None else int(self.num_frames[index]) or None,
+            None if self.fps is None else _number(self.fps[index]),
         )
 
     def __iter__(self) -> Iterator[VideoRecord]:
@@ -167,32 +194,54 @@ class Records(Sequence[VideoRecord]):
         """A further column, or None where there is none of that name."""
         return dict(self.groups).get(name)
 
+    @property
+    def broken(self) -> np.ndarray:
+        """bool (n,): there, but known from a scan as not to be read."""
+        if self.errors is None:
+            return np.zeros(len(self), dtype=bool)
+        is_error = np.array([value != "" for value in self.errors.values], dtype=bool)
+        return is_error[self.errors.codes] & ~self.missing
+
     def take(self, indices: np.ndarray, *, labels: np.ndarray | None = None) -> Records:
         """The records at `indices`, in that order; with other labels, int32 (len(indices),), if given."""
         return Records(
-            [self.path(i) for i in indices],
+            [self.path(i) for i in indices.tolist()],
             self.labels[indices] if labels is None else labels,
             segments=None if self.segments is None else self.segments[indices],
             sources=TextColumn(self.sources.codes[indices], self.sources.values),
             lines=self.lines[indices],
             groups=tuple((name, TextColumn(column.codes[indices], column.values)) for name, column in self.groups),
             missing=self.missing[indices],
+            errors=None if self.errors is None else TextColumn(self.errors.codes[indices], self.errors.values),
+            num_frames=None if self.num_frames is None else self.num_frames[indices],
+            fps=None if self.fps is None else self.fps[indices],
         )
 
     @property
     def nbytes(self) -> int:
         """Memory of the columns, without the few distinct strings."""
-        arrays: list[np.ndarray] = [
-            self._blob,
-            self._offsets,
-            self.labels,
-            self.lines,
-            self.missing,
-            self.sources.codes,
-        ]
-        arrays += [column.codes for _, column in self.groups]
-        arrays += [] if self.segments is None else [self.segments]
-        return sum(array.nbytes for array in arrays)
+        return sum(array.nbytes for array in (self._blob, self._offsets, *self._arrays()))
+
+    def _arrays(self) -> list[np.ndarray]:
+        """The arrays that have an entry for each record."""
+        arrays = [self.labels, self.sources.codes, self.lines, self.missing, *(c.codes for _, c in self.groups)]
+        arrays += [] if self.errors is None else [self.errors.codes]
+        return arrays + [array for array in (self.segments, self.num_frames, self.fps) if array is not None]
+
+
+def _pack(paths: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Paths in one array of bytes, as os.fsencode has them, and where each begins and the last one ends."""
+    # surrogateescape keeps names that are no valid text: a file system may hold such.
+    encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+    joined = "".join(paths)
+    blob = joined.encode(encoding, errors)
+    offsets = np.zeros(len(paths) + 1, dtype=np.int64)
+    if len(blob) == len(joined):
+        lengths = list(map(len, paths))
+    else:
+        lengths = [len(path.encode(encoding, errors)) for path in paths]
+    np.cumsum(lengths, out=offsets[1:])
+    return np.frombuffer(blob, dtype=np.uint8), offsets
 
 
 def _number(value: float) -> float | None:

@@ -9,71 +9,66 @@ import csv
 import io
 import json
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from video_gn.data._files import VIDEO_EXTENSIONS, is_video
+from video_gn.data._files import is_video
+from video_gn.data._rows import (
+    PATH_COLUMNS,
+    SEPARATORS,
+    Problems,
+    find_separator,
+    fits,
+    part_all,
+    part_each,
+    split_all,
+    split_each,
+    split_line,
+    unused,
+)
+from video_gn.data._scan_columns import SCAN_MARKS
+from video_gn.data._scan_parquet import read_parquet, read_parquet_header
 from video_gn.errors import ManifestError
 
-SEPARATORS = {"\t": "tab", ",": "comma", ";": "semicolon", " ": "space"}
-PATH_COLUMNS = ("path", "video", "video_path", "filename", "file")
 LABEL_COLUMNS = ("label", "class")
 YOUTUBE_COLUMN = "youtube_id"
-LIST_SUFFIXES = ("", ".csv", ".list", ".lst", ".ssv", ".tsv", ".txt")
-_NUM_PROBLEMS_SHOWN = 5
-_NUM_LINES_TRIED = 200  # lines from which the separator of a list without a header is found
-
-
-class Problems:
-    """Collects what is wrong with a file's lines, to name several at once.
-
-    Args:
-        path: the file's.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = path
-        self._found: list[tuple[int, str]] = []
-
-    def add(self, line: int, message: str) -> None:
-        """Note a problem of a line, counted from 1."""
-        self._found.append((line, message))
-
-    def check(self) -> None:
-        """Raise ManifestError if there was any."""
-        if not self._found:
-            return
-        shown = [f"{self.path}:{line}: {message}" for line, message in self._found[:_NUM_PROBLEMS_SHOWN]]
-        more = len(self._found) - len(shown)
-        raise ManifestError("\n".join(shown) + (f"\nand {more} more such lines" if more else ""))
+PARQUET_SUFFIX = ".parquet"
+LIST_SUFFIXES = ("", ".csv", ".list", ".lst", PARQUET_SUFFIX, ".ssv", ".tsv", ".txt")
+_HEAD_BYTES = 1 << 16  # a header is looked for in these, before the whole file is read
 
 
 @dataclass
 class Table:
-    """Rows of a file.
+    """A file's columns.
 
     Args:
         path: the file's.
         header: names of the columns in lower case: the header's own, or path and label.
-        rows: as many fields as the header has.
-        lines: 1-based line of each row.
+        columns: fields by name, spaces at their ends included; of a scan's columns some are left out.
+        lines: 1-based line of each row; of parquet its row.
     """
 
     path: Path
     header: list[str]
-    rows: list[list[str]]
-    lines: list[int]
+    columns: dict[str, Sequence[str]]
+    lines: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.lines)
 
     def column(self, *names: str) -> list[str] | None:
         """The column of the first of these names that the header has, or None."""
         for name in names:
-            if name in self.header:
-                place = self.header.index(name)
-                return [row[place] for row in self.rows]
+            if name in self.columns:
+                return list(map(str.strip, self.columns[name]))
         return None
+
+    @property
+    def is_scan(self) -> bool:
+        """Whether a scan wrote it."""
+        return set(self.header) >= SCAN_MARKS
 
 
 def read_lines(path: Path) -> list[str]:
@@ -86,6 +81,10 @@ def read_lines(path: Path) -> list[str]:
         data = path.read_bytes()
     except OSError as error:
         raise ManifestError(f"{path}: the file cannot be read: {error.strerror}") from error
+    return _decode(path, data)
+
+
+def _decode(path: Path, data: bytes) -> list[str]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -97,7 +96,8 @@ def read_lines(path: Path) -> list[str]:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise ManifestError(f"{path}:{line}: the file must be text, got a zero byte. Is it really a list?")
     # Not splitlines(): it also breaks at characters that file names may hold.
-    return [line.removesuffix("\r") for line in text.split("\n")]
+    lines = text.split("\n")
+    return [line.removesuffix("\r") for line in lines] if "\r" in text else lines
 
 
 def read_table(path: Path, *, separator: str | None = None) -> Table:
@@ -114,20 +114,37 @@ def read_table(path: Path, *, separator: str | None = None) -> Table:
         ManifestError: for a file or line that cannot be read.
         ValueError: for an unknown separator.
     """
-    numbered = _numbered_lines(path, separator)
-    header_separator, header = _find_header(numbered[0][1], [separator] if separator else list(SEPARATORS))
+    _check_list(path, separator)
+    if path.suffix.lower() == PARQUET_SUFFIX:
+        return _from_parquet(path)
+    numbers, lines = _telling_lines(read_lines(path))
+    if not lines:
+        raise ManifestError(f"{path}: a list must have at least one line, got none. Is the file complete?")
+    header_separator, header = _find_header(lines[0], [separator] if separator else list(SEPARATORS))
     if header:
-        return _with_header(path, header, header_separator, numbered)
-    return _without_header(path, separator, numbered)
+        return _with_header(path, header, header_separator, numbers, lines)
+    return _without_header(path, separator, numbers, lines)
 
 
 def read_header(path: Path, *, separator: str | None = None) -> list[str]:
     """Names of a list's columns, in lower case; none where it has no header; as `read_table`."""
-    return _find_header(_numbered_lines(path, separator)[0][1], [separator] if separator else list(SEPARATORS))[1]
+    _check_list(path, separator)
+    if path.suffix.lower() == PARQUET_SUFFIX:
+        return read_parquet_header(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise ManifestError(f"{path}: the file cannot be read: {error.strerror}") from error
+    _, lines = _telling_lines(_decode(path, head[: head.rfind(b"\n") + 1]))
+    if not lines:
+        _, lines = _telling_lines(read_lines(path))
+    if not lines:
+        raise ManifestError(f"{path}: a list must have at least one line, got none. Is the file complete?")
+    return _find_header(lines[0], [separator] if separator else list(SEPARATORS))[1]
 
 
-def _numbered_lines(path: Path, separator: str | None) -> list[tuple[int, str]]:
-    """(number, line) of the lines that say something; at least one."""
+def _check_list(path: Path, separator: str | None) -> None:
     if separator is not None and separator not in SEPARATORS:
         raise ValueError(f"separator must be one of {list(SEPARATORS)}, got {separator!r}. None finds it.")
     if path.suffix.lower() not in LIST_SUFFIXES:
@@ -136,11 +153,30 @@ def _numbered_lines(path: Path, separator: str | None) -> list[tuple[int, str]]:
             f"{path}: a list must end in one of {[s for s in LIST_SUFFIXES if s]}, got {what}. "
             "Give a list, or a folder with a folder for each class."
         )
-    numbered = [(number, line.strip(" ")) for number, line in enumerate(read_lines(path), start=1)]
-    numbered = [(n, line) for n, line in numbered if line.strip() and line.strip() != "#" and not line.startswith("# ")]
-    if not numbered:
-        raise ManifestError(f"{path}: a list must have at least one line, got none. Is the file complete?")
-    return numbered
+
+
+def _telling_lines(lines: list[str]) -> tuple[Sequence[int], list[str]]:
+    """Numbers of the lines that say something, and these lines without spaces at their ends."""
+    lines = [line.strip(" ") for line in lines]
+    # Few lines are blank or comments: only those that begin like one are looked at more closely.
+    silent = {
+        place
+        for place, line in enumerate(lines)
+        if (not line or line[0] == "#" or line[0].isspace())
+        and (not line.strip() or line.strip() == "#" or line.startswith("# "))
+    }
+    if silent == {len(lines) - 1}:
+        return range(1, len(lines)), lines[:-1]
+    places = [place for place in range(len(lines)) if place not in silent]
+    return [place + 1 for place in places], [lines[place] for place in places]
+
+
+def _from_parquet(path: Path) -> Table:
+    columns = read_parquet(path, skip=unused)
+    num_rows = len(next(iter(columns.values()), ()))
+    if not num_rows:
+        raise ManifestError(f"{path}: a list must have at least one row, got none. Is the file complete?")
+    return Table(path, list(columns), dict(columns), range(1, num_rows + 1))
 
 
 def read_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -232,20 +268,11 @@ def _json_classes(path: Path) -> list[str]:
     return content
 
 
-def _split(line: str, separator: str) -> list[str]:
-    """Fields of a line, quotes taken off; csv.Error for a quote that is not closed."""
-    if '"' not in line:
-        return [field.strip() for field in line.split(separator)]
-    # Spaces at a separator come before a quote as well as after it.
-    fields = next(csv.reader([line], delimiter=separator, skipinitialspace=separator != " ", strict=True))
-    return [field.strip() for field in fields]
-
-
 def _find_header(line: str, separators: list[str]) -> tuple[str, list[str]]:
     """Separator and names of a header; no names where the line is none."""
     for separator in separators:
         try:
-            fields = [field.lower() for field in _split(line, separator)]
+            fields = [field.lower() for field in split_line(line, separator)]
         except csv.Error:
             continue
         if any(is_video(field) for field in fields):
@@ -256,106 +283,36 @@ def _find_header(line: str, separators: list[str]) -> tuple[str, list[str]]:
     return "", []
 
 
-def _with_header(path: Path, header: list[str], separator: str, numbered: list[tuple[int, str]]) -> Table:
-    first_line = numbered[0][0]
+def _with_header(path: Path, header: list[str], separator: str, numbers: Sequence[int], lines: list[str]) -> Table:
     for place, name in enumerate(header):
         if not name or name in header[:place]:
             raise ManifestError(
-                f"{path}:{first_line}: names of columns must be there and differ, got {header}. Correct the header."
+                f"{path}:{numbers[0]}: names of columns must be there and differ, got {header}. Correct the header."
             )
-    problems, rows, lines = Problems(path), [], []
-    for number, line in numbered[1:]:
-        try:
-            fields = _split(line, separator)
-        except csv.Error as error:
-            problems.add(number, f"the line cannot be read: {error}. Close the quotes.")
-            continue
-        if separator == " " and len(fields) > len(header) and '"' not in line and header[0] in PATH_COLUMNS:
-            fields = [field.strip() for field in line.rsplit(" ", len(header) - 1)]
-        if len(fields) != len(header):
-            problems.add(
-                number,
-                f"a line must have {len(header)} fields like the header, got {len(fields)} in {line!r}. "
-                f"Quote fields that hold a {SEPARATORS[separator]}.",
-            )
-            continue
-        rows.append(fields)
-        lines.append(number)
-    problems.check()
-    if not rows:
+    numbers, lines = numbers[1:], lines[1:]
+    if not lines:
         raise ManifestError(f"{path}: a list must have at least one line below its header, got none.")
-    return Table(path, header, rows, lines)
+    # Spaces at a list's separator need rules of their own, and whatever is wrong is named line by line.
+    columns = split_all(lines, separator, header) if separator != " " else None
+    if columns is None:
+        columns = split_each(path, header, separator, numbers, lines)
+    return Table(path, header, columns, numbers)
 
 
-def _path_and_label(line: str, separator: str | None) -> list[str]:
-    """[path, label], or [path] where separator is None; csv.Error or ValueError where the line has other fields."""
+def _without_header(path: Path, separator: str | None, numbers: Sequence[int], lines: list[str]) -> Table:
     if separator is None:
-        return [line if '"' not in line else _split(line, "\t")[0]]
-    if '"' in line:
-        path, label = (field for field in _split(line, separator) if field or separator != " ")
-    else:
-        path, found, label = line.rpartition(separator)
-        if not found:
-            raise ValueError("no separator")
-    return [path.strip(), label.strip()]
-
-
-def _fits(line: str, separator: str | None) -> bool:
-    try:
-        fields = _path_and_label(line, separator)
-    except (csv.Error, ValueError):
-        return False
-    return is_video(fields[0]) and bool(fields[-1])
-
-
-def _find_separator(lines: list[str]) -> str | None:
-    """The separator with which most lines are a video's path and a label; None where most are a path alone."""
-    candidates: list[str | None] = [None, *SEPARATORS]
-    fits = [sum(_fits(line, candidate) for line in lines) for candidate in candidates]
-    if max(fits):
-        return candidates[fits.index(max(fits))]
-    return next((separator for separator in SEPARATORS if separator in lines[0]), None)
-
-
-def _without_header(path: Path, separator: str | None, numbered: list[tuple[int, str]]) -> Table:
-    if separator is None:
-        separator = _find_separator([line for _, line in numbered[:_NUM_LINES_TRIED]])
+        separator = find_separator(lines)
         # A list of paths alone may have been given its separator all the same.
-    elif not any(_fits(line, separator) for _, line in numbered) and all(_fits(line, None) for _, line in numbered):
+    elif not any(fits(line, separator) for line in lines) and all(fits(line, None) for line in lines):
         separator = None
-    wanted = "path" if separator is None else f"path{separator}label"
-    problems, rows = Problems(path), []
-    for number, line in numbered:
-        try:
-            fields = _path_and_label(line, separator)
-        except csv.Error as error:
-            problems.add(number, f"the line cannot be read: {error}. Close the quotes.")
-            continue
-        except ValueError:
-            problems.add(number, f"a line must be {wanted!r} as most lines are, got {line!r}. Correct the line.")
-            continue
-        if not is_video(fields[0]):
-            problems.add(number, _not_a_video(fields[0], line, wanted))
-        elif not fields[-1]:
-            problems.add(number, f"a line must end in a label, got {line!r}. Write {wanted!r}.")
-        rows.append(fields)
-    problems.check()
-    return Table(path, ["path"] if separator is None else ["path", "label"], rows, [number for number, _ in numbered])
-
-
-def _not_a_video(name: str, line: str, wanted: str) -> str:
-    if re.fullmatch(r".*\S[ \t,]+\d+[ \t,]+\d+", line):
-        return f"folders of pictures (`folder frames label`) cannot be read, got {line!r}. List video files."
-    advice = "Write a header `path,label,...` where a list has more columns, or labels with spaces."
-    return f"a line must be {wanted!r} with a path that ends in {extensions()}, got {name!r} for it. {advice}"
+    columns: Sequence[Sequence[str]] | None = None if separator is None else part_all(lines, separator)
+    if columns is None:
+        columns = part_each(path, separator, numbers, lines)
+    header = ["path"] if separator is None else ["path", "label"]
+    return Table(path, header, dict(zip(header, columns, strict=True)), numbers)
 
 
 def some(names: Sequence[str], number: int = 5) -> str:
     """The first few of some names, for messages."""
     shown = ", ".join(repr(name) for name in names[:number])
     return shown if len(names) <= number else f"{shown}, ..."
-
-
-def extensions() -> str:
-    """The extensions of videos, for messages."""
-    return " ".join(sorted(VIDEO_EXTENSIONS))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Literal, cast
 
 import torch
@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from video_gn import sampling
 from video_gn.clips import ClipBatch
+from video_gn.data.balance import BalancedOrder
+from video_gn.data.configs import AugmentConfig, LoaderConfig, SourceConfig, SplitConfig, ViewsConfig
 from video_gn.data.dataset import (
     ClipConfig,
     ClipDataset,
@@ -23,103 +25,12 @@ from video_gn.data.dataset import (
 )
 from video_gn.data.manifest import Manifest, check_same_classes, common_videos, find_videos, has_split, read_manifest
 from video_gn.data.samplers import EvalSampler, TrainSampler
-from video_gn.data.transforms import TestCrops, TrainTransform
+from video_gn.data.transforms import TestCrops
 from video_gn.data.watch import ReadingBoard, WatchedLoader
 from video_gn.decoding import choose_backend
 from video_gn.errors import ConfigError, ManifestError
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SourceConfig:
-    """How the lists of videos are read.
-
-    Args:
-        root: directory that relative paths of a list start from; None is the list's own directory.
-        format: "auto", or a name that `read_manifest` knows.
-        separator: of a list's fields; None finds it.
-        classes: class names in the order of their numbers, or a file with one per line; None takes
-            them from the list or the folders.
-        only_classes: keep videos of these classes alone.
-        fraction: keep this part of each class, in (0, 1].
-        missing: what to do with listed training videos that are not there: "drop" and count them, or "error".
-    """
-
-    root: str | None = None
-    format: str = "auto"
-    separator: str | None = None
-    classes: list[str] | str | None = None
-    only_classes: list[str] | None = None
-    fraction: float = 1.0
-    missing: Literal["drop", "error"] = "drop"
-
-
-@dataclass(frozen=True)
-class SplitConfig:
-    """How validation videos are taken out of the training list where `val` is not given.
-
-    Args:
-        val_fraction: of each class, in (0, 1).
-        group_by: name of a list's column; no group lies on both sides.
-        val_groups: the groups that are held out; None draws them.
-    """
-
-    val_fraction: float = 0.2
-    group_by: str | None = None
-    val_groups: list[str] | None = None
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """The paper's training augmentation.
-
-    Args:
-        short_side_px: the short side is resized to an integer drawn from this closed range.
-        crop_px: side of the random square crop.
-        flip: probability of a horizontal flip; 0 where a class has a direction.
-    """
-
-    short_side_px: tuple[int, int] = (256, 320)
-    crop_px: int = 224
-    flip: float = 0.5
-
-
-@dataclass(frozen=True)
-class ViewsConfig:
-    """The views of a video in validation and test.
-
-    Args:
-        num_clips: clips of a test video.
-        spacing: where they start, see `video_gn.sampling.test_clips`.
-        crops: "center"; "three" along the longer side; or "full", the whole frame.
-        short_side_px: the short side is resized to this.
-        crop_px: side of a test crop; None takes the training crop's.
-        val: the validation clip: the one in the middle ("center"), or a random augmented one, as in
-            the paper's Figure 7 ("random").
-    """
-
-    num_clips: int = 10
-    spacing: str = "nonlocal"
-    crops: Literal["center", "three", "full"] = "center"
-    short_side_px: int = 256
-    crop_px: int | None = None
-    val: Literal["center", "random"] = "center"
-
-
-@dataclass(frozen=True)
-class LoaderConfig:
-    """Settings of the loaders.
-
-    Args:
-        num_workers: processes that decode; None takes one for each core of this process, at most 8.
-        prefetch_factor: batches that each keeps ready.
-        timeout_seconds: a batch that takes longer ends the run; 0 waits for ever.
-    """
-
-    num_workers: int | None = None
-    prefetch_factor: int = 2
-    timeout_seconds: float = 0
 
 
 class VideoDataModule(LightningDataModule):
@@ -141,6 +52,7 @@ class VideoDataModule(LightningDataModule):
         backend: decoder, see `video_gn.decoding.open_video`.
         seed: of order, clips and augmentation; the command line fills in `seed_everything`.
         max_broken_fraction: training stops when more than this part of its videos cannot be decoded.
+        balance: "class" draws each class equally often in training; "none" each video once an epoch.
     """
 
     def __init__(
@@ -150,19 +62,23 @@ class VideoDataModule(LightningDataModule):
         test: str | None = None,
         predict: str | list[str] | None = None,
         *,
-        source: SourceConfig = SourceConfig(),
-        split: SplitConfig = SplitConfig(),
+        source: SourceConfig = SourceConfig(),  # noqa: B008
+        split: SplitConfig = SplitConfig(),  # noqa: B008
         clip: ClipConfig = ClipConfig(),  # noqa: B008
-        augment: AugmentConfig = AugmentConfig(),
-        views: ViewsConfig = ViewsConfig(),
+        augment: AugmentConfig = AugmentConfig(),  # noqa: B008
+        views: ViewsConfig = ViewsConfig(),  # noqa: B008
         batch_size: int = 8,
         val_batch_size: int | None = None,
-        loader: LoaderConfig = LoaderConfig(),
+        loader: LoaderConfig = LoaderConfig(),  # noqa: B008
         backend: str = "auto",
         seed: int = 0,
         max_broken_fraction: float = 0.05,
+        balance: Literal["none", "class"] = "none",
     ) -> None:
         super().__init__()
+        if balance not in ("none", "class"):
+            raise ValueError(f"balance must be none or class, got {balance!r}. Choose one of these.")
+        self.balance = balance
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         for name, value, least in (
@@ -197,7 +113,7 @@ class VideoDataModule(LightningDataModule):
         self.manifests: dict[str, Manifest] = {}
         self._position: dict[str, int] = {"epoch": 0, "batches": 0, "clips": 0}
         # Made here, so that sizes that do not fit together are an error before any list is read.
-        self.train_transform = TrainTransform(augment.short_side_px, augment.crop_px, augment.flip)
+        self.train_transform = augment.build()
         crop_px = views.crop_px or augment.crop_px
         self.val_crops = TestCrops("center", short_side=views.short_side_px, crop_size=crop_px)
         self.test_crops = TestCrops(views.crops, short_side=views.short_side_px, crop_size=crop_px)
@@ -276,7 +192,7 @@ class VideoDataModule(LightningDataModule):
                 group_by=self.split.group_by,
                 val_groups=self.split.val_groups,
             )
-        present = train.drop_missing()
+        present = train.drop_missing().drop_broken()
         if train.missing and self.source.missing == "error":
             raise ManifestError(
                 f"{train.origin}: {train.missing} of {len(train.records)} listed training videos are not there. "
@@ -289,6 +205,8 @@ class VideoDataModule(LightningDataModule):
                 train.missing,
                 len(train.records),
             )
+        if train.broken:
+            log.warning("%s: %d videos that a scan found broken are left out of training", train.origin, train.broken)
         if not present.records:
             raise ManifestError(
                 f"{train.origin}: none of the listed training videos is there. Is data.source.root right?"
@@ -362,6 +280,7 @@ class VideoDataModule(LightningDataModule):
             world_size=world_size,
             start_epoch=self._position["epoch"],
             start_batch=self._position["batches"],
+            order=BalancedOrder(cast(Any, records).labels) if self.balance == "class" else None,
         )
         return self._loader(dataset, sampler, self.batch_size, persistent=True)
 
@@ -371,7 +290,12 @@ class VideoDataModule(LightningDataModule):
         dataset: ClipDataset
         if self.views.val == "random":
             dataset = RandomEvalDataset(
-                records, clip=self.clip, transform=self.train_transform, seed=self.seed, backend=self.backend
+                # The crop and the flip alone: what else training does to a clip is no part of the measure.
+                records,
+                clip=self.clip,
+                transform=self.train_transform.crop,
+                seed=self.seed,
+                backend=self.backend,
             )
         else:
             dataset = EvalDataset(records, clip=self.clip, crops=self.val_crops, num_clips=None, backend=self.backend)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from video_gn import sampling
 from video_gn.clips import ClipBatch, Failure, VideoNote
 from video_gn.data.manifest import VideoRecord
-from video_gn.data.transforms import TestCrops, TrainTransform
+from video_gn.data.transforms import TestCrops
 from video_gn.data.watch import ReadingBoard
 from video_gn.decoding import VideoReader, choose_backend, open_video
 from video_gn.errors import DecodeError, FrameCountError, RunError
@@ -58,6 +58,18 @@ class Sample:
     video_id: int
     failures: tuple[Failure, ...] = ()
     note: VideoNote | None = None
+
+
+class ClipTransform(Protocol):
+    """What is drawn for a video and done to all its frames alike: `TrainTransform`, `Augmentation`, ..."""
+
+    def draw(self, rng: np.random.Generator, height: int, width: int) -> Any:
+        """What to do with frames of a size."""
+        ...
+
+    def apply(self, frames_THWC: torch.Tensor, params: Any) -> torch.Tensor:
+        """uint8 (T, H, W, 3) to uint8 (T, 3, h, w)."""
+        ...
 
 
 def read_views(
@@ -134,6 +146,8 @@ class ClipDataset(Dataset[Sample]):
         Raises:
             DecodeError: where it cannot be read, twice in a row: a file system may have been away for a moment.
         """
+        if record.error:
+            raise DecodeError(record.path, record.error)  # found by a scan: it is not opened
         if self.board is not None:
             self.board.write(record.path)
         try:
@@ -185,7 +199,7 @@ class TrainDataset(ClipDataset):
     Args:
         records: the training records.
         clip: which frames make a clip.
-        transform: the random crop and flip.
+        transform: the random crop and flip, or a whole `Augmentation`.
         seed: of the run.
         backend: a name that `open_video` knows.
     """
@@ -195,7 +209,7 @@ class TrainDataset(ClipDataset):
         records: Sequence[VideoRecord],
         *,
         clip: ClipConfig,
-        transform: TrainTransform,
+        transform: ClipTransform,
         seed: int,
         backend: str = "auto",
     ) -> None:

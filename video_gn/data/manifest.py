@@ -22,6 +22,7 @@ from video_gn.data._files import VIDEO_EXTENSIONS, find_part, part_names, walk_v
 from video_gn.data._manifest import Manifest
 from video_gn.data._readers import FORMATS, SPLIT_COLUMN, Listing, Request, find_format
 from video_gn.data._records import Records, TextColumn, VideoRecord
+from video_gn.data._repeats import check_duplicates, first_rows, pick_rows
 from video_gn.data._tables import (
     LIST_SUFFIXES,
     check_classes,
@@ -49,6 +50,9 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+# What the decoders, and so a scan, say of a file that is not there.
+MISSING = "the file is missing"
+
 
 def read_manifest(
     path: str | os.PathLike[str],
@@ -67,6 +71,7 @@ def read_manifest(
         list: `path label` lines with one separator (space, comma, tab or semicolon); the last field is
             the label. Or a csv with a header: `path`, and where wanted `label`, `start_seconds`,
             `end_seconds`, `split`, and other columns to group by. Labels are names or numbers from 0.
+            The same as parquet. Where a scan wrote it, what the scan found wrong is known of each video.
         kinetics: the official csv over `<youtube_id>_<start>_<end>.mp4` files, flat or in class folders.
 
     Args:
@@ -85,6 +90,79 @@ def read_manifest(
     Raises:
         ManifestError: for what cannot be read, is empty or does not fit; it names file and lines.
         ValueError: for an unknown format or separator.
+    """
+    listing = read_listing(
+        path, root=root, format=format, classes=classes, split=split, separator=separator, check_files=check_files
+    )
+    if listing.errors is not None and check_files:
+        _forget_found(listing, listing.errors)
+    manifest = Manifest(
+        Records(
+            listing.paths,
+            listing.labels,
+            segments=listing.segments,
+            sources=TextColumn(np.zeros(len(listing.paths), dtype=np.int32), (listing.source,)),
+            lines=listing.lines,
+            groups=tuple((name, TextColumn.from_strings(column)) for name, column in listing.groups.items()),
+            missing=listing.missing,
+            errors=None if listing.errors is None else TextColumn.from_strings(listing.errors),
+            num_frames=listing.num_frames,
+            fps=listing.fps,
+        ),
+        listing.classes,
+        listing.source if split is None else f"{listing.source} ({split})",
+    )
+    log.info("%s: %d videos of %d classes", manifest.origin, len(manifest), len(manifest.classes))
+    if manifest.missing:
+        first = int(np.argmax(listing.missing))
+        log.warning(
+            "%s: %d of %d listed videos are not there (%s, ...)",
+            manifest.origin,
+            manifest.missing,
+            len(manifest),
+            listing.paths[first],
+        )
+    if manifest.broken:
+        first = int(np.argmax(manifest.columns.broken))
+        record = manifest.records[first]
+        log.warning(
+            "%s: %d of %d listed videos are known to be broken (%s: %s, ...)",
+            manifest.origin,
+            manifest.broken,
+            len(manifest),
+            record.path,
+            record.error,
+        )
+    return manifest
+
+
+def read_listing(
+    path: str | os.PathLike[str],
+    *,
+    root: str | os.PathLike[str] | None = None,
+    format: str = "auto",
+    classes: Sequence[str] | str | os.PathLike[str] | None = None,
+    split: str | None = None,
+    separator: str | None = None,
+    check_files: bool = True,
+    drop_repeats: bool = False,
+) -> Listing:
+    """Read a list of videos as `read_manifest` does, with what only a scan wants to know: the parts.
+
+    Args:
+        path: see `read_manifest`, as for the other arguments.
+        root: directory that relative paths start from.
+        format: "auto", or one of `FORMATS`.
+        classes: names by number, or a file with them.
+        split: a part, or "all".
+        separator: of a list's fields.
+        check_files: look which files are there.
+        drop_repeats: leave out a row that is listed again with the same label and in the same part, and
+            say so once; otherwise it is an error.
+
+    Raises:
+        ManifestError: see `read_manifest`.
+        ValueError: see `read_manifest`.
     """
     path = Path(path)
     if format != "auto" and format not in FORMATS:
@@ -106,31 +184,25 @@ def read_manifest(
         path, None if root is None else Path(root), _read_class_names(classes), split, separator, check_files
     )
     listing = FORMATS[format](request)
-    _check_duplicates(listing)
-    manifest = Manifest(
-        Records(
-            listing.paths,
-            listing.labels,
-            segments=listing.segments,
-            sources=TextColumn(np.zeros(len(listing.paths), dtype=np.int32), (listing.source,)),
-            lines=listing.lines,
-            groups=tuple((name, TextColumn.from_strings(column)) for name, column in listing.groups.items()),
-            missing=listing.missing,
-        ),
-        listing.classes,
-        listing.source if split is None else f"{listing.source} ({split})",
-    )
-    log.info("%s: %d videos of %d classes", manifest.origin, len(manifest), len(manifest.classes))
-    if manifest.missing:
-        first = int(np.argmax(listing.missing))
+    if not drop_repeats:
+        check_duplicates(listing)
+        return listing
+    kept = first_rows(listing)
+    return listing if len(kept) == len(listing.paths) else pick_rows(listing, kept)
+
+
+def _forget_found(listing: Listing, errors: list[str]) -> None:
+    """Files that a scan missed and that are there now are not known to be broken."""
+    found = [row for row, error in enumerate(errors) if error == MISSING and not listing.missing[row]]
+    for row in found:
+        errors[row] = ""
+    if found:
         log.warning(
-            "%s: %d of %d listed videos are not there (%s, ...)",
-            manifest.origin,
-            manifest.missing,
-            len(manifest),
-            listing.paths[first],
+            "%s: %d videos that the scan missed are there now (%s, ...). Scan them again to know more.",
+            listing.source,
+            len(found),
+            listing.paths[found[0]],
         )
-    return manifest
 
 
 def has_split(
@@ -241,7 +313,7 @@ def _find(name: str, *, source: str, only_videos: bool) -> list[VideoRecord]:
 def write_manifest(
     manifest: Manifest, path: str | os.PathLike[str], *, classes_path: str | os.PathLike[str] | None = None
 ) -> None:
-    """Write a csv that `read_manifest` reads: path, label, segments, groups.
+    """Write a csv that `read_manifest` reads: path, label, segments, groups, and what is known from a scan.
 
     Args:
         manifest: what to write. Labels are written as names.
@@ -258,6 +330,8 @@ def write_manifest(
     header = ["path", *(["label"] if with_labels else [])]
     header += [] if records.segments is None else ["start_seconds", "end_seconds"]
     header += [name for name, _ in records.groups]
+    is_scan = records.errors is not None or records.num_frames is not None
+    header += ["num_frames", "fps", "error"] if is_scan else []
     base = os.path.join(os.path.abspath(path.parent), "")
 
     def row(record: VideoRecord) -> list[str]:
@@ -267,7 +341,10 @@ def write_manifest(
             fields.append("" if record.label is None else manifest.classes[record.label])
         if records.segments is not None:
             fields += ["" if x is None else repr(x) for x in (record.start_seconds, record.end_seconds)]
-        return [*fields, *(value for _, value in record.groups)]
+        fields += [value for _, value in record.groups]
+        if is_scan:
+            fields += [*("" if x is None else repr(x) for x in (record.num_frames, record.fps)), record.error]
+        return fields
 
     write_table(path, [header, *(row(record) for record in records)])
     if classes_path is not None:
@@ -280,18 +357,3 @@ def _read_class_names(classes: Sequence[str] | str | os.PathLike[str] | None) ->
     if isinstance(classes, (str, os.PathLike)):
         return read_classes(classes)
     return check_classes(list(classes), origin="classes")
-
-
-def _check_duplicates(listing: Listing) -> None:
-    seen: dict[object, int] = {}
-    segments = listing.segments
-    for row, path in enumerate(listing.paths):
-        name = os.path.normpath(path) if "/." in path or "//" in path else path
-        key = name if segments is None else (name, *np.nan_to_num(segments[row], nan=-1.0).tolist())
-        first = seen.setdefault(key, row)
-        if first != row:
-            lines = listing.lines[[first, row]].tolist()
-            raise ManifestError(
-                f"{listing.source}:{lines[1]}: a video must be listed once, got {path!r} again, which line "
-                f"{lines[0]} has too. Remove one of the two."
-            )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from torch.utils.data import Sampler
+
+from video_gn.data.balance import occurrences
 
 
 class TrainSampler(Sampler[tuple[int, int]]):
@@ -22,6 +24,8 @@ class TrainSampler(Sampler[tuple[int, int]]):
         world_size: number of processes.
         start_epoch: epoch at which the first iteration begins; later ones are told by `set_epoch`.
         start_batch: batches of `start_epoch` that have been trained on already.
+        order: (seed, epoch) -> records of the epoch, int64 (num_records,), some perhaps several times; None for a
+            permutation.
     """
 
     def __init__(
@@ -34,7 +38,9 @@ class TrainSampler(Sampler[tuple[int, int]]):
         world_size: int = 1,
         start_epoch: int = 0,
         start_batch: int = 0,
+        order: Callable[[int, int], np.ndarray] | None = None,
     ) -> None:
+        self.order = order
         self.num_records = num_records
         self.batch_size = batch_size
         self.seed = seed
@@ -55,13 +61,19 @@ class TrainSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch = self.epoch
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.num_records)
+        if self.order is None:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.num_records)
+            epochs = np.full(self.num_records, epoch)
+        else:
+            order = self.order(self.seed, epoch)
+            # The same key gives the very same clip: a record's second time in an epoch bears another number.
+            epochs = epoch + (occurrences(order) << 32)
         per_step = self.batch_size * self.world_size
         first = self.start_batch if epoch == self.start_epoch else 0
         for batch in range(first, self.num_batches):
             start = batch * per_step + self.rank * self.batch_size
-            for record in order[start : start + self.batch_size]:
-                yield epoch, int(record)
+            for place in range(start, start + self.batch_size):
+                yield int(epochs[place]), int(order[place])
 
 
 class EvalSampler(Sampler[int]):

@@ -28,15 +28,23 @@ def _open_decord(path: str, *, num_threads: int) -> VideoReader:
     return DecordReader(path, num_threads=num_threads)
 
 
+def _open_torchcodec(path: str, *, num_threads: int, device: str = "cpu") -> VideoReader:
+    from video_gn.decoding._torchcodec import TorchCodecReader
+
+    return TorchCodecReader(path, num_threads=num_threads, device=device)
+
+
 # name: (opener, module that it needs, package that brings the module)
 BACKENDS: dict[str, tuple[Callable[..., VideoReader], str, str]] = {
     "pyav": (_open_pyav, "av", "av"),
     "decord": (_open_decord, "decord", "decord2"),
+    "torchcodec": (_open_torchcodec, "torchcodec", "video-gn[torchcodec]"),
 }
 # What "auto" takes. PyAV is right about every file that FFmpeg reads, and also the faster one: it converts no
 # frame that is not asked for, leaves out pictures that no other one refers to, and starts over only where that
 # shortens the way. decord needs PyAV to know whether it can be trusted, so it is no way out without PyAV.
 _AUTO = "pyav"
+_WITH_DEVICE = ("torchcodec",)
 _announced: set[str] = set()
 
 
@@ -62,7 +70,9 @@ def choose_backend(backend: str = "auto") -> str:
     return name
 
 
-def open_video(path: str | PathLike[str], backend: str = "auto", *, num_threads: int = 1) -> VideoReader:
+def open_video(
+    path: str | PathLike[str], backend: str = "auto", *, num_threads: int = 1, device: str = "cpu"
+) -> VideoReader:
     """Open a video for reading frames by index; use it in a `with` statement, in the process that opens it.
 
     Args:
@@ -70,13 +80,14 @@ def open_video(path: str | PathLike[str], backend: str = "auto", *, num_threads:
         backend: "auto" takes the fastest back end that is right for the file; a back end asked for by name
             gives the same frames or raises, and is never replaced by another.
         num_threads: decoding threads. Data loaders decode in many workers, with one thread each.
+        device: where frames are decoded and left: "cpu", or "cuda" with backend="torchcodec".
 
     Returns:
         A reader.
 
     Raises:
-        ValueError: for an unknown back end or a thread count below 1.
-        ImportError: where the back end's package is not installed.
+        ValueError: for an unknown back end, a thread count below 1, or a device that the back end does not have.
+        ImportError: where the back end's package, or FFmpeg's libraries that it needs, are not installed.
         DecodeError: for what is missing, a directory, empty, not a video, without a video stream, or without
             a frame that decodes; and where a back end asked for by name cannot be relied on.
     """
@@ -84,8 +95,16 @@ def open_video(path: str | PathLike[str], backend: str = "auto", *, num_threads:
     if num_threads < 1:
         raise ValueError(f"num_threads must be at least 1, got {num_threads!r}. Use 1 inside data loader workers.")
     opener, module, package = BACKENDS[name]
+    options: dict[str, str] = {}
+    if device != "cpu":
+        if name not in _WITH_DEVICE:
+            raise ValueError(
+                f"device must be 'cpu' with the back end {name!r}, got {device!r}. "
+                f"Only {', '.join(_WITH_DEVICE)} decodes elsewhere: name it as the backend."
+            )
+        options["device"] = device
     try:
-        return opener(fsdecode(path), num_threads=num_threads)
+        return opener(fsdecode(path), num_threads=num_threads, **options)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != module:
             raise

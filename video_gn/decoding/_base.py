@@ -48,7 +48,8 @@ class VideoReader(Protocol):
             ValueError: for no indices, or indices that are not a row of integers.
             FrameCountError: where fewer frames decode than the packets promised. `info.num_frames` and
                 `frame_seconds` are right from then on: draw the indices again from them, once.
-            DecodeError: where the video cannot be decoded.
+            DecodeError: where the video cannot be decoded, or gives no data for a minute (with PyAV; the
+                environment variable VIDEO_GN_DECODE_TIMEOUT_SECONDS sets another time).
         """
         ...
 

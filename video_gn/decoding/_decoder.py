@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from itertools import chain
 
@@ -12,7 +13,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from video_gn.decoding._probe import PacketTable, open_stream, packets_of, read_table
+from video_gn.decoding._probe import PacketTable, late, limit_of, open_stream, packets_of, read_table
 from video_gn.errors import DecodeError
 
 _logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class PacketDecoder:
         self._packets: Iterator[Packet] = iter(())
         self._skips = False
         self._last: list[VideoFrame] = []
+        self._fruitless_seconds = 0.0
         self._container, self._stream = open_stream(path, num_threads=num_threads)
         try:
             self.codec = self._stream.codec_context.codec.canonical_name
@@ -69,6 +71,7 @@ class PacketDecoder:
         self.next_row = row
         self.is_at_end = False
         self.is_damaged = False
+        self._fruitless_seconds = 0.0
         self._set_skipping(False)
 
     def seek(self, row: int) -> bool:
@@ -80,15 +83,16 @@ class PacketDecoder:
             False where the packet could not be found this way; the decoder then stands nowhere.
         """
         table = self.table
+        self._packets = iter(())
         # mov's index goes by decoding time, that of other containers by presentation time; try both.
         times = [int(table.dts[row]), int(table.pts[row])]
         if "mov" not in self._container.format.name:
             times.reverse()
-        for time in times:
-            if time == np.iinfo(np.int64).min:
+        for start in times:
+            if start == np.iinfo(np.int64).min:
                 continue
             try:
-                self._container.seek(time, stream=self._stream)
+                self._container.seek(start, stream=self._stream)
             except av.error.FFmpegError:
                 continue
             packets = packets_of(self.path, self._container, self._stream)
@@ -97,10 +101,12 @@ class PacketDecoder:
                 continue
             found = np.flatnonzero((table.pts == packet.pts) & (table.sizes == packet.size))
             if len(found) != 1 or found[0] > row:
+                packets.close()
                 continue
             for _ in range(row - int(found[0])):
                 packet = next(packets, None)
             if packet is None or (packet.pts, packet.size) != (table.pts[row], table.sizes[row]):
+                packets.close()
                 continue
             self._stream.codec_context.flush_buffers()
             self._stand(chain([packet], packets), row)
@@ -121,14 +127,28 @@ class PacketDecoder:
             skip_unreferenced: leave the packet's picture out if no other one refers to it.
 
         Raises:
-            DecodeError: where the file cannot be read on.
+            DecodeError: where the file cannot be read on, or keeps the decoder busy for the container's
+                `read_timeout` without a frame. (One packet's decoding cannot be interrupted.)
         """
+        began = time.monotonic()
         packet = next(self._packets, None)
         if packet is None:
             self.is_at_end = True
         else:
             self.next_row += 1
             self._set_skipping(skip_unreferenced)
+        frames = self._decode(packet)
+        if frames or skip_unreferenced:
+            self._fruitless_seconds = 0.0
+            return frames
+        # The time between two calls is the caller's own.
+        self._fruitless_seconds += time.monotonic() - began
+        limit = limit_of(self._container)
+        if self._fruitless_seconds > limit:
+            raise late(self.path, limit, "while decoding: packets come, but no frame")
+        return frames
+
+    def _decode(self, packet: Packet | None) -> list[VideoFrame]:
         try:
             frames: list[VideoFrame] = self._stream.codec_context.decode(packet)
         except av.error.FFmpegError:

@@ -8,6 +8,7 @@ it, so that its frames are PyAV's frames.
 from __future__ import annotations
 
 import importlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +20,7 @@ from video_gn.clips import VideoInfo
 from video_gn.decoding._base import ReaderBase, check_indices, group_repeats
 from video_gn.decoding._decoder import PacketDecoder
 from video_gn.decoding._pyav import PyAVReader
+from video_gn.decoding._shards import is_member, read_member
 from video_gn.errors import DecodeError
 
 # Formats whose conversion to RGB is the same in both, bit for bit (all of FFmpeg's fast path).
@@ -53,8 +55,8 @@ class DecordReader(ReaderBase):
         try:
             # The tolerance is as near to "no frame made up" as decord takes.
             # An absolute path keeps FFmpeg from taking "a:b.mp4" for a protocol.
-            full = str(Path(path).absolute())
-            self._reader: Any = self._decord.VideoReader(full, num_threads=num_threads, fault_tol=1e-9)
+            source = io.BytesIO(read_member(path)) if is_member(path) else str(Path(path).absolute())
+            self._reader: Any = self._decord.VideoReader(source, num_threads=num_threads, fault_tol=1e-9)
         except self._errors as error:
             self._refuse(f"it cannot open the file ({_last_line(error)})", error)
         if len(self._reader) != self._info.num_frames:

@@ -1,10 +1,25 @@
-"""Open a file with PyAV and list its video packets, without decoding: counts, times, places to start from."""
+"""Open a file with PyAV and list its video packets, without decoding: counts, times, places to start from.
+
+No file may keep a worker waiting for ever. VIDEO_GN_DECODE_TIMEOUT_SECONDS (60) bounds, each for itself:
+
+- looking at the file, opening it and reading its first bytes, which a thread does that is given up in time. A
+  stale mount shows itself here: each such file costs the wait once, and a thread that stays asleep.
+- FFmpeg's opening, and its reading of each packet, through its interrupt callback.
+- packets without content, one after the other.
+
+What cannot be bounded: FFmpeg asks its callback before each system call, so one read of a mount that dies between
+two packets waits in the kernel as long as the kernel lets it (mount NFS with `soft`), as does PyAV's seeking.
+"""
 
 from __future__ import annotations
 
 import errno
+import math
 import os
-from collections.abc import Iterator
+import stat
+import threading
+import time
+from collections.abc import Generator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,10 +32,18 @@ from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
 from video_gn.decoding._bitstream import PacketFacts, make_inspector
-from video_gn.errors import DecodeError
+from video_gn.decoding._shards import PROTOCOLS, is_member, member_url
+from video_gn.errors import ConfigError, DecodeError
 
+_TIMEOUT_VARIABLE = "VIDEO_GN_DECODE_TIMEOUT_SECONDS"
+# Generous: a network file system that is merely busy answers within seconds.
+_TIMEOUT_SECONDS = 60.0
+# Up to this share of a file's frames, damaged packets promise none.
+_MAX_TORN_SHARE = 0.05
+# What the first look at a file reads.
+_HEAD_BYTES = 4096
 # A playlist with a video's name must not make FFmpeg open other files or the network.
-_OPTIONS = {"protocol_whitelist": "file"}
+_OPTIONS = {"protocol_whitelist": PROTOCOLS}
 _NO_TIME = np.iinfo(np.int64).min
 
 
@@ -72,12 +95,17 @@ def open_stream(path: str, *, num_threads: int = 1) -> tuple[InputContainer, Vid
         num_threads: for decoding.
 
     Raises:
-        DecodeError: for what is missing, empty, a directory, not a video, or holds no video.
+        ConfigError: see `timeout_seconds`.
+        DecodeError: for what is missing, empty, a directory, not a video, holds no video, or keeps one waiting.
     """
-    _check_file(path)
+    limit = timeout_seconds()
+    _check_within(path, limit)
+    # "file:" keeps FFmpeg from taking "a:b.mp4" for a protocol.
+    url = member_url(path) if is_member(path) else f"file:{path}"
     try:
-        # "file:" keeps FFmpeg from taking "a:b.mp4" for a protocol.
-        container = av.open(f"file:{path}", mode="r", options=_OPTIONS, metadata_errors="ignore")
+        container = av.open(url, mode="r", options=_OPTIONS, metadata_errors="ignore", timeout=(limit, limit))
+    except av.error.ExitError as error:
+        raise late(path, limit, "while opening it") from error
     except av.error.FFmpegError as error:
         raise DecodeError(path, f"not a video that FFmpeg can read ({describe(error)})") from error
     try:
@@ -91,7 +119,64 @@ def open_stream(path: str, *, num_threads: int = 1) -> tuple[InputContainer, Vid
     return container, stream
 
 
+def timeout_seconds() -> float:
+    """How long to wait for data, from VIDEO_GN_DECODE_TIMEOUT_SECONDS; data loader workers inherit it.
+
+    Raises:
+        ConfigError: where it is set to what is not a number of seconds.
+    """
+    text = os.environ.get(_TIMEOUT_VARIABLE)
+    if not text:
+        return _TIMEOUT_SECONDS
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= threading.TIMEOUT_MAX:
+        raise ConfigError(
+            f"{_TIMEOUT_VARIABLE} must be a number of seconds above 0, got {text!r}. "
+            f"Leave it unset for {_TIMEOUT_SECONDS:g}."
+        )
+    return seconds
+
+
+def limit_of(container: InputContainer) -> float:
+    """Seconds that an open file may take to give its next packet."""
+    return math.inf if container.read_timeout is None else float(container.read_timeout)
+
+
+def late(path: str, limit: float, when: str) -> DecodeError:
+    """The error for a file that keeps one waiting."""
+    return DecodeError(
+        path,
+        f"no data for {limit:g} seconds {when}. "
+        f"Look at the disk or mount it lies on, or set {_TIMEOUT_VARIABLE} to more",
+    )
+
+
+def _check_within(path: str, limit: float) -> None:
+    """`_check_file` in a thread, since nothing else gets away from a system call that does not return."""
+    errors: list[DecodeError] = []
+
+    def work() -> None:
+        try:
+            _check_file(path)
+        except DecodeError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work, name="video_gn: first look at a file", daemon=True)
+    thread.start()
+    thread.join(limit)
+    if thread.is_alive():
+        raise late(path, limit, "at the first look at it")
+    if errors:
+        raise errors[0]
+
+
 def _check_file(path: str) -> None:
+    if is_member(path):
+        member_url(path)  # looks at the shard, and at the member's header
+        return
     try:
         status = Path(path).stat()
     except OSError as error:
@@ -100,14 +185,19 @@ def _check_file(path: str) -> None:
         raise DecodeError(path, f"cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise DecodeError(path, f"cannot be read ({error})") from error
-    if Path(path).is_dir():
+    if stat.S_ISDIR(status.st_mode):
         raise DecodeError(path, "a directory, not a video file")
-    if not Path(path).is_file():
+    if not stat.S_ISREG(status.st_mode):
         raise DecodeError(path, "a pipe or device, not a video file")
     if status.st_size == 0:
         raise DecodeError(path, "the file is empty (0 bytes)")
     if not os.access(path, os.R_OK):
         raise DecodeError(path, "cannot be read (Permission denied)")
+    try:
+        with Path(path).open("rb", buffering=0) as file:
+            file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise DecodeError(path, f"cannot be read ({error.strerror})") from error
 
 
 def _video_streams(container: InputContainer) -> list[VideoStream]:
@@ -133,19 +223,27 @@ def describe(error: av.error.FFmpegError) -> str:
     return error.strerror or type(error).__name__
 
 
-def packets_of(path: str, container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
+def packets_of(path: str, container: InputContainer, stream: VideoStream) -> Generator[Packet, None, None]:
     """The stream's packets from where the file stands, empty ones left out.
 
-    A container that breaks off ends here; a file system that fails does not.
+    A container that breaks off ends here; a file system that fails does not. Close what is left of it before
+    seeking or asking for packets again: PyAV keeps one clock for a container.
 
     Raises:
-        DecodeError: where the file cannot be read on.
+        DecodeError: where the file cannot be read on, or nothing comes for the container's `read_timeout`.
     """
+    since = time.monotonic()
     try:
         for packet in container.demux(stream):
             if packet.size:
                 yield packet
+                since = time.monotonic()
+            # The last packet is always an empty one: some demuxers take an interrupt for the end.
+            elif time.monotonic() - since > limit_of(container):
+                raise late(path, limit_of(container), "while reading its packets")
     except av.error.FFmpegError as error:
+        if isinstance(error, av.error.ExitError):
+            raise late(path, limit_of(container), "while reading its packets") from error
         if isinstance(error, OSError):
             raise DecodeError(path, f"reading failed ({describe(error)})") from error
 
@@ -184,8 +282,7 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
     is_key, is_corrupt, is_discard = columns[4:].astype(bool)
     num_shown, num_pictures = np.array([fact[:2] for fact in facts], dtype=np.int64).T
     is_packed = bool((num_pictures > 1).any())
-    is_shown = _count_packed(num_shown) if is_packed else num_shown > 0
-    is_shown &= ~is_corrupt & ~is_discard
+    is_shown = _leave_out_torn((_count_packed(num_shown) if is_packed else num_shown > 0) & ~is_discard, is_corrupt)
     has_b = any(fact.has_b_picture for fact in facts) if codec == "mpeg4" else bool(stream.codec_context.has_b_frames)
     doubt = _find_doubt(
         pts[is_shown],
@@ -214,6 +311,16 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
         and bool(shown[0] != _NO_TIME and (np.diff(shown) > 0).all()),
         num_video_streams=len(_video_streams(container)),
     )
+
+
+def _leave_out_torn(is_shown: np.ndarray, is_corrupt: np.ndarray) -> np.ndarray:
+    """Which packets promise a frame where some are damaged.
+
+    A torn picture, often the last one of a file that was cut, may decode in part. Nobody misses one of many, but
+    among a few they are promised too.
+    """
+    is_torn = is_shown & is_corrupt
+    return is_shown & ~is_torn if is_torn.sum() <= _MAX_TORN_SHARE * is_shown.sum() else is_shown
 
 
 def _count_packed(num_shown: np.ndarray) -> np.ndarray:

@@ -49,7 +49,7 @@ class PyAVReader(ReaderBase):
         num_threads: decoding threads; 1 is best where several workers decode.
 
     Raises:
-        DecodeError: for what cannot be opened, or holds no frame.
+        DecodeError: for what cannot be opened, holds no frame, or keeps one waiting (see `_probe`).
     """
 
     def __init__(self, path: str, *, num_threads: int = 1) -> None:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 import video_gn
 from video_gn.checkpoint import KEY
 from video_gn.clips import ClipBatch, Failure
+from video_gn.data.mixing import Mixing, mixing_rng
 from video_gn.errors import CheckpointError, RunError
 from video_gn.metrics import MultiViewAccuracy
 from video_gn.models.norms import is_norm
@@ -46,6 +47,7 @@ class VideoClassifier(LightningModule):
             (Non-local Networks' code).
         std: of pixels in [0, 1], RGB; None as for the mean, or 0.225.
         views_per_forward: views of a test video that go through the network at a time.
+        mixing: mixup, cutmix and label smoothing of training batches; off by default.
     """
 
     mean: torch.Tensor
@@ -62,8 +64,10 @@ class VideoClassifier(LightningModule):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         views_per_forward: int = 10,
+        mixing: Mixing = Mixing(),  # noqa: B008
     ) -> None:
         super().__init__()
+        self.mixing = mixing
         if views_per_forward < 1:
             raise ValueError(f"views_per_forward must be at least 1, got {views_per_forward}")
         self.input_is_told = mean is not None, std is not None
@@ -197,19 +201,26 @@ class VideoClassifier(LightningModule):
 
     def on_train_batch_start(self, batch: ClipBatch, batch_idx: int) -> None:
         """Seed the random state (dropout) from the step alone, so that a resumed run draws the same."""
-        seed = getattr(getattr(self.trainer, "datamodule", None), "seed", 0)
-        batches = self.trainer.current_epoch * int(self.trainer.num_training_batches) + batch_idx
+        seed, batches = self._seed_and_batches(batch_idx)
         entropy = np.random.SeedSequence([seed, batches, self.global_rank]).generate_state(2)
         torch.manual_seed(int(entropy[0]))
         np.random.seed(int(entropy[1]))
         random.seed(int(entropy[1]))
 
+    def _seed_and_batches(self, batch_idx: int) -> tuple[int, int]:
+        seed = getattr(getattr(self.trainer, "datamodule", None), "seed", 0)
+        return seed, self.trainer.current_epoch * int(self.trainer.num_training_batches) + batch_idx
+
     def training_step(self, batch: ClipBatch, batch_idx: int) -> torch.Tensor:
         """Mean cross entropy of the batch's clips."""
         frames_NTCHW = batch.frames_NKTCHW.flatten(0, 1)
         labels = batch.labels.repeat_interleave(batch.frames_NKTCHW.shape[1])
-        logits_NY = self.net(normalize_clips(frames_NTCHW, self.mean, self.std))
-        loss = F.cross_entropy(logits_NY, labels)
+        x_NCTHW, targets = normalize_clips(frames_NTCHW, self.mean, self.std), labels
+        if self.mixing.has_soft_targets:
+            rng = mixing_rng(*self._seed_and_batches(batch_idx), self.global_rank)
+            params = self.mixing.draw(rng, *x_NCTHW.shape[3:])
+            x_NCTHW, targets = self.mixing.apply(x_NCTHW, labels, self.net.num_classes, params)
+        loss = F.cross_entropy(self.net(x_NCTHW), targets)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         self.log("lr", self._lr(), batch_size=len(batch))
         return loss

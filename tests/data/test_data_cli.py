@@ -1,0 +1,79 @@
+"""`video-gn data scan | prepare`, and trainings over what they write."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from runs import TINY, run
+
+
+@pytest.fixture
+def broken(tiny_videos, tmp_path):
+    """The tiny videos, two of them broken, and a list of them that has one more."""
+    videos = tmp_path / "videos"
+    shutil.copytree(tiny_videos, videos)
+    (videos / "one/00.mp4").write_text("<html>")
+    (videos / "two/01.mp4").write_bytes(b"")
+    rows = [f"videos/{p.parent.name}/{p.name} {p.parent.name}" for p in sorted(videos.rglob("*.mp4"))]
+    (tmp_path / "list.txt").write_text("\n".join([*rows, "videos/two/gone.mp4 two"]) + "\n")
+    return tmp_path
+
+
+def weights(run_dir):
+    return torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_broken_files_never_reach_an_epoch_and_are_counted_in_a_test(broken, ending):
+    status, printed = run(["data", "scan", "list.txt", f"--output=scan.{ending}", "--num_workers=1"], broken)
+    assert status == 3, printed
+    assert "31" in printed and "28" in printed
+    words = [*TINY, f"--data.train=scan.{ending}", "--data.split.val_fraction=0.3", f"--run_dir={broken / 'run'}"]
+    status, printed = run(["fit", *words, "--trainer.max_epochs=2", "--data.max_broken_fraction=0"], broken)
+    assert status == 0, printed
+    assert "a scan found broken are left out of training" in printed or "broken" in printed
+    assert "could not be read (" not in printed, "no worker has met one"
+    assert not (broken / "run/failures.csv").exists()
+    status, printed = run(["test", *words, f"--data.test=scan.{ending}", "--data.views.num_clips=2"], broken)
+    assert status == 3, printed
+    metrics = json.loads((broken / "run/test/metrics.json").read_text())
+    assert (metrics["num_videos"], metrics["num_failed"]) == (31, 3)
+    reasons = {Path(f["path"]).name: f["reason"] for f in metrics["failed"]}
+    assert set(reasons) == {"00.mp4", "01.mp4", "gone.mp4"}
+    assert "missing" in reasons["gone.mp4"]
+
+
+def test_a_training_over_shards_is_the_one_over_loose_files(tiny_videos, tmp_path):
+    shutil.copytree(tiny_videos, tmp_path / "videos")
+    status, printed = run(["data", "prepare", "videos", "shards", "--copy", "--shards=7"], tmp_path)
+    assert status == 0, printed
+    assert len(list((tmp_path / "shards").glob("*.tar"))) == 5
+    words = ["--trainer.max_epochs=2", "--trainer.limit_val_batches=1"]
+    for name, data in (("loose", "videos"), ("packed", "shards/videos.csv")):
+        status, printed = run(["fit", *TINY, *words, f"--data.train={data}", f"--run_dir={tmp_path / name}"], tmp_path)
+        assert status == 0, printed
+    one, two = weights(tmp_path / "loose"), weights(tmp_path / "packed")
+    assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_prepared_videos_train_and_what_failed_is_named(broken):
+    words = ["data", "prepare", "list.txt", "made", "--num_workers=1", "--short_side_px=32"]
+    status, printed = run(words, broken)
+    assert status == 3, printed
+    with (broken / "made/failed.csv").open() as file:
+        assert sorted(Path(r["path"]).name for r in csv.DictReader(file)) == ["00.mp4", "01.mp4", "gone.mp4"]
+    fit = ["fit", *TINY, "--data.train=made/manifest.csv", f"--run_dir={broken / 'run'}", "--trainer.max_epochs=1"]
+    status, printed = run(fit, broken)
+    assert status == 0, printed
+    assert "28 videos of 3 classes" in printed
+    status, printed = run(words, broken)
+    assert "0 of them new" in printed
+
+
+def test_copy_asks_for_a_number(tiny_videos, tmp_path):
+    status, printed = run(["data", "prepare", tiny_videos, "out", "--copy"], tmp_path)
+    assert status == 2
+    assert "--copy packs files as they are: say how many go into a tar file with --shards" in printed

@@ -1,0 +1,259 @@
+"""Finds files inside tar shards: `train-000000.tar::0001.mp4` is the member `0001.mp4` of a tar.
+
+Where the members of a shard lie is read once and kept beside it (`train-000000.tar.idx`), so that a random
+member costs a look into an array and one block, its own header, which is held against the index: a shard
+that was replaced or damaged does not pass for the old one.
+"""
+
+# os.path, not pathlib: this is done for each video that is opened.
+# ruff: noqa: PTH123
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import stat
+import struct
+import tarfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from video_gn.errors import DecodeError
+
+log = logging.getLogger(__name__)
+
+INDEX_SUFFIX = ".idx"
+# Between a shard and its member. Two colons end no ordinary file name, and a tar is no folder.
+SEPARATOR = "::"
+_MARK = f".tar{SEPARATOR}"
+_MAGIC = b"video-gn tar index 1\n"
+_HEAD = struct.Struct("<QQ")  # bytes of the tar, number of members
+_BLOCK = tarfile.BLOCKSIZE
+_COLUMNS = np.dtype([("name", "<u8"), ("offset", "<u8"), ("size", "<u8"), ("header", "<u4")])
+
+
+class Member(NamedTuple):
+    """Where a member's bytes lie.
+
+    Args:
+        tar_path: of the shard.
+        offset: of the first byte, counted from the shard's first.
+        size: bytes.
+    """
+
+    tar_path: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TarIndex:
+    """The members of a shard, 28 bytes each: 240,000 of them in every worker are no burden.
+
+    Args:
+        rows: sorted by name: a hash of the name, where the bytes lie, and a checksum of the header.
+        num_bytes: of the tar.
+        damage: what is wrong with the tar, where something is.
+    """
+
+    rows: np.ndarray
+    num_bytes: int
+    damage: str | None = None
+
+    def find(self, name: str) -> tuple[int, int, int] | None:
+        """(offset, size, checksum of the header) of a member, or None."""
+        key = np.uint64(_hash(name))
+        place = int(np.searchsorted(self.rows["name"], key))
+        if place == len(self.rows) or self.rows["name"][place] != key:
+            return None
+        row = self.rows[place]
+        return int(row["offset"]), int(row["size"]), int(row["header"])
+
+
+_indices: dict[str, tuple[tuple[int, int, int], TarIndex]] = {}
+
+
+def is_member(path: str) -> bool:
+    """Whether a path has the form `SHARD.tar::MEMBER`."""
+    return _MARK in path
+
+
+def split_path(path: str) -> tuple[str, str]:
+    """`SHARD.tar::MEMBER` -> (shard, member).
+
+    Raises:
+        ValueError: for a path of another form.
+    """
+    shard, mark, member = path.partition(_MARK)
+    if not mark or not member:
+        raise ValueError(f"path must be SHARD.tar{SEPARATOR}MEMBER, got {path!r}.")
+    return f"{shard}.tar", member
+
+
+def join_path(tar_path: str | os.PathLike[str], member: str) -> str:
+    """The path of a shard's member."""
+    return f"{os.fspath(tar_path)}{SEPARATOR}{member}"
+
+
+def locate(path: str) -> Member:
+    """Find a member of a shard; the shard's index is read once in a process.
+
+    Args:
+        path: `SHARD.tar::MEMBER`.
+
+    Raises:
+        DecodeError: names shard and member: no such shard or member, a shard that is cut off or is not what
+            its index says, or a file that has this very name.
+        ValueError: for a path of another form.
+    """
+    tar_path, name = split_path(path)
+    if os.path.lexists(path):
+        raise DecodeError(
+            path, f"a file of this very name is there, and it may mean {name!r} in {tar_path} too. Rename the file"
+        )
+    index = _index_of(path, tar_path)
+    found = index.find(name)
+    if found is None:
+        raise DecodeError(path, f"the shard has no member {name!r}{f' ({index.damage})' if index.damage else ''}")
+    offset, size, checksum = found
+    if offset + size > index.num_bytes:
+        there = max(0, index.num_bytes - offset)
+        raise DecodeError(path, f"the shard is cut off: {there} of the member's {size} bytes are there")
+    try:
+        with open(tar_path, "rb", buffering=0) as file:
+            header = os.pread(file.fileno(), _BLOCK, offset - _BLOCK)
+    except OSError as error:
+        raise DecodeError(path, f"the shard cannot be read ({error.strerror})") from error
+    if zlib.crc32(header) != checksum:
+        raise DecodeError(
+            path,
+            f"the shard is damaged, or was replaced: what lies before byte {offset} is not the member's header. "
+            f"Remove {tar_path}{INDEX_SUFFIX}, or make the shard again",
+        )
+    return Member(tar_path, offset, size)
+
+
+def exists(path: str) -> bool:
+    """Whether a shard has this member, for lists; a shard that cannot be read has none."""
+    try:
+        tar_path, name = split_path(path)
+        return _index_of(path, tar_path).find(name) is not None
+    except (DecodeError, ValueError):
+        return False
+
+
+def _index_of(path: str, tar_path: str) -> TarIndex:
+    try:
+        status = os.stat(tar_path)  # noqa: PTH116
+    except OSError as error:
+        missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
+        reason = "is missing" if missing else f"cannot be read ({error.strerror})"
+        raise DecodeError(path, f"the shard {reason}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise DecodeError(path, "the shard is a directory, pipe or device, not a tar file")
+    key = (status.st_size, status.st_mtime_ns, status.st_ino)
+    known = _indices.get(tar_path)
+    if known is not None and known[0] == key:
+        return known[1]
+    try:
+        index = read_index(tar_path)
+    except OSError as error:
+        raise DecodeError(path, f"the shard cannot be read ({error.strerror})") from error
+    _indices[tar_path] = (key, index)
+    return index
+
+
+def read_index(tar_path: str | os.PathLike[str]) -> TarIndex:
+    """The members of a shard: from the file beside it, or where that is absent or stale, from the shard.
+
+    A whole shard's index is then written beside it, if the directory allows that.
+
+    Raises:
+        OSError: where the shard cannot be read.
+    """
+    tar_path = Path(tar_path)
+    beside = tar_path.with_name(tar_path.name + INDEX_SUFFIX)
+    status = tar_path.stat()
+    try:
+        if beside.stat().st_mtime_ns >= status.st_mtime_ns:
+            index = _parse(beside.read_bytes())
+            if index is not None and index.num_bytes == status.st_size:
+                return index
+        log.debug("%s is stale", beside)
+    except OSError:
+        pass  # none is there: the shard says it all
+    index = build_index(tar_path)
+    if index.damage:
+        log.warning("%s: %s", tar_path, index.damage)
+        return index
+    try:
+        write_index(tar_path, index)
+    except OSError as error:
+        log.debug("%s cannot be written: %s", beside, error.strerror)  # a data set may be read-only
+    return index
+
+
+def build_index(tar_path: str | os.PathLike[str]) -> TarIndex:
+    """Go through the headers of a shard; of one that is cut off, as far as it goes.
+
+    Raises:
+        OSError: where the shard cannot be read.
+    """
+    found: dict[str, tuple[int, int, int]] = {}
+    damage = None
+    with open(tar_path, "rb") as file:
+        num_bytes = os.fstat(file.fileno()).st_size
+        end = 0
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                while (info := tar.next()) is not None:
+                    tar.members = []  # type: ignore[attr-defined]  # tarfile would keep all of them
+                    end = info.offset_data + -(-info.size // _BLOCK) * _BLOCK
+                    if info.isreg() and not info.issparse():
+                        header = os.pread(file.fileno(), _BLOCK, info.offset_data - _BLOCK)
+                        found[info.name] = (info.offset_data, info.size, zlib.crc32(header))
+        except tarfile.TarError as error:
+            damage = f"the shard is damaged or no tar: {error}"
+        tail = os.pread(file.fileno(), 2 * _BLOCK, end)
+        if damage is None and tail != bytes(2 * _BLOCK):
+            damage = f"the shard is cut off or damaged at byte {end}"
+    rows = np.array([(_hash(name), *place) for name, place in found.items()], dtype=_COLUMNS)
+    return TarIndex(np.sort(rows, order="name"), num_bytes, damage)
+
+
+def write_index(tar_path: str | os.PathLike[str], index: TarIndex) -> None:
+    """Write a shard's index beside it, whole or not at all.
+
+    Raises:
+        OSError: where it cannot be written.
+    """
+    tar_path = Path(tar_path)
+    content = _MAGIC + _HEAD.pack(index.num_bytes, len(index.rows)) + index.rows.tobytes()
+    partial = tar_path.with_name(f".{tar_path.name}{INDEX_SUFFIX}.{os.getpid()}.tmp")
+    try:
+        partial.write_bytes(content + struct.pack("<I", zlib.crc32(content)))
+        partial.replace(tar_path.with_name(tar_path.name + INDEX_SUFFIX))
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _parse(data: bytes) -> TarIndex | None:
+    """An index as it lies on disk; None for anything else."""
+    start = len(_MAGIC) + _HEAD.size
+    if len(data) < start + 4 or not data.startswith(_MAGIC):
+        return None
+    content, checksum = data[:-4], struct.unpack("<I", data[-4:])[0]
+    num_bytes, count = _HEAD.unpack_from(content, len(_MAGIC))
+    if zlib.crc32(content) != checksum or len(content) != start + count * _COLUMNS.itemsize:
+        return None
+    return TarIndex(np.frombuffer(content, dtype=_COLUMNS, offset=start), num_bytes)
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")

@@ -1,0 +1,331 @@
+"""Stronger augmentation of training clips, each part off until it is asked for.
+
+Shape letters: T frames, C channels, H, W; h, w after the crop.
+
+As in `transforms`, a part is drawn from a numpy Generator and then applied to uint8 frames, to all of
+them alike: a video that stands still stays still. Frames keep the memory order T, H, W, C. What depends
+on a frame's pixels (contrast, autocontrast, equalize) depends on that frame alone, as in the sources, so
+that a clip may come in parts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from video_gn.data import _pixels
+from video_gn.data._draws import BoxDraw, between, check_clip, check_probability, check_range, check_rng, check_size
+from video_gn.data._erasing import ErasingParams, RandomErasing
+from video_gn.data._rand_augment import RandAugment, RandAugmentParams
+from video_gn.data.transforms import CropParams, TrainTransform, _check_frames, _length, _resize
+
+__all__ = [
+    "AugmentParams",
+    "Augmentation",
+    "ColorJitter",
+    "ColorJitterParams",
+    "ErasingParams",
+    "RandAugment",
+    "RandAugmentParams",
+    "RandomErasing",
+    "RandomGreyscale",
+    "RandomResizedCrop",
+    "ResizedCropParams",
+]
+
+
+@dataclass(frozen=True)
+class ResizedCropParams:
+    """What one draw of `RandomResizedCrop` does to every frame of a clip.
+
+    Args:
+        height: px, of the frames that it was drawn for.
+        width: px, of the frames that it was drawn for.
+        top: px, first row of the box in the frame.
+        left: px, first column of the box in the frame.
+        box_height: px.
+        box_width: px.
+        crop_size: px, side of the square that the box is resized to.
+        flip: mirror left to right.
+    """
+
+    height: int
+    width: int
+    top: int
+    left: int
+    box_height: int
+    box_width: int
+    crop_size: int
+    flip: bool
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop:
+    """A box of random area, aspect ratio and place, resized to a square, and a random flip.
+
+    It stands in the place of `TrainTransform`. A draw takes 23 numbers from the generator whatever the size.
+
+    Args:
+        crop_size: px, side of the result.
+        scale: closed range of the box's part of the frame's area, in (0, 1].
+        ratio: range of width / height, log-uniform.
+        flip: probability of a horizontal flip; 0 where a class has a direction.
+
+    Raises:
+        ValueError: for an empty range, or a number out of its own.
+        TypeError: for a length that is no integer.
+    Source: torchvision's RandomResizedCrop: up to ten boxes are drawn until one fits, else the largest
+        one in the middle whose ratio is allowed.
+    """
+
+    crop_size: int = 224
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+
+    def __post_init__(self) -> None:
+        _length("crop_size", self.crop_size)
+        object.__setattr__(self, "scale", check_range("scale", self.scale, highest=1))
+        object.__setattr__(self, "ratio", check_range("ratio", self.ratio))
+        check_probability("flip", self.flip)
+
+    def draw(self, rng: np.random.Generator, height: int, width: int) -> ResizedCropParams:
+        """Draw what to do with a video; nothing has to be decoded for it.
+
+        Args:
+            rng: gives ten areas and ratios, then the place, then the flip.
+            height: px, of the video's frames.
+            width: px, of the video's frames.
+
+        Raises:
+            ValueError: for a length below 1.
+            TypeError: for a length that is no integer, or an `rng` that is no numpy Generator.
+        """
+        check_rng(rng)
+        height, width = _length("height", height), _length("width", width)
+        boxes = BoxDraw.of(rng)
+        is_flipped = bool(rng.random() < self.flip)
+        # A box of ratio width / height is one of height / width, lying on its side.
+        box = boxes.find(width, height, scale=self.scale, ratio=self.ratio, whole=True)
+        place = self._middle(height, width) if box is None else (box[1], box[0], box[3], box[2])
+        return ResizedCropParams(height, width, *place, self.crop_size, is_flipped)
+
+    def _middle(self, height: int, width: int) -> tuple[int, int, int, int]:
+        low, high = self.ratio
+        # At least a pixel, where a picture is hundreds of times longer than it is wide.
+        h = min(height, max(1, round(width / low)))
+        w = min(width, max(1, round(height * high)))
+        return (height - h) // 2, (width - w) // 2, h, w
+
+    def apply(self, frames_THWC: torch.Tensor, params: ResizedCropParams) -> torch.Tensor:
+        """Transform frames; a clip may come in parts, each with the same `params`.
+
+        Args:
+            frames_THWC: uint8, of the size that `params` was drawn for.
+            params: from `draw`.
+
+        Returns:
+            uint8 (T, C, crop_size, crop_size), memory order T, H, W, C.
+
+        Raises:
+            TypeError: for frames that are not uint8.
+            ValueError: for frames of another shape or size.
+        """
+        _check_frames(frames_THWC)
+        check_size(tuple(frames_THWC.shape[1:3]), (params.height, params.width))
+        box_THWC = frames_THWC.narrow(1, params.top, params.box_height).narrow(2, params.left, params.box_width)
+        # Without gaps between the rows: torch resizes such a picture in the order T, H, W, C.
+        out_THWC = _resize(box_THWC.contiguous(), params.crop_size, params.crop_size)
+        return (out_THWC.flip(2) if params.flip else out_THWC).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class ColorJitterParams:
+    """What one draw of `ColorJitter` does: (name, factor) in the order in which they are applied."""
+
+    changes: tuple[tuple[str, float], ...]
+
+
+_COLOR: dict[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
+    "brightness": _pixels.brightness,
+    "contrast": _pixels.contrast,
+    "saturation": _pixels.saturation,
+    "hue": _pixels.hue,
+}
+
+
+@dataclass(frozen=True)
+class ColorJitter:
+    """Random brightness, contrast, saturation and hue, in random order.
+
+    A draw takes five numbers and a permutation from the generator, whatever is on.
+
+    Args:
+        brightness: the factor is uniform in [max(0, 1 - brightness), 1 + brightness]; 0 is off.
+        contrast: the same.
+        saturation: the same.
+        hue: turns of the color circle, uniform in [-hue, hue]; at most 0.5; 0 is off.
+        probability: of a clip to be changed at all.
+
+    Raises:
+        ValueError: for a number out of its range.
+    Source: torchvision's ColorJitter.
+    """
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in _COLOR:
+            value = getattr(self, name)
+            if name == "hue" and not 0 <= value <= 0.5:
+                raise ValueError(f"hue must be in [0, 0.5], in turns of the color circle, got {value!r}")
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be 0 (off) or above and finite, got {value!r}")
+        check_probability("probability", self.probability)
+
+    def draw(self, rng: np.random.Generator) -> ColorJitterParams:
+        """Draw factors and their order.
+
+        Raises:
+            TypeError: for an `rng` that is no numpy Generator.
+        """
+        check_rng(rng)
+        u, order = rng.random(5).tolist(), rng.permutation(len(_COLOR)).tolist()
+        if not u[-1] < self.probability:
+            return ColorJitterParams(())
+        factors = {}
+        for name, u_factor in zip(_COLOR, u, strict=False):
+            strength = getattr(self, name)
+            middle = 0.0 if name == "hue" else 1.0
+            low = -strength if name == "hue" else max(0.0, 1 - strength)
+            if strength > 0:
+                factors[name] = between(u_factor, (low, middle + strength))
+        names = [name for name in (list(_COLOR)[i] for i in order) if name in factors]
+        return ColorJitterParams(tuple((name, factors[name]) for name in names))
+
+    def apply(self, frames_TCHW: torch.Tensor, params: ColorJitterParams) -> torch.Tensor:
+        """Change the colors of all frames alike: uint8 (T, 3, H, W) -> the same, memory order T, H, W, C."""
+        return _pixels.change_frames(
+            check_clip(frames_TCHW), [partial(_change_color, name=name, factor=f) for name, f in params.changes]
+        )
+
+
+def _change_color(x_CHW: torch.Tensor, *, name: str, factor: float) -> torch.Tensor:
+    return _COLOR[name](x_CHW, factor)
+
+
+@dataclass(frozen=True)
+class RandomGreyscale:
+    """All channels to the luma, with a probability.
+
+    Args:
+        probability: of a clip.
+
+    Raises:
+        ValueError: for a probability outside [0, 1].
+    Source: torchvision's RandomGrayscale.
+    """
+
+    probability: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_probability("probability", self.probability)
+
+    def draw(self, rng: np.random.Generator) -> bool:
+        """Whether this clip becomes grey; one number."""
+        check_rng(rng)
+        return bool(rng.random() < self.probability)
+
+    def apply(self, frames_TCHW: torch.Tensor, params: bool) -> torch.Tensor:
+        """Take the colors out: uint8 (T, 3, H, W) -> the same, memory order T, H, W, C."""
+        return _pixels.change_frames(check_clip(frames_TCHW), [_pixels.greyscale] if params else [])
+
+
+# ---- all together ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AugmentParams:
+    """What one draw of `Augmentation` does: the parameters of each part, None for one that is off."""
+
+    crop: CropParams | ResizedCropParams
+    rand_augment: RandAugmentParams | None = None
+    color: ColorJitterParams | None = None
+    grey: bool | None = None
+    erasing: ErasingParams | None = None
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """A crop, then RandAugment, color jitter, greyscale and erasing, those that are on.
+
+    It draws and applies as `TrainTransform` does, so that it stands in its place. With nothing on it
+    gives what its crop alone gives, bit for bit. Each part has a generator of its own, so that turning
+    one on or off leaves the others' draws as they are.
+
+    Args:
+        crop: `TrainTransform` or `RandomResizedCrop`.
+        rand_augment: None is off.
+        color: None is off.
+        grey: None is off.
+        erasing: None is off.
+    """
+
+    crop: TrainTransform | RandomResizedCrop
+    rand_augment: RandAugment | None = None
+    color: ColorJitter | None = None
+    grey: RandomGreyscale | None = None
+    erasing: RandomErasing | None = None
+
+    @property
+    def crop_size(self) -> int:
+        """px, side of the square result."""
+        return self.crop.crop_size
+
+    def draw(self, rng: np.random.Generator, height: int, width: int) -> AugmentParams:
+        """Draw what to do with a video of a size; nothing has to be decoded for it.
+
+        Raises:
+            ValueError: for a length below 1.
+            TypeError: for a length that is no integer, or an `rng` that is no numpy Generator.
+        """
+        crop = self.crop.draw(rng, height, width)
+        seeds = rng.integers(2**63, size=4)
+        r1, r2, r3, r4 = (np.random.default_rng(int(seed)) for seed in seeds)
+        size = self.crop_size
+        return AugmentParams(
+            crop,
+            self.rand_augment.draw(r1, size, size) if self.rand_augment else None,
+            self.color.draw(r2) if self.color else None,
+            self.grey.draw(r3) if self.grey else None,
+            self.erasing.draw(r4, size, size) if self.erasing else None,
+        )
+
+    def apply(self, frames_THWC: torch.Tensor, params: AugmentParams) -> torch.Tensor:
+        """Transform frames: uint8 (T, H, W, 3) -> (T, 3, h, w), memory order T, H, W, C.
+
+        Raises:
+            TypeError: for frames that are not uint8.
+            ValueError: for frames of another shape or size.
+        """
+        crop: Any = self.crop  # each takes the parameters that it has drawn
+        frames_TCHW: torch.Tensor = crop.apply(frames_THWC, params.crop)
+        if self.rand_augment and params.rand_augment is not None:
+            frames_TCHW = self.rand_augment.apply(frames_TCHW, params.rand_augment)
+        if self.color and params.color is not None:
+            frames_TCHW = self.color.apply(frames_TCHW, params.color)
+        if self.grey and params.grey is not None:
+            frames_TCHW = self.grey.apply(frames_TCHW, params.grey)
+        if self.erasing and params.erasing is not None:
+            frames_TCHW = self.erasing.apply(frames_TCHW, params.erasing)
+        return frames_TCHW

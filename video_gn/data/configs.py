@@ -1,0 +1,171 @@
+"""The settings of the data module, as a config nests them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from video_gn.data.augment import (
+    Augmentation,
+    ColorJitter,
+    RandAugment,
+    RandomErasing,
+    RandomGreyscale,
+    RandomResizedCrop,
+)
+from video_gn.data.transforms import TrainTransform
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """How the lists of videos are read.
+
+    Args:
+        root: directory that relative paths of a list start from; None is the list's own directory.
+        format: "auto", or a name that `read_manifest` knows.
+        separator: of a list's fields; None finds it.
+        classes: class names in the order of their numbers, or a file with one per line; None takes
+            them from the list or the folders.
+        only_classes: keep videos of these classes alone.
+        fraction: keep this part of each class, in (0, 1].
+        missing: what to do with listed training videos that are not there: "drop" and count them, or "error".
+    """
+
+    root: str | None = None
+    format: str = "auto"
+    separator: str | None = None
+    classes: list[str] | str | None = None
+    only_classes: list[str] | None = None
+    fraction: float = 1.0
+    missing: Literal["drop", "error"] = "drop"
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """How validation videos are taken out of the training list where `val` is not given.
+
+    Args:
+        val_fraction: of each class, in (0, 1).
+        group_by: name of a list's column; no group lies on both sides.
+        val_groups: the groups that are held out; None draws them.
+    """
+
+    val_fraction: float = 0.2
+    group_by: str | None = None
+    val_groups: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Training augmentation: the paper's by default, and what can be added to it. Each clip's frames are treated alike.
+
+    Args:
+        short_side_px: the short side is resized to an integer drawn from this closed range.
+        crop_px: side of the random square crop.
+        flip: probability of a horizontal flip; 0 where a class has a direction.
+        crop: "short_side" (the paper's: resize, then a random crop) or "resized" (a random part of the frame,
+            resized to the crop).
+        scale: of "resized": the part's share of the frame's area.
+        ratio: of "resized": the part's width / height.
+        rand_ops: operations of RandAugment; 0 is off.
+        rand_magnitude: their strength, of 30.
+        rand_magnitude_std: its spread.
+        rand_interpolation: of operations that move pixels.
+        brightness: of the color jitter: a factor from [1 - b, 1 + b]; 0 is off.
+        contrast: as brightness.
+        saturation: as brightness.
+        hue: of the color jitter: a shift from [-h, h] of the circle, at most 0.5; 0 is off.
+        jitter: probability of the color jitter.
+        grey: probability of greyscale.
+        erase: probability of erasing a box, the same in all frames.
+        erase_scale: its share of the frame's area.
+        erase_ratio: its height / width.
+        erase_value: "random" for noise, "mean" for the mean color.
+    """
+
+    short_side_px: tuple[int, int] = (256, 320)
+    crop_px: int = 224
+    flip: float = 0.5
+    crop: Literal["short_side", "resized"] = "short_side"
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    rand_ops: int = 0
+    rand_magnitude: float = 9.0
+    rand_magnitude_std: float = 0.0
+    rand_interpolation: Literal["nearest", "bilinear"] = "nearest"
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    jitter: float = 1.0
+    grey: float = 0.0
+    erase: float = 0.0
+    erase_scale: tuple[float, float] = (0.02, 1 / 3)
+    erase_ratio: tuple[float, float] = (0.3, 1 / 0.3)
+    erase_value: Literal["random", "mean"] = "random"
+
+    def build_crop(self) -> TrainTransform | RandomResizedCrop:
+        """The crop and the flip alone.
+
+        Raises:
+            ValueError: for settings that do not fit together.
+        """
+        if self.crop == "short_side":
+            return TrainTransform(self.short_side_px, self.crop_px, self.flip)
+        if self.crop != "resized":
+            raise ValueError(f"augment.crop must be short_side or resized, got {self.crop!r}. Choose one of these.")
+        return RandomResizedCrop(self.crop_px, self.scale, self.ratio, self.flip)
+
+    def build(self) -> Augmentation:
+        """All of it; with everything off what `build_crop` gives, bit for bit.
+
+        Raises:
+            ValueError: for settings that do not fit together.
+        """
+        rand = RandAugment(max(1, self.rand_ops), self.rand_magnitude, self.rand_magnitude_std, self.rand_interpolation)
+        colors = (self.brightness, self.contrast, self.saturation, self.hue)
+        erasing = RandomErasing(self.erase, self.erase_scale, self.erase_ratio, self.erase_value)
+        return Augmentation(
+            self.build_crop(),
+            rand if self.rand_ops else None,
+            ColorJitter(*colors, self.jitter) if any(colors) else None,
+            RandomGreyscale(self.grey) if self.grey else None,
+            erasing if self.erase else None,
+        )
+
+
+@dataclass(frozen=True)
+class ViewsConfig:
+    """The views of a video in validation and test.
+
+    Args:
+        num_clips: clips of a test video.
+        spacing: where they start, see `video_gn.sampling.test_clips`.
+        crops: "center"; "three" along the longer side; or "full", the whole frame.
+        short_side_px: the short side is resized to this.
+        crop_px: side of a test crop; None takes the training crop's.
+        val: the validation clip: the one in the middle ("center"), or a random augmented one, as in
+            the paper's Figure 7 ("random").
+    """
+
+    num_clips: int = 10
+    spacing: str = "nonlocal"
+    crops: Literal["center", "three", "full"] = "center"
+    short_side_px: int = 256
+    crop_px: int | None = None
+    val: Literal["center", "random"] = "center"
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """Settings of the loaders.
+
+    Args:
+        num_workers: processes that decode; None takes one for each core of this process, at most 8.
+        prefetch_factor: batches that each keeps ready.
+        timeout_seconds: a batch that takes longer ends the run; 0 waits for ever.
+    """
+
+    num_workers: int | None = None
+    prefetch_factor: int = 2
+    timeout_seconds: float = 0

@@ -1,0 +1,400 @@
+"""A picture of what training and tests read: clips after augmentation, and all views of test videos.
+
+Shape letters: V views, T frames, C channels, H, W.
+
+The clips come from the data sets themselves, which are watched while they read: what the picture says of
+frames, times and crops is what they did.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from video_gn.data.balance import BalancedOrder
+from video_gn.data.dataset import ClipDataset, EvalDataset, Sample, TrainDataset
+from video_gn.data.manifest import VideoRecord
+from video_gn.data.samplers import TrainSampler
+from video_gn.data.transforms import TestCrops, resized_size
+
+if TYPE_CHECKING:
+    from video_gn.data.datamodule import VideoDataModule
+    from video_gn.decoding import VideoReader
+
+# px
+_THUMB_HEIGHT, _MARGIN, _GAP, _LINE, _FONT, _LEAST_WIDTH = 112, 12, 8, 18, 13, 760
+_INK, _GREY, _RULE, _PAPER, _RED = "#1a1a1a", "#5a5a5a", "#c8c8c8", "#ffffff", "#b00020"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One clip of the picture.
+
+    Args:
+        title: which sample, whose class and file.
+        path: of the video.
+        class_name: empty where it has no label.
+        details: size, crop and whatever else was done to all frames; or why there is no clip.
+        frames_THWC: uint8, the frames that are shown; None where the video could not be read.
+        indices: of these frames, in the video.
+        seconds: of these frames, from the video's first frame.
+    """
+
+    title: str
+    path: str
+    class_name: str
+    details: str
+    frames_THWC: np.ndarray | None = None
+    indices: tuple[int, ...] = ()
+    seconds: tuple[float, ...] = ()
+
+
+def show(
+    datamodule: VideoDataModule,
+    target_png: str | os.PathLike[str],
+    *,
+    num_train: int = 8,
+    num_test: int = 2,
+    epoch: int = 0,
+    frames_per_clip: int = 8,
+) -> list[Row]:
+    """Write a picture of training clips as an epoch begins, and of all views of some test videos.
+
+    Args:
+        datamodule: its lists are read if they are not yet.
+        target_png: where the picture goes.
+        num_train: training clips, the first ones of the epoch on one process.
+        num_test: test videos, evenly spaced over the list.
+        epoch: of the training clips.
+        frames_per_clip: frames shown of each clip, evenly spaced, the first and the last among them.
+
+    Returns:
+        What is shown, row by row.
+
+    Raises:
+        ValueError: for a count out of its range.
+        ManifestError: where no list is given, or one cannot be read.
+        OSError: where the picture cannot be written.
+    """
+    for name, value, least in (
+        ("num_train", num_train, 0),
+        ("num_test", num_test, 0),
+        ("epoch", epoch, 0),
+        ("frames_per_clip", frames_per_clip, 1),
+    ):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value!r}")
+    datamodule.read()
+    rows = train_rows(datamodule, num_train, epoch=epoch, frames_per_clip=frames_per_clip)
+    rows += view_rows(datamodule, num_test, frames_per_clip=frames_per_clip)
+    contact_sheet(rows).save(Path(target_png), format="PNG")
+    return rows
+
+
+# ---- clips ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Seen:
+    """What a data set did to its last video."""
+
+    num_frames: int = 0
+    fps: float = 0.0
+    size: tuple[int, int] = (0, 0)  # height, width
+    first: int = 0
+    indices_KT: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
+    frame_seconds: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+
+class _Watched(ClipDataset):
+    """A data set that notes which frames of which video it takes."""
+
+    seen = _Seen()
+
+    def _read(
+        self,
+        record: VideoRecord,
+        draw: Callable[[int, float], np.ndarray],
+        make_crop: Callable[[int, int], Callable[[torch.Tensor], torch.Tensor]],
+    ) -> Any:
+        seen = self.seen = _Seen()
+
+        def watched_draw(num_frames: int, fps: float) -> np.ndarray:
+            seen.num_frames, seen.fps = num_frames, fps
+            seen.indices_KT = draw(num_frames, fps)
+            return seen.indices_KT
+
+        def watched_crop(height: int, width: int) -> Callable[[torch.Tensor], torch.Tensor]:
+            seen.size = (height, width)
+            return make_crop(height, width)
+
+        return super()._read(record, watched_draw, watched_crop)
+
+    def _segment(self, reader: VideoReader, record: VideoRecord) -> tuple[int, int]:  # type: ignore[override]
+        first, stop = super()._segment(reader, record)
+        self.seen.first, self.seen.frame_seconds = first, reader.frame_seconds
+        return first, stop
+
+
+class _WatchedTrain(_Watched, TrainDataset):
+    """A training set that notes what it reads."""
+
+
+class _WatchedEval(_Watched, EvalDataset):
+    """A test set that notes what it reads."""
+
+
+class _WatchedTransform:
+    """A transform that keeps its last draw."""
+
+    def __init__(self, transform: Any) -> None:
+        self.transform = transform
+        self.params: Any = None
+
+    def draw(self, rng: np.random.Generator, height: int, width: int) -> Any:
+        self.params = self.transform.draw(rng, height, width)
+        return self.params
+
+    def apply(self, frames_THWC: torch.Tensor, params: Any) -> torch.Tensor:
+        result: torch.Tensor = self.transform.apply(frames_THWC, params)
+        return result
+
+
+def train_rows(datamodule: VideoDataModule, count: int, *, epoch: int, frames_per_clip: int) -> list[Row]:
+    """The first training clips of an epoch on one process, as training gets them; fewer where the list has fewer."""
+    if "train" not in datamodule.manifests or count == 0:
+        return []
+    records = datamodule.manifests["train"].records
+    transform: Any = _WatchedTransform(datamodule.train_transform)
+    dataset = _WatchedTrain(
+        records, clip=datamodule.clip, transform=transform, seed=datamodule.seed, backend=datamodule.backend
+    )
+    order = BalancedOrder(cast(Any, records).labels) if datamodule.balance == "class" else None
+    sampler = TrainSampler(len(records), batch_size=1, seed=datamodule.seed, start_epoch=epoch, order=order)
+    rows = []
+    for number, key in zip(range(count), sampler, strict=False):
+        sample = dataset[key]
+        record = records[sample.video_id]
+        details = f"{_describe_source(dataset.seen)}; {describe_params(transform.params)}"
+        if sample.failures:
+            details += f"; in place of {', '.join(shorten(f.path, 60) for f in sample.failures)}"
+        title = f"train, epoch {epoch}, clip {number}"
+        rows += _rows_of(sample, record, datamodule.classes, dataset.seen, [title], [details], frames_per_clip)
+    return rows
+
+
+def view_rows(datamodule: VideoDataModule, count: int, *, frames_per_clip: int) -> list[Row]:
+    """All views of some test videos, evenly spaced over the list; fewer where the list has fewer."""
+    if "test" not in datamodule.manifests or count == 0:
+        return []
+    records = datamodule.manifests["test"].records
+    views = datamodule.views
+    crops = datamodule.test_crops
+    dataset = _WatchedEval(
+        records,
+        clip=datamodule.clip,
+        crops=crops,
+        num_clips=views.num_clips,
+        spacing=views.spacing,
+        backend=datamodule.backend,
+    )
+    places = list(range(crops.num_crops)) * views.num_clips
+    titles = [
+        f"test, clip {clip + 1} of {views.num_clips}"
+        + (f", crop {crop + 1} of {crops.num_crops}" if crops.num_crops > 1 else "")
+        for clip in range(views.num_clips)
+        for crop in range(crops.num_crops)
+    ]
+    rows = []
+    for index in _evenly(len(records), count):
+        sample = dataset[index]
+        details = [f"{_describe_source(dataset.seen)}; {_describe_crop(crops, dataset.seen.size, i)}" for i in places]
+        rows += _rows_of(sample, records[index], datamodule.classes, dataset.seen, titles, details, frames_per_clip)
+    return rows
+
+
+def _rows_of(
+    sample: Sample,
+    record: VideoRecord,
+    classes: Sequence[str],
+    seen: _Seen,
+    titles: Sequence[str],
+    details: Sequence[str],
+    frames_per_clip: int,
+) -> list[Row]:
+    class_name = "" if record.label is None else classes[record.label]
+    if sample.frames_VTCHW is None:
+        reason = f"could not be read: {sample.failures[0].reason}"
+        return [Row(titles[0].partition(",")[0], record.path, class_name, reason)]
+    crops_per_clip = len(sample.frames_VTCHW) // len(seen.indices_KT)
+    rows = []
+    for view, frames_TCHW in enumerate(sample.frames_VTCHW):
+        chosen = _evenly(len(frames_TCHW), frames_per_clip)
+        indices = seen.indices_KT[view // crops_per_clip][chosen] + seen.first
+        rows.append(
+            Row(
+                titles[view],
+                record.path,
+                class_name,
+                details[view],
+                frames_TCHW[chosen].permute(0, 2, 3, 1).contiguous().numpy(),
+                tuple(indices.tolist()),
+                tuple(float(s) for s in seen.frame_seconds[indices]),
+            )
+        )
+    return rows
+
+
+def _evenly(length: int, count: int) -> list[int]:
+    """At most `count` places in [0, length), evenly spaced, both ends among them; one place is the first."""
+    count = min(length, count)
+    return [i * (length - 1) // max(1, count - 1) for i in range(count)]
+
+
+def _describe_source(seen: _Seen) -> str:
+    height, width = seen.size
+    return f"{width} x {height}, {seen.num_frames} frames at {seen.fps:.4g} fps"
+
+
+def _describe_crop(crops: TestCrops, size: tuple[int, int], number: int) -> str:
+    if 0 in size:
+        return ""  # it could not be opened
+    height, width = resized_size(*size, crops.short_side)
+    text = f"resized to {width} x {height}"
+    if crops.mode == "full":
+        return text
+    step, side = (max(height, width) - crops.crop_size) // 2, (crops.short_side - crops.crop_size) // 2
+    along = step if crops.mode == "center" else number * step
+    left, top = (side, along) if height > width else (along, side)
+    return f"{text}, crop {crops.crop_size} x {crops.crop_size} at ({left}, {top})"
+
+
+def describe_params(params: Any) -> str:
+    """What a draw of a transform does, in words; parts that are off are left out."""
+    if hasattr(params, "crop"):
+        parts = [describe_params(params.crop)]
+        if params.rand_augment is not None:
+            names = [f"{n} {v:.3g}" if v else n for n, v in params.rand_augment.operations]
+            parts.append(f"RandAugment: {' + '.join(names)}")
+        if params.color is not None and params.color.changes:
+            parts.append("jitter: " + ", ".join(f"{name} {factor:.2f}" for name, factor in params.color.changes))
+        if params.grey:
+            parts.append("grey")
+        if params.erasing is not None and params.erasing.box_height:
+            box = params.erasing
+            parts.append(f"erased {box.box_width} x {box.box_height} at ({box.left}, {box.top})")
+        return "; ".join(parts)
+    size = f"{params.crop_size} x {params.crop_size}"
+    if hasattr(params, "box_height"):
+        text = f"box {params.box_width} x {params.box_height} at ({params.left}, {params.top}) to {size}"
+    else:
+        text = f"resized to {params.resized_width} x {params.resized_height}, "
+        text += f"crop {size} at ({params.left}, {params.top})"
+    return text + (", flipped" if params.flip else "")
+
+
+# ---- the picture ---------------------------------------------------------------------------------
+
+
+def contact_sheet(rows: Sequence[Row], *, thumb_height_px: int = _THUMB_HEIGHT) -> Image.Image:
+    """Draw rows of frames with their words.
+
+    Args:
+        rows: from top to bottom.
+        thumb_height_px: of each frame; its width follows.
+
+    Returns:
+        An RGB picture, to be looked at in its own size.
+
+    Raises:
+        ValueError: for no rows.
+    """
+    if not rows:
+        raise ValueError("rows must not be empty: neither training nor test clips were asked for, or their lists lack")
+    font = ImageFont.load_default(size=_FONT)
+    thumbs = [_thumbnails(row, thumb_height_px, font) for row in rows]
+    width = max(_LEAST_WIDTH, *(2 * _MARGIN + sum(t.width + _GAP for t in line) for line in thumbs))
+    inside = width - 2 * _MARGIN
+    texts = [_texts(row, font, inside) for row in rows]
+    heights = [
+        _LINE * (len(text) + (1 if line else 0)) + (thumb_height_px + 4 if line else 0) + 2 * _GAP
+        for text, line in zip(texts, thumbs, strict=True)
+    ]
+    sheet = Image.new("RGB", (width, sum(heights) + 2 * _MARGIN), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    y = _MARGIN
+    for row, text, line, height in zip(rows, texts, thumbs, heights, strict=True):
+        _draw_row(sheet, pen, row, text, line, y=y, font=font)
+        y += height
+        pen.line((_MARGIN, y - _GAP, width - _MARGIN, y - _GAP), fill=_RULE)
+    return sheet
+
+
+def _draw_row(
+    sheet: Image.Image,
+    pen: ImageDraw.ImageDraw,
+    row: Row,
+    text: Sequence[str],
+    thumbs: Sequence[Image.Image],
+    *,
+    y: int,
+    font: Any,
+) -> None:
+    for i, line in enumerate(text):
+        ink = _INK if i == 0 else (_GREY if thumbs else _RED)
+        pen.text((_MARGIN, y), line, fill=ink, font=font)
+        y += _LINE
+    x = _MARGIN
+    for thumb, index, seconds in zip(thumbs, row.indices, row.seconds, strict=True):
+        sheet.paste(thumb, (x, y))
+        label = f"{index}  {seconds:.2f} s"
+        pen.text((x, y + thumb.height + 2), label, fill=_GREY, font=font)
+        x += thumb.width + _GAP
+
+
+def _thumbnails(row: Row, height: int, font: Any) -> list[Image.Image]:
+    if row.frames_THWC is None:
+        return []
+    widest = max(font.getlength(f"{i}  {s:.2f} s") for i, s in zip(row.indices, row.seconds, strict=True))
+    thumbs = []
+    for frame_HWC in row.frames_THWC:
+        thumb = Image.fromarray(frame_HWC)
+        thumb = thumb.resize((max(1, round(thumb.width * height / thumb.height)), height), Image.Resampling.BILINEAR)
+        # At least as wide as the words below it.
+        room = Image.new("RGB", (max(thumb.width, int(widest) + 1), height), _PAPER)
+        room.paste(thumb, (0, 0))
+        thumbs.append(room)
+    return thumbs
+
+
+def _texts(row: Row, font: Any, width: int) -> list[str]:
+    """Title line and lines of details, none wider than the picture."""
+    head = f"{row.title}   {shorten(row.class_name, 40)}   " if row.class_name else f"{row.title}   "
+    room = int((width - font.getlength(head)) / font.getlength("m"))
+    path = row.path
+    while font.getlength(head + path) > width and len(path) > 8:
+        path = shorten(row.path, max(8, min(len(path) - 1, room + len(path) // 2)))
+    lines, line = [], ""
+    for word in row.details.split(" "):
+        longer = f"{line} {word}".strip()
+        if font.getlength(longer) > width and line:
+            lines.append(line)
+            longer = word
+        line = shorten(longer, 100) if font.getlength(longer) > width else longer
+    return [head + path, *lines, line]
+
+
+def shorten(text: str, length: int) -> str:
+    """At most `length` characters: the middle gives way to "...", the end, which says more, keeps more."""
+    if len(text) <= length:
+        return text
+    kept = max(0, length - 3)
+    end = kept - kept // 3
+    return f"{text[: kept // 3]}...{text[len(text) - end :]}"

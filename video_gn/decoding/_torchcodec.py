@@ -1,0 +1,209 @@
+"""The torchcodec back end (the extra `video-gn[torchcodec]`), held to what PyAV reads.
+
+torchcodec finds frames by the times of the packets and begins at key frames. It is wrong, or gives up, where
+packets hold two pictures or none, where an edit list hides frames and where key frames do not stand alone; it
+patches damaged pictures without a word. What could go wrong that way is refused here, and each frame's own time
+is held against the packet table's, so that its frames are PyAV's frames. It decodes with the FFmpeg of the
+system, which may be of another version: 8-bit pixels may differ by two levels from PyAV's.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+
+from video_gn.clips import VideoInfo
+from video_gn.decoding._base import ReaderBase, check_indices, group_repeats
+from video_gn.decoding._decoder import PacketDecoder
+from video_gn.decoding._probe import open_stream
+from video_gn.decoding._pyav import PyAVReader
+from video_gn.errors import DecodeError
+
+# They name other files or hosts, and torchcodec cannot be kept from opening those.
+_LISTS = frozenset({"concat", "dash", "hls", "imf", "sdp", "rtsp"})
+# Formats whose conversion to RGB was seen to be PyAV's: to the bit in 8 bits, by 1 level in the mean in 10.
+_SAME_PIXELS = frozenset(
+    {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "yuv420p10le", "yuv444p10le"}
+)
+# What its C++ side raises; and paths that are no text are more than it takes.
+_ERRORS = (RuntimeError, ValueError, IndexError, UnicodeError)
+
+
+class TorchCodecReader(ReaderBase):
+    """Reads frames of a video with torchcodec. See `video_gn.decoding.VideoReader`.
+
+    Args:
+        path: a local file.
+        num_threads: torchcodec's decoding threads; without effect on a GPU.
+        device: where torchcodec decodes and leaves the frames: "cpu", or "cuda" with or without a number. A GPU
+            converts to RGB in its own way: its colours are near to those of the CPU, not equal to them.
+
+    Raises:
+        DecodeError: for what cannot be opened, or what torchcodec would read wrongly, or not on the device.
+        ImportError: where torchcodec, or FFmpeg's shared libraries, are not installed.
+    """
+
+    def __init__(self, path: str, *, num_threads: int = 1, device: str = "cpu") -> None:
+        super().__init__(path)
+        decoders = import_decoders()
+        self._num_threads = num_threads
+        with PyAVReader(path) as reader:
+            self._info, self._seconds = reader.info, reader.frame_seconds
+            self._refuse_what_is_wrong(reader)
+            table = reader.table
+        self._time_base = float(table.time_base)
+        self._times = np.sort(table.pts[table.is_shown]) * self._time_base
+        try:
+            self._reader: Any = decoders.VideoDecoder(
+                # "file:" keeps FFmpeg from taking "a:b.mp4" for a protocol.
+                f"file:{Path(path).absolute()}",
+                stream_index=self._find_stream(),
+                dimension_order="NHWC",
+                num_ffmpeg_threads=num_threads,
+                device=device,
+                seek_mode="exact",
+            )
+            num_frames = len(self._reader)
+        except _ERRORS as error:
+            self._refuse(f"it cannot open the file ({_first_line(error)})", error)
+        if num_frames != self._info.num_frames:
+            self._refuse(f"it counts {num_frames} frames where there are {self._info.num_frames}")
+        # Counterclockwise, rounded to quarters; that of the header, where PyAV goes by the first frame's.
+        turn = round(-(self._reader.metadata.rotation or 0)) % 360
+        if turn != self._info.rotation_degrees:
+            self._refuse(f"it turns frames by {turn} degrees where {self._info.rotation_degrees} are right")
+        if device != "cpu" and self._reader.cpu_fallback:
+            self._refuse(f"{device} cannot decode it ({self._reader.cpu_fallback})")
+        self._is_undamaged = False
+
+    @property
+    def info(self) -> VideoInfo:
+        """Facts of the video."""
+        return self._info
+
+    @property
+    def frame_seconds(self) -> np.ndarray:
+        """float64 (num_frames,), read-only; see `VideoReader.frame_seconds`."""
+        return self._seconds
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        super().close()
+        self._reader = None
+
+    def frames_at(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
+        """Decode frames, onto the reader's device; see `VideoReader.frames_at`.
+
+        The first call decodes the file once with PyAV too, to know that it is not damaged.
+        """
+        self._check_usable()
+        checked = check_indices(indices, num_frames=self._info.num_frames, path=self.path)
+        self._check_undamaged()
+        wanted, places = group_repeats(checked)
+        try:
+            batch = self._reader.get_frames_at(wanted.tolist())
+        except _ERRORS as error:
+            self._refuse(f"it fails ({_first_line(error)})", error)
+        frames: torch.Tensor = batch.data
+        shape = (len(wanted), self._info.height, self._info.width, 3)
+        if frames.shape != shape:
+            self._refuse(f"it gives frames of shape {tuple(frames.shape)} where {shape} is right")
+        late = np.abs(batch.pts_seconds.cpu().numpy() - self._times[wanted])
+        if not (late < self._time_base / 2).all():
+            self._refuse(f"it gives another frame for frame {int(wanted[np.argmax(late)])}")
+        order = np.empty(len(checked), dtype=np.int64)
+        for row, where in enumerate(places):
+            order[where] = row
+        if np.array_equal(order, np.arange(len(frames))):
+            return frames.contiguous()
+        return frames[torch.from_numpy(order).to(frames.device)]
+
+    def _refuse_what_is_wrong(self, reader: PyAVReader) -> None:
+        table = reader.table
+        if table.doubt:
+            self._refuse(table.doubt)
+        if not table.is_shown.all():
+            self._refuse("packets of it show no frame")
+        if not table.is_closed[table.is_key].all():
+            self._refuse("it starts at key frames that do not stand alone")
+        if reader.pix_fmt not in _SAME_PIXELS:
+            self._refuse(f"it may convert {reader.pix_fmt} to other colours")
+
+    def _find_stream(self) -> int:
+        """The stream that PyAV reads: torchcodec by itself takes the largest."""
+        container, stream = open_stream(self.path)
+        name, index = container.format.name, int(stream.index)
+        container.close()
+        if _LISTS & set(name.split(",")):
+            self._refuse(f"the file is a list of others ({name})")
+        return index
+
+    def _check_undamaged(self) -> None:
+        """Decode the whole file with PyAV, once: damage shows in nothing less, and torchcodec keeps quiet about it."""
+        if self._is_undamaged:
+            return
+        decoder = PacketDecoder(self.path, num_threads=self._num_threads)
+        try:
+            decoder.reopen()
+            sizes: set[tuple[int, int]] = set()
+            while not decoder.is_at_end:
+                sizes.update((frame.width, frame.height) for frame in decoder.feed())
+                if decoder.is_damaged:
+                    self._refuse("packets of it are damaged")
+            if decoder.num_decoded != self._info.num_frames:
+                self._refuse(f"only {decoder.num_decoded} of {self._info.num_frames} frames decode")
+            if len(sizes) > 1:
+                self._refuse("its frames change their size")
+        finally:
+            decoder.close()
+        self._is_undamaged = True
+
+    def _refuse(self, reason: str, error: Exception | None = None) -> NoReturn:
+        raise DecodeError(self.path, f"torchcodec cannot be relied on here: {reason}. Use backend='pyav'.") from error
+
+
+def import_decoders() -> Any:
+    """The module `torchcodec.decoders`, once it is sure that FFmpeg's libraries are there.
+
+    Raises:
+        ImportError: where they are not, or cannot be loaded with this torch.
+        ModuleNotFoundError: without torchcodec.
+    """
+    try:
+        decoders = importlib.import_module("torchcodec.decoders")
+        # Later releases can be imported without FFmpeg, for pictures alone, and fail at the first video.
+        loader = importlib.import_module("torchcodec._internally_replaced_utils")
+        if hasattr(loader, "load_core_libraries"):
+            loader.load_core_libraries()
+    except (RuntimeError, OSError) as error:
+        raise ImportError(_explain(str(error))) from error
+    return decoders
+
+
+def _explain(text: str) -> str:
+    """Why torchcodec's libraries do not load, out of its long report of one trial for each FFmpeg version."""
+    causes = re.findall(r"^\s*OSError: (?!Could not load this library)(.*)$", text, flags=re.MULTILINE)
+    others = [cause for cause in causes if not re.search(r"\blib(av|sw)\w+\b.*cannot open shared object", cause)]
+    if causes and not others:
+        return (
+            "backend='torchcodec' needs FFmpeg's shared libraries (libavcodec, libavformat, ...), and none of a "
+            "version that torchcodec knows was found. Install FFmpeg (Debian, Ubuntu: apt-get install ffmpeg), or use "
+            "backend='pyav', which brings its own."
+        )
+    first = others[0] if others else (text.strip().splitlines() or ["no reason given"])[0]
+    return (
+        f"backend='torchcodec' cannot load torchcodec's libraries ({first}). Install FFmpeg's shared libraries "
+        "(Debian, Ubuntu: apt-get install ffmpeg) and the torchcodec that goes with this torch (pip install "
+        "video-gn[torchcodec]), or use backend='pyav'."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
