@@ -130,3 +130,36 @@ def test_show_writes_a_picture(tiny_videos, tmp_path):
     status, printed = run([*words, "--data.augment.ersae=1"], tmp_path)
     assert status == 2
     assert "ersae" in printed
+
+
+def test_repeats_are_clips_of_one_decoding(tiny_videos, monkeypatch):
+    from video_gn.data import dataset as module
+    from video_gn.data.dataset import ClipConfig, TrainDataset
+    from video_gn.data.manifest import read_manifest
+
+    records = read_manifest(tiny_videos).records
+    opened = []
+    real = module.open_video
+    monkeypatch.setattr(module, "open_video", lambda path, **o: opened.append(path) or real(path, **o))
+
+    def sample(repeats):
+        settings = {"clip": ClipConfig(6, 2), "transform": TrainTransform((32, 40), 32, 0.5), "seed": 3}
+        return TrainDataset(records, **settings, repeats=repeats)[(1, 4)]
+
+    one, three = sample(1), sample(3)
+    assert len(opened) == 2
+    assert three.frames_VTCHW.shape == (3, 6, 3, 32, 32)
+    assert torch.equal(three.frames_VTCHW[0], one.frames_VTCHW[0]), "the first is the one without repeats"
+    assert not torch.equal(three.frames_VTCHW[1], three.frames_VTCHW[0])
+    assert not torch.equal(three.frames_VTCHW[2], three.frames_VTCHW[1])
+
+
+def test_a_batch_of_repeats_counts_clips(tiny_videos, tmp_path):
+    words = ["fit", *TINY, f"--data.train={tiny_videos}", "--trainer.limit_val_batches=1", "--trainer.max_epochs=1"]
+    status, printed = run([*words, "--data.augment.repeats=2", f"--run_dir={tmp_path / 'run'}"], tmp_path)
+    assert status == 0, printed
+    assert "global batch 4 = 1 process(es) x 4 clips" in printed
+    assert "12 steps, 12 an epoch" in printed, "24 videos, two of them in a batch of four clips"
+    status, printed = run([*words, "--data.augment.repeats=3", f"--run_dir={tmp_path / 'b'}"], tmp_path)
+    assert status == 2
+    assert "augment.repeats must divide batch_size (4), got 3" in printed

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from video_gn.data.synthetic import CLASSES, synthesize
 from video_gn.models import i3d
 
-pytestmark = pytest.mark.slow
+# Three small trainings; on a busy machine they take minutes each.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 NUM_TRAIN, NUM_VAL = 80, 40  # videos of a class
 NUM_FRAMES, CLIP_FRAMES, STRIDE = 48, 16, 2

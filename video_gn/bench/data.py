@@ -212,7 +212,8 @@ class _BareDecoding(TrainDataset):
         self,
         record: VideoRecord,
         draw: Callable[[int, float], np.ndarray],
-        make_crop: Callable[[int, int], Callable[[torch.Tensor], torch.Tensor]],
+        make_crop: Callable[[int, int], Any],
+        read: Any = None,
     ) -> tuple[torch.Tensor, VideoNote]:
         with open_video(record.path, backend=self.backend) as reader:
             for attempt in (0, 1):

@@ -81,6 +81,8 @@ class AugmentConfig:
         erase_scale: its share of the frame's area.
         erase_ratio: its height / width.
         erase_value: "random" for noise, "mean" for the mean color.
+        repeats: clips that are drawn from each video of a batch and decoded at once; it divides `batch_size`, which
+            goes on counting clips.
     """
 
     short_side_px: tuple[int, int] = (256, 320)
@@ -103,6 +105,7 @@ class AugmentConfig:
     erase_scale: tuple[float, float] = (0.02, 1 / 3)
     erase_ratio: tuple[float, float] = (0.3, 1 / 0.3)
     erase_value: Literal["random", "mean"] = "random"
+    repeats: int = 1
 
     def build_crop(self) -> TrainTransform | RandomResizedCrop:
         """The crop and the flip alone.

@@ -90,6 +90,8 @@ class VideoDataModule(LightningDataModule):
         ):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
+        if augment.repeats < 1 or batch_size % augment.repeats:
+            raise ValueError(f"augment.repeats must divide batch_size ({batch_size}), got {augment.repeats}")
         if views.spacing not in sampling.SPACINGS:
             raise ValueError(f"views.spacing must be one of {', '.join(sampling.SPACINGS)}, got {views.spacing!r}")
         if not 0 < source.fraction <= 1:
@@ -258,7 +260,8 @@ class VideoDataModule(LightningDataModule):
         records = self.manifests["train"].records
         rank, world_size = self._rank
         per_step = self.batch_size * world_size
-        if len(records) < per_step:
+        num_videos = self.batch_size // self.augment.repeats
+        if len(records) < num_videos * world_size:
             raise ManifestError(
                 f"{self.manifests['train'].origin}: {len(records)} training videos do not fill one batch of "
                 f"{self.batch_size} on {world_size} process(es). Set a smaller data.batch_size."
@@ -270,11 +273,16 @@ class VideoDataModule(LightningDataModule):
                 f"{before}, or from a checkpoint between two epochs."
             )
         dataset = TrainDataset(
-            records, clip=self.clip, transform=self.train_transform, seed=self.seed, backend=self.backend
+            records,
+            clip=self.clip,
+            transform=self.train_transform,
+            seed=self.seed,
+            backend=self.backend,
+            repeats=self.augment.repeats,
         )
         sampler = TrainSampler(
             len(records),
-            batch_size=self.batch_size,
+            batch_size=num_videos,
             seed=self.seed,
             rank=rank,
             world_size=world_size,
@@ -282,7 +290,7 @@ class VideoDataModule(LightningDataModule):
             start_batch=self._position["batches"],
             order=BalancedOrder(cast(Any, records).labels) if self.balance == "class" else None,
         )
-        return self._loader(dataset, sampler, self.batch_size, persistent=True)
+        return self._loader(dataset, sampler, num_videos, persistent=True)
 
     def val_dataloader(self) -> DataLoader[ClipBatch]:
         """One clip of each validation video."""

@@ -110,6 +110,30 @@ def read_views(
     return out.flatten(0, 1).permute(0, 1, 4, 2, 3)
 
 
+def read_repeats(
+    reader: VideoReader,
+    indices_KT: np.ndarray,
+    crops: Sequence[Callable[[torch.Tensor], torch.Tensor]],
+) -> torch.Tensor:
+    """Decode each frame of several clips once, and crop each clip in its own way.
+
+    Args:
+        reader: an open video.
+        indices_KT: int64 (K, T), frames of each clip.
+        crops: for each clip uint8 (T, H, W, 3) -> uint8 (1, T, 3, h, w), all of one size.
+
+    Returns:
+        uint8 (K, T, 3, h, w).
+
+    Raises:
+        DecodeError: where a frame cannot be decoded.
+    """
+    wanted, inverse = np.unique(indices_KT, return_inverse=True)
+    frames_NHWC = reader.frames_at(wanted)
+    rows = torch.from_numpy(inverse.reshape(indices_KT.shape))
+    return torch.cat([crop(frames_NHWC[row]) for crop, row in zip(crops, rows, strict=True)])
+
+
 class ClipDataset(Dataset[Sample]):
     """Base of the training and the evaluation set: opens a record and reads its clips.
 
@@ -133,7 +157,8 @@ class ClipDataset(Dataset[Sample]):
         self,
         record: VideoRecord,
         draw: Callable[[int, float], np.ndarray],
-        make_crop: Callable[[int, int], Callable[[torch.Tensor], torch.Tensor]],
+        make_crop: Callable[[int, int], Any],
+        read: Callable[[VideoReader, np.ndarray, Any], torch.Tensor] = read_views,
     ) -> tuple[torch.Tensor, VideoNote]:
         """Read the clips of a record.
 
@@ -141,7 +166,8 @@ class ClipDataset(Dataset[Sample]):
             record: what to open.
             draw: (number of frames, fps) -> int64 (K, T), drawn again where fewer frames decode than
                 the packets promised; it must draw the same for the same arguments.
-            make_crop: (height, width) -> the crop function of `read_views`.
+            make_crop: (height, width) -> the third argument of `read`.
+            read: `read_views` or `read_repeats`.
 
         Raises:
             DecodeError: where it cannot be read, twice in a row: a file system may have been away for a moment.
@@ -151,9 +177,9 @@ class ClipDataset(Dataset[Sample]):
         if self.board is not None:
             self.board.write(record.path)
         try:
-            return self._read_once(record, draw, make_crop)
+            return self._read_once(record, draw, make_crop, read)
         except DecodeError:
-            return self._read_once(record, draw, make_crop)
+            return self._read_once(record, draw, make_crop, read)
         finally:
             if self.board is not None:
                 self.board.write("")
@@ -162,14 +188,15 @@ class ClipDataset(Dataset[Sample]):
         self,
         record: VideoRecord,
         draw: Callable[[int, float], np.ndarray],
-        make_crop: Callable[[int, int], Callable[[torch.Tensor], torch.Tensor]],
+        make_crop: Callable[[int, int], Any],
+        read: Callable[[VideoReader, np.ndarray, Any], torch.Tensor],
     ) -> tuple[torch.Tensor, VideoNote]:
         with open_video(record.path, backend=self.backend) as reader:
             for attempt in (0, 1):
                 first, stop = self._segment(reader, record)
                 indices_KT = draw(stop - first, reader.info.fps) + first
                 try:
-                    frames = read_views(reader, indices_KT, make_crop(reader.info.height, reader.info.width))
+                    frames = read(reader, indices_KT, make_crop(reader.info.height, reader.info.width))
                     break
                 except FrameCountError:
                     if attempt:
@@ -194,7 +221,7 @@ class ClipDataset(Dataset[Sample]):
 
 
 class TrainDataset(ClipDataset):
-    """One random, augmented clip for a key (epoch, index).
+    """One random, augmented clip for a key (epoch, index), or several from one decoding of the video.
 
     Args:
         records: the training records.
@@ -202,6 +229,7 @@ class TrainDataset(ClipDataset):
         transform: the random crop and flip, or a whole `Augmentation`.
         seed: of the run.
         backend: a name that `open_video` knows.
+        repeats: clips of a video, each with its own frames, crop and augmentation.
     """
 
     def __init__(
@@ -212,8 +240,10 @@ class TrainDataset(ClipDataset):
         transform: ClipTransform,
         seed: int,
         backend: str = "auto",
+        repeats: int = 1,
     ) -> None:
         super().__init__(records, clip=clip, backend=backend)
+        self.repeats = repeats
         self.transform = transform
         self.seed = seed
 
@@ -237,22 +267,31 @@ class TrainDataset(ClipDataset):
         )
 
     def _read_random(self, record: VideoRecord, entropy: list[int]) -> tuple[torch.Tensor, VideoNote]:
-        def draw(num_frames: int, fps: float) -> np.ndarray:
-            return sampling.train_clip(
-                num_frames,
-                clip_frames=self.clip.num_frames,
-                stride=self.clip.stride,
-                rng=np.random.default_rng([*entropy, 0]),
-                past_end=self.clip.past_end,
-                fps=fps,
-                target_fps=self.clip.target_fps,
-            )[None]
+        # The first clip is the one without repeats.
+        tails = [[], *([r] for r in range(1, self.repeats))]
 
-        def make_crop(height: int, width: int) -> Callable[[torch.Tensor], torch.Tensor]:
-            params = self.transform.draw(np.random.default_rng([*entropy, 1]), height, width)
+        def draw(num_frames: int, fps: float) -> np.ndarray:
+            clips = [
+                sampling.train_clip(
+                    num_frames,
+                    clip_frames=self.clip.num_frames,
+                    stride=self.clip.stride,
+                    rng=np.random.default_rng([*entropy, 0, *tail]),
+                    past_end=self.clip.past_end,
+                    fps=fps,
+                    target_fps=self.clip.target_fps,
+                )
+                for tail in tails
+            ]
+            return np.stack(clips)
+
+        def make_crop(height: int, width: int, tail: Sequence[int] = ()) -> Callable[[torch.Tensor], torch.Tensor]:
+            params = self.transform.draw(np.random.default_rng([*entropy, 1, *tail]), height, width)
             return lambda frames: self.transform.apply(frames, params)[None]
 
-        return self._read(record, draw, make_crop)
+        if self.repeats == 1:
+            return self._read(record, draw, make_crop)
+        return self._read(record, draw, lambda h, w: [make_crop(h, w, tail) for tail in tails], read_repeats)
 
 
 class EvalDataset(ClipDataset):

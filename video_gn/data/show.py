@@ -19,7 +19,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from video_gn.data.balance import BalancedOrder
-from video_gn.data.dataset import ClipDataset, EvalDataset, Sample, TrainDataset
+from video_gn.data.dataset import ClipDataset, EvalDataset, Sample, TrainDataset, read_views
 from video_gn.data.manifest import VideoRecord
 from video_gn.data.samplers import TrainSampler
 from video_gn.data.transforms import TestCrops, resized_size
@@ -122,7 +122,8 @@ class _Watched(ClipDataset):
         self,
         record: VideoRecord,
         draw: Callable[[int, float], np.ndarray],
-        make_crop: Callable[[int, int], Callable[[torch.Tensor], torch.Tensor]],
+        make_crop: Callable[[int, int], Any],
+        read: Callable[[VideoReader, np.ndarray, Any], torch.Tensor] = read_views,
     ) -> Any:
         seen = self.seen = _Seen()
 
@@ -131,11 +132,11 @@ class _Watched(ClipDataset):
             seen.indices_KT = draw(num_frames, fps)
             return seen.indices_KT
 
-        def watched_crop(height: int, width: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        def watched_crop(height: int, width: int) -> Any:
             seen.size = (height, width)
             return make_crop(height, width)
 
-        return super()._read(record, watched_draw, watched_crop)
+        return super()._read(record, watched_draw, watched_crop, read)
 
     def _segment(self, reader: VideoReader, record: VideoRecord) -> tuple[int, int]:  # type: ignore[override]
         first, stop = super()._segment(reader, record)
