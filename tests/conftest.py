@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -17,8 +18,18 @@ def _has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
+def _has_torchcodec() -> bool:
+    # Its import loads FFmpeg's shared libraries, which the system brings.
+    try:
+        import torchcodec.decoders  # noqa: F401
+    except (ImportError, RuntimeError, OSError):
+        return False
+    return True
+
+
 NEEDS = {
     "needs_cuda": ("CUDA", _has_cuda),
+    "needs_torchcodec": ("TORCHCODEC", functools.cache(_has_torchcodec)),
     "needs_real_videos": ("REAL_VIDEOS", lambda: (REAL_VIDEOS / "files.csv").is_file()),
 }
 

@@ -112,7 +112,7 @@ def _infer_parser() -> argparse.ArgumentParser:
         "--crops", choices=("center", "three", "full"), help="crops of a clip (as the checkpoint was tested)"
     )
     parser.add_argument("--views_per_forward", type=_positive, default=10, metavar="N", help="views at a time (10)")
-    parser.add_argument("--backend", default="auto", help="decoder: auto, pyav or decord (auto)")
+    parser.add_argument("--backend", default="auto", help="decoder: auto, pyav, decord or torchcodec (auto)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (a GPU where there is one)")
     parser.add_argument(
         "--num_workers", type=_not_negative, metavar="N", help="processes that decode (one a core, at most 8)"
@@ -229,6 +229,7 @@ def _bench_parser() -> argparse.ArgumentParser:
     )
     data.add_argument("videos", nargs="*", metavar="VIDEO", help="files to measure on (a 10 s, 340x256 video is made)")
     data.add_argument("--rounds", type=_positive, default=5, metavar="N", help="rounds, each of every contender (5)")
+    data.add_argument("--peers", action="store_true", help="other projects' ways too, those that are installed")
     data.add_argument("--output", metavar="FILE", help="write the figures as .json")
 
     weights = commands.add_parser(

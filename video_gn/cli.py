@@ -283,7 +283,7 @@ def run_bench(options: argparse.Namespace) -> int:
     if "videos" in options:
         from video_gn.bench.data import bench_data
 
-        return bench_data(options.videos, rounds=options.rounds, output=options.output)
+        return bench_data(options.videos, rounds=options.rounds, output=options.output, peers=options.peers)
     from video_gn.bench.weights import bench_weights
 
     return bench_weights(rounds=options.rounds, output=options.output)

@@ -31,6 +31,7 @@ from video_gn.bench._measuring import (
     summarize,
 )
 from video_gn.bench._video import write_typical_video
+from video_gn.bench.peers import bench_peers, format_peers
 from video_gn.clips import VideoNote
 from video_gn.data.dataset import ClipConfig, EvalDataset, TrainDataset, collate, read_views
 from video_gn.data.manifest import VideoRecord
@@ -51,13 +52,14 @@ _MEMORY_VIDEOS = 500
 _MEMORY_WARM_UP = 50
 
 
-def bench_data(videos: Sequence[str], *, rounds: int = 5, output: str | None = None) -> int:
+def bench_data(videos: Sequence[str], *, rounds: int = 5, output: str | None = None, peers: bool = False) -> int:
     """Measure decoding and the making of clips, print the ratios, and write them as json where asked.
 
     Args:
         videos: paths; where there are none, a 340x256 video of 10 s is made.
         rounds: that count; one more comes before them and does not.
         output: json file to write.
+        peers: measure other projects' ways too, those whose packages are installed.
 
     Returns:
         The exit status, 0.
@@ -86,7 +88,11 @@ def bench_data(videos: Sequence[str], *, rounds: int = 5, output: str | None = N
             "training_clip": _training_clips(paths, rounds),
             "memory": memory,
         }
+        if peers:
+            result["peers"] = bench_peers(paths, rounds=rounds)
     sys.stdout.write(format_page(result))
+    if peers:
+        sys.stdout.write("\n" + format_peers(result["peers"]))
     if output is not None:
         target = Path(output)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,8 @@ torchcodec finds frames by the times of the packets and begins at key frames. It
 packets hold two pictures or none, where an edit list hides frames and where key frames do not stand alone; it
 patches damaged pictures without a word. What could go wrong that way is refused here, and each frame's own time
 is held against the packet table's, so that its frames are PyAV's frames. It decodes with the FFmpeg of the
-system, which may be of another version: 8-bit pixels may differ by two levels from PyAV's.
+system, which may be of another version: 8-bit pixels may differ by two levels from PyAV's. In a process that has
+imported decord, it was seen to refuse AV1 with 10 bits: decord brings a decoder of its own that gets in the way.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from video_gn.decoding._base import ReaderBase, check_indices, group_repeats
 from video_gn.decoding._decoder import PacketDecoder
 from video_gn.decoding._probe import open_stream
 from video_gn.decoding._pyav import PyAVReader
+from video_gn.decoding._shards import is_member, member_url
 from video_gn.errors import DecodeError
 
 # They name other files or hosts, and torchcodec cannot be kept from opening those.
@@ -62,7 +64,7 @@ class TorchCodecReader(ReaderBase):
         try:
             self._reader: Any = decoders.VideoDecoder(
                 # "file:" keeps FFmpeg from taking "a:b.mp4" for a protocol.
-                f"file:{Path(path).absolute()}",
+                member_url(path) if is_member(path) else f"file:{Path(path).absolute()}",
                 stream_index=self._find_stream(),
                 dimension_order="NHWC",
                 num_ffmpeg_threads=num_threads,
