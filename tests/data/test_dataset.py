@@ -7,7 +7,8 @@ from torch.utils.data import DataLoader
 from video_gn import sampling
 from video_gn.clips import Failure, VideoNote
 from video_gn.data import dataset as dataset_module
-from video_gn.data.dataset import ClipConfig, EvalDataset, RandomEvalDataset, Sample, TrainDataset, collate, read_views
+from video_gn.data.collate import collate
+from video_gn.data.dataset import ClipConfig, EvalDataset, RandomEvalDataset, Sample, TrainDataset, read_views
 from video_gn.data.manifest import VideoRecord
 from video_gn.data.transforms import TestCrops, TrainTransform
 from video_gn.decoding import open_video

@@ -10,7 +10,8 @@ import pytest
 from runs import TINY, run
 
 from video_gn.data import dataset as dataset_module
-from video_gn.data.dataset import ClipConfig, EvalDataset, collate
+from video_gn.data.collate import collate
+from video_gn.data.dataset import ClipConfig, EvalDataset
 from video_gn.data.manifest import find_videos
 from video_gn.data.transforms import TestCrops
 from video_gn.data.watch import ReadingBoard, WatchedLoader, explain

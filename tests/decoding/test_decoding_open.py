@@ -19,6 +19,7 @@ from test_decoding_torchcodec import TORCHCODEC
 from video_gn import decoding
 from video_gn.decoding import VideoReader, open_video
 from video_gn.decoding._base import ReaderBase
+from video_gn.decoding._decord import import_decord
 from video_gn.errors import DecodeError
 
 BACKENDS = ["auto", "pyav", "decord", TORCHCODEC]
@@ -151,8 +152,7 @@ def test_name_that_is_no_text(video: Path, tmp_path: Path) -> None:
 
 
 def test_decord_set_to_another_library(video: Path) -> None:
-    import decord
-
+    decord = import_decord()
     decord.bridge.set_bridge("torch")
     try:
         with open_video(video, "decord") as reader:

@@ -27,6 +27,7 @@ from video_gn.data.dataset import ClipConfig, EvalDataset, Sample, TrainDataset
 from video_gn.data.manifest import VideoRecord
 from video_gn.data.transforms import TestCrops, TrainTransform
 from video_gn.decoding import open_video
+from video_gn.decoding._decord import import_decord
 from video_gn.errors import DecodeError
 
 # Ours against the fastest peer, in clips per second.
@@ -174,7 +175,7 @@ def _frames_of(sample: Sample) -> torch.Tensor:
 
 def _mmaction2_frames() -> tuple[Any, Callable[[str, Callable[[int], np.ndarray]], list[np.ndarray]]]:
     cv2: Any = importlib.import_module("cv2")
-    decord: Any = importlib.import_module("decord")
+    decord: Any = import_decord()
     cv2.setNumThreads(1)
 
     def read(path: str, draw: Callable[[int], np.ndarray]) -> list[np.ndarray]:

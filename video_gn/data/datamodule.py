@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from video_gn import sampling
 from video_gn.clips import ClipBatch
 from video_gn.data.balance import BalancedOrder
+from video_gn.data.collate import collate
 from video_gn.data.configs import AugmentConfig, LoaderConfig, SourceConfig, SplitConfig, ViewsConfig
 from video_gn.data.dataset import (
     ClipConfig,
@@ -21,7 +22,6 @@ from video_gn.data.dataset import (
     EvalDataset,
     RandomEvalDataset,
     TrainDataset,
-    collate,
 )
 from video_gn.data.manifest import Manifest, check_same_classes, common_videos, find_videos, has_split, read_manifest
 from video_gn.data.samplers import EvalSampler, TrainSampler

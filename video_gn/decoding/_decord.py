@@ -7,6 +7,7 @@ it, so that its frames are PyAV's frames.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import io
 from collections.abc import Sequence
@@ -27,6 +28,23 @@ from video_gn.errors import DecodeError
 _SAME_PIXELS = frozenset({"yuv420p"})
 
 
+def import_decord() -> Any:
+    """The module `decord`, with its FFmpeg kept to itself.
+
+    Its loader makes the symbols of its libraries visible to all that are loaded later: torchcodec then calls
+    decord's FFmpeg in place of the system's, and crashes.
+
+    Raises:
+        ImportError: where it is not installed, or cannot be loaded.
+    """
+    visible = ctypes.RTLD_GLOBAL
+    vars(ctypes)["RTLD_GLOBAL"] = ctypes.RTLD_LOCAL
+    try:
+        return importlib.import_module("decord")
+    finally:
+        vars(ctypes)["RTLD_GLOBAL"] = visible
+
+
 class DecordReader(ReaderBase):
     """Reads frames of a video with decord. See `video_gn.decoding.VideoReader`.
 
@@ -41,7 +59,7 @@ class DecordReader(ReaderBase):
 
     def __init__(self, path: str, *, num_threads: int = 1) -> None:
         super().__init__(path)
-        self._decord = importlib.import_module("decord")
+        self._decord = import_decord()
         self._errors: tuple[type[Exception], ...] = (
             self._decord.DECORDError,
             importlib.import_module("decord._ffi.base").DECORDLimitReachedError,

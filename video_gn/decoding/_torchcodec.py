@@ -4,8 +4,7 @@ torchcodec finds frames by the times of the packets and begins at key frames. It
 packets hold two pictures or none, where an edit list hides frames and where key frames do not stand alone; it
 patches damaged pictures without a word. What could go wrong that way is refused here, and each frame's own time
 is held against the packet table's, so that its frames are PyAV's frames. It decodes with the FFmpeg of the
-system, which may be of another version: 8-bit pixels may differ by two levels from PyAV's. In a process that has
-imported decord, it was seen to refuse AV1 with 10 bits: decord brings a decoder of its own that gets in the way.
+system, which may be of another version: 8-bit pixels may differ by two levels from PyAV's.
 """
 
 from __future__ import annotations
