@@ -1,5 +1,8 @@
 #!/usr/bin/env bash
-# All tests; options go to pytest: scripts/test.sh -m "not slow" -k sampling
+# The tests, but for the slow proofs; options go to pytest: scripts/test.sh -k sampling, scripts/test.sh -m slow
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+[ $# -gt 0 ] || set -- -m "not slow"
+# The networks are tiny: threads that wait for each other cost more than they bring.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 exec "$PYTHON" -m pytest "$@"

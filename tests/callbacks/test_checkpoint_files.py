@@ -60,13 +60,19 @@ def test_settings_are_checked(settings):
 
 def test_reading(tmp_path):
     path = tmp_path / "a.ckpt"
-    torch.save({"video_gn": {"net": {}}, "state_dict": {"net.a": torch.ones(2)}}, path)
+    whole = {"video_gn": {"net": {}}, "state_dict": {"net.a": torch.ones(2)}, "global_step": 3}
+    torch.save(whole, path)
     content = read_checkpoint(path)
     assert content["video_gn"] == {"net": {}}
     assert list(content["state_dict"]) == ["net.a"]
-    torch.save({"state_dict": {"net.a": torch.ones(2)}}, path)
-    with pytest.raises(CheckpointError, match=r"a\.ckpt: has no key 'video_gn'"):
-        read_checkpoint(path)
+    with pytest.raises(CheckpointError, match=r"has no key 'optimizer_states': it is no checkpoint of a run to go on"):
+        read_checkpoint(path, resume=True)
+    for key in whole:
+        torch.save({k: v for k, v in whole.items() if k != key}, path)
+        with pytest.raises(
+            CheckpointError, match=rf"a\.ckpt: has no key '{key}': it is no checkpoint of a run\. Weights"
+        ):
+            read_checkpoint(path)
 
 
 class Evil:

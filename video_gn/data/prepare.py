@@ -299,12 +299,13 @@ class _Run:
         self._drop_loose(chunk)
 
     def _drop_loose(self, chunk: Chunk) -> None:
-        folders = set()
         for place in chunk.places:
-            path = self.out / self.tasks[place].name
-            path.unlink(missing_ok=True)
-            folders.add(path.parent)
-        for folder in sorted(folders, reverse=True):
+            (self.out / self.tasks[place].name).unlink(missing_ok=True)
+
+    def _drop_emptied(self) -> None:
+        """Only when no worker runs: one may be about to write into a folder that is empty for a moment."""
+        packed = (place for chunk in self.chunks if chunk.shard is not None for place in chunk.places)
+        for folder in sorted({(self.out / self.tasks[place].name).parent for place in packed}, reverse=True):
             while folder != self.out:
                 try:
                     folder.rmdir()
@@ -316,6 +317,7 @@ class _Run:
 
     def finish(self) -> PrepareSummary:
         """Write the lists."""
+        self._drop_emptied()
         paths: dict[int, str] = {}
         num_shards = num_bytes = 0
         for chunk in self.chunks:
