@@ -309,6 +309,7 @@ def test_a_checkpoint_of_other_classes_or_another_net_is_refused(trained, tiny_v
     assert "Traceback" not in printed
 
 
+@pytest.mark.slow  # a run waits 15 s for another one to end
 def test_a_directory_that_is_in_use_is_refused(tiny_videos, tmp_path):
     from video_gn.callbacks.run_directory import RunDirectory
 

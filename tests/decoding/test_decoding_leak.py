@@ -38,6 +38,7 @@ print(process.memory_info().rss - before, process.num_fds() - files)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "rounds"), [("pyav", 100), ("decord", 25)])
 def test_nothing_leaks(tmp_path: Path, backend: str, rounds: int) -> None:
     # Frames of 0.3 MB: one kept for each reader would show as 15 MB at least.
