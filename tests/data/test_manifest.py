@@ -132,7 +132,7 @@ def test_first_bad_lines_are_named_and_the_rest_counted(tmp_path):
         ("all_unknown.txt", "x.gif 0\n", [":1: ", "'path label'", "got 'x.gif'"]),
         ("nonsense.txt", "hello\n", [":1: ", "got 'hello'"]),
         ("label_with_space.txt", "x.mp4 riding a horse\n", [":1: ", "labels with spaces"]),
-        ("raw_frames.txt", "videos/x 120 3\n", [":1: folders of pictures", "List video files"]),
+        ("raw_frames.txt", "videos/x 120 3\n", [":1: a line `folder num_frames label` must name a folder", "root"]),
         ("open_quote.csv", '"x.mp4,0\ny.mp4,0\n', [":1: the line cannot be read", "Close the quotes"]),
         ("open_quote_header.csv", 'path,label\n"x.mp4,0\n', [":2: the line cannot be read", "Close the quotes"]),
         ("no_label.csv", "x.mp4,0\ny.mp4,\n", [":2: a line must end in a label"]),

@@ -44,6 +44,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 from video_gn import sampling
+from video_gn.data._frames import FolderError
+from video_gn.decoding._frames import FRAMES_FPS, FramesReader
 from video_gn.decoding._pyav import PyAVReader, _UntrustedError
 from video_gn.errors import DecodeError, FrameCountError
 
@@ -162,6 +164,32 @@ class _FrameReader(PyAVReader):
         return base if usable else 1 / (self.header_rate * 1000)
 
 
+class _PictureReader(FramesReader):
+    """Gives the pictures of a frame folder as frames that were decoded."""
+
+    header_rate = Fraction(FRAMES_FPS)
+    clock = 1 / (header_rate * 1000)
+
+    def decoded(self, first: int, stop: int) -> Generator[VideoFrame, None, None]:
+        """Frames [first, stop), in order.
+
+        Raises:
+            DecodeError: where a picture cannot be read.
+        """
+        for index in range(first, stop):
+            yield VideoFrame.from_ndarray(self.frames_at([index])[0].numpy(), format="rgb24")
+
+
+_Reader = _FrameReader | _PictureReader
+
+
+def _open(source: str) -> _Reader:
+    try:
+        return _FrameReader(source)
+    except FolderError:
+        return _PictureReader(source)
+
+
 def encode(
     source: str,
     target: Path,
@@ -173,7 +201,7 @@ def encode(
     """Write the frames of a segment, and read the file back.
 
     Args:
-        source: a video's path.
+        source: a video's path, or a frame folder's.
         target: where to write; what is there is replaced.
         settings: how to write.
         segment: start, included, and end, excluded, in seconds from the first frame; None takes all.
@@ -183,7 +211,7 @@ def encode(
         DecodeError: where the video cannot be read, or the written file is not what it should be.
         OSError: where the file cannot be written.
     """
-    with _FrameReader(source) as reader:
+    with _open(source) as reader:
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             first, stop = _frames_of(reader, segment)
             try:
@@ -223,7 +251,7 @@ def verify(path: Path, *, num_frames: int, size: tuple[int, int], on_frame: Call
             raise DecodeError(path, f"{num_frames} frames were to be written, {count} decode ({reader.doubt})")
 
 
-def _frames_of(reader: _FrameReader, segment: tuple[float | None, float | None]) -> tuple[int, int]:
+def _frames_of(reader: _Reader, segment: tuple[float | None, float | None]) -> tuple[int, int]:
     if segment == (None, None):
         return 0, reader.info.num_frames
     start, end = segment
@@ -247,7 +275,7 @@ class _Pictures:
         DecodeError: for a picture of one row or column.
     """
 
-    def __init__(self, reader: _FrameReader, settings: EncodeSettings) -> None:
+    def __init__(self, reader: _Reader, settings: EncodeSettings) -> None:
         info = reader.info
         self._turns = -info.rotation_degrees // 90 % 4
         self._stored = (info.height, info.width) if self._turns % 2 else (info.width, info.height)
@@ -311,7 +339,7 @@ def _rows(plane: Any) -> np.ndarray:
 
 
 def _write(
-    reader: _FrameReader, indices: range, target: Path, settings: EncodeSettings, on_frame: Callable[[], None]
+    reader: _Reader, indices: range, target: Path, settings: EncodeSettings, on_frame: Callable[[], None]
 ) -> tuple[int, int]:
     """Encode frames into a file that is then safe on disk; (width, height)."""
     pictures = _Pictures(reader, settings)
@@ -343,7 +371,7 @@ def _write(
     return pictures.size
 
 
-def _add_stream(container: Any, reader: _FrameReader, settings: EncodeSettings, picture: VideoFrame) -> Any:
+def _add_stream(container: Any, reader: _Reader, settings: EncodeSettings, picture: VideoFrame) -> Any:
     stream = container.add_stream(
         "libx264",
         rate=reader.header_rate,

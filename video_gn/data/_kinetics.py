@@ -86,7 +86,7 @@ def _index_by_stem(root: Path) -> dict[str, tuple[str, ...]]:
     if not root.is_dir():
         raise ManifestError(f"{root}: root must be the directory of the videos, got something else. Set root.")
     for below, name, there in walk_videos(root, max_depth=_KINETICS_DEPTH):
-        if not there:
+        if not there or not name:
             continue
         stem = os.path.splitext(name)[0]
         while is_video(stem):  # a.mp4.mkv

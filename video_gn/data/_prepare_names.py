@@ -60,7 +60,7 @@ def sample_keys(names: Sequence[str]) -> list[str]:
 def stem_of(path: str) -> str:
     """A video's name without folders, shard and extension."""
     name = split_path(path)[1] if is_member(path) else path
-    return os.path.splitext(os.path.basename(name))[0]
+    return os.path.splitext(os.path.basename(name.rstrip("/")))[0]
 
 
 def with_raw_videos(manifest: Manifest, root: str | os.PathLike[str]) -> Manifest:
@@ -77,7 +77,7 @@ def with_raw_videos(manifest: Manifest, root: str | os.PathLike[str]) -> Manifes
         return manifest
     found: dict[str, str] = {}
     for below, name, there in walk_videos(Path(root)):
-        if there:
+        if there and name:
             found.setdefault(os.path.splitext(name)[0], str(Path(root) / below / name))
     records = []
     for record in manifest.records:

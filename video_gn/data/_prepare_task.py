@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from video_gn.data._encode import EncodeSettings, encode
+from video_gn.data._frames import folder_state
 from video_gn.data._prepare_journal import note, partial_path, publish
 from video_gn.data._tar import is_member, split_path
 from video_gn.errors import DecodeError
@@ -84,9 +86,11 @@ def make(task: Task, beat: Callable[[], None], *, out: Path, settings: EncodeSet
 
 
 def state_of(path: str) -> tuple[int, int]:
-    """Size and time of a file, or of the shard that it lies in; -1 where it is not there."""
+    """Size and time of a file, of a frame folder's pictures, or of a member's shard; -1 where it is not there."""
     try:
         status = Path(split_path(path)[0] if is_member(path) else path).stat()
+        if stat.S_ISDIR(status.st_mode):
+            return folder_state(path)
     except (OSError, ValueError):
         return -1, -1
     return status.st_size, status.st_mtime_ns

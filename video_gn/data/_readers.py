@@ -21,6 +21,7 @@ from video_gn.data._files import (
     not_videos,
     walk_videos,
 )
+from video_gn.data._frames import NAMES_IN_WORDS, Folders
 from video_gn.data._kinetics import read_kinetics
 from video_gn.data._listing import ALL_PARTS, SPLIT_COLUMN, Listing, Request, number_labels, rows_of_part, which_part
 from video_gn.data._rows import extensions
@@ -47,7 +48,10 @@ _AGAIN = "Correct the line, or scan the videos again."
 
 
 def read_folders(request: Request) -> Listing:
-    """`root/<class>/.../<video>`, or `root/<split>/<class>/...`; the order is that of the names."""
+    """`root/<class>/.../<video>`, or `root/<split>/<class>/...`; the order is that of the names.
+
+    A video is a file, or a folder of frames.
+    """
     root = request.path
     if request.separator is not None or request.root is not None:
         raise ValueError(f"separator and root must be None for class folders, got {root}. Leave them out.")
@@ -73,8 +77,8 @@ def read_folders(request: Request) -> Listing:
         found += below_top
     if not found:
         raise ManifestError(
-            f"{root}: the directory must hold folders of classes with videos ({extensions()}), got none. "
-            "Is the path right?"
+            f"{root}: the directory must hold folders of classes with videos ({extensions()}), or with folders of "
+            f"numbered pictures ({NAMES_IN_WORDS}), got none. Is the path right?"
         )
     names = sorted({name for name, *_ in found})
     classes = tuple(names) if request.classes is None else request.classes
@@ -104,7 +108,12 @@ def read_folders(request: Request) -> Listing:
 
 
 def _videos_by_class(top: Path) -> list[tuple[str, str, str, bool]]:
-    folders, loose, _ = list_dir(top)
+    folders, loose, has_frames = list_dir(top)
+    if has_frames and not loose and not folders:
+        raise ManifestError(
+            f"{top}: videos must lie in a folder for each class, got numbered pictures, the frames of one video. "
+            "Move the folder into a class folder, or write a list."
+        )
     if loose and not folders:
         raise ManifestError(
             f"{top}: videos must lie in a folder for each class, got {len(loose)} beside each other "
@@ -114,12 +123,23 @@ def _videos_by_class(top: Path) -> list[tuple[str, str, str, bool]]:
         log.warning("%s: %d videos in no class folder are left out (%s, ...)", top, len(loose), loose[0][0])
     found = []
     empty = []
+    frame_folders = []
     for folder in folders:
         path = os.path.join(top, folder)
-        videos = [(folder, os.path.join(path, below, name), below, there) for below, name, there in walk_videos(path)]
-        found += videos
+        videos = list(walk_videos(path))
+        if videos == [("", "", True)]:
+            frame_folders.append(folder)
+            continue
+        found += [(folder, os.path.join(path, below, name), below, there) for below, name, there in videos]
         if not videos:
             empty.append(folder)
+    if frame_folders and not found:
+        raise ManifestError(
+            f"{top}: videos must lie in a folder for each class, got {len(frame_folders)} frame folders beside each "
+            f"other ({frame_folders[0]}, ...). Move them into class folders, or write a list."
+        )
+    if frame_folders:
+        log.warning("%s: frame folders in no class folder are left out: %s", top, some(frame_folders))
     if empty:
         log.warning("%s: folders without videos are left out: %s", top, some(empty))
     return found
@@ -127,7 +147,8 @@ def _videos_by_class(top: Path) -> list[tuple[str, str, str, bool]]:
 
 def read_list(request: Request) -> Listing:
     """`path label` rows, or a csv with a header."""
-    table = read_table(request.path, separator=request.separator)
+    base = request.path.parent if request.root is None else request.root
+    table = read_table(request.path, separator=request.separator, root=base)
     names = table.column(*PATH_COLUMNS)
     if names is None:
         raise ManifestError(
@@ -139,11 +160,10 @@ def read_list(request: Request) -> Listing:
                 f"{request.path}:1: columns of segments must be called {list(_SEGMENT_COLUMNS)}, got {name!r}. "
                 "Rename it."
             )
-    base = request.path.parent if request.root is None else request.root
     problems = Problems(request.path)
-    # A scan also lists what was asked for by name, whatever its name ends in.
-    for row in () if table.is_scan else not_videos(names):
-        problems.add(table.lines[row], f"path must end in one of {extensions()}, got {names[row]!r}. Correct the line.")
+    # A scan also lists what was asked for by name, whatever its name ends in; without a header it is checked already.
+    if table.has_header and not table.is_scan:
+        names = _check_paths(table, names, base, problems)
     labels, classes = number_labels(table, request.classes, problems)
     segments = _read_segments(table, problems)
     num_frames, fps = _read_scan(table, problems)
@@ -169,6 +189,20 @@ def read_list(request: Request) -> Listing:
         None if num_frames is None else num_frames[rows],
         None if fps is None else fps[rows],
     )
+
+
+def _check_paths(table: Table, names: list[str], base: Path, problems: Problems) -> list[str]:
+    """Paths that end as no video does are folders of frames, where most of them are folders that are there.
+
+    Returns:
+        The names; those of folders without a slash at the end.
+    """
+    rows = not_videos(names)
+    folders, wanted = Folders(base), f"{extensions()}, or be a folder of frames that is there"
+    others = [row for row in rows if names[row] not in folders]
+    for row in others if 2 * len(others) >= len(rows) else ():
+        problems.add(table.lines[row], f"path must end in one of {wanted}, got {names[row]!r}. Correct the line.")
+    return [name.rstrip("/") for name in names] if rows else names
 
 
 def _further_columns(table: Table) -> list[str]:

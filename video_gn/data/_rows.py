@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from video_gn.data._files import VIDEO_EXTENSIONS, is_video, not_videos
+from video_gn.data._frames import Folders, without_count
 from video_gn.data._scan_columns import SCAN_COLUMNS, SCAN_MARKS
 from video_gn.errors import ManifestError
 
@@ -113,22 +114,30 @@ def _path_and_label(line: str, separator: str | None) -> list[str]:
     return [path.strip(), label.strip()]
 
 
-def fits(line: str, separator: str | None) -> bool:
-    """Whether a line is a video's path and a label, or a path alone where separator is None."""
+def fits(line: str, separator: str | None, folders: Folders | None = None) -> bool:
+    """Whether a line is a video's path and a label, or a path alone where separator is None.
+
+    Args:
+        line: of the list.
+        separator: of its fields.
+        folders: makes a folder's path a video's too.
+    """
     try:
         fields = _path_and_label(line, separator)
     except (csv.Error, ValueError):
         return False
-    return is_video(fields[0]) and bool(fields[-1])
+    is_found = is_video(fields[0]) or (folders is not None and bool(folders.readings(fields[0], separator)))
+    return is_found and bool(fields[-1])
 
 
-def find_separator(lines: list[str]) -> str | None:
+def find_separator(lines: list[str], folders: Folders) -> str | None:
     """The separator with which most lines are a video's path and a label; None where most are a path alone."""
     lines = lines[:_NUM_LINES_TRIED]
     candidates: list[str | None] = [None, *SEPARATORS]
-    counts = [sum(fits(line, candidate) for line in lines) for candidate in candidates]
-    if max(counts):
-        return candidates[counts.index(max(counts))]
+    for where in (None, folders):  # folders are looked for where no line names a file
+        counts = [sum(fits(line, candidate, where) for line in lines) for candidate in candidates]
+        if max(counts):
+            return candidates[counts.index(max(counts))]
     return next((separator for separator in SEPARATORS if separator in lines[0]), None)
 
 
@@ -141,7 +150,9 @@ def part_all(lines: list[str], separator: str) -> tuple[list[str], list[str]] | 
     return None if not all(labels) or not_videos(paths) else (paths, labels)
 
 
-def part_each(path: Path, separator: str | None, numbers: Sequence[int], lines: list[str]) -> list[list[str]]:
+def part_each(
+    path: Path, separator: str | None, numbers: Sequence[int], lines: list[str], folders: Folders
+) -> list[list[str]]:
     """Columns of a list without a header, line by line; what is wrong with any line is raised."""
     wanted = "path" if separator is None else f"path{separator}label"
     problems, rows = Problems(path), []
@@ -154,18 +165,35 @@ def part_each(path: Path, separator: str | None, numbers: Sequence[int], lines: 
         except ValueError:
             problems.add(number, f"a line must be {wanted!r} as most lines are, got {line!r}. Correct the line.")
             continue
-        if not is_video(fields[0]):
+        rows.append((number, line, fields))
+    others = [row for row in rows if not is_video(row[2][0])]
+    readings = {number: folders.readings(fields[0], separator) for number, _, fields in others}
+    # Where most of them are folders that are there, the rest are folders that are missing.
+    are_folders = 2 * sum(bool(found) for found in readings.values()) > len(others)
+    for number, line, fields in rows:
+        found = readings.get(number)
+        if found is None or len(found) == 1:
+            fields[:1] = found or fields[:1]
+        elif found:
+            problems.add(
+                number,
+                f"a folder must be named in one way, got {line!r}, where {found[0]!r} and {found[1]!r} are "
+                "folders. Write a header `path,label` and the first or the second.",
+            )
+        elif are_folders:
+            fields[0] = without_count(fields[0], separator) or fields[0]
+        else:
             problems.add(number, _not_a_video(fields[0], line, wanted))
-        elif not fields[-1]:
+            continue
+        if not fields[-1]:
             problems.add(number, f"a line must end in a label, got {line!r}. Write {wanted!r}.")
-        rows.append(fields)
     problems.check()
-    return [list(column) for column in zip(*rows, strict=True)]
+    return [list(column) for column in zip(*(fields for *_, fields in rows), strict=True)]
 
 
 def _not_a_video(name: str, line: str, wanted: str) -> str:
     if re.fullmatch(r".*\S[ \t,]+\d+[ \t,]+\d+", line):
-        return f"folders of pictures (`folder frames label`) cannot be read, got {line!r}. List video files."
+        return f"a line `folder num_frames label` must name a folder that is there, got {line!r}. Is its root right?"
     advice = "Write a header `path,label,...` where a list has more columns, or labels with spaces."
     return f"a line must be {wanted!r} with a path that ends in {extensions()}, got {name!r} for it. {advice}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -16,8 +17,9 @@ from video_gn.errors import ManifestError
 log = logging.getLogger(__name__)
 
 _VERSION = 1
-# Lines that may wait in memory: what a kill loses is probed again.
+# Lines that may wait in memory, and how long: what a kill loses is probed again.
 _FLUSH_LINES = 32
+_FLUSH_SECONDS = 1.0
 
 
 class Journal:
@@ -35,6 +37,7 @@ class Journal:
         self.path = target.with_name(f".{target.name}.partial")
         self._head = {"scan": _VERSION, "depth": depth, "columns": ["path", *FileFacts._fields]}
         self._num_waiting = 0
+        self._flushed_at = time.monotonic()
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             self._file: IO[bytes] = self.path.open("a+b")
@@ -98,13 +101,14 @@ class Journal:
         """Write down what was found out about a file."""
         self._file.write(json.dumps([path, *facts]).encode() + b"\n")
         self._num_waiting += 1
-        if self._num_waiting >= _FLUSH_LINES:
+        if self._num_waiting >= _FLUSH_LINES or time.monotonic() - self._flushed_at > _FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
         """Hand the lines to the system, where they outlive this process."""
         self._file.flush()
         self._num_waiting = 0
+        self._flushed_at = time.monotonic()
 
     def remove(self) -> None:
         """Take the journal away: the target is written."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from typing import Literal
 
 import av
@@ -13,6 +14,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from video_gn.data._frames import FolderError, folder_state
 from video_gn.data._scan_columns import FileFacts
 from video_gn.decoding import open_video
 from video_gn.decoding._probe import PacketTable, open_stream, read_table
@@ -43,6 +45,8 @@ def probe(path: str, depth: Depth) -> FileFacts:
     size, mtime = file_state(path)
     try:
         facts = _from_frames(path) if depth == "full" else _from_packets(path, headers_only=depth == "headers")
+    except FolderError:
+        return _probe_folder(path, is_full=depth == "full")._replace(size_bytes=size, mtime_ns=mtime)
     except DecodeError as error:
         return FileFacts(size_bytes=size, mtime_ns=mtime, error=error.reason)
     except MemoryError:
@@ -51,12 +55,38 @@ def probe(path: str, depth: Depth) -> FileFacts:
 
 
 def file_state(path: str) -> tuple[int | None, int | None]:
-    """Size and time of the last change: with both as before, a file is taken to be as before; None without one."""
+    """Size and time of the last change: with both as before, a file is taken to be as before; None without one.
+
+    Of a frame folder they are those of its pictures.
+    """
     try:
         status = os.stat(path)
+        return folder_state(path) if stat.S_ISDIR(status.st_mode) else (status.st_size, status.st_mtime_ns)
     except (OSError, ValueError):
         return None, None
-    return status.st_size, status.st_mtime_ns
+
+
+def _probe_folder(path: str, *, is_full: bool) -> FileFacts:
+    """Facts of a frame folder: from its pictures' names and the first one's head, or from all of them."""
+    try:
+        with open_video(path) as reader:
+            info = reader.info
+            for index in range(info.num_frames) if is_full else ():
+                reader.frames_at([index])
+    except DecodeError as error:
+        return FileFacts(error=error.reason)
+    except MemoryError:
+        return FileFacts(error="there is not enough memory to read it")
+    return FileFacts(
+        num_frames=info.num_frames,
+        fps=info.fps,
+        duration_seconds=round(info.duration_seconds, 6),
+        width=info.width,
+        height=info.height,
+        codec=info.codec,
+        rotation=0,
+        key_frame_interval=1,
+    )
 
 
 def _from_packets(path: str, *, headers_only: bool) -> FileFacts:

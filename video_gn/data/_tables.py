@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from video_gn.data._files import is_video
+from video_gn.data._frames import Folders
 from video_gn.data._rows import (
     PATH_COLUMNS,
     SEPARATORS,
@@ -48,12 +49,14 @@ class Table:
         header: names of the columns in lower case: the header's own, or path and label.
         columns: fields by name, spaces at their ends included; of a scan's columns some are left out.
         lines: 1-based line of each row; of parquet its row.
+        has_header: whether the names are the file's own; otherwise its paths are known to be videos, or folders.
     """
 
     path: Path
     header: list[str]
     columns: dict[str, Sequence[str]]
     lines: Sequence[int]
+    has_header: bool = True
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -100,15 +103,17 @@ def _decode(path: Path, data: bytes) -> list[str]:
     return [line.removesuffix("\r") for line in lines] if "\r" in text else lines
 
 
-def read_table(path: Path, *, separator: str | None = None) -> Table:
-    """Read a list of videos: with a header, or `path label`, or `path` alone.
+def read_table(path: Path, *, separator: str | None = None, root: Path | None = None) -> Table:
+    """Read a list of videos: with a header, or `path label`, or `path` alone, or `folder num_frames label`.
 
     Without a header the last field is the label, and the path is all that stands before it, spaces and
-    separators included. Lines that are blank or begin with "# " are left out.
+    separators included; a whole number at its end is left out where a folder has the name before it.
+    Lines that are blank or begin with "# " are left out.
 
     Args:
         path: the file.
         separator: tab, comma, semicolon or space; None finds it.
+        root: where relative paths of folders start; None is the file's own directory.
 
     Raises:
         ManifestError: for a file or line that cannot be read.
@@ -123,7 +128,7 @@ def read_table(path: Path, *, separator: str | None = None) -> Table:
     header_separator, header = _find_header(lines[0], [separator] if separator else list(SEPARATORS))
     if header:
         return _with_header(path, header, header_separator, numbers, lines)
-    return _without_header(path, separator, numbers, lines)
+    return _without_header(path, separator, numbers, lines, Folders(path.parent if root is None else root))
 
 
 def read_header(path: Path, *, separator: str | None = None) -> list[str]:
@@ -299,17 +304,19 @@ def _with_header(path: Path, header: list[str], separator: str, numbers: Sequenc
     return Table(path, header, columns, numbers)
 
 
-def _without_header(path: Path, separator: str | None, numbers: Sequence[int], lines: list[str]) -> Table:
+def _without_header(
+    path: Path, separator: str | None, numbers: Sequence[int], lines: list[str], folders: Folders
+) -> Table:
     if separator is None:
-        separator = find_separator(lines)
+        separator = find_separator(lines, folders)
         # A list of paths alone may have been given its separator all the same.
-    elif not any(fits(line, separator) for line in lines) and all(fits(line, None) for line in lines):
+    elif not any(fits(line, separator, folders) for line in lines) and all(fits(line, None, folders) for line in lines):
         separator = None
     columns: Sequence[Sequence[str]] | None = None if separator is None else part_all(lines, separator)
     if columns is None:
-        columns = part_each(path, separator, numbers, lines)
+        columns = part_each(path, separator, numbers, lines, folders)
     header = ["path"] if separator is None else ["path", "label"]
-    return Table(path, header, dict(zip(header, columns, strict=True)), numbers)
+    return Table(path, header, dict(zip(header, columns, strict=True)), numbers, has_header=False)
 
 
 def some(names: Sequence[str], number: int = 5) -> str:

@@ -11,23 +11,21 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from video_gn import sampling
 from video_gn.clips import ClipBatch
 from video_gn.data.balance import BalancedOrder
 from video_gn.data.collate import collate
-from video_gn.data.configs import AugmentConfig, LoaderConfig, SourceConfig, SplitConfig, ViewsConfig
+from video_gn.data.configs import AugmentConfig, LoaderConfig, SourceConfig, SplitConfig, ViewsConfig, check_settings
 from video_gn.data.dataset import (
     ClipConfig,
     ClipDataset,
     EvalDataset,
     RandomEvalDataset,
-    TrainDataset,
 )
+from video_gn.data.extra_loader import train_dataset
 from video_gn.data.manifest import Manifest, check_same_classes, common_videos, find_videos, has_split, read_manifest
 from video_gn.data.samplers import EvalSampler, TrainSampler
 from video_gn.data.transforms import TestCrops
 from video_gn.data.watch import ReadingBoard, WatchedLoader
-from video_gn.decoding import choose_backend
 from video_gn.errors import ConfigError, ManifestError
 
 log = logging.getLogger(__name__)
@@ -37,7 +35,7 @@ class VideoDataModule(LightningDataModule):
     """Loaders of clips from lists, folders or the official Kinetics csv.
 
     Args:
-        train: list, folder or csv of the training videos.
+        train: list, folder or csv of the training videos: files, or folders of frames.
         val: of the validation videos; None takes `train`'s own "val" part, or splits `train`.
         test: of the test videos; None takes the validation videos.
         predict: a video, folder, glob or list without labels.
@@ -79,24 +77,16 @@ class VideoDataModule(LightningDataModule):
         if balance not in ("none", "class"):
             raise ValueError(f"balance must be none or class, got {balance!r}. Choose one of these.")
         self.balance = balance
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        for name, value, least in (
-            ("clip.num_frames", clip.num_frames, 1),
-            ("clip.stride", clip.stride, 1),
-            ("views.num_clips", views.num_clips, 1),
-            ("val_batch_size", batch_size if val_batch_size is None else val_batch_size, 1),
-            ("loader.num_workers", loader.num_workers or 0, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        if augment.repeats < 1 or batch_size % augment.repeats:
-            raise ValueError(f"augment.repeats must divide batch_size ({batch_size}), got {augment.repeats}")
-        if views.spacing not in sampling.SPACINGS:
-            raise ValueError(f"views.spacing must be one of {', '.join(sampling.SPACINGS)}, got {views.spacing!r}")
-        if not 0 < source.fraction <= 1:
-            raise ValueError(f"source.fraction must be in (0, 1], got {source.fraction}")
-        choose_backend(backend)
+        check_settings(
+            clip=clip,
+            augment=augment,
+            views=views,
+            loader=loader,
+            source=source,
+            batch_size=batch_size,
+            val_batch_size=batch_size if val_batch_size is None else val_batch_size,
+            backend=backend,
+        )
         if not 0 <= max_broken_fraction <= 1:
             raise ValueError(f"max_broken_fraction must be in [0, 1], got {max_broken_fraction}")
         self.paths = {"train": train, "val": val, "test": test}
@@ -245,7 +235,7 @@ class VideoDataModule(LightningDataModule):
         """What a checkpoint keeps of the data, in plain containers."""
         return {
             "classes": list(self.classes),
-            "clip": asdict(self.clip),
+            "clip": self.clip.describe(),
             "views": {**asdict(self.views), "crop_px": self.test_crops.crop_size},
         }
 
@@ -272,14 +262,7 @@ class VideoDataModule(LightningDataModule):
                 f"the checkpoint lies inside an epoch of {before} clips a step, here a step has {per_step}. Go on with "
                 f"{before}, or from a checkpoint between two epochs."
             )
-        dataset = TrainDataset(
-            records,
-            clip=self.clip,
-            transform=self.train_transform,
-            seed=self.seed,
-            backend=self.backend,
-            repeats=self.augment.repeats,
-        )
+        dataset = train_dataset(self)
         sampler = TrainSampler(
             len(records),
             batch_size=num_videos,

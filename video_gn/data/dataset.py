@@ -9,7 +9,7 @@ can stop anywhere and go on bit for bit. All views of a test video come from one
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -41,12 +41,20 @@ class ClipConfig:
         target_fps: resample videos of other rates to this one by index; None takes frames as they are.
         past_end: what stands in for frames past the end of a video: its beginning again ("loop"), or
             its last frame ("last").
+        decode_short_side_px: even; the decoder scales frames with a longer short side down to it, in training and tests
+            alike, before they are resized and cropped; None decodes at full size. Saves time where videos are much
+            larger than what is cropped from them. With the back ends "auto" and "pyav".
     """
 
     num_frames: int = 32
     stride: int = 2
     target_fps: float | None = None
     past_end: Literal["loop", "last"] = "loop"
+    decode_short_side_px: int | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """As a checkpoint keeps it: what is off is left out, so that earlier versions read what they know."""
+        return {k: v for k, v in asdict(self).items() if k != "decode_short_side_px" or v is not None}
 
 
 @dataclass(frozen=True)
@@ -144,7 +152,11 @@ class ClipDataset(Dataset[Sample]):
     """
 
     def __init__(self, records: Sequence[VideoRecord], *, clip: ClipConfig, backend: str = "auto") -> None:
-        choose_backend(backend)  # a wrong name is an error here, not in a worker
+        # A wrong name is an error here, not in a worker.
+        choose_backend(backend, scales=clip.decode_short_side_px is not None)
+        self._scaling: dict[str, Any] = (
+            {} if clip.decode_short_side_px is None else {"short_side_px": clip.decode_short_side_px}
+        )
         self.records = records
         self.clip = clip
         self.backend = backend
@@ -191,7 +203,7 @@ class ClipDataset(Dataset[Sample]):
         make_crop: Callable[[int, int], Any],
         read: Callable[[VideoReader, np.ndarray, Any], torch.Tensor],
     ) -> tuple[torch.Tensor, VideoNote]:
-        with open_video(record.path, backend=self.backend) as reader:
+        with open_video(record.path, backend=self.backend, **self._scaling) as reader:
             for attempt in (0, 1):
                 first, stop = self._segment(reader, record)
                 indices_KT = draw(stop - first, reader.info.fps) + first

@@ -68,10 +68,12 @@ def read_manifest(
 
     Formats:
         folders: `<class>/.../<video>`, also below `train/`, `val/`, `test/`. Classes are sorted by name.
+            A folder of numbered pictures (see `video_gn.decoding`) is a video, here and in lists.
         list: `path label` lines with one separator (space, comma, tab or semicolon); the last field is
-            the label. Or a csv with a header: `path`, and where wanted `label`, `start_seconds`,
-            `end_seconds`, `split`, and other columns to group by. Labels are names or numbers from 0.
-            The same as parquet. Where a scan wrote it, what the scan found wrong is known of each video.
+            the label; or mmaction2's `folder num_frames label`. Or a csv with a header: `path`, and where
+            wanted `label`, `start_seconds`, `end_seconds`, `split`, and other columns to group by. Labels are
+            names or numbers from 0. The same as parquet. Where a scan wrote it, what the scan found wrong is
+            known of each video.
         kinetics: the official csv over `<youtube_id>_<start>_<end>.mp4` files, flat or in class folders.
 
     Args:
@@ -264,8 +266,8 @@ def find_videos(paths: Sequence[str | os.PathLike[str]]) -> Manifest:
     """Videos without labels, for prediction.
 
     Args:
-        paths: videos, folders (with all below them), globs ("**" too), or lists, whose labels and segments
-            of other columns are left aside. A video that is named twice comes once.
+        paths: videos, folders of frames, other folders (with all below them), globs ("**" too), or lists, whose
+            labels and segments of other columns are left aside. A video that is named twice comes once.
 
     Returns:
         records in the order of `paths`, without labels and classes.
@@ -297,7 +299,7 @@ def find_videos(paths: Sequence[str | os.PathLike[str]]) -> Manifest:
 def _find(name: str, *, source: str, only_videos: bool) -> list[VideoRecord]:
     if os.path.isdir(name):
         return [
-            VideoRecord(os.path.join(name, below, file), None, source=source, missing=not there)
+            VideoRecord(os.path.join(name, below, file) if file else name, None, source=source, missing=not there)
             for below, file, there in walk_videos(name)
         ]
     if not os.path.exists(name):

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from video_gn.data import _scan_probe
-from video_gn.data._files import found_parts, list_dir
+from video_gn.data._files import found_parts, holds_frame_folders, list_dir
 from video_gn.data._records import TextColumn
 from video_gn.data._scan_columns import SCAN_COLUMNS, FactColumns, FileFacts
 from video_gn.data._scan_journal import Journal, write_whole
@@ -177,11 +177,12 @@ def _read_rows(paths: Paths, *, root: str | os.PathLike[str] | None, format: str
 
 
 def _has_rows(path: Path) -> bool:
-    """Whether it is a list or a folder of classes, not a video or a folder of loose videos."""
+    """Whether it is a list or a folder of classes, not a video, a frame folder or a folder of loose ones."""
     if not path.is_dir():
         return path.suffix.lower() in LIST_SUFFIXES
     folders, videos, _ = list_dir(path)
-    return bool(found_parts(path)) or (bool(folders) and not videos)
+    is_loose = bool(videos) or not folders or holds_frame_folders(path, folders)
+    return bool(found_parts(path)) or not is_loose
 
 
 def _from_list(path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None, format: str) -> _Rows:

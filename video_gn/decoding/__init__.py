@@ -1,6 +1,7 @@
 """Reading frames of a video by index.
 
-`open_video(path)` gives a `VideoReader`: `.info`, `.frame_seconds` and `.frames_at(indices)`.
+`open_video(path)` gives a `VideoReader`: `.info`, `.frame_seconds` and `.frames_at(indices)`. The path is a file, or a
+directory whose numbered pictures are the frames.
 """
 
 from __future__ import annotations
@@ -8,18 +9,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from os import PathLike, fsdecode
+from typing import Any
 
+from video_gn.data._frames import FolderError
 from video_gn.decoding._base import VideoReader
+from video_gn.errors import DecodeError
 
 __all__ = ["BACKENDS", "VideoReader", "choose_backend", "open_video"]
 
 _logger = logging.getLogger(__name__)
 
 
-def _open_pyav(path: str, *, num_threads: int) -> VideoReader:
+def _open_pyav(path: str, *, num_threads: int, short_side_px: int | None = None) -> VideoReader:
     from video_gn.decoding._pyav import PyAVReader
 
-    return PyAVReader(path, num_threads=num_threads)
+    return PyAVReader(path, num_threads=num_threads, short_side_px=short_side_px)
 
 
 def _open_decord(path: str, *, num_threads: int) -> VideoReader:
@@ -45,25 +49,32 @@ BACKENDS: dict[str, tuple[Callable[..., VideoReader], str, str]] = {
 # shortens the way. decord needs PyAV to know whether it can be trusted, so it is no way out without PyAV.
 _AUTO = "pyav"
 _WITH_DEVICE = ("torchcodec",)
+_WITH_SCALING = ("pyav",)
 _announced: set[str] = set()
 
 
-def choose_backend(backend: str = "auto") -> str:
+def choose_backend(backend: str = "auto", *, scales: bool = False) -> str:
     """The name of the back end that `open_video` takes; what "auto" chooses is logged once in a process.
 
     Data sets call this before their workers start, so that the log has one line and not one for each worker.
 
     Args:
         backend: "auto" or a key of `BACKENDS`.
+        scales: whether it must scale frames while it decodes.
 
     Raises:
-        ValueError: for an unknown back end.
+        ValueError: for an unknown back end, or one that does not scale and must.
     """
     if backend != "auto" and backend not in BACKENDS:
         raise ValueError(
             f"backend must be one of {['auto', *BACKENDS]}, got {backend!r}. Leave it out to have the best one chosen."
         )
     name = _AUTO if backend == "auto" else backend
+    if scales and name not in _WITH_SCALING:
+        raise ValueError(
+            f"backend must be one of {['auto', *_WITH_SCALING]} to scale frames while decoding, got {backend!r}. "
+            "Name one of these, or leave the scaling out."
+        )
     if backend == "auto" and name not in _announced:
         _announced.add(name)
         _logger.info("backend='auto' reads videos with %s", name)
@@ -71,31 +82,42 @@ def choose_backend(backend: str = "auto") -> str:
 
 
 def open_video(
-    path: str | PathLike[str], backend: str = "auto", *, num_threads: int = 1, device: str = "cpu"
+    path: str | PathLike[str],
+    backend: str = "auto",
+    *,
+    num_threads: int = 1,
+    device: str = "cpu",
+    short_side_px: int | None = None,
 ) -> VideoReader:
     """Open a video for reading frames by index; use it in a `with` statement, in the process that opens it.
 
     Args:
-        path: a local file.
+        path: a local file; or, with backend="auto", a directory of numbered pictures (`img_00001.jpg`, ...).
         backend: "auto" takes the fastest back end that is right for the file; a back end asked for by name
             gives the same frames or raises, and is never replaced by another.
         num_threads: decoding threads. Data loaders decode in many workers, with one thread each.
         device: where frames are decoded and left: "cpu", or "cuda" with backend="torchcodec".
+        short_side_px: even; frames with a longer short side come out scaled down to it, their long side floored to an
+            even number; the others, and all with None, as they are. With the back ends "auto" and "pyav".
 
     Returns:
         A reader.
 
     Raises:
-        ValueError: for an unknown back end, a thread count below 1, or a device that the back end does not have.
+        ValueError: for an unknown back end, a thread count below 1, an odd short side, or a device or scaling
+            that the back end does not have.
         ImportError: where the back end's package, or FFmpeg's libraries that it needs, are not installed.
-        DecodeError: for what is missing, a directory, empty, not a video, without a video stream, or without
-            a frame that decodes; and where a back end asked for by name cannot be relied on.
+        DecodeError: for what is missing, empty, not a video, without a video stream, or without a frame that
+            decodes; for a directory without numbered pictures, or with gaps in their numbers; and where a back end
+            asked for by name cannot be relied on, or gets a directory.
     """
-    name = choose_backend(backend)
+    name = choose_backend(backend, scales=short_side_px is not None)
     if num_threads < 1:
         raise ValueError(f"num_threads must be at least 1, got {num_threads!r}. Use 1 inside data loader workers.")
     opener, module, package = BACKENDS[name]
-    options: dict[str, str] = {}
+    if short_side_px is not None and (short_side_px < 2 or short_side_px % 2):
+        raise ValueError(f"short_side_px must be even and above 0, got {short_side_px!r}. Leave it out not to scale.")
+    options: dict[str, Any] = {}
     if device != "cpu":
         if name not in _WITH_DEVICE:
             raise ValueError(
@@ -103,8 +125,18 @@ def open_video(
                 f"Only {', '.join(_WITH_DEVICE)} decodes elsewhere: name it as the backend."
             )
         options["device"] = device
+    if short_side_px is not None:
+        options["short_side_px"] = short_side_px
     try:
         return opener(fsdecode(path), num_threads=num_threads, **options)
+    except FolderError as error:
+        # The back end has looked, within its time limit: asking each path here would cost a question more for each.
+        if backend == "auto":
+            from video_gn.decoding._frames import FramesReader
+
+            return FramesReader(fsdecode(path), short_side_px=short_side_px)
+        reason = f"a directory, not a video file: frame folders are read with backend='auto', not {backend!r}"
+        raise DecodeError(path, reason) from error
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != module:
             raise

@@ -31,6 +31,7 @@ from av.packet import Packet
 from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
+from video_gn.data._frames import FolderError
 from video_gn.decoding._bitstream import PacketFacts, make_inspector
 from video_gn.decoding._shards import PROTOCOLS, is_member, member_url
 from video_gn.errors import ConfigError, DecodeError
@@ -96,7 +97,8 @@ def open_stream(path: str, *, num_threads: int = 1) -> tuple[InputContainer, Vid
 
     Raises:
         ConfigError: see `timeout_seconds`.
-        DecodeError: for what is missing, empty, a directory, not a video, holds no video, or keeps one waiting.
+        DecodeError: for what is missing, empty, not a video, holds no video, or keeps one waiting.
+        FolderError: for a directory.
     """
     limit = timeout_seconds()
     _check_within(path, limit)
@@ -186,7 +188,7 @@ def _check_file(path: str) -> None:
     except ValueError as error:
         raise DecodeError(path, f"cannot be read ({error})") from error
     if stat.S_ISDIR(status.st_mode):
-        raise DecodeError(path, "a directory, not a video file")
+        raise FolderError(path)
     if not stat.S_ISREG(status.st_mode):
         raise DecodeError(path, "a pipe or device, not a video file")
     if status.st_size == 0:

@@ -47,12 +47,13 @@ class PyAVReader(ReaderBase):
     Args:
         path: a local file.
         num_threads: decoding threads; 1 is best where several workers decode.
+        short_side_px: what a longer short side is scaled down to; None scales nothing.
 
     Raises:
         DecodeError: for what cannot be opened, holds no frame, or keeps one waiting (see `_probe`).
     """
 
-    def __init__(self, path: str, *, num_threads: int = 1) -> None:
+    def __init__(self, path: str, *, num_threads: int = 1, short_side_px: int | None = None) -> None:
         decoder = PacketDecoder(path, num_threads=num_threads)
         super().__init__(path)
         self._decoder = decoder
@@ -63,7 +64,7 @@ class PyAVReader(ReaderBase):
             first = self._queue[0]
             if table.num_frames == 0:
                 raise DecodeError(path, f"none of its {len(table.pts)} video packets is whole and to be shown")
-            self._converter = RgbConverter(first, path)
+            self._converter = RgbConverter(first, path, short_side_px)
             self._pix_fmt = first.format.name
         except BaseException:
             self.close()

@@ -43,11 +43,20 @@ _NET: _Rules = {
     "num_classes": (_is_count, "a number of classes"),
     "num_groups": (_OPTIONAL_COUNT, "a number of groups or none"),
     "channels_per_group": (_OPTIONAL_COUNT, "a number of channels or none"),
+    "norm_options": (
+        lambda v: v is None or (_is_plain_table(v) and all(map(_is_number, v.values()))),  # type: ignore[attr-defined]
+        "a table of numbers or none",
+    ),
+    "drop_path": (lambda v: _is_number(v) and 0 <= v < 1, "a probability"),  # type: ignore[operator]
 }
+_NOT_NEEDED = ("decode_short_side_px", "val")
 _NEEDED = ("depth", "width", "layout", "norm", "num_classes")
 _ABOUT: _Rules = {
     "version": (lambda v: isinstance(v, str), "a text"),
-    "net": (_is_plain_table, "a table of plain values"),
+    "net": (
+        lambda v: isinstance(v, Mapping) and _is_plain_table({k: w for k, w in v.items() if k != "norm_options"}),
+        "a table of plain values",
+    ),
     "mean": (_is_triple, "three numbers"),
     "std": (lambda v: _is_triple(v) and all(s > 0 for s in v), "three numbers above 0"),  # type: ignore[attr-defined]
     "classes": (lambda v: isinstance(v, list | tuple) and all(isinstance(n, str) for n in v), "a list of names"),
@@ -59,6 +68,7 @@ _CLIP: _Rules = {
     "stride": (_is_count, "a number of frames"),
     "target_fps": (lambda v: v is None or (_is_number(v) and v > 0), "a rate or none"),  # type: ignore[operator]
     "past_end": (lambda v: v in ("loop", "last"), "loop or last"),
+    "decode_short_side_px": (_OPTIONAL_COUNT, "a length in px or none"),
 }
 _VIEWS: _Rules = {
     "num_clips": (_is_count, "a number of clips"),
@@ -101,7 +111,7 @@ def own_words(content: FileContent) -> dict[str, Any]:
                 raise CheckpointError(
                     f"{path}: {KEY}.{name} has unknown entries {unknown}. It may be of a later version."
                 )
-            _check(path, f"{KEY}.{name}", about[name], rules, needed=tuple(n for n in rules if n != "val"))
+            _check(path, f"{KEY}.{name}", about[name], rules, needed=tuple(n for n in rules if n not in _NOT_NEEDED))
     if ("mean" in about) != ("std" in about):
         raise CheckpointError(f"{path}: {KEY} has one of mean and std alone")
     return about
