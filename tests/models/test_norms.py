@@ -8,10 +8,23 @@ import pytest
 import torch
 from torch import nn
 
-from video_gn.models.norms import NORMS, NormName, group_count, is_norm, make_norm, norm_kind
+from video_gn.models._batch_norms import BatchRenorm
+from video_gn.models.norms import (
+    NORMS,
+    NormName,
+    check_norm_training,
+    group_count,
+    has_statistics,
+    is_norm,
+    make_norm,
+    norm_kind,
+)
 
-SHAPE = (3, 4, 2, 3, 2)  # N, C, T, H, W
+SHAPE = (3, 4, 3, 1, 5)  # N, C, T, H, W
 GROUPS = {"group": {"num_groups": 2}}
+# With fresh statistics and before its warm-up Batch Renorm is Batch Norm, and so is Sync Batch Norm in one process;
+# test_batch_norms.py has the rest.
+LIKE_BATCH = ("batch", "sync_batch", "batch_renorm")
 
 
 def members(kind, n, c, shape, num_groups):
@@ -19,7 +32,7 @@ def members(kind, n, c, shape, num_groups):
     num_samples, num_channels, *positions = shape
     per_group = num_channels // num_groups
     samples, channels = {
-        "batch": (range(num_samples), [c]),
+        **dict.fromkeys(LIKE_BATCH, (range(num_samples), [c])),
         "layer": ([n], range(num_channels)),
         "instance": ([n], [c]),
         "group": ([n], range(c // per_group * per_group, (c // per_group + 1) * per_group)),
@@ -32,9 +45,15 @@ def naive(kind, x, weight, bias, *, num_groups=2, eps=1e-5):
     weight, bias = weight.detach(), bias.detach()
     out = torch.empty_like(x)
     for n, c, *position in itertools.product(*(range(size) for size in x.shape)):
-        values = [float(x[index]) for index in members(kind, n, c, x.shape, num_groups)]
-        mean = sum(values) / len(values)
-        variance = sum((v - mean) ** 2 for v in values) / len(values)
+        if kind == "none":
+            out[n, c, *position] = float(x[n, c, *position]) * float(weight[c]) + float(bias[c])
+            continue
+        if kind == "frozen_batch":
+            mean, variance = 0.0, 1.0  # a fresh one's
+        else:
+            values = [float(x[index]) for index in members(kind, n, c, x.shape, num_groups)]
+            mean = sum(values) / len(values)
+            variance = sum((v - mean) ** 2 for v in values) / len(values)
         normalized = (float(x[n, c, *position]) - mean) / (variance + eps) ** 0.5
         out[n, c, *position] = normalized * float(weight[c]) + float(bias[c])
     return out
@@ -62,7 +81,7 @@ def test_names_are_the_tables():
 def test_forward_is_the_definition(kind):
     norm = build(kind)
     x = clip()
-    # float64 against float64: rounding of sums of at most 48 values.
+    # float64 against float64: rounding of sums of at most 60 values.
     torch.testing.assert_close(norm(x), naive(kind, x, norm.weight, norm.bias), rtol=1e-12, atol=1e-12)
 
 
@@ -103,7 +122,10 @@ def test_gradcheck(kind):
     def function(x, weight, bias):
         return torch.func.functional_call(norm, {"weight": weight, "bias": bias}, (x,))
 
-    assert torch.autograd.gradcheck(function, (x, norm.weight, norm.bias))
+    if kind == "frozen_batch":  # its scale and shift are no variables
+        assert torch.autograd.gradcheck(lambda x: function(x, norm.weight, norm.bias), (x,))
+    else:
+        assert torch.autograd.gradcheck(function, (x, norm.weight, norm.bias))
 
 
 @pytest.mark.parametrize("kind", NORMS)
@@ -141,9 +163,25 @@ def test_the_table_says_what_depends_on_the_batch_and_what_is_kept(kind):
     assert torch.allclose(alone, together, rtol=1e-12, atol=1e-12) is not NORMS[kind].depends_on_batch
     training = norm(x)
     norm.eval()
-    keeps_nothing = NORMS[kind].at_test == "the sample itself"
-    assert torch.equal(training, norm(x)) is keeps_nothing
-    assert (not list(norm.buffers())) is keeps_nothing
+    # What does not depend on the batch has nothing to do otherwise at test.
+    assert torch.equal(training, norm(x)) is not NORMS[kind].depends_on_batch
+    assert NORMS[kind].at_test.startswith("running averages") is NORMS[kind].depends_on_batch
+    buffers = {name for name, _ in norm.named_buffers()}
+    wanted = {"running_mean", "running_var", "num_batches_tracked"} if NORMS[kind].keeps_statistics else set()
+    assert buffers == wanted
+
+
+def test_names_in_a_state_dict_are_batch_norms():
+    names = list(nn.BatchNorm3d(4).state_dict())
+    for kind, row in NORMS.items():
+        wanted = names if row.keeps_statistics else ["weight", "bias"]
+        assert list(make_norm(kind, 32).state_dict()) == wanted
+    assert {kind for kind, row in NORMS.items() if row.keeps_statistics} == {
+        "batch",
+        "sync_batch",
+        "frozen_batch",
+        "batch_renorm",
+    }
 
 
 @pytest.mark.parametrize("kind", NORMS)
@@ -219,7 +257,30 @@ def test_groups():
         (("batch", 4, {"eps": 0.0}), r"eps must be above 0, got 0\.0"),
         (("batch", 4, {"eps": float("nan")}), r"eps must be above 0, got nan"),
         (("batch", 4, {"momentum": 1.5}), r"momentum must be in \[0, 1\], got 1\.5"),
-        (("goup", 4), r"norm must be one of \['batch', 'group', 'instance', 'layer'\], got 'goup'"),
+        (
+            ("goup", 4),
+            r"norm must be one of \['batch', 'batch_renorm', 'frozen_batch', 'group', 'instance', 'layer', 'none', "
+            r"'sync_batch'\], got 'goup'",
+        ),
+        (
+            ("batch_renorm", 4, {"norm_options": {"rmax": 2}}),
+            r"norm_options must hold only r_max, d_max, warmup_start_steps, warmup_steps for norm 'batch_renorm', "
+            r"got 'rmax'",
+        ),
+        (
+            ("batch", 4, {"norm_options": {"r_max": 2}}),
+            r"norm_options must be empty for norm 'batch', got 'r_max'\. Remove",
+        ),
+        (("batch_renorm", 4, {"norm_options": {"r_max": 0.9}}), r"r_max must be at least 1 and finite, got 0\.9"),
+        (("batch_renorm", 4, {"norm_options": {"d_max": float("nan")}}), r"d_max must be at least 0 .*, got nan"),
+        (
+            ("batch_renorm", 4, {"norm_options": {"warmup_steps": 0.5}}),
+            r"warmup_steps must be a whole number of at least 0, got 0\.5",
+        ),
+        (
+            ("batch_renorm", 4, {"norm_options": {"warmup_start_steps": -1}}),
+            r"warmup_start_steps must be a whole number of at least 0, got -1",
+        ),
     ],
 )
 def test_errors(arguments, message):
@@ -233,7 +294,7 @@ def test_unknown_kind():
         norm_kind("bn")
 
 
-@pytest.mark.parametrize("kind", ["batch", "layer", "instance"])
+@pytest.mark.parametrize("kind", [kind for kind in NORMS if kind != "group"])
 @pytest.mark.parametrize("name", ["num_groups", "channels_per_group"])
 def test_groups_that_mean_nothing_warn(kind, name):
     with pytest.warns(UserWarning, match=rf"{name}=4 is ignored: norm '{kind}' has no groups to choose"):
@@ -241,3 +302,56 @@ def test_groups_that_mean_nothing_warn(kind, name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make_norm(kind, 16)
+
+
+def test_options_reach_the_norm():
+    norm = make_norm("batch_renorm", 4, norm_options={"r_max": 3, "d_max": 5.0, "warmup_start_steps": 7.0})
+    assert isinstance(norm, BatchRenorm)
+    assert (norm.r_max, norm.d_max, norm.warmup_start_steps, norm.warmup_steps) == (3.0, 5.0, 7, 20000)
+    assert "r_max=3, d_max=5, warmup_start_steps=7, warmup_steps=20000" in repr(norm)
+    norm = make_norm("batch_renorm", 4, norm_options={})
+    assert (norm.r_max, norm.d_max, norm.warmup_start_steps, norm.warmup_steps) == (1.5, 0.5, 5000, 20000)
+    for kind, row in NORMS.items():
+        assert row.options == (
+            () if kind != "batch_renorm" else ("r_max", "d_max", "warmup_start_steps", "warmup_steps")
+        )
+
+
+def test_has_statistics():
+    assert not has_statistics(nn.Sequential(nn.Conv3d(3, 4, 1), make_norm("group", 32)))
+    net = nn.Sequential(nn.Conv3d(3, 4, 1), make_norm("frozen_batch", 4), nn.BatchNorm3d(4))
+    assert not has_statistics(net)
+    for name in ("running_mean", "running_var"):
+        for norm in net[1:]:
+            kept = getattr(norm, name)[3].clone()
+            getattr(norm, name)[3] = 0.5
+            assert has_statistics(net)
+            getattr(norm, name)[3] = kept
+    assert not has_statistics(net)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "message"),
+    [
+        (
+            "sync_batch",
+            {"world_size": 1},
+            r"model\.net\.norm must not be 'sync_batch' in one process, got world_size 1",
+        ),
+        (
+            "batch_renorm",
+            {"batch_size": 1},
+            r"model\.net\.norm must not be 'batch_renorm' .* got batch size 1\. Set it",
+        ),
+        ("frozen_batch", {"has_statistics": False}, r"must not be 'frozen_batch' without .*model\.weights to a file"),
+        ("bn", {}, "norm must be one of"),
+    ],
+)
+def test_training_that_means_something_else(kind, wrong, message):
+    right = {"batch_size": 2, "world_size": 2, "has_statistics": True}
+    with pytest.raises(ValueError, match=message):
+        check_norm_training(kind, **right | wrong)
+    for other in NORMS:
+        check_norm_training(other, **right)
+        if other != kind:
+            check_norm_training(other, **right | wrong)

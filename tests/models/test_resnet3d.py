@@ -18,6 +18,8 @@ from video_gn.models import I3D, LAYOUTS, NORMS, i3d, is_norm, min_clip
 from video_gn.models.resnet3d import DEPTHS
 
 NAMES = Path(__file__).with_name("i3d_r50_names.txt")
+MORE_GRAPHS = [("group", 0.5), ("batch", 0.0), ("batch_renorm", 0.0), ("none", 0.0)]
+OTHERS = [norm for norm in NORMS if norm not in ("batch", "group")]
 
 
 # ---- shapes, names, counts ------------------------------------------------------------------------
@@ -195,8 +197,10 @@ def two_threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("layout", "norm"),
+    [*((layout, norm) for layout in LAYOUTS for norm in ("batch", "group")), *(("nonlocal", norm) for norm in OTHERS)],
+)
 def test_channels_last_3d_is_kept_through(layout, norm, two_threads):
     net = randomize(small(layout=layout, norm=norm)).eval()
     x = clips(2, 16, 64)
@@ -252,7 +256,11 @@ def test_features_are_the_last_map():
     torch.testing.assert_close(net.blocks[-1](net.features(x)), net.position_logits(x))
 
 
-def test_one_graph_under_dynamo():
+@pytest.mark.parametrize(
+    ("norm", "drop_path"),
+    [("group", 0.0), ("batch", 0.5), *(pytest.param(*row, marks=pytest.mark.slow) for row in MORE_GRAPHS)],
+)
+def test_one_graph_under_dynamo(norm, drop_path):
     torch._dynamo.reset()
     graphs = []
 
@@ -260,15 +268,22 @@ def test_one_graph_under_dynamo():
         graphs.append(graph)
         return graph.forward
 
-    net = randomize(small(dropout=0.0))
-    compiled = torch.compile(net, fullgraph=True, backend=backend)  # fullgraph: a break would raise
-    x = clips(2, 8, 40)
+    net = randomize(small(norm=norm, dropout=0.0, drop_path=drop_path))
+    reference = copy.deepcopy(net)
+    net.compile(fullgraph=True, backend=backend)  # fullgraph: a break would raise
+    assert list(net.state_dict()) == list(reference.state_dict())
+    x = clips(2, 8, 32)
     for training in (True, False):
-        net.train(training)
-        torch.testing.assert_close(compiled(x), net(x))
+        for one in (net, reference):
+            torch.manual_seed(3)
+            one.train(training)
+            one.result = one(x)
+        torch.testing.assert_close(net.result, reference.result)
     assert len(graphs) == 2
+    for name, value in reference.state_dict().items():
+        torch.testing.assert_close(net.state_dict()[name], value, msg=name)
     with pytest.raises(ValueError, match="must have at least 8 frames"):
-        net(clips(1, 4, 40))
+        reference(clips(1, 4, 40))
     torch._dynamo.reset()
 
 
@@ -317,6 +332,7 @@ def test_trains(norm):
         {"depth": 101, "layout": "mmaction", "norm": "batch", "width": 8, "num_classes": 7, "norm_momentum": 0.01},
         {"depth": 50, "width": 32, "channels_per_group": 16, "dropout": 0.0, "norm_eps": 1e-3, "in_channels": 1},
         {"depth": 50, "norm": "layer", "zero_init_last_norm": False},
+        {"depth": 50, "norm": "batch_renorm", "norm_options": {"r_max": 2.0, "d_max": 1.0}, "drop_path": 0.2},
     ],
 )
 def test_arguments_rebuild_the_net(arguments):
@@ -326,12 +342,13 @@ def test_arguments_rebuild_the_net(arguments):
     assert again.arguments == net.arguments
     assert repr(again) == repr(net)
     assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in net.state_dict().items()}
-    assert all(type(v) in (str, int, float, bool, type(None)) for v in net.arguments.values())
+    values = [*net.arguments.values(), *(net.arguments["norm_options"] or {}).values()]
+    assert all(type(v) in (str, int, float, bool, type(None)) or v is net.arguments["norm_options"] for v in values)
     assert set(net.arguments) == set(get_type_hints(i3d)) - {"return"}
     assert (net.num_classes, net.layout) == (net.arguments["num_classes"], net.arguments["layout"])
     norms = {(m.eps, getattr(m, "momentum", None)) for m in net.modules() if is_norm(m)}
     assert norms == {
-        (net.arguments["norm_eps"], net.arguments["norm_momentum"] if net.arguments["norm"] == "batch" else None)
+        (net.arguments["norm_eps"], net.arguments["norm_momentum"] if "batch" in net.arguments["norm"] else None)
     }
 
 
@@ -359,6 +376,22 @@ def test_numpy_counts_become_plain():
 
     arguments = small(num_classes=np.int64(7), dropout=np.float64(0.25)).arguments
     assert (type(arguments["num_classes"]), type(arguments["dropout"])) == (int, float)
+    arguments = small(norm="batch_renorm", norm_options={"r_max": np.float64(2.0)}).arguments
+    assert type(arguments["norm_options"]) is dict and type(arguments["norm_options"]["r_max"]) is float
+
+
+def test_norm_options_reach_every_norm():
+    with torch.device("meta"):
+        net = i3d(50, norm="batch_renorm", norm_options={"r_max": 2.0, "d_max": 0.25})
+        assert i3d(50, norm="batch_renorm", norm_options={}).arguments == i3d_arguments(norm="batch_renorm")
+    norms = [m for m in net.modules() if is_norm(m)]
+    assert len(norms) == 53
+    assert {(m.r_max, m.d_max) for m in norms} == {(2.0, 0.25)}
+
+
+def test_arguments_of_an_older_checkpoint_make_the_same_net():
+    old = {name: value for name, value in i3d_arguments().items() if name not in ("norm_options", "drop_path")}
+    assert i3d_arguments(**{name: value for name, value in old.items() if name != "depth"}) == i3d_arguments()
 
 
 def test_replace_classifier():
@@ -451,7 +484,7 @@ def test_bytes_are_refused():
     [
         ({"depth": 34}, r"depth must be one of \[50, 101, 152\], got 34"),
         ({"layout": "nl"}, r"layout must be one of \['mmaction', 'nonlocal', 'slowfast'\], got 'nl'"),
-        ({"norm": "none"}, r"norm must be one of .*, got 'none'"),
+        ({"norm": "weight"}, r"norm must be one of .*, got 'weight'"),
         (
             {"width": 16},
             r"divide the 16 channels of the stem's norm blocks\.0\.norm \(width=16\), got 32\. Use num_groups=16",
@@ -463,6 +496,12 @@ def test_bytes_are_refused():
         ({"width": 64.0}, r"width must be a whole number of at least 1, got 64\.0"),
         ({"in_channels": -1}, r"in_channels must be a whole number of at least 1, got -1"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1\.0"),
+        ({"drop_path": 1.0}, r"drop_path must be in \[0, 1\), got 1\.0\. Usual values are 0\.05 to 0\.2"),
+        ({"drop_path": -0.1}, r"drop_path must be in \[0, 1\), got -0\.1"),
+        ({"norm_options": 2.0}, r"norm_options must be a table of numbers or null \(None\), got 2\.0"),
+        ({"norm_options": {"r_max": "2"}}, r"norm_options must be a table of numbers or null \(None\), got \{'r_max'"),
+        ({"norm_options": {"r_max": 2.0}}, r"norm_options must be empty for norm 'group', got 'r_max'"),
+        ({"norm": "batch_renorm", "norm_options": {"r_max": 0.5}}, r"r_max must be at least 1 and finite, got 0\.5"),
         ({"norm_eps": 0.0}, r"eps must be above 0, got 0\.0"),
         ({"norm_momentum": 2.0}, r"momentum must be in \[0, 1\], got 2\.0"),
     ],

@@ -14,6 +14,8 @@ COMMON = {
     "zero_init_last_norm": True,
     "norm_eps": 1e-5,
     "norm_momentum": 0.1,
+    "norm_options": None,
+    "drop_path": 0.0,
 }
 
 

@@ -9,10 +9,13 @@ from torchvision.models import resnet18
 from torchvision.models.video import r2plus1d_18
 
 from video_gn.errors import CheckpointError
-from video_gn.models import i3d
+from video_gn.models import NORMS, i3d
 from video_gn.models.resnet3d import DEPTHS
 from video_gn.weights import FORMATS, load_into
-from video_gn.weights.formats import _DEPTHS
+from video_gn.weights._files import read_file
+from video_gn.weights.build import build_net
+from video_gn.weights.formats import _DEPTHS, norm_family, recognize
+from video_gn.weights.inspect import inspect
 from video_gn.weights.keymaps import KEYMAPS, is_norm_name
 
 LAYOUTS = {"pytorchvideo": "slowfast", "slowfast": "slowfast", "mmaction": "mmaction"}
@@ -408,6 +411,91 @@ def test_scale_and_shift_alone_may_be_of_either_norm(tmp_path):
     text = " ".join(report.notes)
     for words in ("taken as Group Norm's", "does not tell the groups", "does not tell its layout"):
         assert words in text
+
+
+KINDS_WITH_STATISTICS = [kind for kind, row in NORMS.items() if row.keeps_statistics]
+
+
+def test_families_are_those_of_the_table():
+    for kind, row in NORMS.items():
+        family = "none" if kind == "none" else "batch" if row.keeps_statistics else "group"
+        assert norm_family(kind) == family
+
+
+@pytest.mark.parametrize("here", KINDS_WITH_STATISTICS)
+def test_statistics_fit_every_kind_that_keeps_them(tmp_path, here):
+    source = randomized(small())
+    for name, tensor in source.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            tensor.fill_(7)
+    path = write(tmp_path / "w.pth", source, "pytorchvideo")
+    net = small(here)
+    report = load_into(net, path)
+    given = source.state_dict()
+    for name, tensor in net.state_dict().items():
+        if name.endswith("num_batches_tracked") and here == "batch_renorm":
+            assert int(tensor) == 0
+            assert report.left[name] == "the warm-up of batch renorm counts the steps of its own training"
+        else:
+            assert torch.equal(tensor, given[name])
+    assert not report.problems and len(report.taken) == (320 if here != "batch_renorm" else 267)
+    accounted(report, dict.fromkeys(e.key for e in report.entries), net)
+    for other in ("none", "group", "instance"):
+        refused(small(other), path, f"its norms are 'batch', the network's '{other}'.*norm_mismatch to 'reinit'")
+
+
+def test_batch_renorm_goes_on_with_its_own_count(tmp_path):
+    source = randomized(small("batch_renorm"))
+    source.state_dict()["blocks.0.norm.num_batches_tracked"].fill_(7)
+    path = write(tmp_path / "w.ckpt", source, "video_gn")
+    net = small("batch_renorm")
+    assert len(load_into(net, path).taken) == 320
+    assert same(net.state_dict(), source.state_dict())
+    built, _ = build_net(recognize(read_file(path)))
+    assert same(built.state_dict(), source.state_dict())
+
+
+@pytest.mark.parametrize("kind", [*KINDS_WITH_STATISTICS, "none"])
+def test_a_checkpoint_of_every_kind_is_built_again(tmp_path, kind):
+    source = randomized(small(kind))
+    path = write(tmp_path / "w.ckpt", source, "video_gn")
+    built, _ = build_net(recognize(read_file(path)))
+    assert same(built.state_dict(), source.state_dict())
+    assert built.arguments == source.arguments
+    assert dict(r for r in map(str.split, inspect(path).splitlines()) if r[0] == "norms") == {"norms": kind}
+
+
+def test_weights_without_norms_are_another_kind(tmp_path):
+    source = randomized(small("none"))
+    path = write(tmp_path / "w.ckpt", source, "video_gn")
+    for other in ("group", "batch"):
+        refused(small(other), path, f"its norms are 'none', the network's '{other}'")
+    refused(small("none"), write(tmp_path / "g.ckpt", small("group"), "video_gn"), "its norms are 'group', the network")
+    # A bare state tells neither groups nor that there are none.
+    torch.save(source.state_dict(), tmp_path / "bare.pth")
+    net = small("none")
+    report = load_into(net, tmp_path / "bare.pth")
+    assert same(net.state_dict(), source.state_dict())
+    assert "the file does not tell the groups of its norms; the network has none" in report.notes
+
+
+@pytest.mark.parametrize("zoo", ["torchvision", "caffe2"])
+@pytest.mark.parametrize("kind", ["frozen_batch", "none", "batch_renorm"])
+def test_folded_norms_fit_what_computes_the_same(tmp_path, kind, zoo):
+    def affine(state):
+        for key in [k for k in state if k.endswith(("running_mean", "running_var", "_tracked", "_rm", "_riv"))]:
+            del state[key]
+
+    path = write(tmp_path / "w.pth", randomized(small(layout="nonlocal")), zoo, affine)
+    net = small(kind, layout="nonlocal").train()
+    notes = " ".join(load_into(net, path).notes)
+    assert ("training would normalize" in notes) is (kind == "batch_renorm")
+    assert ("no norm's" in notes) is (kind == "none" and zoo == "torchvision")
+    if kind != "batch_renorm":
+        norm, x = net.blocks[0].norm, torch.randn(2, 4, 2, 2, 2)
+        shaped = (-1, 1, 1, 1)
+        # The variance is 1 - eps in float32.
+        torch.testing.assert_close(norm(x), x * norm.weight.view(shaped) + norm.bias.view(shaped), rtol=1e-6, atol=1e-6)
 
 
 def test_a_bare_state_of_our_own_group_norm_network_fits_any_layout_and_says_so(tmp_path):

@@ -3,6 +3,7 @@
 Every kind learns one scale (`weight`) and one shift (`bias`) per channel; they differ in the set of
 values over which mean and variance are taken. To add a kind, add a row to `NORMS` and its name to
 `NormName`: the network's builder, its initialization and the optimizer's groups read that table.
+The relatives of Batch Norm have its names in a state dict (`_batch_norms`).
 
 Shape letters: N batch, C channels, G groups, T frames, H, W.
 """
@@ -10,14 +11,17 @@ Shape letters: N batch, C channels, G groups, T frames, H, W.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-NormName = Literal["batch", "group", "layer", "instance"]
+from video_gn.models._batch_norms import BatchNorm3d, BatchRenorm, FrozenBatchNorm, ScaleShift, SyncBatchNorm
+from video_gn.ops.group_norm import GroupNorm
+
+NormName = Literal["batch", "group", "layer", "instance", "sync_batch", "frozen_batch", "batch_renorm", "none"]
 
 # Source: Wu & He 2018 (arXiv:1803.08494), section 4.1.
 DEFAULT_NUM_GROUPS = 32
@@ -31,11 +35,13 @@ class NormOptions:
         num_groups: G, which divides the channels; 1 for kinds without groups.
         eps: added to the variance.
         momentum: weight of the newest batch in running averages, in torch's sense.
+        own: what this kind alone has, by the names in its row's `options`.
     """
 
     num_groups: int
     eps: float
     momentum: float
+    own: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,8 @@ class NormKind:
         has_groups: whether `num_groups` and `channels_per_group` mean anything.
         depends_on_batch: whether in training a sample's output depends on its neighbours.
         types: the classes that `build` may return; `is_norm` knows them.
+        keeps_statistics: whether it holds `running_mean`, `running_var` and `num_batches_tracked`, as Batch Norm does.
+        options: the keys that `norm_options` may hold.
     """
 
     build: Callable[[int, NormOptions], nn.Module]
@@ -57,24 +65,42 @@ class NormKind:
     has_groups: bool
     depends_on_batch: bool
     types: tuple[type[nn.Module], ...]
+    keeps_statistics: bool = False
+    options: tuple[str, ...] = ()
 
 
 def _batch(num_channels: int, options: NormOptions) -> nn.Module:
-    return nn.BatchNorm3d(num_channels, eps=options.eps, momentum=options.momentum)
+    return BatchNorm3d(num_channels, eps=options.eps, momentum=options.momentum)
 
 
 def _group(num_channels: int, options: NormOptions) -> nn.Module:
-    return nn.GroupNorm(options.num_groups, num_channels, eps=options.eps)
+    return GroupNorm(options.num_groups, num_channels, eps=options.eps)
 
 
 def _layer(num_channels: int, options: NormOptions) -> nn.Module:
     # Not nn.LayerNorm, whose scale and shift have one entry for each of C x T x H x W and fix the clip's size.
-    return nn.GroupNorm(1, num_channels, eps=options.eps)
+    return GroupNorm(1, num_channels, eps=options.eps)
 
 
 def _instance(num_channels: int, options: NormOptions) -> nn.Module:
     # Not nn.InstanceNorm3d, which by default has no scale and shift.
-    return nn.GroupNorm(num_channels, num_channels, eps=options.eps)
+    return GroupNorm(num_channels, num_channels, eps=options.eps)
+
+
+def _sync_batch(num_channels: int, options: NormOptions) -> nn.Module:
+    return SyncBatchNorm(num_channels, eps=options.eps, momentum=options.momentum)
+
+
+def _frozen_batch(num_channels: int, options: NormOptions) -> nn.Module:
+    return FrozenBatchNorm(num_channels, eps=options.eps)
+
+
+def _batch_renorm(num_channels: int, options: NormOptions) -> nn.Module:
+    return BatchRenorm(num_channels, eps=options.eps, momentum=options.momentum, **options.own)
+
+
+def _none(num_channels: int, options: NormOptions) -> nn.Module:
+    return ScaleShift(num_channels)
 
 
 # Source: Wu & He 2018, section 3.1 (the sets S_i), each extended to T.
@@ -85,7 +111,8 @@ NORMS: dict[str, NormKind] = {
         at_test="running averages of the training batches",
         has_groups=False,
         depends_on_batch=True,
-        types=(nn.BatchNorm3d,),
+        types=(BatchNorm3d,),
+        keeps_statistics=True,
     ),
     "group": NormKind(
         _group,
@@ -93,7 +120,7 @@ NORMS: dict[str, NormKind] = {
         at_test="the sample itself",
         has_groups=True,
         depends_on_batch=False,
-        types=(nn.GroupNorm,),
+        types=(GroupNorm,),
     ),
     "layer": NormKind(
         _layer,
@@ -101,7 +128,7 @@ NORMS: dict[str, NormKind] = {
         at_test="the sample itself",
         has_groups=False,
         depends_on_batch=False,
-        types=(nn.GroupNorm,),
+        types=(GroupNorm,),
     ),
     "instance": NormKind(
         _instance,
@@ -109,7 +136,43 @@ NORMS: dict[str, NormKind] = {
         at_test="the sample itself",
         has_groups=False,
         depends_on_batch=False,
-        types=(nn.GroupNorm,),
+        types=(GroupNorm,),
+    ),
+    "sync_batch": NormKind(
+        _sync_batch,
+        reduces_over="N of all processes, T, H, W for each channel",
+        at_test="running averages of the training batches",
+        has_groups=False,
+        depends_on_batch=True,
+        types=(SyncBatchNorm,),
+        keeps_statistics=True,
+    ),
+    "frozen_batch": NormKind(
+        _frozen_batch,
+        reduces_over="nothing: statistics from pretrained weights, fixed like scale and shift",
+        at_test="the same statistics as in training",
+        has_groups=False,
+        depends_on_batch=False,
+        types=(FrozenBatchNorm,),
+        keeps_statistics=True,
+    ),
+    "batch_renorm": NormKind(
+        _batch_renorm,
+        reduces_over="N, T, H, W for each channel, moved within limits towards the running averages",
+        at_test="running averages of the training batches",
+        has_groups=False,
+        depends_on_batch=True,
+        types=(BatchRenorm,),
+        keeps_statistics=True,
+        options=("r_max", "d_max", "warmup_start_steps", "warmup_steps"),
+    ),
+    "none": NormKind(
+        _none,
+        reduces_over="nothing: scale and shift alone",
+        at_test="no statistics",
+        has_groups=False,
+        depends_on_batch=False,
+        types=(ScaleShift,),
     ),
 }
 
@@ -142,6 +205,7 @@ def make_norm(
     channels_per_group: int | None = None,
     eps: float = 1e-5,
     momentum: float = 0.1,
+    norm_options: Mapping[str, float] | None = None,
     layer: str = "this layer",
 ) -> nn.Module:
     """A normalization layer for (N, C, T, H, W) or any other (N, C, ...) that its class takes.
@@ -153,23 +217,26 @@ def make_norm(
         channels_per_group: C/G instead, for "group".
         eps: added to the variance, above 0.
         momentum: for running averages, in [0, 1]; the weight of the newest batch (Caffe2's 0.9 is 0.1 here).
+        norm_options: what the kind alone has: "batch_renorm" takes the arguments of `BatchRenorm`, others nothing.
         layer: what an error calls the layer.
 
     Returns:
         A module with `weight` and `bias` of shape (C,).
 
     Raises:
-        ValueError: for an unknown kind, groups that do not divide C, or both group arguments.
+        ValueError: for an unknown kind, groups that do not divide C, both group arguments, or norm_options that the
+            kind does not have or that are out of range.
     """
     row = norm_kind(kind)
     check_norm_numbers(eps=eps, momentum=momentum)
+    own = check_norm_options(kind, norm_options)
     if num_channels < 1:
         raise ValueError(f"num_channels must be at least 1, got {num_channels!r} for {layer}. Give the layer channels.")
     warn_of_ignored_groups(kind, num_groups=num_groups, channels_per_group=channels_per_group)
     groups = 1
     if row.has_groups:
         groups = group_count(num_channels, num_groups=num_groups, channels_per_group=channels_per_group, layer=layer)
-    return row.build(num_channels, NormOptions(groups, eps, momentum))
+    return row.build(num_channels, NormOptions(groups, eps, momentum, own))
 
 
 def group_count(
@@ -232,3 +299,59 @@ def check_norm_numbers(*, eps: float, momentum: float) -> None:
         raise ValueError(f"eps must be above 0, got {eps!r}. The usual value is 1e-5.")
     if not 0 <= momentum <= 1:
         raise ValueError(f"momentum must be in [0, 1], got {momentum!r}. It is the weight of the newest batch: 0.1.")
+
+
+def check_norm_options(kind: str, norm_options: Mapping[str, float] | None) -> dict[str, float]:
+    """The options as a dict, if the kind has them all; their values are checked where they are used.
+
+    Raises:
+        ValueError: for a key that is not in the row's `options`.
+    """
+    allowed = norm_kind(kind).options
+    for key in norm_options or {}:
+        if key not in allowed:
+            rule = f"hold only {', '.join(allowed)}" if allowed else "be empty"
+            raise ValueError(
+                f"norm_options must {rule} for norm {kind!r}, got {key!r}. Remove it, or set another norm."
+            )
+    return dict(norm_options or {})
+
+
+def has_statistics(net: nn.Module) -> bool:
+    """Whether any norm holds running statistics other than a fresh one's mean 0 and variance 1."""
+    for module in net.modules():
+        mean, var = getattr(module, "running_mean", None), getattr(module, "running_var", None)
+        if is_norm(module) and mean is not None and var is not None and (bool((mean != 0).any() | (var != 1).any())):
+            return True
+    return False
+
+
+def check_norm_training(kind: str, *, batch_size: int, world_size: int, has_statistics: bool) -> None:
+    """Check that training with a kind of norm means what its name says.
+
+    Args:
+        kind: a name in `NORMS`.
+        batch_size: clips of one process in one forward.
+        world_size: processes.
+        has_statistics: of the function of that name, once weights are loaded.
+
+    Raises:
+        ValueError: for "sync_batch" in one process, "batch_renorm" with single clips, or "frozen_batch" without
+            pretrained statistics.
+    """
+    norm_kind(kind)
+    if kind == "sync_batch" and world_size < 2:
+        raise ValueError(
+            f"model.net.norm must not be 'sync_batch' in one process, got world_size {world_size!r}. Set it to "
+            "'batch', which is the same there, or train with trainer.devices of 2 or more."
+        )
+    if kind == "batch_renorm" and batch_size < 2:
+        raise ValueError(
+            f"model.net.norm must not be 'batch_renorm' with single clips, got batch size {batch_size!r}. Set it to "
+            "'group', which has no need of a batch, or raise the batch size of each process to 2 or more."
+        )
+    if kind == "frozen_batch" and not has_statistics:
+        raise ValueError(
+            "model.net.norm must not be 'frozen_batch' without pretrained statistics, got running means of 0 and "
+            "variances of 1. Set model.weights to a file with Batch Norm's statistics, or the norm to another kind."
+        )

@@ -8,7 +8,6 @@ Shape letters: N batch, C channels, T frames, H, W, P positions (of the head's w
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,23 +16,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from video_gn.models import _pytorchvideo as ptv
+from video_gn.models._i3d_arguments import check_arguments, check_choice, check_counts, plain
+from video_gn.models._residual import Stage, Stem, drop_paths
 from video_gn.models.norms import (
     DEFAULT_NUM_GROUPS,
     NormName,
-    check_norm_numbers,
-    group_count,
     is_norm,
     make_norm,
     norm_kind,
     warn_of_ignored_groups,
 )
-
-with warnings.catch_warnings():
-    # fvcore, which pytorchvideo imports, compiles a loss with torch.jit.script that nothing here uses.
-    warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=Warning)
-    from pytorchvideo.models.net import Net
-    from pytorchvideo.models.resnet import BottleneckBlock, create_bottleneck_block, create_res_stage
-    from pytorchvideo.models.stem import create_res_basic_stem
 
 LayoutName = Literal["nonlocal", "slowfast", "mmaction"]
 Depth = Literal[50, 101, 152]
@@ -119,7 +112,7 @@ class Head(nn.Module):
         return logits_NPY
 
 
-class I3D(Net):
+class I3D(ptv.Net):
     """The network; built by `i3d`.
 
     In training it returns logits, in evaluation softmax scores, each averaged over the positions of the head's
@@ -132,6 +125,20 @@ class I3D(Net):
     def __init__(self, blocks: nn.ModuleList, *, arguments: Mapping[str, Any]) -> None:
         super().__init__(blocks=blocks)
         self.arguments: dict[str, Any] = dict(arguments)
+
+    @property
+    def activation_checkpointing(self) -> bool:
+        """Whether training keeps only the residual blocks' inputs and computes the rest again in the backward pass.
+
+        Off unless set, at any time; no argument of the net. Source: Chen et al. 2016 (arXiv:1604.06174).
+        """
+        return any(block.checkpointed for block in self.blocks if isinstance(block, Stem | Stage))
+
+    @activation_checkpointing.setter
+    def activation_checkpointing(self, value: bool) -> None:
+        for block in self.blocks:
+            if isinstance(block, Stem | Stage):
+                block.checkpointed = bool(value)
 
     @property
     def num_classes(self) -> int:
@@ -197,8 +204,8 @@ class I3D(Net):
         Raises:
             ValueError: if num_classes is below 1.
         """
-        num_classes = _plain(num_classes)
-        _check_counts(num_classes=num_classes)
+        num_classes = plain(num_classes)
+        check_counts(num_classes=num_classes)
         old = self.classifier
         new = nn.Linear(old.in_features, num_classes, device=old.weight.device, dtype=old.weight.dtype)
         _initialize_classifier(new)
@@ -243,6 +250,8 @@ def i3d(
     zero_init_last_norm: bool = True,
     norm_eps: float = 1e-5,
     norm_momentum: float = 0.1,
+    norm_options: dict[str, float] | None = None,
+    drop_path: float = 0.0,
 ) -> I3D:
     """A 3-D ResNet with inflated first convolutions, freshly initialized from torch's global generator.
 
@@ -259,14 +268,17 @@ def i3d(
         zero_init_last_norm: start each block as the identity, by a scale of 0 in its last norm, of whatever kind.
         norm_eps: added to the variance.
         norm_momentum: weight of the newest batch in running averages.
+        norm_options: numbers that only this kind of norm takes, by name; see `norms.make_norm`.
+        drop_path: stochastic depth: probability in [0, 1) of leaving out a sample's last residual branch in training,
+            falling linearly to 0 at the first.
 
     Raises:
-        ValueError: for a value out of range, or groups that do not divide the width.
+        ValueError: for a value out of range, groups that do not divide the width, or options that the norm has not.
 
     Source: Wu & He 2018 (arXiv:1803.08494), section 4.3; Wang et al. 2018 (arXiv:1711.07971), Table 1 and code.
     """
-    arguments = {name: _plain(value) for name, value in locals().items()}
-    _check_arguments(arguments)
+    arguments = {name: plain(value) for name, value in locals().items()}
+    check_arguments(arguments, depths=DEPTHS, layouts=LAYOUTS)
     source = LAYOUTS[layout]
     warn_of_ignored_groups(norm, num_groups=num_groups, channels_per_group=channels_per_group)
     if not norm_kind(norm).has_groups:
@@ -285,22 +297,22 @@ def i3d(
             channels_per_group=channels_per_group,
             eps=eps,
             momentum=momentum,
+            norm_options=arguments["norm_options"],
         )
 
     norm_arguments: dict[str, Any] = {"norm": norm_layer, "norm_eps": norm_eps, "norm_momentum": norm_momentum}
-    blocks: list[nn.Module] = [
-        create_res_basic_stem(
-            in_channels=in_channels,
-            out_channels=width,
-            conv_kernel_size=(5, 7, 7),
-            conv_stride=source.conv1_stride,
-            conv_padding=(2, 3, 3),
-            pool_kernel_size=source.pool1_kernel,
-            pool_stride=source.pool1_stride,
-            pool_padding=source.pool1_padding,
-            **norm_arguments,
-        )
-    ]
+    stem = ptv.create_res_basic_stem(
+        in_channels=in_channels,
+        out_channels=width,
+        conv_kernel_size=(5, 7, 7),
+        conv_stride=source.conv1_stride,
+        conv_padding=(2, 3, 3),
+        pool_kernel_size=source.pool1_kernel,
+        pool_stride=source.pool1_stride,
+        pool_padding=source.pool1_padding,
+        **norm_arguments,
+    )
+    blocks: list[nn.Module] = [Stem(stem)]
     for index, num_blocks in enumerate(DEPTHS[depth]):
         blocks.append(_stage(index, num_blocks, width=width, norm_arguments=norm_arguments))
         if index == 0:
@@ -308,6 +320,7 @@ def i3d(
     blocks.append(Head(32 * width, num_classes, window_px=source.head_window_px, dropout=dropout))
 
     net = I3D(nn.ModuleList(blocks), arguments=arguments)
+    drop_paths([block for block in blocks if isinstance(block, Stage)], drop_path)
     initialize(net, zero_init_last_norm=zero_init_last_norm)
     return net
 
@@ -318,7 +331,7 @@ def min_clip(layout: str) -> tuple[int, int]:
     Raises:
         ValueError: for an unknown layout.
     """
-    _check_choice("layout", layout, LAYOUTS)
+    check_choice("layout", layout, LAYOUTS)
     return LAYOUTS[layout].min_frames, LAYOUTS[layout].min_px
 
 
@@ -340,21 +353,21 @@ def initialize(net: nn.Module, *, zero_init_last_norm: bool) -> None:
             _initialize_classifier(module)
     if zero_init_last_norm:
         for module in net.modules():
-            if isinstance(module, BottleneckBlock):
+            if isinstance(module, ptv.BottleneckBlock):
                 _fill(module.norm_c, weight=0.0, bias=0.0)
 
 
-def _stage(index: int, num_blocks: int, *, width: int, norm_arguments: dict[str, Any]) -> nn.Module:
+def _stage(index: int, num_blocks: int, *, width: int, norm_arguments: dict[str, Any]) -> Stage:
     """res2 (index 0) to res5 (index 3)."""
     kernels = [(3, 1, 1) if inflated else (1, 1, 1) for inflated in INFLATED[index]]
     spatial_stride = 1 if index == 0 else 2
     inner = width * 2**index
-    stage: nn.Module = create_res_stage(
+    stage = ptv.create_res_stage(
         depth=num_blocks,
         dim_in=width if index == 0 else 2 * inner,
         dim_inner=inner,
         dim_out=4 * inner,
-        bottleneck=create_bottleneck_block,
+        bottleneck=ptv.create_bottleneck_block,
         conv_a_kernel_size=kernels,
         conv_a_stride=(1, 1, 1),
         conv_a_padding=[(kernel[0] // 2, 0, 0) for kernel in kernels],
@@ -365,7 +378,7 @@ def _stage(index: int, num_blocks: int, *, width: int, norm_arguments: dict[str,
         if isinstance(module, nn.Conv3d):
             # The builder leaves numpy integers in the shortcuts' strides; torch.compile has broken its graph at them.
             module.stride = tuple(int(s) for s in module.stride)
-    return stage
+    return Stage(stage.res_blocks)
 
 
 def _fill(norm: nn.Module, *, weight: float, bias: float) -> None:
@@ -378,35 +391,3 @@ def _fill(norm: nn.Module, *, weight: float, bias: float) -> None:
 def _initialize_classifier(linear: nn.Linear) -> None:
     nn.init.normal_(linear.weight, std=0.01)
     nn.init.zeros_(linear.bias)
-
-
-def _check_arguments(arguments: Mapping[str, Any]) -> None:
-    _check_choice("depth", arguments["depth"], DEPTHS)
-    _check_choice("layout", arguments["layout"], LAYOUTS)
-    kind = norm_kind(arguments["norm"])
-    check_norm_numbers(eps=arguments["norm_eps"], momentum=arguments["norm_momentum"])
-    _check_counts(**{name: arguments[name] for name in ("num_classes", "width", "in_channels")})
-    dropout = arguments["dropout"]
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be in [0, 1), got {dropout!r}. The usual value is 0.5; 0 turns it off.")
-    if kind.has_groups:
-        # Every norm has a multiple of the stem's channels: where these divide, all do.
-        width = arguments["width"]
-        groups = {name: arguments[name] for name in ("num_groups", "channels_per_group")}
-        group_count(width, **groups, layer=f"the stem's norm blocks.0.norm (width={width})")
-
-
-def _plain(value: Any) -> Any:
-    # A count that came out of numpy would keep a checkpoint from being loaded with weights_only=True.
-    return value.item() if hasattr(value, "item") else value
-
-
-def _check_counts(**counts: int) -> None:
-    for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}. Give a positive int.")
-
-
-def _check_choice(name: str, value: object, table: Mapping[Any, object]) -> None:
-    if value not in table:
-        raise ValueError(f"{name} must be one of {sorted(table)}, got {value!r}. Choose one of these.")

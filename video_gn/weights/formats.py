@@ -22,6 +22,9 @@ OWN = "video_gn"
 FORMATS = (OWN, *KEYMAPS)
 # The norm of a file that holds scale and shift alone, under names that do not tell whose.
 UNKNOWN = "unknown"
+# The kinds of `video_gn.models.NORMS` that keep statistics, which any other of them can take. That table is not
+# imported here: with it comes everything that networks are built of, only to look at a file.
+_KEEP_STATISTICS = ("batch", "sync_batch", "frozen_batch", "batch_renorm")
 
 # Where the zoos keep the network's tensors in a file.
 _SECTIONS = ("model_state", "state_dict", "model_state_dict", "model", "net", "blobs")
@@ -235,11 +238,18 @@ def _describe(
     )
 
 
+def norm_family(kind: str) -> str:
+    """What weights of a kind of norm fit: "batch" for those with statistics, "none", or "group" for all others."""
+    if kind in _KEEP_STATISTICS:
+        return "batch"
+    return "none" if kind == "none" else "group"
+
+
 def group_rule(net: Mapping[str, Any]) -> tuple[str, int] | None:
     """How a network's norms divide the channels of each layer, from its arguments.
 
     Returns:
-        ("groups", G) or ("channels", C/G); None for kinds that pool over samples.
+        ("groups", G) or ("channels", C/G); None for kinds that pool over samples, and for none.
     """
     kind = net.get("norm")
     if kind == "layer":
@@ -341,4 +351,4 @@ def _count_tensors(value: Any) -> int:
     return sum(_count_tensors(v) for v in value) if isinstance(value, list | tuple) else 0
 
 
-__all__ = ["FORMATS", "OWN", "UNKNOWN", "Preprocessing", "Source", "group_rule", "recognize"]
+__all__ = ["FORMATS", "OWN", "UNKNOWN", "Preprocessing", "Source", "group_rule", "norm_family", "recognize"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from video_gn.weights._files import read_file
-from video_gn.weights.formats import UNKNOWN, Source, recognize
+from video_gn.weights.formats import UNKNOWN, Source, norm_family, recognize
 from video_gn.weights.named import find_weights
 from video_gn.weights.report import printable
 
@@ -84,7 +84,7 @@ def _norms(source: Source) -> str:
     if source.norm == UNKNOWN:
         return "scale and shift alone: Group Norm, or Batch Norm folded into them"
     if source.groups is None:
-        return source.norm if source.norm == "batch" else f"{source.norm} (number of groups not told)"
+        return f"{source.norm} (number of groups not told)" if norm_family(source.norm) == "group" else source.norm
     what, count = source.groups
     return f"{source.norm}, {count} {'groups' if what == 'groups' else 'channels a group'}"
 

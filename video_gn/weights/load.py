@@ -15,13 +15,14 @@ import torch
 
 from video_gn.errors import CheckpointError
 from video_gn.weights._files import read_file
-from video_gn.weights.formats import DETECTRON_SCALE, UNKNOWN, Source, group_rule, recognize
+from video_gn.weights.formats import DETECTRON_SCALE, UNKNOWN, Source, group_rule, norm_family, recognize
 from video_gn.weights.inflate import can_inflate, inflate_weight
 from video_gn.weights.keymaps import CLASSIFIER, is_norm_name
 from video_gn.weights.named import find_weights
 from video_gn.weights.report import DROPPED, MISSHAPEN, TAKEN, UNEXPECTED, UNFIT, Entry, Left, LoadReport, printable
 
 STEM = "blocks.0.conv.weight"
+_OWN_STEPS = "the warm-up of batch renorm counts the steps of its own training"
 _LISTED = 12  # problems that an error names; its report has all
 
 
@@ -205,6 +206,8 @@ class _Plan:
         if target in self.taken_from:
             reason = f"means the same tensor as {self.taken_from[target]}"
             return Entry(key, target, UNEXPECTED, shape=shape, reason=reason)
+        if target.endswith("num_batches_tracked") and self._counts_own_steps:
+            return Entry(key, target, DROPPED, shape=shape, reason=_OWN_STEPS)
         self.taken_from[target] = key
         return self._fit(key, target, tensor)
 
@@ -282,7 +285,8 @@ class _Plan:
         if name.startswith(CLASSIFIER) and self.source.num_classes is None and not self._has_classifier():
             return Left(name, "left", "a fresh classifier: the file has none")
         if name.endswith("num_batches_tracked"):
-            return Left(name, "left", "a count that nothing but a cumulative average reads")
+            own = self.arguments["norm"] == "batch_renorm"
+            return Left(name, "left", _OWN_STEPS if own else "a count that nothing but a cumulative average reads")
         if self.is_affine and name.endswith(("running_mean", "running_var")):
             mean = name.endswith("running_mean")
             # With mean 0 and variance 1 - eps a Batch Norm is its scale and shift alone.
@@ -294,7 +298,12 @@ class _Plan:
     @property
     def is_affine(self) -> bool:
         """Whether the file's norms are taken as Batch Norms that were folded into scale and shift."""
-        return self.source.affine or (self.source.norm == UNKNOWN and self.arguments["norm"] == "batch")
+        folded = self.source.affine or self.source.norm == UNKNOWN
+        return folded and norm_family(self.arguments["norm"]) == "batch"
+
+    @property
+    def _counts_own_steps(self) -> bool:
+        return bool(self.arguments["norm"] == "batch_renorm" != self.source.norm)
 
     def _has_classifier(self) -> bool:
         return any(t.startswith(CLASSIFIER) for t in self.source.names.values())
@@ -302,16 +311,17 @@ class _Plan:
     def _notes(self) -> list[str]:
         source, net, notes = self.source, self.arguments, []
         if source.norm == UNKNOWN:
-            taken = "Batch Norms folded into them" if net["norm"] == "batch" else "Group Norm's"
+            others = "no norm's" if net["norm"] == "none" else "Group Norm's"
+            taken = "Batch Norms folded into them" if self.is_affine else others
             notes.append(
                 f"the file holds scale and shift of its norms alone; they are taken as {taken}, as the network has"
             )
-        if self.is_affine:
+        if self.is_affine and net["norm"] != "frozen_batch":
             notes.append(
                 "its Batch Norms are folded into scale and shift: evaluation gives the zoo's numbers, but training "
                 "would normalize by the batch's statistics, which the file's weights have not seen"
             )
-        elif source.groups is None and source.norm != "batch" and not self.drops_norms:
+        elif source.groups is None and norm_family(source.norm) == "group" and not (self.is_affine or self.drops_norms):
             notes.append(
                 f"the file does not tell the groups of its norms; the network has {_rule_in_words(group_rule(net))}"
             )
@@ -330,9 +340,10 @@ class _Plan:
 
 def _norm_difference(source: Source, net: Mapping[str, Any]) -> str | None:
     here = str(net["norm"])
-    if source.norm == UNKNOWN:
-        return None
-    if (source.norm == "batch") != (here == "batch"):
+    is_bare = source.norm == "group" and source.groups is None  # scale and shift, of whatever keeps no statistics
+    if source.norm == UNKNOWN or (here == "none" and (source.affine or is_bare)):
+        return None  # what was folded into scale and shift is all that a net without norms has
+    if norm_family(source.norm) != norm_family(here):
         return f"its norms are {source.norm!r}, the network's {here!r}"
     rule = group_rule(net)
     if source.groups is not None and source.groups != rule:

@@ -1,0 +1,85 @@
+"""What bfloat16 training on a CPU cannot do: clips that leave a convolution too few frames.
+
+oneDNN's weight gradient of a convolution in bfloat16 is wrong where the kernel spans more frames than its input has.
+Seen with torch 2.11 and 2.15 on a CPU with AVX512-BF16, stride 1, against float32 gradients of the same values, N 2,
+4 to 256 channels, kernels k x 1 x 1 and k x 3 x 3 padded by k // 2:
+
+    k = 3   T = 1 right, T = 2 wrong, T >= 3 right
+    k = 5   T = 1 right, T = 2 to 4 wrong, T >= 5 right
+    k = 7   T = 1 right, T = 2 to 6 wrong, T >= 7 right (7 x 1 x 1 alone, torch 2.15)
+
+Wrong is: nothing in common with the right one (a relative error of 0.7 to 1, or above any bound), infinite, or not a
+number. Channels-last weights were wrong for every channel count; contiguous ones were right below 16 channels and in
+groups. The output and the gradient of the input were right everywhere, and so was everything in float32. With a
+stride of 2 in time fewer lengths were wrong (k = 5: T = 3 and 4); they are all refused here.
+
+The second fault (torch 2.15): forward and backward of a padded 1 x 3 x 3 convolution with stride 2, on maps of one row
+(1 x 1, 1 x 2, 1 x 4 px; not 4 x 1, nor 2 x 2), corrupt memory in bfloat16: the process dies by a signal, or the
+gradient is not a number.
+
+Shape letters: N batch, C channels, T frames, H, W.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+
+def check_bfloat16_cpu(net: nn.Module, clip_shape_CTHW: Sequence[int]) -> None:
+    """Refuse a clip with which bfloat16 training on a CPU gives wrong gradients; nothing is computed.
+
+    Args:
+        net: takes (N, C, T, H, W); left as it is.
+        clip_shape_CTHW: of one training clip.
+
+    Raises:
+        ValueError: naming the first convolution, its kernel, and what is left of the clip there.
+    """
+    modes = [(module, module.training) for module in net.modules()]
+    handles = [
+        module.register_forward_pre_hook(_check(name, tuple(clip_shape_CTHW)))
+        for name, module in net.named_modules()
+        if isinstance(module, nn.Conv3d)
+    ]
+    try:
+        # In evaluation no norm keeps statistics or asks other processes for theirs; the maps' sizes are the same.
+        net.eval()
+        tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+        meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+        # A compiled call would compile, and not see the hooks.
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            functional_call(net, meta, (torch.empty((1, *clip_shape_CTHW), device="meta"),))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes:
+            module.training = mode
+
+
+def _check(name: str, clip_shape_CTHW: tuple[int, ...]) -> Any:
+    def check(module: nn.Conv3d, inputs: tuple[torch.Tensor]) -> None:
+        frames, height, width = inputs[0].shape[2:]
+        kernel = "x".join(str(k) for k in module.kernel_size)
+        advice = "Train with trainer.precision=32-true"
+        # One frame under a kernel padded evenly is right, as seen; under an even kernel it is not.
+        one_is_right = frames == 1 and module.kernel_size[0] % 2 == 1
+        if frames < module.kernel_size[0] and not one_is_right:
+            raise ValueError(
+                f"clips must leave at least {module.kernel_size[0]} frames before {name} ({kernel}) for bfloat16 "
+                f"training on a CPU, whose gradients are wrong otherwise, got {frames} of a clip's "
+                f"{clip_shape_CTHW[1]}. {advice}, with longer clips, or with another model.net.layout."
+            )
+        if height == 1 and module.kernel_size[1] > 1 and module.stride[1] > 1:
+            stride = module.stride[1]
+            raise ValueError(
+                f"clips must leave more than one row of pixels before {name} ({kernel}, stride {stride}) for bfloat16 "
+                f"training on a CPU, which corrupts memory otherwise, got {height} x {width} of a clip's "
+                f"{clip_shape_CTHW[2]} x {clip_shape_CTHW[3]}. {advice}, or with larger clips."
+            )
+
+    return check

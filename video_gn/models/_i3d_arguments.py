@@ -1,0 +1,80 @@
+"""Checks of `i3d`'s arguments, before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from video_gn.models.norms import check_norm_numbers, group_count, make_norm, norm_kind
+
+
+def check_arguments(
+    arguments: Mapping[str, Any], *, depths: Mapping[Any, object], layouts: Mapping[Any, object]
+) -> None:
+    """Check everything that a net is built from.
+
+    Args:
+        arguments: of `i3d`, by name, as plain values.
+        depths: the table of depths.
+        layouts: the table of layouts.
+
+    Raises:
+        ValueError: for a value out of range, or groups that do not divide the width.
+    """
+    check_choice("depth", arguments["depth"], depths)
+    check_choice("layout", arguments["layout"], layouts)
+    kind = norm_kind(arguments["norm"])
+    check_norm_numbers(eps=arguments["norm_eps"], momentum=arguments["norm_momentum"])
+    check_counts(**{name: arguments[name] for name in ("num_classes", "width", "in_channels")})
+    for name, advice in (
+        ("dropout", "The usual value is 0.5; 0 turns it off."),
+        ("drop_path", "Usual values are 0.05 to 0.2; 0 turns it off."),
+    ):
+        if not 0 <= arguments[name] < 1:
+            raise ValueError(f"{name} must be in [0, 1), got {arguments[name]!r}. {advice}")
+    width = arguments["width"]
+    if kind.has_groups:
+        # Every norm has a multiple of the stem's channels: where these divide, all do.
+        groups = {name: arguments[name] for name in ("num_groups", "channels_per_group")}
+        group_count(width, **groups, layer=f"the stem's norm blocks.0.norm (width={width})")
+    if arguments["norm_options"] is not None:
+        _check_norm_options(arguments["norm_options"])
+        # Names and ranges are the kind's own: build one layer of it, without memory.
+        with torch.device("meta"):
+            make_norm(
+                arguments["norm"],
+                width,
+                num_groups=1 if kind.has_groups else None,
+                norm_options=arguments["norm_options"],
+            )
+
+
+def plain(value: Any) -> Any:
+    """A count that came out of numpy would keep a checkpoint from being loaded with weights_only=True."""
+    if isinstance(value, Mapping):
+        # No options and an empty table are the same net.
+        return {str(name): plain(item) for name, item in value.items()} or None
+    return value.item() if hasattr(value, "item") else value
+
+
+def check_counts(**counts: int) -> None:
+    """Raise ValueError, with the name, for what is not a whole number of at least 1."""
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}. Give a positive int.")
+
+
+def check_choice(name: str, value: object, table: Mapping[Any, object]) -> None:
+    """Raise ValueError, with the name and the table's keys, for what is no key of it."""
+    if value not in table:
+        raise ValueError(f"{name} must be one of {sorted(table)}, got {value!r}. Choose one of these.")
+
+
+def _check_norm_options(options: object) -> None:
+    is_table = isinstance(options, Mapping)
+    if not is_table or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in options.values()):  # type: ignore[attr-defined]
+        raise ValueError(
+            f"norm_options must be a table of numbers or null (None), got {options!r}. Give names with a number each."
+        )

@@ -1,0 +1,127 @@
+"""What the network adds to pytorchvideo's residual blocks: dropped branches, and recomputation in the backward pass.
+
+Neither has parameters or buffers, so that names in a state dict stay as they are.
+
+Shape letters: N batch, C channels, T frames, H, W.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from video_gn.models._batch_norms import checkpoint_contexts
+from video_gn.models._pytorchvideo import ResStage
+
+
+class DropPathSum(nn.Module):
+    """Shortcut plus branch; in training the branch of a sample is left out by chance (stochastic depth).
+
+    A branch that stays is divided by the probability of staying, so that the sum's mean is that of evaluation,
+    where nothing is dropped. One draw per sample, from torch's global generator of the device.
+
+    Args:
+        probability: of a sample's branch to be left out, in [0, 1).
+
+    Source: Huang et al. 2016 (arXiv:1603.09382), section 3; scaled in training, not at test, as timm's `drop_path`.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, shortcut_NCTHW: torch.Tensor, branch_NCTHW: torch.Tensor) -> torch.Tensor:
+        """The sum, of the inputs' shape."""
+        if not self.training or self.probability == 0:
+            return shortcut_NCTHW + branch_NCTHW
+        stays = 1 - self.probability
+        factor_N1111 = branch_NCTHW.new_empty((branch_NCTHW.shape[0], 1, 1, 1, 1)).bernoulli_(stays).div_(stays)
+        return shortcut_NCTHW + branch_NCTHW * factor_N1111
+
+    def extra_repr(self) -> str:
+        """The probability."""
+        return f"probability={self.probability:g}"
+
+
+class Stem(nn.Module):
+    """pytorchvideo's stem, under its names; what follows the convolution can be recomputed instead of kept.
+
+    Args:
+        stem: whose parts to take.
+
+    Attributes:
+        checkpointed: see `Stage`. The convolution's output is kept: alone it is over a quarter of a forward's work.
+    """
+
+    checkpointed: bool = False
+
+    def __init__(self, stem: nn.Module) -> None:
+        # Not derived from its class, whose __init__ makes every object one of that very class.
+        super().__init__()
+        self.conv = stem.get_submodule("conv")
+        self.norm = stem.get_submodule("norm")
+        self.activation = stem.get_submodule("activation")
+        self.pool = stem.get_submodule("pool")
+
+    def forward(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
+        """Convolution, norm, activation, pool."""
+        x_NCTHW = self.conv(x_NCTHW)
+        if self.checkpointed and self.training and torch.is_grad_enabled():
+            return _recomputed(self._after_conv, x_NCTHW, draws=False)
+        return self._after_conv(x_NCTHW)
+
+    def _after_conv(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
+        pooled: torch.Tensor = self.pool(self.activation(self.norm(x_NCTHW)))
+        return pooled
+
+
+class Stage(ResStage):
+    """pytorchvideo's stage of residual blocks, whose activations can be recomputed instead of kept.
+
+    Attributes:
+        checkpointed: in training with gradients, keep only each block's input, and run the block again in the
+            backward pass. Running statistics are not updated again, and dropped branches are the same ones.
+    """
+
+    checkpointed: bool = False
+
+    def forward(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
+        """All blocks, one after the other."""
+        recompute = self.checkpointed and self.training and torch.is_grad_enabled()
+        for block in self.res_blocks:
+            if recompute:
+                x_NCTHW = _recomputed(block, x_NCTHW, draws=isinstance(block.branch_fusion, DropPathSum))
+            else:
+                x_NCTHW = block(x_NCTHW)
+        return x_NCTHW
+
+
+def _recomputed(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, *, draws: bool) -> torch.Tensor:
+    # The random state is kept only where something draws: reading a GPU's waits for it.
+    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": draws}
+    if not torch.compiler.is_compiling():
+        # A compiled graph updates statistics once by itself, and takes no contexts.
+        options["context_fn"] = checkpoint_contexts
+    output: torch.Tensor = checkpoint(function, x, **options)
+    return output
+
+
+def drop_paths(stages: Iterable[Stage], drop_path: float) -> None:
+    """Let the branches of all blocks be dropped, with probabilities that rise linearly from the first to the last.
+
+    Args:
+        stages: with `res_blocks`, in the network's order.
+        drop_path: of the last block, in [0, 1). At 0 nothing is changed.
+
+    Source: the linear rule of Huang et al. 2016, Eq. 4, from 0 at the first block as timm's
+        `calculate_drop_path_rates` has it: block i (from 0) of n gets drop_path * i / (n - 1).
+    """
+    blocks = [block for stage in stages for block in stage.res_blocks]
+    for index, block in enumerate(blocks):
+        probability = drop_path * index / (len(blocks) - 1)
+        if probability > 0:
+            block.branch_fusion = DropPathSum(probability)
