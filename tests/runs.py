@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import sys
+import time
 from pathlib import Path
 
 from lightning import Callback
@@ -54,6 +55,60 @@ class StepLog(Callback):
 
     def on_train_epoch_start(self, trainer, pl_module):
         self._write(f"epoch {trainer.current_epoch} at {trainer.global_step}")
+
+
+class HookLog(Callback):
+    """Appends a line for each hook of a training, with what it sees; waits where a kill is wanted.
+
+    Args:
+        path: of the file.
+        pause: seconds to wait inside a save, a validation and an accumulation window.
+    """
+
+    def __init__(self, path: str, pause: float = 0.0) -> None:
+        self.path = path
+        self.pause = pause
+
+    def _write(self, line, *, waits=False):
+        with Path(self.path).open("a") as file:
+            file.write(line + "\n")
+        if waits:
+            time.sleep(self.pause)
+
+    def on_train_start(self, trainer, pl_module):
+        self._write(f"start {trainer.global_step}")
+
+    def on_train_end(self, trainer, pl_module):
+        self._write(f"end {trainer.global_step}")
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        self._write(f"epoch {trainer.current_epoch} at {trainer.global_step}")
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self._write(f"epoch end {trainer.current_epoch} at {trainer.global_step}")
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self._write(f"batch {batch_idx} {batch.video_ids.tolist()} {int(batch.frames_NKTCHW.long().sum())}")
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        rates = [group["lr"] for group in optimizer.param_groups]
+        self._write(f"optimizer {trainer.global_step} {rates}")
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self._write(f"batch end {batch_idx} at {trainer.global_step} {float(outputs['loss'])!r}", waits=True)
+
+    def on_validation_start(self, trainer, pl_module):
+        self._write(f"validation at {trainer.global_step}")
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        self._write(f"validation batch {batch_idx}", waits=True)
+
+    def on_validation_end(self, trainer, pl_module):
+        values = {k: float(v) for k, v in sorted(trainer.callback_metrics.items()) if k.startswith("val/")}
+        self._write(f"validation end {values}")
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint):
+        self._write(f"save {trainer.global_step}", waits=True)
 
 
 def _run(argv, cwd, log, environment):

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from runs import run
 
 from video_gn.models.resnet3d import I3D
+from video_gn.results import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "study")
 TABLE_8 = sorted((ROOT / "configs/kinetics400").glob("*.yaml"))
 
 
@@ -20,17 +22,17 @@ def test_there_are_configs():
 @pytest.fixture(scope="module")
 def build():
     """Parses a config as `video-gn fit` does and builds data module, net and optimizer settings."""
-    from jsonargparse import ArgumentParser
     from lightning import Trainer
+    from lightning.pytorch.cli import LightningArgumentParser
 
-    from video_gn.callbacks.checkpoints import RunCheckpoint
     from video_gn.data.datamodule import VideoDataModule
+    from video_gn.lightning_cli import add_run_arguments
     from video_gn.tasks.classification import VideoClassifier
 
-    parser = ArgumentParser()
+    parser = LightningArgumentParser()
     parser.add_argument("--seed_everything", type=int)
+    add_run_arguments(parser)
     parser.add_class_arguments(Trainer, "trainer", instantiate=False)
-    parser.add_class_arguments(RunCheckpoint, "checkpoint")
     parser.add_class_arguments(VideoClassifier, "model")
     parser.add_class_arguments(VideoDataModule, "data")
 
@@ -50,6 +52,43 @@ def test_a_config_parses_and_builds(build, path):
     for name, value in config["model"]["net"]["init_args"].items():
         assert net.arguments[name] == value, name
     assert built.data.clip.num_frames == config["data"]["clip"]["num_frames"]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_two_steps_at_reduced_size(path, tiny_videos, tmp_path):
+    """The recipe as it stands; clips, width, videos and weights are small ones."""
+    net = yaml.safe_load(path.read_text())["model"]["net"]["init_args"]
+    small = [
+        "--trainer.accelerator=cpu",
+        "--trainer.devices=1",
+        "--trainer.max_epochs=-1",
+        "--trainer.max_steps=2",
+        "--trainer.log_every_n_steps=1",
+        "--trainer.limit_val_batches=1",
+        "--trainer.check_val_every_n_epoch=1",
+        "--trainer.precision=32-true",
+        "--model.weights=null",
+        "--model.schedule.name=constant",
+        "--model.schedule.warmup=0",
+        "--model.net.width=4",
+        *(["--model.net.num_groups=2"] if net.get("num_groups") else []),
+        f"--data.train={tiny_videos}",
+        "--data.val=null",
+        "--data.split.group_by=null",
+        "--data.split.val_groups=null",
+        "--data.batch_size=4",
+        "--data.loader.num_workers=0",
+        "--data.clip.num_frames=16",
+        "--data.clip.stride=1",
+        "--data.augment.short_side_px=[32,36]",
+        "--data.augment.crop_px=32",
+        "--data.views.short_side_px=32",
+        "--data.views.crop_px=32",
+    ]
+    status, printed = run(["fit", "-c", str(path), f"--run_dir={tmp_path / 'run'}", *small], tmp_path)
+    assert status == 0, printed
+    rows = read_metrics(tmp_path / "run/metrics.csv")
+    assert rows[-1]["step"] == 2
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)

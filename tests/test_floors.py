@@ -16,7 +16,9 @@ FLOORS = {
     "video_gn.clips": 0,
     "video_gn.sampling": 1,
     "video_gn.metrics": 1,
+    "video_gn.ops": 1,
     "video_gn.optim": 1,
+    "video_gn.schedules": 1,
     "video_gn.results": 1,
     "video_gn.checkpoint": 1,
     "video_gn.scoring": 1,
@@ -48,12 +50,20 @@ FLOORS = {
     "video_gn.callbacks": 5,
     "video_gn.inference": 6,
     "video_gn.report": 6,
+    "video_gn.report.study_figures": 5,
     "video_gn.bench": 6,
+    "video_gn.study": 6,
     "video_gn.cli": 8,
     "video_gn.lightning_cli": 7,
     "video_gn.__main__": 9,
 }
-LIGHTNING_ONLY_IN = ("video_gn.data.datamodule", "video_gn.tasks", "video_gn.callbacks", "video_gn.lightning_cli")
+LIGHTNING_ONLY_IN = (
+    "video_gn.data.datamodule",
+    "video_gn.study",
+    "video_gn.tasks",
+    "video_gn.callbacks",
+    "video_gn.lightning_cli",
+)
 
 
 def module_name(path: Path) -> str:
@@ -146,6 +156,7 @@ HELP = "import contextlib\nfrom video_gn.__main__ import main\nwith contextlib.s
         "import video_gn.data.manifest",
         *(HELP.format(words=words) for words in (["--help"], ["--version"], ["nothing"], ["infer", "--help"])),
         *(HELP.format(words=words) for words in (["data", "synth", "--help"], ["bench", "data", "--help"])),
+        HELP.format(words=["study", "--help"]),
     ],
 )
 def test_no_torch_until_it_is_used(code):
@@ -159,5 +170,5 @@ def test_help_lists_every_command(capsys):
 
     assert main(["--help"]) == 0
     words = capsys.readouterr().out.split()
-    for command in ("fit", "validate", "test", "predict", "infer", "data", "report", "bench"):
+    for command in ("fit", "validate", "test", "predict", "infer", "data", "study", "report", "bench"):
         assert command in words

@@ -1,5 +1,6 @@
-"""Schedules against hand-written lists, torch's own and the peers' formulas; parameter groups; resuming."""
+"""Groups of parameters by norm and by depth, frozen stages, the optimizers' steps by hand, loading their state."""
 
+import copy
 import io
 import logging
 import math
@@ -9,159 +10,23 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
 
+from video_gn.errors import CheckpointError
+from video_gn.models import i3d
 from video_gn.models.norms import NORMS, is_norm, make_norm
 from video_gn.optim import (
     OPTIMIZERS,
-    SCHEDULES,
+    STAGES,
     OptimizerConfig,
-    ScheduleConfig,
     build_optimizer,
-    build_scheduler,
-    lr_factor,
+    freeze_stages,
     parameter_groups,
     scaled_lr,
 )
 
-DEFAULT = ScheduleConfig()
-
-
-def factors(config, *, steps_per_epoch, total_steps):
-    return [lr_factor(config, step, steps_per_epoch, total_steps) for step in range(total_steps)]
-
 
 def tiny_net(kind="batch"):
     return nn.Sequential(nn.Conv3d(3, 32, 1, bias=False), make_norm(kind, 32), nn.Flatten(), nn.Linear(32, 2))
-
-
-def built(schedule=DEFAULT, *, net=None, steps_per_epoch=3, total_steps=12, batch=64, **settings):
-    net = net if net is not None else tiny_net()
-    optimizer = build_optimizer(net, OptimizerConfig(**settings), global_batch_size=batch, is_norm=is_norm)
-    return optimizer, build_scheduler(optimizer, schedule, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
-
-
-def rates(optimizer, scheduler, num_steps):
-    out = []
-    for _ in range(num_steps):
-        out.append([group["lr"] for group in optimizer.param_groups])
-        optimizer.step()
-        scheduler.step()
-    return out
-
-
-# ---- the factor ---------------------------------------------------------------------------------
-
-
-def test_names_are_the_tables():
-    assert set(get_args(get_type_hints(OptimizerConfig)["name"])) == set(OPTIMIZERS)
-    assert set(get_args(get_type_hints(ScheduleConfig)["name"])) == set(SCHEDULES)
-
-
-def test_constant():
-    assert factors(ScheduleConfig("constant"), steps_per_epoch=2, total_steps=5) == [1, 1, 1, 1, 1]
-
-
-def test_step_by_epochs():
-    config = ScheduleConfig("step", milestones=[2, 3])
-    expected = [1] * 6 + [0.1] * 3 + [0.1**2] * 3
-    assert factors(config, steps_per_epoch=3, total_steps=12) == expected
-
-
-def test_step_by_fractions_of_an_epoch():
-    config = ScheduleConfig("step", milestones=[0.7, 1.25])
-    expected = [1] * 7 + [0.1] * 5 + [0.1**2] * 2  # 7 of 10 steps, and 12 (12.5 rounds to even)
-    assert factors(config, steps_per_epoch=10, total_steps=14) == expected
-
-
-def test_the_papers_video_schedule():
-    # 234,643 videos in batches of 64 are 3,666 steps; the rate falls after epochs 41 and 82 of 109.
-    config, n = ScheduleConfig("step", milestones=[41, 82]), 3666
-    at = {0: 1, 41 * n - 1: 1, 41 * n: 0.1, 82 * n - 1: 0.1, 82 * n: 0.1**2, 109 * n - 1: 0.1**2}
-    assert {step: lr_factor(config, step, n, 109 * n) for step in at} == at
-
-
-def test_nonlocal_schedule_in_steps():
-    config = ScheduleConfig("step", unit="step", milestones=[150_000, 300_000])
-    at = {0: 1, 149_999: 1, 150_000: 0.1, 299_999: 0.1, 300_000: 0.1**2, 399_999: 0.1**2}
-    # The unit is the step: how long an epoch is does not matter.
-    for steps_per_epoch in (1, 3666):
-        assert {step: lr_factor(config, step, steps_per_epoch, 400_000) for step in at} == at
-
-
-def test_cosine():
-    half = math.sqrt(0.5)
-    expected = [1, (1 + half) / 2, 0.5, (1 - half) / 2]
-    assert factors(ScheduleConfig("cosine"), steps_per_epoch=1, total_steps=4) == pytest.approx(expected, abs=1e-15)
-    assert lr_factor(ScheduleConfig("cosine"), 4, 1, 4) == 0
-    assert lr_factor(ScheduleConfig("cosine"), 5, 1, 4) == 0  # it does not rise again
-    assert lr_factor(ScheduleConfig("cosine", final_lr_factor=0.2), 2, 1, 4) == pytest.approx(0.6)
-    assert lr_factor(ScheduleConfig("cosine", final_lr_factor=0.2), 4, 1, 4) == pytest.approx(0.2)
-
-
-def test_linear_warmup():
-    config = ScheduleConfig("constant", unit="step", warmup=4, warmup_start_factor=0.2)
-    expected = [0.2, 0.4, 0.6, 0.8, 1, 1]
-    assert factors(config, steps_per_epoch=1, total_steps=6) == pytest.approx(expected, abs=1e-15)
-    config = ScheduleConfig("constant", unit="epoch", warmup=2, warmup_start_factor=0.0)
-    assert factors(config, steps_per_epoch=2, total_steps=6) == [0, 0.25, 0.5, 0.75, 1, 1]
-
-
-def test_warmup_ends_at_the_schedules_value():
-    config = ScheduleConfig("step", unit="step", milestones=[2], warmup=4, warmup_start_factor=0.0)
-    expected = [0, 0.025, 0.05, 0.075, 0.1, 0.1]
-    assert factors(config, steps_per_epoch=1, total_steps=6) == pytest.approx(expected, abs=1e-15)
-
-
-def slowfast_rate(epoch, *, base=0.1, max_epoch=196, warmup=34, start=0.01):
-    """SlowFast's rate at a (fractional) epoch, from its description: cosine over all epochs, warm-up into it."""
-
-    def cosine(e):
-        return base * (math.cos(math.pi * e / max_epoch) + 1) / 2
-
-    return start + (cosine(warmup) - start) * epoch / warmup if epoch < warmup else cosine(epoch)
-
-
-def test_slowfasts_schedule_from_scratch():
-    config = ScheduleConfig("cosine", warmup=34, warmup_start_factor=0.1)
-    n = 7
-    got = [0.1 * f for f in factors(config, steps_per_epoch=n, total_steps=196 * n)]
-    expected = [slowfast_rate(step / n) for step in range(196 * n)]
-    assert got == pytest.approx(expected, rel=1e-12, abs=1e-15)
-    assert got[0] == pytest.approx(0.01)
-    # cos(pi 34 / 196) = 0.8551428 by its power series.
-    assert got[34 * n] == pytest.approx(0.1 * (1 + 0.8551428) / 2, abs=1e-8)
-    assert max(got) == got[34 * n]
-
-
-def test_slowfasts_schedule_from_imagenet():
-    config = ScheduleConfig("step", milestones=[44, 88, 118])
-    got = factors(config, steps_per_epoch=1, total_steps=118)
-    assert got == [1] * 44 + [0.1] * 44 + [0.1**2] * 30
-
-
-# ---- the scheduler ------------------------------------------------------------------------------
-
-
-def test_scheduler_is_torchs_multi_step():
-    ours = rates(*built(ScheduleConfig("step", milestones=[1, 3]), lr=0.02), 12)
-    reference = torch.optim.SGD(tiny_net().parameters(), lr=0.02)
-    theirs = rates(reference, MultiStepLR(reference, [3, 9]), 12)
-    assert ours == [[pytest.approx(rate[0], rel=1e-12)] * 2 for rate in theirs]
-
-
-def test_scheduler_is_torchs_cosine():
-    ours = rates(*built(ScheduleConfig("cosine", final_lr_factor=0.05), lr=0.02), 12)
-    reference = torch.optim.SGD(tiny_net().parameters(), lr=0.02)
-    theirs = rates(reference, CosineAnnealingLR(reference, 12, eta_min=0.001), 12)
-    # torch multiplies from step to step: rounding of 12 products.
-    assert ours == [[pytest.approx(rate[0], rel=1e-12)] * 2 for rate in theirs]
-
-
-def test_scheduler_does_not_warn():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        rates(*built(ScheduleConfig("cosine", warmup=1)), 3)
 
 
 def through_a_file(state):
@@ -172,56 +37,8 @@ def through_a_file(state):
     return torch.load(buffer, weights_only=True)
 
 
-def test_resume_is_exact():
-    schedule = ScheduleConfig("cosine", warmup=1)
-    straight = rates(*built(schedule), 12)
-    optimizer, scheduler = built(schedule)
-    first = rates(optimizer, scheduler, 5)
-    state = through_a_file({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()})
-    assert state["scheduler"] == {"last_epoch": 5, "_step_count": 6}
-    optimizer, scheduler = built(schedule)
-    optimizer.load_state_dict(state["optimizer"])
-    scheduler.load_state_dict(state["scheduler"])
-    assert scheduler.get_last_lr() == straight[5]
-    assert first + rates(optimizer, scheduler, 7) == straight
-
-
-def test_resume_with_another_config_uses_it_and_says_so(caplog):
-    optimizer, scheduler = built(ScheduleConfig("step", milestones=[1]), lr=0.01)
-    net = tiny_net()
-    for p in (p for group in optimizer.param_groups for p in group["params"]):
-        p.grad = torch.ones_like(p)
-    rates(optimizer, scheduler, 4)
-    state = through_a_file({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()})
-    changed = {"lr": 0.03, "weight_decay": 0.5, "norm_weight_decay": 0.25, "momentum": 0.5, "nesterov": False}
-    optimizer, scheduler = built(ScheduleConfig("step", milestones=[1], gamma=0.5), net=net, batch=32, **changed)
-    with caplog.at_level(logging.WARNING, logger="video_gn.optim"):
-        optimizer.load_state_dict(state["optimizer"])
-    scheduler.load_state_dict(state["scheduler"])
-    for group, decay in zip(optimizer.param_groups, (0.5, 0.25), strict=True):
-        assert group["lr"] == pytest.approx(0.03 / 2 * 0.5)
-        assert (group["weight_decay"], group["momentum"], group["nesterov"]) == (decay, 0.5, False)
-        assert all("momentum_buffer" in optimizer.state[p] for p in group["params"])  # what was learned is kept
-    assert (
-        "weight_decay of group decay: 0.0001 in the checkpoint, 0.5 in the config; the config's is used" in caplog.text
-    )
-    assert "initial_lr of group norm: 0.01 in the checkpoint, 0.015 in the config" in caplog.text
-    assert [rate[0] for rate in rates(optimizer, scheduler, 2)] == pytest.approx([0.0075, 0.0075])
-
-
-def test_resume_with_the_same_config_is_silent(caplog):
-    optimizer, _ = built()
-    state = through_a_file(optimizer.state_dict())
-    optimizer, _ = built()
-    optimizer.load_state_dict(state)
-    assert caplog.text == ""
-
-
-def test_resume_without_a_schedule_uses_the_configs_rate():
-    state = build_optimizer(tiny_net(), OptimizerConfig(lr=1.0), global_batch_size=64, is_norm=is_norm).state_dict()
-    optimizer = build_optimizer(tiny_net(), OptimizerConfig(lr=0.5), global_batch_size=64, is_norm=is_norm)
-    optimizer.load_state_dict(state)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]
+def test_names_are_the_tables():
+    assert set(get_args(get_type_hints(OptimizerConfig)["name"])) == set(OPTIMIZERS)
 
 
 # ---- groups and the optimizer -------------------------------------------------------------------
@@ -275,13 +92,205 @@ def test_sgd_takes_nesterovs_step():
         assert [float(p.detach()) for p in parameters] == pytest.approx(weights, rel=1e-12)
 
 
+# ---- groups by depth ----------------------------------------------------------------------------
+
+
+def small_net(norm="group", **arguments):
+    torch.manual_seed(0)
+    groups = {"num_groups": 2} if norm == "group" else {}
+    return i3d(50, norm=norm, width=4, num_classes=5, **groups, **arguments)
+
+
+# Hand-written: blocks.N of the network, from the head down, and how far each is from it.
+DEPTHS = {6: 0, 5: 1, 4: 2, 3: 3, 1: 4, 0: 5}
+
+
+@pytest.mark.parametrize("norm", ["group", "batch", "none"])
+def test_rates_fall_with_depth(norm):
+    net = small_net(norm)
+    config = OptimizerConfig(lr=0.08, layer_decay=0.75, weight_decay=0.1, norm_weight_decay=0.2)
+    optimizer = build_optimizer(net, config, global_batch_size=32, is_norm=is_norm)
+    expected = [f"{kind} of blocks.{index}" for index in DEPTHS for kind in ("decay", "norm")]
+    assert [group["name"] for group in optimizer.param_groups] == expected
+    modules = dict(net.named_modules())
+    found = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    assert len(found) == sum(len(g["params"]) for g in optimizer.param_groups) == len(list(net.parameters()))
+    for name, parameter in net.named_parameters():
+        group, index = found[id(parameter)], int(name.split(".")[1])
+        of_norm = is_norm(modules[name.rpartition(".")[0]])
+        assert group["name"] == f"{'norm' if of_norm else 'decay'} of blocks.{index}", name
+        assert group["weight_decay"] == (0.2 if of_norm else 0.1)
+        assert group["lr"] == group["initial_lr"] == pytest.approx(0.04 * 0.75 ** DEPTHS[index], rel=1e-12)
+    assert optimizer.param_groups[0]["lr"] == 0.04, "the first is the head's: the rate that is logged"
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_layer_decay_of_1_makes_the_two_groups_that_checkpoints_have(name):
+    net = small_net()
+    optimizer = build_optimizer(net, OptimizerConfig(name, layer_decay=1.0), global_batch_size=64, is_norm=is_norm)
+    assert [group["name"] for group in optimizer.param_groups] == ["decay", "norm"]
+    assert [len(group["params"]) for group in optimizer.param_groups] == [55, 106]
+    assert "lr_scale" not in optimizer.param_groups[0]
+
+
+def test_each_depth_takes_its_own_step():
+    net = small_net(dropout=0.0)
+    config = OptimizerConfig(lr=0.1, momentum=0.0, nesterov=False, weight_decay=0.0, layer_decay=0.5)
+    optimizer = build_optimizer(net, config, global_batch_size=64, is_norm=is_norm)
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    for p in net.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    for name, p in net.named_parameters():
+        expected = before[name] - 0.1 * 0.5 ** DEPTHS[int(name.split(".")[1])]
+        torch.testing.assert_close(p.detach(), expected, rtol=1e-6, atol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize("net", [tiny_net(), nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(1, 1)])})])
+def test_other_networks_have_no_depths(net):
+    message = r"net must be an I3D, whose blocks are stem, res2, .*, for {}, got \w+\. Leave model\.optimizer\.{} out"
+    with pytest.raises(ValueError, match=message.format("layer_decay", "layer_decay")):
+        parameter_groups(net, weight_decay=0, norm_weight_decay=0, is_norm=is_norm, layer_decay=0.5)
+    with pytest.raises(ValueError, match=message.format("frozen_stages", "frozen_stages")):
+        freeze_stages(net, 1)
+
+
+def test_parameters_beside_the_blocks_have_no_depth():
+    net = small_net()
+    net.extra = nn.Linear(1, 1)
+    with pytest.raises(ValueError, match="net must be an I3D"):
+        parameter_groups(net, weight_decay=0, norm_weight_decay=0, is_norm=is_norm, layer_decay=0.5)
+
+
+# ---- frozen stages ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_stages", range(6))
+def test_frozen_stages_are_the_first(num_stages):
+    net = small_net("batch")
+    frozen = freeze_stages(net, num_stages)
+    blocks = [0, 1, 3, 4, 5][:num_stages]
+    assert [id(m) for m in frozen] == [id(net.blocks[index]) for index in blocks]
+    assert len(STAGES) == 6
+    for name, p in net.named_parameters():
+        assert p.requires_grad is (int(name.split(".")[1]) not in blocks), name
+    for index, block in enumerate(net.blocks):
+        assert all(m.training is (index not in blocks) for m in block.modules())
+
+
+@pytest.mark.parametrize("settings", [{"name": "sgd"}, {"name": "adamw"}, {"name": "sgd", "layer_decay": 0.5}])
+@pytest.mark.parametrize("norm", ["batch", "batch_renorm"])
+def test_frozen_stages_stay_bit_for_bit(norm, settings):
+    net = small_net(norm, dropout=0.0, drop_path=0.5)
+    config = OptimizerConfig(lr=0.1, weight_decay=0.5, norm_weight_decay=0.5, frozen_stages=2, **settings)
+    optimizer = build_optimizer(net, config, global_batch_size=64, is_norm=is_norm)
+
+    def step():
+        optimizer.zero_grad(set_to_none=False)  # a gradient of zeros would still decay weights
+        net(torch.randn(2, 3, 8, 32, 32)).square().sum().backward()
+        optimizer.step()
+
+    step()  # not frozen yet: there is momentum to go on with
+    frozen = freeze_stages(net, 2)
+    before = copy.deepcopy(net.state_dict())
+    for _ in range(3):
+        net.train()
+        for module in frozen:
+            module.eval()
+        step()
+    for name, value in net.state_dict().items():
+        if name.startswith(("blocks.0.", "blocks.1.")):
+            assert torch.equal(value, before[name]), name
+        else:
+            assert not torch.equal(value, before[name]), name
+
+
+def test_no_frozen_stage_changes_nothing():
+    net = tiny_net()
+    assert freeze_stages(net, 0) == []
+    assert all(p.requires_grad for p in net.parameters()) and net.training
+
+
+# ---- AdamW, and loading states ------------------------------------------------------------------
+
+
+def test_adamw_takes_its_step():
+    """Loshchilov & Hutter 2019 (arXiv:1711.05101), Algorithm 2, by hand."""
+    net = nn.Sequential(nn.Linear(1, 1, bias=False), nn.LayerNorm(1, bias=False)).double()
+    config = OptimizerConfig("adamw", lr=0.2, beta1=0.8, beta2=0.9, eps=0.01, weight_decay=0.1, norm_weight_decay=0.0)
+    optimizer = build_optimizer(net, config, global_batch_size=32, is_norm=is_norm)
+    weights, means, squares, decays = [3.0, 1.0], [0.0, 0.0], [0.0, 0.0], [0.1, 0.0]
+    parameters = [net[0].weight, net[1].weight]
+    parameters[0].data.fill_(3.0)
+    for step in range(1, 4):
+        for i, parameter in enumerate(parameters):
+            gradient = 0.5 * step - i
+            parameter.grad = torch.full_like(parameter, gradient)
+            means[i] = 0.8 * means[i] + 0.2 * gradient
+            squares[i] = 0.9 * squares[i] + 0.1 * gradient**2
+            move = means[i] / (1 - 0.8**step) / (math.sqrt(squares[i] / (1 - 0.9**step)) + 0.01)
+            weights[i] -= 0.1 * (move + decays[i] * weights[i])
+        optimizer.step()
+        assert [float(p.detach()) for p in parameters] == pytest.approx(weights, rel=1e-12)
+
+
+@pytest.mark.parametrize("settings", [{}, {"layer_decay": 0.5}])
+def test_adamw_resumes_with_the_configs_settings(settings, caplog):
+    def built(**changes):
+        net = small_net()
+        config = OptimizerConfig("adamw", **{**settings, **changes})
+        optimizer = build_optimizer(net, config, global_batch_size=64, is_norm=is_norm)
+        for p in net.parameters():
+            p.grad = torch.ones_like(p)
+        return optimizer
+
+    optimizer = built()
+    optimizer.step()
+    state = through_a_file(optimizer.state_dict())
+    with caplog.at_level(logging.WARNING, logger="video_gn.optim"):
+        built().load_state_dict(state)
+        assert caplog.text == "", "the same config is silent"
+        other = built(beta2=0.99, eps=1e-6, lr=0.5)
+        other.load_state_dict(state)
+    name = other.param_groups[0]["name"]
+    assert f"betas of group {name}: (0.9, 0.999) in the checkpoint, (0.9, 0.99) in the config" in caplog.text
+    assert f"eps of group {name}: 1e-08 in the checkpoint, 1e-06 in the config" in caplog.text
+    assert f"initial_lr of group {name}: 0.01 in the checkpoint, 0.5 in the config" in caplog.text
+    assert {group["betas"] for group in other.param_groups} == {(0.9, 0.99)}
+    assert other.param_groups[0]["lr"] == 0.5
+    assert all("exp_avg" in other.state[p] for group in other.param_groups for p in group["params"])
+    other.step()
+
+
+def test_a_state_of_another_kind_or_of_other_groups_is_refused():
+    def built(**settings):
+        return build_optimizer(small_net(), OptimizerConfig(**settings), global_batch_size=64, is_norm=is_norm)
+
+    sgd, adamw, deep = built().state_dict(), built(name="adamw").state_dict(), built(layer_decay=0.5).state_dict()
+    message = (
+        "the checkpoint's optimizer is of kind '{}', the config's of kind '{}'. Set model.optimizer.name as it was"
+    )
+    with pytest.raises(CheckpointError, match=message.format("sgd", "adamw")):
+        built(name="adamw").load_state_dict(sgd)
+    with pytest.raises(CheckpointError, match=message.format("adamw", "sgd")):
+        built().load_state_dict(adamw)
+    with pytest.raises(CheckpointError, match=message.format("unknown", "sgd")):
+        built().load_state_dict({"state": {}, "param_groups": []})
+    for optimizer, state, words in (
+        (built(), deep, "12 groups .* config's 2"),
+        (built(layer_decay=0.5), sgd, "2 groups"),
+    ):
+        with pytest.raises(CheckpointError, match=f"{words}.*Set model.optimizer.layer_decay as it was"):
+            optimizer.load_state_dict(state)
+
+
 # ---- errors -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "lamb"}, r"optimizer name must be one of \['sgd'\], got 'lamb'"),
+        ({"name": "lamb"}, r"optimizer name must be one of \['adamw', 'sgd'\], got 'lamb'"),
         ({"lr": 0.0}, r"lr must be above 0, got 0\.0"),
         ({"lr": float("nan")}, r"lr must be above 0, got nan"),
         ({"lr": float("inf")}, r"lr must be above 0, got inf"),
@@ -291,6 +300,15 @@ def test_sgd_takes_nesterovs_step():
         ({"momentum": 0.0}, r"nesterov must be false where momentum is 0, got True"),
         ({"weight_decay": -1e-4}, r"weight_decay must be 0 or more, got -0\.0001"),
         ({"norm_weight_decay": -1.0}, r"norm_weight_decay must be 0 or more, got -1\.0"),
+        ({"beta1": 1.0}, r"beta1 must be in \[0, 1\), got 1\.0"),
+        ({"beta2": -0.1}, r"beta2 must be in \[0, 1\), got -0\.1"),
+        ({"eps": 0.0}, r"eps must be above 0, got 0\.0"),
+        ({"layer_decay": 0.0}, r"layer_decay must be in \(0, 1\], got 0\.0\. 1 turns it off"),
+        ({"layer_decay": 1.5}, r"layer_decay must be in \(0, 1\], got 1\.5"),
+        ({"frozen_stages": 6}, r"frozen_stages must be a whole number in \[0, 5\], got 6\. They are counted from the"),
+        ({"frozen_stages": -1}, r"frozen_stages must be a whole number in \[0, 5\], got -1"),
+        ({"frozen_stages": True}, r"frozen_stages must be a whole number in \[0, 5\], got True"),
+        ({"frozen_stages": 2.0}, r"frozen_stages must be a whole number in \[0, 5\], got 2\.0"),
     ],
 )
 def test_optimizer_errors(settings, message):
@@ -298,58 +316,38 @@ def test_optimizer_errors(settings, message):
         OptimizerConfig(**settings)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"name": "poly"}, r"schedule name must be one of \['constant', 'cosine', 'step'\], got 'poly'"),
-        ({"unit": "iteration"}, r"unit must be one of \['epoch', 'step'\], got 'iteration'"),
-        ({"milestones": [3, 2]}, r"milestones must be above 0 and ascending, got \[3, 2\]\. Give them in epochs"),
-        ({"milestones": [2, 2]}, r"milestones must be above 0 and ascending, got \[2, 2\]"),
-        ({"milestones": [0]}, r"milestones must be above 0 and ascending, got \[0\]"),
-        ({"milestones": [float("nan")]}, r"milestones must be above 0 and ascending, got \[nan\]"),
-        ({"gamma": 0.0}, r"gamma must be above 0, got 0\.0"),
-        ({"warmup": -1.0, "unit": "step"}, r"warmup must be 0 or more, got -1\.0\. Give it in steps"),
-        ({"warmup_start_factor": 1.1}, r"warmup_start_factor must be in \[0, 1\], got 1\.1"),
-        ({"final_lr_factor": -0.1}, r"final_lr_factor must be in \[0, 1\], got -0\.1"),
-    ],
-)
-def test_schedule_errors(settings, message):
-    with pytest.raises(ValueError, match=message):
-        ScheduleConfig(**settings)
+def test_freeze_stages_errors():
+    with pytest.raises(ValueError, match=r"frozen_stages must be a whole number in \[0, 5\], got 6"):
+        freeze_stages(small_net(), 6)
 
 
 @pytest.mark.parametrize(
     ("settings", "ignored"),
     [
-        ({"name": "cosine", "milestones": [3]}, r"milestones=\[3\] is ignored by schedule 'cosine'"),
-        ({"name": "constant", "gamma": 0.5}, r"gamma=0\.5 is ignored by schedule 'constant'"),
-        ({"name": "step", "final_lr_factor": 0.5}, r"final_lr_factor=0\.5 is ignored by schedule 'step'"),
+        ({"name": "adamw", "momentum": 0.5}, r"momentum=0\.5 is ignored by optimizer 'adamw'"),
+        ({"name": "adamw", "nesterov": False}, r"nesterov=False is ignored by optimizer 'adamw'"),
+        ({"name": "sgd", "beta1": 0.5}, r"beta1=0\.5 is ignored by optimizer 'sgd'"),
+        ({"beta2": 0.5}, r"beta2=0\.5 is ignored by optimizer 'sgd'"),
+        ({"eps": 0.5}, r"eps=0\.5 is ignored by optimizer 'sgd'"),
     ],
 )
 def test_ignored_settings_warn_at_who_wrote_them(settings, ignored):
     with pytest.warns(UserWarning, match=ignored) as caught:
-        ScheduleConfig(**settings)
+        OptimizerConfig(**settings)
     assert caught[0].filename == __file__
 
 
 def test_used_settings_do_not_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ScheduleConfig("step", milestones=[1], gamma=0.5, warmup=1, warmup_start_factor=0.5)
-        ScheduleConfig("cosine", final_lr_factor=0.5, warmup=1)
+        OptimizerConfig("adamw", beta1=0.8, beta2=0.99, eps=1e-6, layer_decay=0.5, frozen_stages=1)
+        OptimizerConfig("sgd", momentum=0.0, nesterov=False)
 
 
 @pytest.mark.parametrize("name", ["global_batch_size", "reference_batch_size"])
 def test_batch_size_errors(name):
     with pytest.raises(ValueError, match=rf"{name} must be at least 1, got 0\. Count the clips of one optimizer step"):
         scaled_lr(0.1, **{"global_batch_size": 1, "reference_batch_size": 1, name: 0})
-
-
-@pytest.mark.parametrize("name", ["steps_per_epoch", "total_steps"])
-def test_step_count_errors(name):
-    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)
-    with pytest.raises(ValueError, match=rf"{name} must be at least 1, got 0\. Count optimizer steps, not batches"):
-        build_scheduler(optimizer, ScheduleConfig(), **{"steps_per_epoch": 1, "total_steps": 1, name: 0})
 
 
 def test_a_net_without_parameters():

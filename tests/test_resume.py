@@ -133,7 +133,9 @@ def test_kills_at_random_moments(tiny_videos, tmp_path, whole, validation):
 @pytest.mark.parametrize("stop_at", [1, 2, 4, 5, 6, 7, 10])
 def test_stopping_by_steps_and_going_on(tiny_videos, tmp_path, whole, stop_at):
     """A run that ended at a step, inside an epoch or at its end, goes on like one that never stopped."""
-    status, printed = run(fit_words(tiny_videos, tmp_path, f"--trainer.max_steps={stop_at}"), tmp_path)
+    status, printed = run(
+        fit_words(tiny_videos, tmp_path, "--trainer.max_epochs=-1", f"--trainer.max_steps={stop_at}"), tmp_path
+    )
     assert status == 0, printed
     status, printed = run(fit_words(tiny_videos, tmp_path, "--ckpt_path=last"), tmp_path)
     assert status == 0, printed
@@ -161,7 +163,9 @@ def test_accumulation_resumes_at_a_step(tiny_videos, tmp_path):
     reference.mkdir()
     status, printed = run(fit_words(tiny_videos, reference, *more), reference)
     assert status == 0, printed
-    status, printed = run(fit_words(tiny_videos, tmp_path, *more, "--trainer.max_steps=2"), tmp_path)
+    status, printed = run(
+        fit_words(tiny_videos, tmp_path, *more, "--trainer.max_epochs=-1", "--trainer.max_steps=2"), tmp_path
+    )
     assert status == 0, printed
     status, printed = run(fit_words(tiny_videos, tmp_path, *more, "--ckpt_path=last"), tmp_path)
     assert status == 0, printed

@@ -19,6 +19,7 @@ _OWN = {
     "infer": "label video files with a checkpoint: table, json or csv",
     "data": "data sets: scan, prepare, show, synth",
     "weights": "weight files of any zoo: inspect, convert",
+    "study": "norms x batch sizes x clips x seeds, to a table and figures",
     "report": "write a run directory's report.html",
     "bench": "speed, side by side in one run: data, weights",
 }
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command in _OWN:
         parser = _PARSERS[command]()
         options, settings = parser.parse_known_args(rest)
-        if settings and getattr(options, "action", "") != "show":
+        if settings and getattr(options, "action", "") not in _TAKE_SETTINGS:
             parser.error(f"unrecognized arguments: {' '.join(settings)}")
         options.settings = settings
         return _guarded(lambda: options.run(options))
@@ -206,6 +207,36 @@ def _data_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _study_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="video-gn study",
+        description="Train and test every combination of a study's norms, batch sizes, clips and seeds, each in a run "
+        "directory of its own, then write study.csv, table.md and figures. A study that was stopped goes on where it "
+        "stood; a cell that is finished is not run again. Further words are settings of every cell, as of fit: "
+        "--data.train videos",
+        epilog="Exit status: 0 when all cells are finished, 1 where one failed, 2 for bad arguments or settings. "
+        "As SLURM array jobs: --cell $SLURM_ARRAY_TASK_ID, and --collect when they are done.",
+        # A fit setting must not be taken for a short form of one of these.
+        allow_abbrev=False,
+    )
+    parser.add_argument("-c", "--config", required=True, metavar="STUDY", help="a study, such as configs/study/*.yaml")
+    parser.add_argument("--out", metavar="DIR", help="directory of the study (runs/study/<the file's stem>)")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--cell", metavar="I[/N]", help="run cell I alone, or the I-th of N parts; from 0")
+    action.add_argument("--list", action="store_const", const="list", dest="action", help="list the cells and states")
+    action.add_argument(
+        "--collect", action="store_const", const="collect", dest="action", help="run nothing; table and figures alone"
+    )
+
+    def run(options: argparse.Namespace) -> int:
+        from video_gn.cli import run_study
+
+        return run_study(options)
+
+    parser.set_defaults(run=run, action="study")
+    return parser
+
+
 def _report_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="video-gn report", description="Write RUN_DIR/report.html from a run's files."
@@ -237,6 +268,26 @@ def _bench_parser() -> argparse.ArgumentParser:
     )
     weights.add_argument("--rounds", type=_positive, default=5, metavar="N", help="rounds, each of every contender (5)")
     weights.add_argument("--output", metavar="FILE", help="write the figures as .json")
+
+    train = commands.add_parser(
+        "train",
+        help="a training step of each norm: time and memory",
+        description="A training step's time and peak memory for each norm, against Batch Norm and pytorchvideo's "
+        "i3d_r50 as it comes. All of it takes tens of minutes on a CPU; fewer norms, formats or rounds take less.",
+    )
+    train.add_argument("--num_clips", type=_positive, default=2, metavar="N", help="clips of a step (2)")
+    train.add_argument("--frames", type=_positive, default=32, metavar="N", help="of a clip (32)")
+    train.add_argument("--size", type=_positive, default=224, metavar="PX", help="height and width (224)")
+    train.add_argument("--width", type=_positive, default=64, metavar="N", help="channels of the stem (64)")
+    train.add_argument("--layout", choices=_LAYOUTS, default="slowfast", help="pytorchvideo's is slowfast (slowfast)")
+    train.add_argument("--norms", nargs="+", default=(), metavar="NORM", help="such as batch group (all)")
+    train.add_argument("--formats", nargs="+", default=_FORMATS, choices=_FORMATS, help="memory formats (both)")
+    train.add_argument("--precisions", nargs="+", default=_PRECISIONS, choices=_PRECISIONS, help="by autocast (both)")
+    train.add_argument("--compile", action="store_true", help="compiled nets too; a minute or more for each")
+    train.add_argument("--no_memory", action="store_true", help="leave the memory out")
+    train.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (auto)")
+    train.add_argument("--rounds", type=_positive, default=5, metavar="N", help="rounds, each of every contender (5)")
+    train.add_argument("--output", "--json", metavar="FILE", help="write the figures as .json")
 
     def run(options: argparse.Namespace) -> int:
         from video_gn.cli import run_bench
@@ -287,12 +338,17 @@ def _weights_parser() -> argparse.ArgumentParser:
     return parser
 
 
+# Actions that hand further words on, as settings of fit.
+_TAKE_SETTINGS = ("show", "study", "list", "collect")
 # Repeated here, since help must not import torch; a test compares them with the table.
 _LAYOUTS = ("mmaction", "nonlocal", "slowfast")
+_FORMATS = ("contiguous", "channels_last_3d")
+_PRECISIONS = ("float32", "bfloat16")
 _PARSERS = {
     "infer": _infer_parser,
     "data": _data_parser,
     "weights": _weights_parser,
+    "study": _study_parser,
     "report": _report_parser,
     "bench": _bench_parser,
 }

@@ -268,6 +268,20 @@ def run_show(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_study(options: argparse.Namespace) -> int:
+    """`video-gn study`: 1 where a cell failed, 130 after Ctrl-C."""
+    _set_up_logging()
+    from video_gn import study
+
+    try:
+        return study.run_study(
+            options.config, out=options.out, words=options.settings, cell=options.cell, action=options.action
+        )
+    except KeyboardInterrupt:
+        log.warning("stopped; the same command goes on from the last checkpoint")
+        return 130
+
+
 def run_report(options: argparse.Namespace) -> int:
     """`video-gn report`."""
     _set_up_logging()
@@ -278,12 +292,32 @@ def run_report(options: argparse.Namespace) -> int:
 
 
 def run_bench(options: argparse.Namespace) -> int:
-    """`video-gn bench data | weights`."""
+    """`video-gn bench data | weights | train`."""
     _set_up_logging()
     if "videos" in options:
         from video_gn.bench.data import bench_data
 
         return bench_data(options.videos, rounds=options.rounds, output=options.output, peers=options.peers)
+    if "norms" in options:
+        from video_gn.bench.train import TrainSetup, bench_train
+
+        return bench_train(
+            TrainSetup(
+                num_clips=options.num_clips,
+                frames=options.frames,
+                size=options.size,
+                width=options.width,
+                layout=options.layout,
+                device=options.device,
+            ),
+            norms=options.norms,
+            formats=options.formats,
+            precisions=options.precisions,
+            compiled=options.compile,
+            memory=not options.no_memory,
+            rounds=options.rounds,
+            output=options.output,
+        )
     from video_gn.bench.weights import bench_weights
 
     return bench_weights(rounds=options.rounds, output=options.output)

@@ -15,10 +15,13 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from video_gn import checkpoint
+from video_gn.callbacks.averaging import AveragingConfig
 from video_gn.callbacks.checkpoints import AtomicCheckpointIO, RunCheckpoint
 from video_gn.callbacks.evaluation import EvaluationWriter
 from video_gn.callbacks.failures import BrokenVideos
+from video_gn.callbacks.guards import NonFiniteGuard
 from video_gn.callbacks.metrics_csv import MetricsCSV
+from video_gn.callbacks.precise_bn import PreciseBN
 from video_gn.callbacks.progress import LineProgress, TerminalProgress
 from video_gn.callbacks.run_directory import RunDirectory, SaveConfig
 from video_gn.data.datamodule import VideoDataModule, build_datamodule
@@ -58,11 +61,8 @@ class VideoCLI(LightningCLI):
     load_report: LoadReport | None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add --run_dir and --checkpoint.*; one seed for everything."""
-        parser.add_argument(
-            "--run_dir", type=str | None, default=None, help="Directory of the run (default: runs/<the config's stem>)."
-        )
-        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        """Add --run_dir and what a run has beside model, data and trainer; one seed for everything."""
+        add_run_arguments(parser)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
     def _parse_ckpt_path(self) -> None:
@@ -100,7 +100,12 @@ class VideoCLI(LightningCLI):
         wanted = self.asked = options.ckpt_path
         if self.subcommand == "fit" and wanted is None:
             return
-        found = self.run_directory.find_checkpoint(wanted or "best")
+        content: dict[str, Any] | None = None
+        if self.subcommand == "fit" and wanted == "last":
+            newest = checkpoint.newest_checkpoint(self.run_dir / "checkpoints")
+            found, content = newest or (None, None)
+        else:
+            found = self.run_directory.find_checkpoint(wanted or "best")
         if found is None and wanted is None:
             found = self.run_directory.find_checkpoint("last")
             if found is not None:
@@ -112,9 +117,12 @@ class VideoCLI(LightningCLI):
                 f"no checkpoint in {self.run_dir / 'checkpoints'}. Train first, or give --ckpt_path or --run_dir."
             )
         if found is not None:
-            content = checkpoint.read_checkpoint(found, resume=self.subcommand == "fit")
+            content = content or checkpoint.read_checkpoint(found, resume=self.subcommand == "fit")
             self.about, self.global_step = dict(content[checkpoint.KEY]), int(content["global_step"])
             log.info("checkpoint: %s (step %d)", found, self.global_step)
+            if self.subcommand == "fit":
+                for line in checkpoint.environment_differences(self.about.get("environment") or {}):
+                    log.warning("the run will not go on bit for bit: %s", line)
             if options.model.weights is not None:
                 log.info("model.weights (%s) is not loaded: the checkpoint comes before it", options.model.weights)
         elif self.subcommand != "fit" and options.model.weights is not None:
@@ -146,6 +154,10 @@ class VideoCLI(LightningCLI):
         self._load_weights(options)
         callbacks: list[Any] = [EvaluationWriter(self.run_dir)]
         if self.subcommand == "fit":
+            averaging = self._get(self.config_init, "averaging").build()
+            # In this order: precise statistics are those of the averaged weights.
+            callbacks += [averaging] if averaging is not None else []
+            callbacks += [self._get(self.config_init, name) for name in ("precise_bn", "guard")]
             callbacks.append(MetricsCSV(self.run_dir / "metrics.csv"))
             paths = (record.path for record in self.datamodule.manifests["train"].records)
             table = self.run_dir / "failures.csv"
@@ -203,6 +215,8 @@ class VideoCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Hold the directory; set an earlier training aside, unless this one goes on with it."""
+        if self.options.ckpt_path is None:
+            self.model.check_training(self.trainer, self.datamodule)
         if not self.trainer.is_global_zero:
             return
         self.run_directory.lock(".lock")
@@ -246,6 +260,21 @@ class VideoCLI(LightningCLI):
             log.info("results: %s", self.run_dir / "predict" / "predictions.json")
 
 
+def add_run_arguments(parser: LightningArgumentParser) -> None:
+    """Add the options of a run beside model, data and trainer.
+
+    Args:
+        parser: that a config is read with.
+    """
+    parser.add_argument(
+        "--run_dir", type=str | None, default=None, help="Directory of the run (default: runs/<the config's stem>)."
+    )
+    parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+    parser.add_class_arguments(AveragingConfig, "averaging")
+    parser.add_class_arguments(PreciseBN, "precise_bn")
+    parser.add_class_arguments(NonFiniteGuard, "guard")
+
+
 def _check_trainer(trainer: Namespace) -> None:
     """Refuse settings of Lightning's that a run cannot honour, before anything is touched."""
     precision = str(trainer.precision or "32-true")
@@ -255,6 +284,11 @@ def _check_trainer(trainer: Namespace) -> None:
         raise ConfigError(f"trainer.log_every_n_steps must be at least 1, got {trainer.log_every_n_steps}")
     if trainer.max_epochs == -1 and trainer.max_steps == -1:
         raise ConfigError("trainer.max_epochs and max_steps are both -1. Set one: the schedule needs an end.")
+    if trainer.max_epochs not in (None, -1) and trainer.max_steps != -1:
+        raise ConfigError(
+            f"trainer.max_epochs ({trainer.max_epochs}) and trainer.max_steps ({trainer.max_steps}) are both given: "
+            "which of them ends the schedule? Set the other one to -1."
+        )
     interval, accumulate = trainer.val_check_interval, trainer.accumulate_grad_batches
     if isinstance(interval, int) and interval % accumulate:
         raise ConfigError(
@@ -282,8 +316,7 @@ def read_data(config: str, settings: Sequence[str]) -> VideoDataModule:
     parser = LightningArgumentParser(prog="video-gn data show")
     parser.add_argument("-c", "--config", action="config")
     parser.add_argument("--seed_everything", type=int, default=0)
-    parser.add_argument("--run_dir", type=str | None, default=None)
-    parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+    add_run_arguments(parser)
     parser.add_class_arguments(Trainer, "trainer", instantiate=False)
     parser.add_lightning_class_args(VideoClassifier, "model")
     parser.add_lightning_class_args(VideoDataModule, "data")

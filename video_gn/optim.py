@@ -1,4 +1,4 @@
-"""Optimizer and learning-rate schedule: parameter groups, linear scaling, and a schedule that is a pure function.
+"""The optimizer: kinds, parameter groups by norm and by depth, frozen stages, linear scaling of the learning rate.
 
 A resumed run takes its learning rate, weight decay and the rest from the configuration it is resumed with, not
 from the checkpoint; where the two differ, that is logged.
@@ -10,44 +10,59 @@ import dataclasses
 import logging
 import math
 import warnings
-from bisect import bisect_right
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
-from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim import SGD, AdamW, Optimizer
+
+from video_gn.errors import CheckpointError
 
 log = logging.getLogger(__name__)
+
+# What `layer_decay` and `frozen_stages` count, from the input on: the blocks of `models.I3D` that have parameters.
+STAGES = ("stem", "res2", "res3", "res4", "res5", "head")
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     """Which optimizer, and its settings.
 
-    Source of the defaults: video-nonlocal-net's Kinetics runs (LR 0.01 at 8 GPUs x 8 clips).
+    Source of the defaults: video-nonlocal-net's Kinetics runs (LR 0.01 at 8 GPUs x 8 clips); AdamW's are torch's.
 
     Args:
         name: a key of `OPTIMIZERS`.
         lr: learning rate at the reference batch size, above 0.
         reference_batch_size: global batch at which `lr` holds; for another it is scaled linearly. None: never scaled.
-        momentum: in [0, 1).
-        nesterov: Nesterov's momentum.
+        momentum: for "sgd": in [0, 1).
+        nesterov: for "sgd": Nesterov's momentum.
         weight_decay: of everything but the norms' scales and shifts (so of the classifier's bias too), 0 or more.
         norm_weight_decay: of the norms' scales and shifts, of whatever kind, 0 or more.
+        beta1: for "adamw": of the running mean of gradients, in [0, 1).
+        beta2: for "adamw": of the running mean of their squares, in [0, 1).
+        eps: for "adamw": added to the root of that, above 0.
+        layer_decay: factor of the learning rate from one of `STAGES` to the next lower one, in (0, 1]; 1 for the
+            same rate everywhere. The head has `lr` itself, the stem lr * layer_decay ** 5.
+        frozen_stages: how many of `STAGES`, from the stem on, keep their weights and statistics: 0 for none, 2 for
+            the stem and res2, 5 for all but the head.
 
     Raises:
         ValueError: for a value out of range.
     """
 
-    name: Literal["sgd"] = "sgd"
+    name: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.01
     reference_batch_size: int | None = 64
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 1e-4
     norm_weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    layer_decay: float = 1.0
+    frozen_stages: int = 0
 
     def __post_init__(self) -> None:
         _check_choice("optimizer name", self.name, OPTIMIZERS)
@@ -58,132 +73,26 @@ class OptimizerConfig:
                 "Null keeps lr as it is at every batch size."
             )
         _check_range("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)", "The usual value is 0.9.")
-        if self.nesterov and self.momentum == 0:
+        if self.name == "sgd" and self.nesterov and self.momentum == 0:
             raise ValueError("nesterov must be false where momentum is 0, got True. Set a momentum or nesterov: false.")
         for name in ("weight_decay", "norm_weight_decay"):
             value = getattr(self, name)
             _check_range(name, value, value >= 0, "0 or more", "The usual values are 1e-4, and 0 for norms.")
-
-
-@dataclass(frozen=True)
-class ScheduleConfig:
-    """How the learning rate goes, as a factor of its base value.
-
-    Warm-up rises linearly from `warmup_start_factor` to the value that the schedule has where the warm-up ends;
-    the schedule itself is counted from the run's first step, as SlowFast counts it.
-
-    Args:
-        name: a key of `SCHEDULES`.
-        unit: of `milestones` and `warmup`: "epoch" or (optimizer) "step". Fractions of an epoch are allowed.
-        milestones: for "step": after how many epochs or steps the rate is multiplied by `gamma`; ascending.
-        gamma: for "step": the multiplier, above 0.
-        warmup: how many epochs or steps; 0 for none.
-        warmup_start_factor: factor of the very first step, in [0, 1].
-        final_lr_factor: for "cosine": factor where the run ends, in [0, 1].
-
-    Raises:
-        ValueError: for a value out of range.
-    """
-
-    name: Literal["constant", "step", "cosine"] = "step"
-    unit: Literal["epoch", "step"] = "epoch"
-    milestones: list[float] = field(default_factory=list)
-    gamma: float = 0.1
-    warmup: float = 0.0
-    warmup_start_factor: float = 0.1
-    final_lr_factor: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_choice("schedule name", self.name, SCHEDULES)
-        _check_choice("unit", self.unit, ("epoch", "step"))
-        positive = all(math.isfinite(m) and m > 0 for m in self.milestones)
-        if not positive or any(a >= b for a, b in zip(self.milestones, self.milestones[1:], strict=False)):
-            raise ValueError(
-                f"milestones must be above 0 and ascending, got {self.milestones!r}. Give them in {self.unit}s."
-            )
-        _check_range("gamma", self.gamma, self.gamma > 0, "above 0", "The usual value is 0.1.")
-        _check_range("warmup", self.warmup, self.warmup >= 0, "0 or more", f"Give it in {self.unit}s.")
-        for name in ("warmup_start_factor", "final_lr_factor"):
+        for name in ("beta1", "beta2"):
             value = getattr(self, name)
-            _check_range(name, value, 0 <= value <= 1, "in [0, 1]", "It is a factor of the base learning rate.")
+            _check_range(name, value, 0 <= value < 1, "in [0, 1)", "The usual values are 0.9 and 0.999.")
+        _check_range("eps", self.eps, self.eps > 0, "above 0", "The usual value is 1e-8.")
+        _check_range("layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "in (0, 1]", "1 turns it off.")
+        _check_frozen_stages(self.frozen_stages)
         self._warn_of_ignored()
 
     def _warn_of_ignored(self) -> None:
-        used = SCHEDULES[self.name].settings
-        others = {name for schedule in SCHEDULES.values() for name in schedule.settings} - set(used)
+        used = OPTIMIZERS[self.name].settings
+        others = {name for kind in OPTIMIZERS.values() for name in kind.settings} - set(used)
         for f in dataclasses.fields(self):
-            default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
-            if f.name in others and getattr(self, f.name) != default:
-                message = f"{f.name}={getattr(self, f.name)!r} is ignored by schedule {self.name!r}"
+            if f.name in others and getattr(self, f.name) != f.default:
+                message = f"{f.name}={getattr(self, f.name)!r} is ignored by optimizer {self.name!r}"
                 warnings.warn(message, stacklevel=4)  # past __post_init__ and __init__, to who wrote the config
-
-
-# ---- the learning rate as a function of the step -----------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """A row of `SCHEDULES`.
-
-    Args:
-        factor: (config, step, steps per epoch, total steps) -> factor, without warm-up.
-        settings: the fields of `ScheduleConfig` that this schedule alone reads.
-    """
-
-    factor: Callable[[ScheduleConfig, int, int, int], float]
-    settings: tuple[str, ...]
-
-
-def _constant(config: ScheduleConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:
-    return 1.0
-
-
-def _step(config: ScheduleConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:
-    milestones = [_to_steps(config, m, steps_per_epoch) for m in config.milestones]
-    return config.gamma ** bisect_right(milestones, step)
-
-
-def _cosine(config: ScheduleConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:
-    progress = min(step / total_steps, 1.0)
-    return config.final_lr_factor + (1 - config.final_lr_factor) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-SCHEDULES: dict[str, Schedule] = {
-    "constant": Schedule(_constant, settings=()),
-    "step": Schedule(_step, settings=("milestones", "gamma")),
-    "cosine": Schedule(_cosine, settings=("final_lr_factor",)),
-}
-
-
-def lr_factor(config: ScheduleConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:
-    """The learning rate's factor at an optimizer step.
-
-    ```
-    milestones [2] epochs of 3 steps, gamma 0.1
-    step    0    1    2    3    4    5    6    7
-    factor  1    1    1    1    1    1    0.1  0.1
-    ```
-
-    Args:
-        config: the schedule.
-        step: how many optimizer steps have been taken: 0 for the first.
-        steps_per_epoch: optimizer steps in an epoch.
-        total_steps: of the whole run; only "cosine" looks at it.
-
-    Returns:
-        A factor of the base learning rate, 0 or more.
-    """
-    factor = SCHEDULES[config.name].factor
-    warmup_steps = _to_steps(config, config.warmup, steps_per_epoch)
-    if step >= warmup_steps:
-        return factor(config, step, steps_per_epoch, total_steps)
-    end = factor(config, warmup_steps, steps_per_epoch, total_steps)
-    return config.warmup_start_factor + (end - config.warmup_start_factor) * step / warmup_steps
-
-
-def _to_steps(config: ScheduleConfig, value: float, steps_per_epoch: int) -> int:
-    # Rounded, since 0.7 epochs of 10 steps are 7.000000000000001 in floating point.
-    return round(value * (steps_per_epoch if config.unit == "epoch" else 1))
 
 
 def scaled_lr(lr: float, *, global_batch_size: int, reference_batch_size: int | None) -> float:
@@ -205,7 +114,7 @@ def scaled_lr(lr: float, *, global_batch_size: int, reference_batch_size: int | 
     return lr if reference_batch_size is None else lr * global_batch_size / reference_batch_size
 
 
-# ---- parameter groups and the optimizer --------------------------------------------------------------
+# ---- parameter groups and frozen stages --------------------------------------------------------------
 
 
 def parameter_groups(
@@ -214,39 +123,129 @@ def parameter_groups(
     weight_decay: float,
     norm_weight_decay: float,
     is_norm: Callable[[nn.Module], bool],
+    layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """Two groups, "decay" and "norm", that hold every parameter exactly once.
+    """Groups that hold every parameter exactly once: "decay" and "norm", for each of `STAGES` where rates differ.
 
-    Both are always there, be they empty, so that a checkpoint's groups fit whatever the norm. Frozen parameters
+    All are always there, be they empty, so that a checkpoint's groups fit whatever the norm. Frozen parameters
     are in them too: the optimizer passes over what has no gradient.
 
     Args:
         net: the network.
-        weight_decay: of the group "decay".
-        norm_weight_decay: of the group "norm".
+        weight_decay: of the groups "decay".
+        norm_weight_decay: of the groups "norm".
         is_norm: tells a normalization layer, of any kind, by its module.
+        layer_decay: factor of the learning rate from a stage to the next lower one; 1 makes two groups in all.
 
     Returns:
-        For torch.optim: dicts with "name", "params", "weight_decay"; parameters in the network's order.
+        For torch.optim: dicts with "name", "params", "weight_decay"; parameters in the network's order. Where
+        `layer_decay` is not 1 there are two for each stage, from the head down, named "decay of blocks.6" and so
+        on, and with "lr_scale", the factor of the learning rate.
 
     Raises:
-        ValueError: if the network has no parameters.
+        ValueError: if the network has no parameters, or a layer decay is asked for and it has not the `STAGES`.
+
+    Source of the layer decay: discriminative fine-tuning, Howard & Ruder 2018 (arXiv:1801.06146), section 3.2.
     """
     norm_ids = {id(p) for module in net.modules() if is_norm(module) for p in module.parameters(recurse=False)}
     parameters = list(net.parameters())  # a shared parameter comes once
     if not parameters:
         raise ValueError(f"net must have parameters, got {type(net).__name__} with none. Give the whole network.")
+    if layer_decay == 1:
+        return _two_groups("", parameters, norm_ids, weight_decay, norm_weight_decay)
+    groups: list[dict[str, Any]] = []
+    seen: set[int] = set()
+    for distance, (index, stage) in enumerate(reversed(_stages(net, "layer_decay").items())):
+        own = [p for p in stage.parameters() if id(p) not in seen]
+        seen.update(map(id, own))
+        for group in _two_groups(f" of blocks.{index}", own, norm_ids, weight_decay, norm_weight_decay):
+            groups.append({**group, "lr_scale": layer_decay**distance})
+    return groups
+
+
+def _two_groups(
+    where: str, parameters: list[nn.Parameter], norm_ids: set[int], weight_decay: float, norm_weight_decay: float
+) -> list[dict[str, Any]]:
+    rest = [p for p in parameters if id(p) not in norm_ids]
+    norms = [p for p in parameters if id(p) in norm_ids]
     return [
-        {"name": "decay", "params": [p for p in parameters if id(p) not in norm_ids], "weight_decay": weight_decay},
-        {"name": "norm", "params": [p for p in parameters if id(p) in norm_ids], "weight_decay": norm_weight_decay},
+        {"name": f"decay{where}", "params": rest, "weight_decay": weight_decay},
+        {"name": f"norm{where}", "params": norms, "weight_decay": norm_weight_decay},
     ]
 
 
-def _sgd(groups: list[dict[str, Any]], config: OptimizerConfig, lr: float) -> Optimizer:
-    return SGD(groups, lr=lr, momentum=config.momentum, nesterov=config.nesterov)
+def _stages(net: nn.Module, option: str) -> dict[int, nn.Module]:
+    """The blocks that `STAGES` names, by their number; between them lie pools without parameters."""
+    blocks = getattr(net, "blocks", None)
+    found = {}
+    if isinstance(blocks, nn.ModuleList):
+        found = {index: block for index, block in enumerate(blocks) if any(True for _ in block.parameters())}
+    inside = {id(p) for block in found.values() for p in block.parameters()}
+    if len(found) != len(STAGES) or any(id(p) not in inside for p in net.parameters()):
+        raise ValueError(
+            f"net must be an I3D, whose blocks are {', '.join(STAGES)}, for {option}, got {type(net).__name__}. "
+            f"Leave model.optimizer.{option} out for other networks."
+        )
+    return found
 
 
-OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], OptimizerConfig, float], Optimizer]] = {"sgd": _sgd}
+def freeze_stages(net: nn.Module, num_stages: int) -> list[nn.Module]:
+    """Freeze the first stages: no gradients from now on, and evaluation mode, which keeps running statistics.
+
+    Call it before the network is wrapped for several processes: a wrapper waits for every gradient it expects.
+
+    Args:
+        net: the network.
+        num_stages: how many of `STAGES`, from the stem on; 0 changes nothing.
+
+    Returns:
+        The frozen modules. `net.train()` puts them into training mode again: call `eval()` on each after that.
+
+    Raises:
+        ValueError: for a number outside of [0, 5], or a network that has not the `STAGES`.
+    """
+    _check_frozen_stages(num_stages)
+    if num_stages == 0:
+        return []
+    frozen = list(_stages(net, "frozen_stages").values())[:num_stages]
+    for module in frozen:
+        module.eval()
+        for parameter in module.parameters():
+            parameter.requires_grad_(False)
+            parameter.grad = None  # a gradient from before would still move it
+    return frozen
+
+
+# ---- the optimizer -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OptimizerKind:
+    """A row of `OPTIMIZERS`.
+
+    Args:
+        build: (groups, config) -> optimizer; each group has its learning rate.
+        settings: the fields of `OptimizerConfig` that this kind alone reads.
+        mark: an entry of its state's groups that no other kind has.
+    """
+
+    build: Callable[[list[dict[str, Any]], OptimizerConfig], Optimizer]
+    settings: tuple[str, ...]
+    mark: str
+
+
+def _sgd(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:
+    return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+
+
+def _adamw(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:
+    return AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps)
+
+
+OPTIMIZERS: dict[str, OptimizerKind] = {
+    "sgd": OptimizerKind(_sgd, settings=("momentum", "nesterov"), mark="momentum"),
+    "adamw": OptimizerKind(_adamw, settings=("beta1", "beta2", "eps"), mark="betas"),
+}
 
 
 def build_optimizer(
@@ -258,7 +257,9 @@ def build_optimizer(
 ) -> Optimizer:
     """The optimizer, its learning rate scaled to the global batch.
 
-    Loading a checkpoint's state into it brings back the momentum, not the settings: those stay the config's.
+    Loading a checkpoint's state into it brings back the momentum, not the settings: those stay the config's. It
+    raises CheckpointError for a state of another kind of optimizer or of other groups. Freezing is left to
+    `freeze_stages`.
 
     Args:
         net: the network.
@@ -267,16 +268,25 @@ def build_optimizer(
         is_norm: tells a normalization layer, of any kind, by its module.
 
     Raises:
-        ValueError: for a batch size below 1 or a network without parameters.
+        ValueError: for a batch size below 1, a network without parameters, or a layer decay of one that is no I3D.
     """
     groups = parameter_groups(
-        net, weight_decay=config.weight_decay, norm_weight_decay=config.norm_weight_decay, is_norm=is_norm
+        net,
+        weight_decay=config.weight_decay,
+        norm_weight_decay=config.norm_weight_decay,
+        is_norm=is_norm,
+        layer_decay=config.layer_decay,
     )
     lr = scaled_lr(config.lr, global_batch_size=global_batch_size, reference_batch_size=config.reference_batch_size)
-    optimizer = OPTIMIZERS[config.name](groups, config, lr)
+    for group in groups:
+        group["lr"] = lr * group.pop("lr_scale", 1.0)
+    optimizer = OPTIMIZERS[config.name].build(groups, config)
     for group in optimizer.param_groups:
-        group["initial_lr"] = lr  # the schedule's base
+        group["initial_lr"] = group["lr"]  # the schedule's base
     settings = [_settings(group) for group in optimizer.param_groups]
+
+    def check_kind(_: Optimizer, state: dict[str, Any]) -> None:
+        _check_state(state["param_groups"], config.name, settings)
 
     def keep_settings(loaded: Optimizer) -> None:
         for group, ours in zip(loaded.param_groups, settings, strict=True):
@@ -284,8 +294,25 @@ def build_optimizer(
             # Without a schedule, that is all; with one, its own loading sets the step's rate.
             group.update(ours, lr=ours["initial_lr"])
 
+    optimizer.register_load_state_dict_pre_hook(check_kind)
     optimizer.register_load_state_dict_post_hook(keep_settings)
     return optimizer
+
+
+def _check_state(stored: list[dict[str, Any]], name: str, ours: list[dict[str, Any]]) -> None:
+    """Torch would take another kind's momentum, and fail at the first step."""
+    theirs = next((kind for kind, row in OPTIMIZERS.items() if stored and row.mark in stored[0]), "unknown")
+    if theirs != name:
+        raise CheckpointError(
+            f"the checkpoint's optimizer is of kind {theirs!r}, the config's of kind {name!r}. Set "
+            "model.optimizer.name as it was, or begin a new run from the checkpoint's weights (model.weights)."
+        )
+    if len(stored) != len(ours):
+        raise CheckpointError(
+            f"the checkpoint's optimizer has {len(stored)} groups of parameters, the config's {len(ours)}: one has a "
+            "layer decay, the other none. Set model.optimizer.layer_decay as it was, or begin a new run from the "
+            "checkpoint's weights (model.weights)."
+        )
 
 
 def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
@@ -304,51 +331,6 @@ def _log_differences(group: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
             )
 
 
-class FactorLR(LambdaLR):
-    """torch's LambdaLR, but its state is the step alone; the rates follow from the optimizer's settings.
-
-    So a run resumed with another learning rate, schedule or global batch uses the new one, and the same
-    configuration gives the same rates bit for bit.
-    """
-
-    def state_dict(self) -> dict[str, Any]:
-        """The number of steps taken, as plain integers."""
-        return {"last_epoch": self.last_epoch, "_step_count": self._step_count}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to a step and set its learning rates; load the optimizer's state first."""
-        self.last_epoch = state_dict["last_epoch"]
-        self._step_count = state_dict["_step_count"]
-        rates = [base * factor(self.last_epoch) for base, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)]
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-        self._last_lr = rates
-
-
-def build_scheduler(
-    optimizer: Optimizer,
-    config: ScheduleConfig,
-    *,
-    steps_per_epoch: int,
-    total_steps: int,
-) -> FactorLR:
-    """The schedule, to be stepped after each optimizer step.
-
-    Args:
-        optimizer: from `build_optimizer`.
-        config: the schedule.
-        steps_per_epoch: optimizer steps in an epoch.
-        total_steps: of the whole run.
-
-    Raises:
-        ValueError: for a number of steps below 1.
-    """
-    for name, value in (("steps_per_epoch", steps_per_epoch), ("total_steps", total_steps)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value!r}. Count optimizer steps, not batches.")
-    return FactorLR(optimizer, lambda step: lr_factor(config, step, steps_per_epoch, total_steps))
-
-
 def _check_choice(name: str, value: str, choices: Mapping[str, Any] | tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {sorted(choices)}, got {value!r}. Choose one of these.")
@@ -357,3 +339,12 @@ def _check_choice(name: str, value: str, choices: Mapping[str, Any] | tuple[str,
 def _check_range(name: str, value: float, inside: bool, rule: str, advice: str) -> None:
     if not inside or not math.isfinite(value):
         raise ValueError(f"{name} must be {rule}, got {value!r}. {advice}")
+
+
+def _check_frozen_stages(value: object) -> None:
+    most = len(STAGES) - 1
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise ValueError(
+            f"frozen_stages must be a whole number in [0, {most}], got {value!r}. "
+            f"They are counted from the stem on: {', '.join(STAGES[:-1])}."
+        )

@@ -18,13 +18,13 @@ def normalize_clips(frames_NTCHW: torch.Tensor, mean_C: torch.Tensor, std_C: tor
         std_C: of pixels in [0, 1].
 
     Returns:
-        float32 (N, C, T, H, W) in channels_last_3d.
+        (N, C, T, H, W) in channels_last_3d and the mean's dtype, float32 as a rule.
     """
     x_NCTHW = frames_NTCHW.transpose(1, 2)
     # One multiply-add on the bytes' values: (x / 255 - mean) / std.
     scale = (1.0 / (255.0 * std_C)).view(1, -1, 1, 1, 1)
     shift = (-mean_C / std_C).view(1, -1, 1, 1, 1)
-    x_NCTHW = x_NCTHW.to(torch.float32, memory_format=torch.channels_last_3d)
+    x_NCTHW = x_NCTHW.to(mean_C.dtype, memory_format=torch.channels_last_3d)
     return x_NCTHW.mul_(scale).add_(shift)
 
 
@@ -51,5 +51,8 @@ def score_views(
     Returns:
         float32 (K, Y).
     """
-    chunks = [net(normalize_clips(chunk, mean_C, std_C)).float() for chunk in frames_KTCHW.split(views_per_forward)]
+    # `forward` itself: a compiled call is for training's shapes alone.
+    chunks = [
+        net.forward(normalize_clips(chunk, mean_C, std_C)).float() for chunk in frames_KTCHW.split(views_per_forward)
+    ]
     return torch.cat(chunks)

@@ -43,11 +43,16 @@ def test_a_link_keeps_its_content_when_the_source_is_replaced(tmp_path, monkeypa
         if content == "one":
             link(last, best)
     assert best.read_text() == "one"
+    link(last, best)
+    link(last, best)  # a resumed run links what is linked already
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert best.read_text() == "two"
 
     def no_links(*_):
         raise OSError("not supported")
 
     monkeypatch.setattr(checkpoints.os, "link", no_links)
+    best.unlink()
     link(last, best)
     assert best.read_text() == "two"
 

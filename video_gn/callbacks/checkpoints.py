@@ -56,6 +56,7 @@ def link(source: Path, target: Path) -> None:
     except OSError:  # a file system without hard links
         part.write_bytes(source.read_bytes())
     part.replace(target)
+    part.unlink(missing_ok=True)  # where both were names of one file already, rename does nothing at all
 
 
 class RunCheckpoint(Checkpoint):

@@ -50,16 +50,16 @@ class MetricsCSV(Callback):
     def on_train_batch_end(
         self, trainer: Any, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write the row of an optimizer step: its loss is the mean over its micro-batches."""
+        """Write the row of an optimizer step: its loss is the mean over its clips."""
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        # Lightning hands out the loss divided by the number of accumulated batches.
-        self._losses.append(loss.detach() * trainer.accumulate_grad_batches)
+        # Lightning hands out what it adds up: losses divided by the number of batches in the window.
+        self._losses.append(loss.detach())
         if trainer.fit_loop._should_accumulate():
             return
         losses, self._losses = self._losses, []
         if trainer.global_step % trainer.log_every_n_steps and trainer.global_step != 1:
             return
-        loss = trainer.strategy.reduce(torch.stack(losses).mean(), reduce_op="mean")
+        loss = trainer.strategy.reduce(torch.stack(losses).sum(), reduce_op="mean")
         self._write(trainer, {"lr": self._lr, "train/loss": float(loss)})
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -13,19 +13,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torch.nn import functional as F
 
 import video_gn
-from video_gn.checkpoint import KEY
+from video_gn.checkpoint import KEY, environment
 from video_gn.clips import ClipBatch, Failure
 from video_gn.data.mixing import Mixing, mixing_rng
-from video_gn.errors import CheckpointError, RunError
+from video_gn.errors import CheckpointError, ConfigError, RunError
 from video_gn.metrics import MultiViewAccuracy
-from video_gn.models.norms import is_norm
+from video_gn.models._bfloat16 import check_bfloat16_cpu
+from video_gn.models.norms import check_norm_training, has_statistics, is_norm
 from video_gn.models.resnet3d import I3D
-from video_gn.optim import OptimizerConfig, ScheduleConfig, build_optimizer, build_scheduler, scaled_lr
+from video_gn.optim import OptimizerConfig, build_optimizer, freeze_stages, scaled_lr
+from video_gn.schedules import ScheduleConfig, build_scheduler
 from video_gn.scoring import normalize_clips, score_views
 from video_gn.weights.load import WeightsOptions, load_into
 from video_gn.weights.report import LoadReport
@@ -48,6 +50,9 @@ class VideoClassifier(LightningModule):
         std: of pixels in [0, 1], RGB; None as for the mean, or 0.225.
         views_per_forward: views of a test video that go through the network at a time.
         mixing: mixup, cutmix and label smoothing of training batches; off by default.
+        compile: compile the training step's forward pass; evaluation runs as it is, so that no shape of a batch
+            costs a compilation.
+        activation_checkpointing: keep each block's input alone and compute the rest again in the backward pass.
     """
 
     mean: torch.Tensor
@@ -65,6 +70,8 @@ class VideoClassifier(LightningModule):
         std: Sequence[float] | None = None,
         views_per_forward: int = 10,
         mixing: Mixing = Mixing(),  # noqa: B008
+        compile: bool = False,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.mixing = mixing
@@ -79,6 +86,10 @@ class VideoClassifier(LightningModule):
         self.load_report: LoadReport | None = None
         self.is_restored = False
         self.net = net.to(memory_format=torch.channels_last_3d)
+        self.net.activation_checkpointing = activation_checkpointing
+        self.frozen = freeze_stages(self.net, optimizer.frozen_stages)
+        if compile:
+            self.net.compile()  # in place: parameters keep their names
         self.optimizer_config = optimizer
         self.schedule_config = schedule
         self.views_per_forward = views_per_forward
@@ -90,11 +101,56 @@ class VideoClassifier(LightningModule):
         self.failures: list[Failure] = []
         self.eval_results: dict[str, float | None] = {}
 
+    def train(self, mode: bool = True) -> VideoClassifier:
+        """As torch's; frozen stages stay in eval mode, so that their running statistics stay too."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
+
     # ---- weights to start from ---------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Load `weights`, unless that was done or a checkpoint came."""
+        """Load `weights`, unless that was done or a checkpoint came; then see whether the net can be trained."""
         self._load_weights_once()
+        self.check_training(self.trainer, getattr(self.trainer, "datamodule", None))
+        if self.frozen and self.load_report is None and not self.is_restored:
+            log.warning(
+                "model.optimizer.frozen_stages is %d and nothing was loaded: those stages stay at their random values",
+                self.optimizer_config.frozen_stages,
+            )
+
+    def check_training(self, trainer: Trainer, datamodule: Any) -> None:
+        """Refuse a training whose net cannot learn from such batches.
+
+        Args:
+            trainer: that will train.
+            datamodule: its data module, or None.
+
+        Raises:
+            ConfigError: naming the option and what to do.
+        """
+        clip_NCTHW = None
+        if datamodule is not None and hasattr(datamodule, "clip"):
+            side = datamodule.augment.crop_px
+            clip_NCTHW = (datamodule.batch_size, 3, datamodule.clip.num_frames, side, side)
+        try:
+            check_norm_training(
+                self.net.arguments["norm"],
+                batch_size=2 if clip_NCTHW is None else clip_NCTHW[0],
+                world_size=trainer.world_size,
+                has_statistics=has_statistics(self.net),
+            )
+            on_cpu = trainer.strategy.root_device.type == "cpu"
+            if on_cpu and str(trainer.precision).startswith("bf16") and clip_NCTHW is not None:
+                check_bfloat16_cpu(self.net, clip_NCTHW[1:])
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        if self.mixing.is_on and self.net.num_classes < 2:
+            raise ConfigError(
+                "model.mixing.mixup_alpha and cutmix_alpha must be 0 where there is one class alone: "
+                "there is nothing to mix. Set them to 0, or give data of more classes."
+            )
 
     def on_validation_start(self) -> None:
         """As `on_fit_start`."""
@@ -174,13 +230,20 @@ class VideoClassifier(LightningModule):
             batch_size = 1
         global_batch = trainer.world_size * batch_size * accumulate
         config = self.optimizer_config
-        optimizer = build_optimizer(self.net, config, global_batch_size=global_batch, is_norm=is_norm)
         total_steps = int(trainer.estimated_stepping_batches)
         batches = trainer.num_training_batches  # infinite where there is nothing to train
         steps_per_epoch = max(1, -(-int(batches) // accumulate)) if math.isfinite(batches) else 1
-        scheduler = build_scheduler(
-            optimizer, self.schedule_config, steps_per_epoch=steps_per_epoch, total_steps=total_steps
-        )
+        try:
+            optimizer = build_optimizer(self.net, config, global_batch_size=global_batch, is_norm=is_norm)
+            scheduler = build_scheduler(
+                optimizer,
+                self.schedule_config,
+                steps_per_epoch=steps_per_epoch,
+                total_steps=total_steps,
+                check_end=not getattr(trainer, "fast_dev_run", False),
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         if trainer.is_global_zero:
             lr = scaled_lr(config.lr, global_batch_size=global_batch, reference_batch_size=config.reference_batch_size)
             log.info(
@@ -212,7 +275,7 @@ class VideoClassifier(LightningModule):
         return seed, self.trainer.current_epoch * int(self.trainer.num_training_batches) + batch_idx
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> torch.Tensor:
-        """Mean cross entropy of the batch's clips."""
+        """Mean cross entropy of the batch's clips, weighted by what its accumulation window lacks."""
         frames_NTCHW = batch.frames_NKTCHW.flatten(0, 1)
         labels = batch.labels.repeat_interleave(batch.frames_NKTCHW.shape[1])
         x_NCTHW, targets = normalize_clips(frames_NTCHW, self.mean, self.std), labels
@@ -223,7 +286,21 @@ class VideoClassifier(LightningModule):
         loss = F.cross_entropy(self.net(x_NCTHW), targets)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         self.log("lr", self._lr(), batch_size=len(batch))
-        return loss
+        factor = self._window_factor(batch_idx)
+        return loss if factor == 1 else loss * factor
+
+    def _window_factor(self, batch_idx: int) -> float:
+        """What makes the gradient of an accumulation window the mean over its clips.
+
+        Lightning divides each loss by `accumulate_grad_batches`, also in an epoch's last window, which may hold
+        fewer batches (all batches are of one size). 7 batches, accumulated by 3: factors 1 1 1, 1 1 1, 3.
+        """
+        trainer = self._trainer
+        if trainer is None or trainer.accumulate_grad_batches == 1 or math.isinf(trainer.num_training_batches):
+            return 1.0
+        accumulate = trainer.accumulate_grad_batches
+        first = batch_idx - batch_idx % accumulate
+        return accumulate / min(accumulate, int(trainer.num_training_batches) - first)
 
     def _lr(self) -> float:
         optimizer: Any = self.optimizers()
@@ -241,7 +318,8 @@ class VideoClassifier(LightningModule):
         if len(batch) == 0:
             return
         frames_NTCHW = batch.frames_NKTCHW.flatten(0, 1)
-        scores_NY = self.net(normalize_clips(frames_NTCHW, self.mean, self.std)).float()
+        # `forward` itself: a compiled call is for training's shapes alone.
+        scores_NY = self.net.forward(normalize_clips(frames_NTCHW, self.mean, self.std)).float()
         self.val_metric.update(batch.video_ids, scores_NY, batch.labels, 1)
 
     def on_validation_epoch_end(self) -> None:
@@ -310,6 +388,7 @@ class VideoClassifier(LightningModule):
             "net": dict(self.net.arguments),
             "mean": [float(v) for v in self.mean],
             "std": [float(v) for v in self.std],
+            "environment": environment(),
             **data,
         }
 
@@ -344,7 +423,7 @@ def check_same_net(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None
         CheckpointError: naming each argument, the checkpoint's value and the config's.
     """
     # Dropout and initialization change neither the weights' names nor the net's function at test.
-    ignored = {"dropout", "zero_init_last_norm"}
+    ignored = {"dropout", "drop_path", "zero_init_last_norm"}
     names = [n for n in sorted({*stored, *wanted}) if n not in ignored and stored.get(n) != wanted.get(n)]
     if names:
         differences = ", ".join(f"{n}: {stored.get(n)!r} there, {wanted.get(n)!r} here" for n in names)

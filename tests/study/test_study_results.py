@@ -1,0 +1,84 @@
+"""A study's figures, against those computed by hand."""
+
+import csv
+import functools
+import math
+
+import pytest
+from fake_study import Commands, write_study
+
+from video_gn.study import collect, read_study, run_study, spread, tables
+from video_gn.study._collecting import difference_spread, pooled, write_csv
+from video_gn.study._table import markdown
+
+
+@pytest.fixture
+def write(tmp_path):
+    return functools.partial(write_study, tmp_path)
+
+
+@pytest.fixture
+def results(write, tmp_path):
+    path = write()
+    run_study(path, out=tmp_path / "out", cell="0/1", runner=Commands())
+    return collect(read_study(path), tmp_path / "out")
+
+
+def test_means_spreads_and_differences(results):
+    column = ("16x2", 2)
+    bn, gn = results.of("BN", column), results.of("GN", column)
+    # By hand: BN 1/4 and 0/4, GN 3/4 and 2/4; differences 0.5 and 0.5.
+    value = spread([r.row["top1"] for r in bn])
+    assert (value.mean, value.deviation, value.count) == (0.125, pytest.approx(0.25 / math.sqrt(2)), 2)
+    value = difference_spread(gn, bn)
+    assert (value.mean, value.deviation, value.count) == (0.5, 0.0, 2)
+    assert difference_spread(gn[:1], bn[1:]) is None, "no seed is in both"
+    value = difference_spread(gn, bn[1:])
+    assert (value.mean, value.deviation, value.count) == (0.5, None, 1)
+    assert spread([]) is None and spread([1.0]).deviation is None
+    assert pooled(bn, 2) == (1, 8) and pooled(gn, 2) == (5, 8)
+    assert pooled(gn[:1], 2) is None, "a part of the seeds tests a part of the videos"
+
+
+def test_the_table(results):
+    accuracy, difference, of_all = tables(results)
+    assert accuracy.title == "Top-1 %: mean ± sample standard deviation over 2 seeds"
+    assert accuracy.heads == (("",), ("clip 16x2", "batch 8"), ("clip 16x2", "batch 2"))
+    assert accuracy.rows == (("BN", "62.5 ± 17.7", "12.5 ± 17.7"), ("GN", "87.5 ± 17.7", "62.5 ± 17.7"))
+    assert difference.rows == (("GN", "+25.0 ± 0.0", "+50.0 ± 0.0"),)
+    assert of_all.rows == (("BN", "62.5 (5 of 8)", "12.5 (1 of 8)"), ("GN", "87.5 (7 of 8)", "62.5 (5 of 8)"))
+    text = markdown(results, figures=["curves.png"])
+    assert "| GN | 87.5 ± 17.7 | 62.5 ± 17.7 |" in text and "![curves](curves.png)" in text
+    # 20 videos: 2 batches of 8, 10 of 2.
+    assert "an epoch has (in each process) 16 at batch size 8, 20 at batch size 2 clips." in text
+
+
+def test_no_pooling_where_seeds_test_the_same_videos(write, tmp_path):
+    path = write()
+    run_study(path, out=tmp_path / "out", cell="0/1", runner=Commands(held_out=False))
+    assert len(tables(collect(read_study(path), tmp_path / "out"))) == 2
+
+
+def test_the_table_of_a_part(write, tmp_path):
+    path, out = write(), tmp_path / "out"
+    for cell in "014":
+        run_study(path, out=out, cell=cell, runner=Commands())
+    accuracy, difference, of_all = tables(collect(read_study(path), out))
+    assert of_all.rows == (("BN", "62.5 (5 of 8)", "–"), ("GN", "–", "–"))
+    assert accuracy.rows == (("BN", "62.5 ± 17.7", "–"), ("GN", "100.0 (1 of 2)", "–"))
+    assert difference.rows == (("GN", "+25.0 (1 of 2)", "–"),)
+    text = markdown(collect(read_study(path), out))
+    assert "Missing, 5 of 8 cells:\n\n- not begun: 2, 3, 5, 6, 7\n" in text
+
+
+def test_study_csv(results, tmp_path):
+    write_csv(results, tmp_path / "study.csv")
+    with (tmp_path / "study.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8
+    row = rows[6]
+    assert (row["cell"], row["norm"], row["clip"], row["batch_size"], row["seed"]) == ("6", "BN", "16x2", "2", "1")
+    # Its last epoch's rows: steps 21 to 30, half of them 1.0 and half 1.1.
+    assert float(row["train_loss"]) == pytest.approx(1.05)
+    assert (row["val_loss"], row["top1"], row["mean_class_accuracy"], row["top5"]) == ("1.0", "0.0", "0.0", "")
+    assert (row["epochs"], row["steps"], row["num_videos"], row["num_failed"]) == ("3", "30", "4", "0")

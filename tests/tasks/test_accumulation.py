@@ -1,0 +1,109 @@
+"""With Group Norm, accumulated micro-batches give the gradients of the whole batch; with Batch Norm they do not."""
+
+import sys
+
+import pytest
+import torch
+from lightning import Callback, Trainer
+from torch.utils.data import DataLoader
+
+from video_gn.clips import ClipBatch
+from video_gn.models import i3d
+from video_gn.optim import OptimizerConfig
+from video_gn.schedules import ScheduleConfig
+from video_gn.tasks.classification import VideoClassifier
+
+
+class Gradients(Callback):
+    """Keeps what each optimizer step would use."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.steps.append(torch.cat([p.grad.flatten() for p in pl_module.parameters()]))
+
+
+def batches(num_clips, size):
+    """The same clips, in batches of `size`."""
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 256, (num_clips, 1, 8, 3, 40, 40), dtype=torch.uint8, generator=generator)
+    ids = torch.arange(num_clips)
+    views = torch.zeros((num_clips, 1), dtype=torch.int64)
+    rows = ids.split(size)
+    return [ClipBatch(frames[row], ids[row] % 5, ids[row], views[row], ()) for row in rows]
+
+
+def gradients(norm, num_clips, size, accumulate, *, dtype=torch.float64):
+    """Of each optimizer step of an epoch, from the Lightning trainer itself; the learning rate changes nothing."""
+    torch.manual_seed(0)
+    groups = {"num_groups": 2} if norm == "group" else {}
+    # Dropout off; the last norms' scales at 1, for at 0 no branch would have a gradient.
+    net = i3d(50, norm=norm, width=4, num_classes=5, dropout=0.0, zero_init_last_norm=False, **groups)
+    with torch.no_grad():
+        net.classifier.weight.normal_(std=0.3, generator=torch.Generator().manual_seed(1))
+    module = VideoClassifier(
+        net,
+        optimizer=OptimizerConfig(lr=1e-30, reference_batch_size=None, weight_decay=0.0),
+        schedule=ScheduleConfig("constant"),
+    ).to(dtype)
+    kept = Gradients()
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        accumulate_grad_batches=accumulate,
+        callbacks=[kept],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, DataLoader(batches(num_clips, size), batch_size=None, shuffle=False))
+    return kept.steps
+
+
+def difference(one, other):
+    return float((one - other).norm() / other.norm())
+
+
+def test_group_norm_accumulates_exactly(capsys):
+    """8 micro-batches of 1 against a batch of 8, the paper's two ways to the same step."""
+    (accumulated,), (whole,) = gradients("group", 8, 1, 8), gradients("group", 8, 8, 1)
+    assert all(part.abs().max() > 0 for part in whole.split(whole.numel() // 50)), "a comparison of zeros"
+    assert difference(accumulated, whole) < 1e-10
+    # In float32 sums of another order flip ReLUs: printed, for it is a property of the machine.
+    single = [gradients("group", 8, n, 8 // n, dtype=torch.float32)[0] for n in (1, 8)]
+    with capsys.disabled():
+        sys.stdout.write(f"\n  GN, 8 x 1 against 1 x 8, float32: gradients differ by {difference(*single):.1e} ")
+
+
+def test_batch_norm_does_not():
+    (accumulated,), (whole,) = gradients("batch", 8, 1, 8), gradients("batch", 8, 8, 1)
+    assert difference(accumulated, whole) > 1e-2
+
+
+@pytest.mark.parametrize(("num_batches", "accumulate", "windows"), [(7, 3, [3, 3, 1]), (5, 4, [4, 1]), (2, 4, [2])])
+def test_a_short_last_window_is_the_mean_over_its_clips(num_batches, accumulate, windows):
+    """Lightning alone divides by the full window: the last step would be `accumulate / rest` times too small."""
+    steps = gradients("group", 2 * num_batches, 2, accumulate)
+    assert len(steps) == len(windows)
+    first = 0
+    for step, length in zip(steps, windows, strict=True):
+        clips = batches(2 * num_batches, 2)[first : first + length]
+        first += length
+        torch.manual_seed(0)
+        alone = mean_gradient(clips)
+        assert difference(step, alone) < 1e-10
+
+
+def mean_gradient(clips):
+    """The gradient of the mean loss over all clips at once, without Lightning."""
+    net = i3d(50, norm="group", num_groups=2, width=4, num_classes=5, dropout=0.0, zero_init_last_norm=False)
+    with torch.no_grad():
+        net.classifier.weight.normal_(std=0.3, generator=torch.Generator().manual_seed(1))
+    net = net.double()
+    frames = torch.cat([b.frames_NKTCHW for b in clips]).flatten(0, 1)
+    mean, std = torch.tensor([0.45, 0.225]).double()  # the module keeps them in float32
+    x_NCTHW = ((frames.double() / 255 - mean) / std).transpose(1, 2)
+    loss = torch.nn.functional.cross_entropy(net(x_NCTHW), torch.cat([b.labels for b in clips]))
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(net.parameters()))])

@@ -1,0 +1,105 @@
+"""Averaged weights: Lightning's callback, with what keeps it exact over kills and resumes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+
+
+@dataclass(frozen=True)
+class AveragingConfig:
+    """Averaging of the weights over optimizer steps. Validation, test and inference then use the averaged ones.
+
+    Args:
+        kind: "none"; "ema", an exponential moving average; "mean", the plain mean of the steps it sees.
+        decay: of "ema": the weight of the old average, in [0, 1).
+        start_step: optimizer steps before the first one that is averaged.
+        every_n_steps: optimizer steps from one that is averaged to the next.
+
+    Raises:
+        ValueError: for a number out of its range.
+    Source: "mean" is stochastic weight averaging (arXiv:1803.05407).
+    """
+
+    kind: Literal["none", "ema", "mean"] = "none"
+    decay: float = 0.999
+    start_step: int = 0
+    every_n_steps: int = 1
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("none", "ema", "mean"):
+            raise ValueError(f"averaging.kind must be none, ema or mean, got {self.kind!r}")
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"averaging.decay must be in [0, 1), got {self.decay!r}. Usual: 0.999 to 0.9999.")
+        if self.start_step < 0 or self.every_n_steps < 1:
+            raise ValueError(
+                "averaging.start_step must be 0 or more and every_n_steps at least 1, "
+                f"got {self.start_step} and {self.every_n_steps}"
+            )
+
+    def build(self) -> Averaging | None:
+        """The callback; None where nothing is averaged."""
+        return None if self.kind == "none" else Averaging(self)
+
+
+class Averaging(WeightAveraging):
+    """Lightning's callback: averaged weights in validation and in a checkpoint's `state_dict`.
+
+    Buffers, such as running statistics, are averaged like weights; counters and what never changes are copied.
+
+    Args:
+        config: what is averaged and when.
+    """
+
+    def __init__(self, config: AveragingConfig) -> None:
+        super().__init__(use_buffers=True, avg_fn=_ema(config.decay) if config.kind == "ema" else _mean)
+        self.config = config
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """Whether the weights after a step (counted from 0) are averaged in."""
+        if step_idx is None or step_idx < self.config.start_step:
+            return False
+        return (step_idx - self.config.start_step) % self.config.every_n_steps == 0
+
+    def swap(self, pl_module: LightningModule) -> None:
+        """Exchange the weights in training and the averaged ones; a second call puts them back."""
+        if self._average_model is not None:
+            self._swap_models(pl_module)
+
+    def _follow(self, pl_module: LightningModule) -> None:
+        """Until the first step is averaged, the average is the present weights, not those of the start."""
+        average: Any = self._average_model
+        if average is not None and average.n_averaged == 0:
+            average.module.load_state_dict(pl_module.state_dict())
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the averaged weights in."""
+        self._follow(pl_module)
+        super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Put the averaged weights where tests and inference look."""
+        self._follow(pl_module)
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the averaged weights in the net."""
+        self._follow(pl_module)
+        super().on_train_end(trainer, pl_module)
+
+
+def _ema(decay: float) -> Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]:
+    def average(old: torch.Tensor, new: torch.Tensor, num_averaged: Any) -> torch.Tensor:
+        # lerp leaves equal values as they are, bit for bit: mean and std of the pixels must not drift.
+        return torch.lerp(old, new, 1 - decay) if old.is_floating_point() else new
+
+    return average
+
+
+def _mean(old: torch.Tensor, new: torch.Tensor, num_averaged: Any) -> torch.Tensor:
+    return old + (new - old) / (num_averaged + 1) if old.is_floating_point() else new

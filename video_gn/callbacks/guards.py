@@ -1,0 +1,284 @@
+"""A loss or gradient that is not finite: the step is not taken, and the run says where it came from."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import nn
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from video_gn.clips import ClipBatch
+from video_gn.errors import RunError
+
+log = logging.getLogger(__name__)
+
+_ACTIONS = ("stop", "skip")
+
+
+@dataclass
+class _Kept:
+    """A batch since the last optimizer step; the loss is Lightning's, divided by the batches of a step and scaled."""
+
+    batch_idx: int
+    batch: ClipBatch
+    loss: torch.Tensor | None = None
+
+
+class NonFiniteGuard(Callback):
+    """Stops the run before a step whose loss or gradients are not finite, or leaves such steps out.
+
+    All processes decide alike, from the gradients that they have averaged and from everybody's losses, and wait for
+    the device once a step. The error names the videos of every batch since the last step, the first module whose
+    output is not finite (the batch is run again, with the same random numbers), or, where the loss is finite, the first
+    parameter in the order of the backward pass whose gradient is not. The uint8 frames of those batches are kept
+    until the step.
+
+    With "skip" weights, optimizer state and running statistics stay bit for bit as they were; the schedule and the
+    count of steps go on. With 16-mixed the gradient scaler itself skips steps whose gradients are not finite, as it
+    does while it finds its scale: there only the loss counts.
+
+    No checkpoint is written of weights or statistics that are not finite.
+
+    Args:
+        action: "stop" or "skip".
+        max_skipped: steps of the whole run, resumes included, that "skip" may leave out.
+
+    Raises:
+        ValueError: for an unknown action or a negative number.
+    """
+
+    def __init__(self, action: Literal["stop", "skip"] = "stop", max_skipped: int = 10) -> None:
+        if action not in _ACTIONS:
+            raise ValueError(f"guard.action must be one of {', '.join(_ACTIONS)}, got {action!r}. Choose one of these.")
+        if max_skipped < 0:
+            raise ValueError(
+                f"guard.max_skipped must be 0 or above, got {max_skipped!r}. With 0 use guard.action=stop."
+            )
+        self.action = action
+        self.max_skipped = max_skipped
+        self.num_skipped = 0
+        self._kept: list[_Kept] = []
+        self._buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many steps were left out."""
+        return {"num_skipped": self.num_skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.num_skipped = int(state_dict["num_skipped"])
+
+    # ---- what a step is made of --------------------------------------------------------------
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with the epoch's first batch."""
+        self._kept = []
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: ClipBatch, batch_idx: int
+    ) -> None:
+        """Keep the batch."""
+        if self.action == "skip" and not self._kept:
+            # A forward that is not finite spoils running averages for good.
+            self._buffers = [(buffer, buffer.clone()) for buffer in pl_module.buffers()]
+        self._kept.append(_Kept(batch_idx, batch))
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
+        """Keep the loss."""
+        if self._kept:
+            self._kept[-1].loss = loss.detach()
+
+    @torch.no_grad()
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Look at the losses and the averaged gradients; stop, or leave the step out.
+
+        Raises:
+            RunError: naming step, videos and the module or parameter.
+        """
+        kept, self._kept = self._kept, []
+        buffers, self._buffers = self._buffers, []
+        losses = [k.loss for k in kept if k.loss is not None]
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        # The largest magnitude: finite gradients may have squares that are not.
+        largest = get_total_norm([g for g in gradients if g.numel()], norm_type=math.inf)
+        device = pl_module.device
+        values = torch.stack([v.to(device, torch.float32).reshape(()) for v in (largest, *losses)])
+        bad, *bad_losses = _anywhere(trainer, ~values.isfinite())
+        if not any(bad_losses) and (not bad or _scaler(trainer) is not None):
+            return
+        text = self._describe(trainer, pl_module, optimizer, kept, bad_losses)
+        if self.action == "stop":
+            raise RunError(
+                f"{text} The step was not taken. Lower model.optimizer.lr, set trainer.gradient_clip_val, train in "
+                "float32, or set guard.action to skip; --ckpt_path last goes on from the last checkpoint."
+            )
+        self.num_skipped += 1
+        if self.num_skipped > self.max_skipped:
+            raise RunError(
+                f"{text} {self.num_skipped} steps had to be left out, more than guard.max_skipped = "
+                f"{self.max_skipped} allows. Lower model.optimizer.lr, or raise the ceiling."
+            )
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+        for buffer, before in buffers:
+            buffer.copy_(before)
+        if trainer.is_global_zero:
+            log.warning("%s The step is left out; %d so far", text, self.num_skipped)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Refuse to keep weights or statistics that are not finite.
+
+        Raises:
+            RunError: naming the first one.
+        """
+        state = {
+            name: value
+            for name, value in checkpoint.get("state_dict", {}).items()
+            if isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel()
+        }
+        largest = get_total_norm([value.detach() for value in state.values()], norm_type=math.inf)
+        if not any(_anywhere(trainer, ~largest.to(pl_module.device).isfinite().reshape(1))):
+            return
+        name = next(
+            (name for name, value in state.items() if not value.isfinite().all()), "another process's statistics"
+        )
+        raise RunError(
+            f"step {trainer.global_step}: {name} must be finite in a checkpoint, got values that are not. The file "
+            "before it is left as it is: go on from there with a lower model.optimizer.lr."
+        )
+
+    # ---- what happened -----------------------------------------------------------------------
+
+    def _describe(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        optimizer: Optimizer,
+        kept: Sequence[_Kept],
+        bad_losses: Sequence[bool],
+    ) -> str:
+        """One text for all processes; each takes part."""
+        scaler = _scaler(trainer)
+        # The task and Lightning have divided each loss by the batches of the step.
+        factor = len(kept) / (scaler.get_scale() if scaler is not None else 1.0)
+        batches = []
+        for k in kept:
+            loss = "unknown" if k.loss is None else f"{float(k.loss) * factor:g}"
+            batches.append(
+                f"process {trainer.global_rank}, batch {k.batch_idx}, loss {loss}: {_names(trainer, k.batch)}"
+            )
+        where = None
+        if any(bad_losses):
+            # Everybody runs the same batch again: norms may ask other processes for their statistics.
+            where = first_bad_module(trainer, pl_module, kept[list(bad_losses).index(True)])
+        everybodys = _gather(trainer, (batches, where))
+        found = [place for _, place in everybodys if place is not None]
+        if found:
+            cause = f"the loss is not finite; the first output that is not is of {found[0]}"
+        elif any(bad_losses):
+            cause = "the loss is not finite, while every module's output is when the batch is run again"
+        else:
+            cause = f"the gradients are not finite, the first one on the way back being that of {_first_bad(pl_module)}"
+        return (
+            f"step {trainer.global_step + 1} (epoch {trainer.current_epoch}, learning rate "
+            f"{float(optimizer.param_groups[0]['lr']):g}): {cause}. Since the last step: "
+            f"{'; '.join(line for lines, _ in everybodys for line in lines)}."
+        )
+
+
+def first_bad_module(trainer: Trainer, pl_module: LightningModule, kept: _Kept) -> str | None:
+    """The innermost module whose output is the first that is not finite when a batch is run again.
+
+    Random numbers, precision and mode are those of training; buffers, the random state and what is logged stay as
+    they are.
+
+    Args:
+        trainer: in training.
+        pl_module: before the optimizer step.
+        kept: the batch.
+
+    Returns:
+        Its name and, where it is a weight's fault, that; None where every output is finite.
+    """
+    found: list[str] = []
+
+    def watch(name: str) -> Any:
+        def look(module: nn.Module, inputs: Any, output: Any) -> None:
+            if not found and isinstance(output, torch.Tensor) and not output.isfinite().all():
+                own = [n for n, p in module.named_parameters(recurse=False) if not p.isfinite().all()]
+                found.append(f"{name} (its {own[0]} is not finite)" if own else name)
+
+        return look
+
+    handles = [module.register_forward_hook(watch(name)) for name, module in pl_module.named_modules() if name]
+    buffers = [(buffer, buffer.clone()) for buffer in pl_module.buffers()]
+    try:
+        # A compiled call would not see the hooks.
+        with isolate_rng(), _without_logging(pl_module), torch.compiler.set_stance("force_eager"):
+            pl_module.on_train_batch_start(kept.batch, kept.batch_idx)  # seeds the random state
+            with trainer.precision_plugin.train_step_context():
+                pl_module.training_step(kept.batch, kept.batch_idx)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for buffer, before in buffers:
+            buffer.copy_(before)
+    return found[0] if found else None
+
+
+@contextlib.contextmanager
+def _without_logging(pl_module: LightningModule) -> Iterator[None]:
+    own = pl_module.__dict__.get("log")
+    pl_module.__dict__["log"] = lambda *args, **kwargs: None
+    try:
+        yield
+    finally:
+        del pl_module.__dict__["log"]
+        if own is not None:
+            pl_module.__dict__["log"] = own
+
+
+def _first_bad(pl_module: LightningModule) -> str:
+    # Backward goes through the modules from the last to the first.
+    for name, parameter in reversed(list(pl_module.named_parameters())):
+        if parameter.grad is not None and not parameter.grad.isfinite().all():
+            return name
+    return "no parameter of this process"
+
+
+def _names(trainer: Trainer, batch: ClipBatch) -> str:
+    ids: Iterable[int] = batch.video_ids.tolist()
+    manifests = getattr(getattr(trainer, "datamodule", None), "manifests", {})
+    if "train" not in manifests:
+        return ", ".join(f"video {i}" for i in ids)
+    return ", ".join(manifests["train"].records[i].path for i in ids)
+
+
+def _scaler(trainer: Trainer) -> Any:
+    return getattr(trainer.precision_plugin, "scaler", None)
+
+
+def _anywhere(trainer: Trainer, flags: torch.Tensor) -> list[bool]:
+    """Flags that are set on any process; the one place that waits for the device."""
+    if trainer.world_size > 1:
+        flags = flags.to(torch.int32)
+        torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
+    return [bool(flag) for flag in flags.tolist()]
+
+
+def _gather(trainer: Trainer, mine: Any) -> list[Any]:
+    if trainer.world_size == 1:
+        return [mine]
+    everybodys: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(everybodys, mine)
+    return everybodys

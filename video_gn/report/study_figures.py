@@ -1,0 +1,267 @@
+"""A study's figures: error against batch size (the paper's Figure 1) and curves over training (its Figure 7).
+
+matplotlib draws them, without pyplot: no window, no global state, and the same bytes for the same data.
+Source: Wu & He 2018 (arXiv:1803.08494), Figures 1 and 7.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# A column of the study's table: label of the clip, batch size.
+Column = tuple[str, int]
+
+# Okabe and Ito's palette, which the colour-blind tell apart, darkened until each colour has a contrast of at least 3
+# against white. Where there are more lines than colours, dashes and marks tell them apart.
+COLOURS = ("#0067a5", "#c44f00", "#00805c", "#9a4f86", "#8a6d00", "#2f8fc4", "#5b6470")
+_DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
+_MARKS = ("o", "s", "^", "D", "v", "P", "X")
+_TEXT, _SOFT, _GRID = "#1c2128", "#5b6470", "#d8dee4"
+_STYLE: Any = {
+    "font.size": 11,
+    "axes.edgecolor": _SOFT,
+    "axes.labelcolor": _TEXT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11,
+    "axes.grid": True,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "text.color": _TEXT,
+    "xtick.color": _SOFT,
+    "ytick.color": _SOFT,
+    "xtick.labelcolor": _TEXT,
+    "ytick.labelcolor": _TEXT,
+    "legend.frameon": False,
+    # Ids in the SVG are hashes of a salt, which is random otherwise.
+    "svg.hashsalt": "video_gn",
+}
+# Pictures are looked at 800 px wide and printed: 8 inches at 200 dots.
+_WIDTH_INCHES, _DPI = 8.0, 200
+# Lines are set apart by this part of an octave, so that error bars do not lie on each other.
+_DODGE = 0.045
+_MAX_DIRECT_LABELS = 8
+
+
+@dataclass
+class StudyData:
+    """What is drawn; errors in percent, a line or a column without figures is simply not there.
+
+    Args:
+        norms: labels of the lines, in their order; a line keeps its colour where others are missing.
+        columns: (clip label, batch size), in their order.
+        test_errors: for each seed, by line and column.
+        losses: for each seed [(epoch, mean training loss)], by line and column.
+        val_errors: for each seed [(epoch, validation error)], by line and column.
+    """
+
+    norms: tuple[str, ...]
+    columns: tuple[Column, ...]
+    test_errors: Mapping[tuple[str, Column], Sequence[float]] = field(default_factory=dict)
+    losses: Mapping[tuple[str, Column], Sequence[Sequence[tuple[int, float]]]] = field(default_factory=dict)
+    val_errors: Mapping[tuple[str, Column], Sequence[Sequence[tuple[int, float]]]] = field(default_factory=dict)
+
+    def style(self, norm: str) -> dict[str, Any]:
+        """Colour, dash and mark of a line."""
+        number = self.norms.index(norm)
+        return {
+            "color": COLOURS[number % len(COLOURS)],
+            "linestyle": _DASHES[number // len(COLOURS) % len(_DASHES)],
+            "marker": _MARKS[number % len(_MARKS)],
+        }
+
+
+def error_figure(data: StudyData) -> Figure:
+    """Test error against batch size, a panel for each clip; against the lines themselves where there is one size.
+
+    Args:
+        data: of a study.
+
+    Returns:
+        A figure whose axes hold, for each line in order, one line of (batch size, mean error), labelled.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        clips = list(dict.fromkeys(clip for clip, _ in data.columns))
+        figure = Figure(figsize=(_WIDTH_INCHES, 4.6), layout="constrained")
+        panels = figure.subplots(1, len(clips), sharey=True, squeeze=False)[0]
+        one_size = len({size for _, size in data.columns}) == 1
+        for axes, clip in zip(panels, clips, strict=True):
+            (_draw_by_line if one_size else _draw_by_size)(axes, data, clip)
+            if len(clips) > 1:
+                axes.set_title(f"clip {clip}")
+        panels[0].set_ylabel("test error (%)")
+        if not one_size:
+            _label_lines(figure, panels, data)
+    return figure
+
+
+def _draw_by_size(axes: Axes, data: StudyData, clip: str) -> None:
+    sizes = sorted({size for _, size in data.columns}, reverse=True)
+    for number, norm in enumerate(data.norms):
+        points = [(size, data.test_errors.get((norm, (clip, size)), ())) for size in sizes]
+        points = [(size, errors) for size, errors in points if errors]
+        if not points:
+            continue
+        shift = 2 ** (_DODGE * ((len(data.norms) - 1) / 2 - number))
+        axes.errorbar(
+            [size * shift for size, _ in points],
+            [statistics.fmean(errors) for _, errors in points],
+            yerr=[_deviation(errors) for _, errors in points],
+            label=norm, markersize=6, linewidth=2, elinewidth=1.2, capsize=3, **data.style(norm),
+        )  # fmt: skip
+    axes.set_xscale("log", base=2)
+    # From large to small, as in the paper: it is small batches that the lines are about.
+    axes.set_xlim(sizes[0] * 2**0.3, sizes[-1] / 2**0.2)
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.minorticks_off()
+    axes.set_xlabel("batch size (clips in a process)")
+
+
+def _draw_by_line(axes: Axes, data: StudyData, clip: str) -> None:
+    size = data.columns[0][1]
+    for number, norm in enumerate(data.norms):
+        errors = data.test_errors.get((norm, (clip, size)), ())
+        if errors:
+            axes.errorbar(
+                [number], [statistics.fmean(errors)], yerr=[_deviation(errors)], label=norm,
+                markersize=7, elinewidth=1.5, capsize=4, color=COLOURS[0], marker="o", linestyle="none",
+            )  # fmt: skip
+    slanted = max(map(len, data.norms)) * len(data.norms) > 70
+    rotation, ha = (30, "right") if slanted else (0, "center")
+    axes.set_xticks(range(len(data.norms)), data.norms, rotation=rotation, ha=ha)
+    axes.set_xlim(-0.5, len(data.norms) - 0.5)
+    axes.grid(False, axis="x")
+    axes.set_xlabel(f"batch size {size} (clips in a process)")
+
+
+def _label_lines(figure: Figure, panels: Sequence[Axes], data: StudyData) -> None:
+    """Each line's name beside its last point, or a legend where panels or names are many."""
+    axes = panels[-1]
+    drawn = [container for container in axes.containers if container.get_label() in data.norms]
+    if len(panels) > 1 or len(data.norms) > _MAX_DIRECT_LABELS or not drawn:
+        _legend(figure, panels)
+        return
+    low, high = axes.get_ylim()
+    room = 0.06 * (high - low)
+    ends = sorted((float(c.lines[0].get_ydata()[-1]), str(c.get_label())) for c in drawn)  # type: ignore[attr-defined]
+    heights: list[float] = []
+    for height, _ in ends:
+        heights.append(max(height, heights[-1] + room) if heights else height)
+    # Pushed upwards one by one; the whole is put back where its middle was.
+    back = statistics.fmean(heights) - statistics.fmean(height for height, _ in ends)
+    for (_, norm), height in zip(ends, heights, strict=True):
+        style = data.style(norm)
+        axes.annotate(
+            norm, (1, height - back), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
+            va="center", color=style["color"], fontweight="bold", annotation_clip=False,
+        )  # fmt: skip
+
+
+def curves_figure(data: StudyData) -> Figure:
+    """Training loss above validation error, over epochs: a panel for each column, a line for each norm.
+
+    Args:
+        data: of a study.
+
+    Returns:
+        A figure of two rows of axes; a line is the mean over seeds, the band its standard deviation.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        num = len(data.columns)
+        figure = Figure(figsize=(max(_WIDTH_INCHES, 2.2 * num), 6.0), layout="constrained")
+        panels = figure.subplots(2, num, sharex=True, sharey="row", squeeze=False)
+        several = len({clip for clip, _ in data.columns}) > 1
+        for place, column in enumerate(data.columns):
+            top, bottom = panels[0][place], panels[1][place]
+            top.set_title(f"clip {column[0]}, batch {column[1]}" if several else f"batch size {column[1]}")
+            for norm in data.norms:
+                _draw_curve(top, data, norm, data.losses.get((norm, column), ()))
+                _draw_curve(bottom, data, norm, data.val_errors.get((norm, column), ()))
+            bottom.set_xlabel("epoch")
+        panels[0][0].set_ylabel("training loss")
+        panels[0][0].set_ylim(bottom=0)
+        panels[1][0].set_ylabel("validation error (%)")
+        _legend(figure, panels[0])
+    return figure
+
+
+def _draw_curve(axes: Axes, data: StudyData, norm: str, seeds: Sequence[Sequence[tuple[int, float]]]) -> None:
+    values: dict[int, list[float]] = {}
+    for curve in seeds:
+        for epoch, value in curve:
+            values.setdefault(epoch, []).append(value)
+    if not values:
+        return
+    epochs = sorted(values)
+    means = [statistics.fmean(values[epoch]) for epoch in epochs]
+    deviations = [_deviation(values[epoch]) for epoch in epochs]
+    style = data.style(norm)
+    # A line of one point would not be seen.
+    marker = style["marker"] if len(epochs) == 1 else None
+    axes.plot(
+        epochs, means, label=norm, linewidth=1.6, color=style["color"], linestyle=style["linestyle"], marker=marker
+    )
+    if any(deviations):
+        low = [mean - deviation for mean, deviation in zip(means, deviations, strict=True)]
+        high = [mean + deviation for mean, deviation in zip(means, deviations, strict=True)]
+        axes.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
+    entries: dict[str, Any] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    if entries:
+        # Letters that a row has room for; an entry's line takes as much as 8 of them.
+        columns = max(1, min(len(entries), int(84 / (max(map(len, entries)) + 8))))
+        figure.legend(list(entries.values()), list(entries), loc="outside upper center", ncols=columns)
+
+
+def _deviation(values: Sequence[float]) -> float:
+    """Sample standard deviation; 0 for one value, of which no bar is drawn."""
+    return statistics.stdev(values) if len(values) > 1 and not any(map(math.isnan, values)) else 0.0
+
+
+def write_figures(data: StudyData, directory: Path) -> list[Path]:
+    """Write error_vs_batch (error_by_norm where there is one batch size) and curves, as png and svg.
+
+    The same data give the same bytes, with the same matplotlib.
+
+    Args:
+        data: of a study.
+        directory: where they go.
+
+    Returns:
+        The paths.
+    """
+    import matplotlib
+
+    directory.mkdir(parents=True, exist_ok=True)
+    first = "error_by_norm" if len({size for _, size in data.columns}) == 1 else "error_vs_batch"
+    paths = []
+    for name, figure in ((first, error_figure(data)), ("curves", curves_figure(data))):
+        for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+            path = directory / f"{name}.{suffix}"
+            part = directory / f".{name}.tmp.{suffix}"
+            with matplotlib.rc_context(_STYLE):
+                figure.savefig(part, dpi=_DPI, metadata=metadata)
+            part.replace(path)
+            paths.append(path)
+    return paths

@@ -1,0 +1,263 @@
+"""The learning rate over a run: schedules that are pure functions of the step, and what a resumed run says of them.
+
+A resumed run takes its schedule from the configuration it is resumed with, not from the checkpoint; where the two
+differ, that is logged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import warnings
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How the learning rate goes, as a factor of its base value.
+
+    Warm-up rises linearly from `warmup_start_factor` to the value that the schedule has where the warm-up ends;
+    the schedule itself is counted from the run's first step, as SlowFast counts it.
+
+    Args:
+        name: a key of `SCHEDULES`.
+        unit: of `milestones` and `warmup`: "epoch" or (optimizer) "step". Fractions of an epoch are allowed.
+        milestones: for "step": after how many epochs or steps the rate is multiplied by `gamma`; ascending.
+        gamma: for "step": the multiplier, above 0.
+        warmup: how many epochs or steps; 0 for none.
+        warmup_start_factor: factor of the very first step, in [0, 1].
+        final_lr_factor: for "cosine": factor where the run ends, in [0, 1].
+
+    Raises:
+        ValueError: for a value out of range.
+    """
+
+    name: Literal["constant", "step", "cosine"] = "step"
+    unit: Literal["epoch", "step"] = "epoch"
+    milestones: list[float] = field(default_factory=list)
+    gamma: float = 0.1
+    warmup: float = 0.0
+    warmup_start_factor: float = 0.1
+    final_lr_factor: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_choice("schedule name", self.name, SCHEDULES)
+        _check_choice("unit", self.unit, ("epoch", "step"))
+        positive = all(math.isfinite(m) and m > 0 for m in self.milestones)
+        if not positive or any(a >= b for a, b in zip(self.milestones, self.milestones[1:], strict=False)):
+            raise ValueError(
+                f"milestones must be above 0 and ascending, got {self.milestones!r}. Give them in {self.unit}s."
+            )
+        _check_range("gamma", self.gamma, self.gamma > 0, "above 0", "The usual value is 0.1.")
+        _check_range("warmup", self.warmup, self.warmup >= 0, "0 or more", f"Give it in {self.unit}s.")
+        for name in ("warmup_start_factor", "final_lr_factor"):
+            value = getattr(self, name)
+            _check_range(name, value, 0 <= value <= 1, "in [0, 1]", "It is a factor of the base learning rate.")
+        self._warn_of_ignored()
+
+    def _warn_of_ignored(self) -> None:
+        used = SCHEDULES[self.name].settings
+        others = {name for schedule in SCHEDULES.values() for name in schedule.settings} - set(used)
+        for f in dataclasses.fields(self):
+            default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+            if f.name in others and getattr(self, f.name) != default:
+                message = f"{f.name}={getattr(self, f.name)!r} is ignored by schedule {self.name!r}"
+                warnings.warn(message, stacklevel=4)  # past __post_init__ and __init__, to who wrote the config
+
+
+# ---- the learning rate as a function of the step -----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A row of `SCHEDULES`.
+
+    Args:
+        factor: (config, step, steps per epoch, total steps) -> factor, without warm-up.
+        settings: the fields of `ScheduleConfig` that this schedule alone reads.
+    """
+
+    factor: Callable[[ScheduleConfig, int, int, int], float]
+    settings: tuple[str, ...]
+
+
+def _constant(config: ScheduleConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:
+    return 1.0
+
+
+def _step(config: ScheduleConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:
+    milestones = [_to_steps(config, m, steps_per_epoch) for m in config.milestones]
+    return config.gamma ** bisect_right(milestones, step)
+
+
+def _cosine(config: ScheduleConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:
+    progress = min(step / total_steps, 1.0)
+    return config.final_lr_factor + (1 - config.final_lr_factor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "constant": Schedule(_constant, settings=()),
+    "step": Schedule(_step, settings=("milestones", "gamma")),
+    "cosine": Schedule(_cosine, settings=("final_lr_factor",)),
+}
+
+
+def lr_factor(config: ScheduleConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:
+    """The learning rate's factor at an optimizer step.
+
+    ```
+    milestones [2] epochs of 3 steps, gamma 0.1
+    step    0    1    2    3    4    5    6    7
+    factor  1    1    1    1    1    1    0.1  0.1
+    ```
+
+    Args:
+        config: the schedule.
+        step: how many optimizer steps have been taken: 0 for the first.
+        steps_per_epoch: optimizer steps in an epoch.
+        total_steps: of the whole run; only "cosine" looks at it.
+
+    Returns:
+        A factor of the base learning rate, 0 or more.
+    """
+    factor = SCHEDULES[config.name].factor
+    warmup_steps = _to_steps(config, config.warmup, steps_per_epoch)
+    if step >= warmup_steps:
+        return factor(config, step, steps_per_epoch, total_steps)
+    end = factor(config, warmup_steps, steps_per_epoch, total_steps)
+    return config.warmup_start_factor + (end - config.warmup_start_factor) * step / warmup_steps
+
+
+def _to_steps(config: ScheduleConfig, value: float, steps_per_epoch: int) -> int:
+    # Rounded, since 0.7 epochs of 10 steps are 7.000000000000001 in floating point.
+    return round(value * (steps_per_epoch if config.unit == "epoch" else 1))
+
+
+# ---- the scheduler -----------------------------------------------------------------------------------
+
+
+class FactorLR(LambdaLR):
+    """torch's LambdaLR, but its state is the step alone; the rates follow from the optimizer's settings.
+
+    So a run resumed with another learning rate, schedule or global batch uses the new one, and the same
+    configuration gives the same rates bit for bit.
+
+    Args:
+        optimizer: whose groups' "initial_lr" are the base rates.
+        factor: optimizer step -> factor.
+        settings: what the factor was made from, as plain values; kept in the state to tell what a resumed run
+            has otherwise.
+    """
+
+    def __init__(self, optimizer: Optimizer, factor: Callable[[int], float], *, settings: Mapping[str, Any]) -> None:
+        self.settings = dict(settings)
+        super().__init__(optimizer, factor)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of steps taken, as plain integers, and the settings."""
+        return {
+            "last_epoch": self.last_epoch,
+            "_step_count": self._step_count,
+            "schedule": dict(self.settings),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go to a step and set its learning rates; load the optimizer's state first.
+
+        Settings that differ are logged; a state of an older version, which has none, is taken as it is.
+        """
+        self.last_epoch = state_dict["last_epoch"]
+        self._step_count = state_dict["_step_count"]
+        rates = [base * factor(self.last_epoch) for base, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)]
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        self._last_lr = rates
+        stored = state_dict.get("schedule", {})
+        for name, value in self.settings.items():
+            if name in stored and stored[name] != value:
+                option = f"model.schedule.{name}" if name in _FIELDS else f"the schedule's {name}"
+                log.warning(
+                    "%s: %r in the checkpoint, %r in the config; the config's is used", option, stored[name], value
+                )
+
+
+_FIELDS = tuple(f.name for f in dataclasses.fields(ScheduleConfig))
+
+
+def build_scheduler(
+    optimizer: Optimizer,
+    config: ScheduleConfig,
+    *,
+    steps_per_epoch: int,
+    total_steps: int,
+    check_end: bool = True,
+) -> FactorLR:
+    """The schedule, to be stepped after each optimizer step.
+
+    Args:
+        optimizer: from `build_optimizer`.
+        config: the schedule.
+        steps_per_epoch: optimizer steps in an epoch.
+        total_steps: of the whole run.
+        check_end: refuse a schedule that the run ends before; False for a trial that is cut short on purpose.
+
+    Raises:
+        ValueError: for a number of steps below 1, a warm-up that is not over before the run is, or milestones of
+            which none is reached.
+    """
+    for name, value in (("steps_per_epoch", steps_per_epoch), ("total_steps", total_steps)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value!r}. Count optimizer steps, not batches.")
+    if check_end:
+        _check_end(config, steps_per_epoch, total_steps)
+    settings = {
+        **dataclasses.asdict(config),
+        "milestones": list(config.milestones),
+        "steps_per_epoch": steps_per_epoch,
+        "total_steps": total_steps,
+    }
+    return FactorLR(optimizer, lambda step: lr_factor(config, step, steps_per_epoch, total_steps), settings=settings)
+
+
+def _check_end(config: ScheduleConfig, steps_per_epoch: int, total_steps: int) -> None:
+    longer = "train for longer (trainer.max_epochs, trainer.max_steps)"
+    warmup = _to_steps(config, config.warmup, steps_per_epoch)
+    if warmup >= total_steps:
+        raise ValueError(
+            f"model.schedule.warmup must be shorter than the run's {total_steps} steps, got {config.warmup:g} "
+            f"{config.unit}s = {warmup} steps. Shorten it, or {longer}."
+        )
+    if "milestones" not in SCHEDULES[config.name].settings or not config.milestones:
+        return
+    milestones = [_to_steps(config, m, steps_per_epoch) for m in config.milestones]
+    if milestones[0] >= total_steps:
+        raise ValueError(
+            f"model.schedule.milestones must begin before the run's end at step {total_steps}, got "
+            f"{config.milestones!r} in {config.unit}s, the first at step {milestones[0]}. Bring them forward, "
+            f"{longer}, or set model.schedule.name to constant."
+        )
+    late = [m for m, step in zip(config.milestones, milestones, strict=True) if step >= total_steps]
+    if late:
+        log.warning(
+            "model.schedule.milestones %s (%ss) are not reached: the run ends at step %d, the first of them is step %d",
+            late, config.unit, total_steps, next(step for step in milestones if step >= total_steps),
+        )  # fmt: skip
+
+
+def _check_choice(name: str, value: str, choices: Mapping[str, Any] | tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {sorted(choices)}, got {value!r}. Choose one of these.")
+
+
+def _check_range(name: str, value: float, inside: bool, rule: str, advice: str) -> None:
+    if not inside or not math.isfinite(value):
+        raise ValueError(f"{name} must be {rule}, got {value!r}. {advice}")

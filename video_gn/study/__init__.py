@@ -1,0 +1,131 @@
+"""Studies: norms x batch sizes x clips x seeds on any data, cell by cell, to a table and figures like the paper's.
+
+Every cell is a run directory of its own, trained by `video-gn fit` and tested by `video-gn test` in
+processes of their own. What was finished stays, what was begun goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from video_gn.errors import RunError
+from video_gn.study._cells import CellDirectory
+from video_gn.study._collecting import Results, collect, spread, write_csv
+from video_gn.study._config import Cell, Study, read_study
+from video_gn.study._running import Runner, pick_cells, run_cells, run_child
+from video_gn.study._table import markdown, print_tables, tables
+
+if TYPE_CHECKING:
+    from video_gn.report.study_figures import StudyData
+
+__all__ = [
+    "Cell", "CellDirectory", "Results", "Study", "collect", "list_cells", "pick_cells", "read_study", "run_cells",
+    "run_study", "spread", "tables", "write_results",
+]  # fmt: skip
+
+log = logging.getLogger(__name__)
+
+
+def run_study(
+    path: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    words: Sequence[str] = (),
+    cell: str | None = None,
+    action: str = "study",
+    runner: Runner = run_child,
+) -> int:
+    """`video-gn study`.
+
+    Args:
+        path: of the study's file.
+        out: the study's directory; None is runs/study/<the file's stem>.
+        words: further settings of every cell, as of fit.
+        cell: "I" or "I/N", to run a part and not collect; None runs all, then collects.
+        action: "study", "list" or "collect".
+        runner: runs a cell's commands.
+
+    Returns:
+        0, or 1 where a cell failed.
+
+    Raises:
+        ConfigError: for a file or settings that do not fit.
+        RunError: for a single cell that another process runs, or where there is nothing to collect.
+    """
+    study = read_study(path, words)
+    out = Path("runs") / "study" / study.path.stem if out is None else Path(out)
+    if action == "list":
+        list_cells(study, out)
+        return 0
+    if action == "collect":
+        write_results(study, out)
+        return 0
+    cells = study.cells if cell is None else pick_cells(study, cell)
+    failures = run_cells(study, out, cells, runner=runner)
+    if cell is None and any(CellDirectory(out, c).metrics.is_file() for c in study.cells):
+        write_results(study, out)
+    for failure in failures if len(cells) > 1 else ():
+        log.error("failed: %s", failure)
+    return 1 if failures else 0
+
+
+def list_cells(study: Study, out: Path, console: Console | None = None) -> None:
+    """Print number, name and state of every cell.
+
+    Args:
+        study: the plan.
+        out: the study's directory.
+        console: to print on.
+    """
+    console = console or Console(soft_wrap=True)
+    for cell in study.cells:
+        directory = CellDirectory(out, cell)
+        state = directory.state(study)
+        console.print(f"{cell.index:3d}  {cell.name}  {state}", markup=False, highlight=False)
+
+
+def write_results(study: Study, out: Path) -> Results:
+    """Write study.csv, table.md and the figures of what is there, and print the table.
+
+    Args:
+        study: the plan.
+        out: the study's directory.
+
+    Raises:
+        RunError: where no cell is finished.
+    """
+    results = collect(study, out)
+    if not results.cells:
+        first, why = results.missing[0]
+        raise RunError(f"{out}: no cell is finished yet ({first.name}: {why}). Run the study first.")
+    write_csv(results, out / "study.csv")
+    # Here, since matplotlib is slow to import.
+    from video_gn.report.study_figures import write_figures
+
+    pictures = write_figures(_drawn(results), out)
+    part = out / ".table.md.tmp"
+    part.write_text(markdown(results, figures=[p.name for p in pictures if p.suffix == ".png"]), encoding="utf-8")
+    part.replace(out / "table.md")
+    print_tables(results)
+    log.info("results: %s, table.md, %s", out / "study.csv", ", ".join(p.name for p in pictures))
+    return results
+
+
+def _drawn(results: Results) -> StudyData:
+    """The figures' data: errors in percent."""
+    from video_gn.report.study_figures import StudyData
+
+    test_errors, losses, val_errors = {}, {}, {}
+    for norm in results.study.norms:
+        for column in results.study.columns:
+            cells = results.of(norm, column)
+            test_errors[norm, column] = [100 * (1 - r.row["top1"]) for r in cells if r.row["top1"] is not None]
+            losses[norm, column] = [r.train for r in cells]
+            val_errors[norm, column] = [[(epoch, 100 * (1 - top1)) for epoch, top1 in r.val] for r in cells]
+    return StudyData(results.study.norms, results.study.columns, test_errors, losses, val_errors)
