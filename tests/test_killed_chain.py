@@ -14,6 +14,9 @@ from test_resume import assert_equals_the_whole_run, fit_words, steps_of
 
 KILLS = int(os.environ.get("VIDEO_GN_KILLS", "3"))
 
+# What each command takes without a kill.
+SECONDS = {}
+
 pytestmark = [pytest.mark.slow, pytest.mark.needs_real_videos, pytest.mark.timeout(3600)]
 
 
@@ -27,9 +30,12 @@ def whole(real_videos, tmp_path_factory):
     with (here / "list.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerows([("path", "label"), *rows])
+    run(["data", "--help"], here)  # the first run waits for the imports
     for words in (scan_words(here, here), prepare_words(here, here), fit_words(shards(here), here)):
+        began = time.monotonic()
         status, printed = run(words, here)
         assert status == 0, printed
+        SECONDS[words[1] if words[0] == "data" else words[0]] = time.monotonic() - began
     return here
 
 
@@ -46,62 +52,95 @@ def shards(here):
     return here / "made" / "manifest.csv"
 
 
-def kill_and_go_on(words, here, rng, *, after_kill=lambda: None):
-    """Start the command again and again; returns what its last, whole run printed."""
-    log = here / "log.txt"
-    for kills in range(KILLS + 1):
-        before = log.stat().st_size if log.exists() else 0
-        process = start(words, here, log)
-        time.sleep(rng.uniform(0.2, 6) if kills < KILLS else 0)
-        if kills < KILLS:
-            process.kill()
-        process.join(600)
-        if process.exitcode == 0:
-            return log.read_bytes()[before:].decode(), kills
-        assert process.exitcode == -9, log.read_bytes()[before:].decode()
-        after_kill()
-    raise AssertionError("it has never come to its end")
+def rounds(tmp_path, words_in, check, seed):
+    """Kill the command again and again until it has ended, in one directory after another, until KILLS are spent.
+
+    Args:
+        tmp_path: of the test.
+        words_in: directory -> the command's words.
+        check: (directory, None) after each kill; (directory, what its last run printed) at the end.
+        seed: of the moments.
+    """
+    rng, spent, number = random.Random(seed), 0, 0
+    while spent < KILLS:
+        number += 1
+        here = tmp_path / str(number)
+        here.mkdir()
+        log, words, printed = here / "log.txt", words_in(here), None
+        seconds = SECONDS[words[1] if words[0] == "data" else words[0]]
+        while printed is None:
+            before = log.stat().st_size if log.exists() else 0
+            process = start(words, here, log)
+            if spent < KILLS:
+                time.sleep(rng.uniform(0.1, 0.8) * seconds)
+                process.kill()
+            process.join(600)
+            if process.exitcode == 0:
+                printed = log.read_bytes()[before:].decode()
+            else:
+                assert process.exitcode == -9, log.read_bytes()[before:].decode()
+                spent += 1
+            check(here, printed)
+    assert number <= 2 + KILLS, "it ended before it could be killed"
 
 
 def test_scan(whole, tmp_path):
-    journal, seen = tmp_path / ".scan.csv.partial", [b""]
+    seen = {}
 
-    def only_grows():
+    def check(here, printed):
+        journal = here / ".scan.csv.partial"
         content = journal.read_bytes() if journal.exists() else b""
+        if printed is not None:
+            assert (here / "scan.csv").read_bytes() == (whole / "scan.csv").read_bytes()
+            assert not journal.exists()
+            return
         complete = content[: content.rfind(b"\n") + 1]
-        assert complete.startswith(seen[-1]), "what was known has been written anew"
+        assert complete.startswith(seen.get(here, b"")), "what was known has been written anew"
         paths = [json.loads(line)[0] for line in complete.splitlines()[1:]]
         assert len(paths) == len(set(paths)), "a file has been probed twice"
-        seen.append(complete)
+        seen[here] = complete
 
-    _, kills = kill_and_go_on(scan_words(whole, tmp_path), tmp_path, random.Random(0), after_kill=only_grows)
-    assert (tmp_path / "scan.csv").read_bytes() == (whole / "scan.csv").read_bytes()
-    assert not journal.exists()
-    assert kills == 0 or max(len(content.splitlines()) for content in seen) > 1, "no kill came after the first file"
+    rounds(tmp_path, lambda here: scan_words(whole, here), check, seed=0)
+    assert max(len(content.splitlines()) for content in seen.values()) > 1, "no kill came after the first file"
 
 
 def test_prepare(whole, tmp_path):
-    done = [0]
+    noted, continued = {}, []
 
-    def only_grows():
-        content = (
-            (tmp_path / "made" / ".prepare.journal").read_text().splitlines() if (tmp_path / "made").exists() else []
-        )
-        assert len(content) >= done[-1]
-        done.append(len(content))
+    def check(here, printed):
+        journal = here / "made" / ".prepare.journal"
+        lines = journal.read_bytes().splitlines() if journal.exists() else []
+        before = noted.get(here, [])
+        assert lines[: len(before)] == before
+        if printed is None:
+            noted[here] = lines[:-1]  # the last one may be half a line, which a restart ends
+            return
+        made = {p.name: p.read_bytes() for p in (here / "made").iterdir() if not p.name.startswith(".")}
+        assert made == {p.name: p.read_bytes() for p in (whole / "made").iterdir() if not p.name.startswith(".")}
+        total, new = map(int, re.search(r"(\d+) of \d+ videos.*?, (\d+) of them", printed).groups())
+        entries = [json.loads(line) for line in before]
+        finished = {e["name"] for e in entries if e["name"].endswith(".mp4") and "failed" not in e}
+        # A file is noted before it gets its name: a kill may come between, in each of the two workers.
+        assert new <= total - len(finished) + 2, "what was made has been made again"
+        continued.append(new < total)
 
-    printed, kills = kill_and_go_on(prepare_words(whole, tmp_path), tmp_path, random.Random(1), after_kill=only_grows)
-    made = {p.name: p.read_bytes() for p in (tmp_path / "made").iterdir() if not p.name.startswith(".")}
-    assert made == {p.name: p.read_bytes() for p in (whole / "made").iterdir() if not p.name.startswith(".")}
-    total, new = map(int, re.search(r"(\d+) of \d+ videos.*?, (\d+) of them", printed).groups())
-    assert kills == 0 or new < total, "the last run has made everything anew"
+    rounds(tmp_path, lambda here: prepare_words(whole, here), check, seed=1)
+    assert any(continued), "no run went on where another had stopped"
 
 
 def test_training_over_the_shards(whole, tmp_path):
-    words = [*fit_words(shards(whole), tmp_path), "--ckpt_path=last"]
-    _, kills = kill_and_go_on(words, tmp_path, random.Random(2))
-    assert_equals_the_whole_run(tmp_path, whole)
-    resumed = [int(n) for n in re.findall(r"checkpoint: \S+ \(step (\d+)\)", (tmp_path / "log.txt").read_text())]
-    assert [first for first, _ in steps_of(tmp_path) if first > 0] == [n for n in resumed if n < 30]
-    assert kills == 0 or resumed, "no kill came after the first checkpoint"
+    continued = []
+
+    def check(here, printed):
+        if printed is None:
+            return
+        assert_equals_the_whole_run(here, whole)
+        resumed = [int(n) for n in re.findall(r"checkpoint: \S+ \(step (\d+)\)", (here / "log.txt").read_text())]
+        # A kill may come between the word of a resume and its first hook.
+        rest = iter(resumed)
+        assert all(first in rest for first, _ in steps_of(here) if first > 0)
+        continued.extend(resumed)
+
+    rounds(tmp_path, lambda here: [*fit_words(shards(whole), here), "--ckpt_path=last"], check, seed=2)
+    assert continued, "no kill came after the first checkpoint"
     assert "::" in Path(shards(whole)).read_text()
