@@ -171,3 +171,25 @@ def test_accumulation_resumes_at_a_step(tiny_videos, tmp_path):
     assert status == 0, printed
     assert_same(weights(tmp_path / "run/checkpoints/last.ckpt"), weights(reference / "run/checkpoints/last.ckpt"))
     assert (tmp_path / "run/metrics.csv").read_text() == (reference / "run/metrics.csv").read_text()
+
+
+def test_a_damaged_checkpoint_and_another_machine_are_named(tiny_videos, tmp_path, whole):
+    """The run goes on from the newest whole checkpoint, and says where its arithmetic may differ."""
+    keep = ["--checkpoint.keep_steps=2", "--trainer.max_epochs=1"]
+    status, printed = run(fit_words(tiny_videos, tmp_path, *keep), tmp_path)
+    assert status == 0, printed
+    directory = tmp_path / "run/checkpoints"
+    kept = directory / "step-00000004.ckpt"
+    content = torch.load(kept, weights_only=True)
+    content["video_gn"]["environment"]["threads"] = "99"
+    torch.save(content, kept)
+    for name in ("last.ckpt", "step-00000005.ckpt", "best.ckpt"):
+        data = (directory / name).read_bytes()
+        (directory / name).unlink()  # they are names of one file
+        (directory / name).write_bytes(data[: len(data) // 2])
+    status, printed = run(fit_words(tiny_videos, tmp_path, "--ckpt_path=last"), tmp_path)
+    assert status == 0, printed
+    assert f"Going on from {kept} (step 4)" in printed
+    assert "will not go on bit for bit: threads: 99 there, 1 here" in printed
+    assert [first for first, _ in steps_of(tmp_path)] == [0, 4]
+    assert_same(weights(directory / "last.ckpt"), weights(whole / "run/checkpoints/last.ckpt"))
