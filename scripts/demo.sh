@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Learns eight motions from real video files with a Group Norm I3D, tests with 10 clips, labels two videos.
+# Learns eight motions from real video files with a Group Norm I3D, tests with 10 clips, labels four videos.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
@@ -10,7 +10,7 @@ echo "== 2/4 training"
 video-gn fit -c configs/demo.yaml --data.train "$OUT/videos" --run_dir "$OUT"
 echo "== 3/4 test on held-out videos, 10 clips each"
 video-gn test -c configs/demo.yaml --data.train "$OUT/videos" --run_dir "$OUT"
-echo "== 4/4 labels of two of them"
+echo "== 4/4 labels of four of them"
 video-gn infer "$OUT"/videos/val/clockwise/*0.mp4 "$OUT"/videos/val/growing/*0.mp4 \
     --checkpoint "$OUT/checkpoints/best.ckpt" --output "$OUT/labels.json"
 

@@ -21,7 +21,7 @@ _OWN = {
     "weights": "weight files of any zoo: inspect, convert",
     "study": "norms x batch sizes x clips x seeds, to a table and figures",
     "report": "write a run directory's report.html",
-    "bench": "speed, side by side in one run: data, weights",
+    "bench": "speed, side by side in one run: data, weights, train",
 }
 
 
@@ -214,7 +214,7 @@ def _study_parser() -> argparse.ArgumentParser:
         "directory of its own, then write study.csv, table.md and figures. A study that was stopped goes on where it "
         "stood; a cell that is finished is not run again. Further words are settings of every cell, as of fit: "
         "--data.train videos",
-        epilog="Exit status: 0 when all cells are finished, 1 where one failed, 2 for bad arguments or settings. "
+        epilog="Exit status: 0 where no cell failed, 1 where one did or there is nothing to collect, 2 for bad settings. "
         "As SLURM array jobs: --cell $SLURM_ARRAY_TASK_ID, and --collect when they are done.",
         # A fit setting must not be taken for a short form of one of these.
         allow_abbrev=False,
@@ -223,7 +223,9 @@ def _study_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", metavar="DIR", help="directory of the study (runs/study/<the file's stem>)")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--cell", metavar="I[/N]", help="run cell I alone, or the I-th of N parts; from 0")
-    action.add_argument("--list", action="store_const", const="list", dest="action", help="list the cells and states")
+    action.add_argument(
+        "--list", action="store_const", const="list", dest="action", help="list the cells and their states"
+    )
     action.add_argument(
         "--collect", action="store_const", const="collect", dest="action", help="run nothing; table and figures alone"
     )
@@ -279,11 +281,18 @@ def _bench_parser() -> argparse.ArgumentParser:
     train.add_argument("--frames", type=_positive, default=32, metavar="N", help="of a clip (32)")
     train.add_argument("--size", type=_positive, default=224, metavar="PX", help="height and width (224)")
     train.add_argument("--width", type=_positive, default=64, metavar="N", help="channels of the stem (64)")
-    train.add_argument("--layout", choices=_LAYOUTS, default="slowfast", help="pytorchvideo's is slowfast (slowfast)")
+    train.add_argument(
+        "--layout",
+        choices=_LAYOUTS,
+        default="slowfast",
+        help="of our nets; pytorchvideo's is measured with slowfast alone (slowfast)",
+    )
     train.add_argument("--norms", nargs="+", default=(), metavar="NORM", help="such as batch group (all)")
     train.add_argument("--formats", nargs="+", default=_FORMATS, choices=_FORMATS, help="memory formats (both)")
     train.add_argument("--precisions", nargs="+", default=_PRECISIONS, choices=_PRECISIONS, help="by autocast (both)")
-    train.add_argument("--compile", action="store_true", help="compiled nets too; a minute or more for each")
+    train.add_argument(
+        "--compile", action="store_true", help="compiled nets too, channels_last_3d; a minute or more for each"
+    )
     train.add_argument("--no_memory", action="store_true", help="leave the memory out")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (auto)")
     train.add_argument("--rounds", type=_positive, default=5, metavar="N", help="rounds, each of every contender (5)")
