@@ -214,7 +214,7 @@ def _study_parser() -> argparse.ArgumentParser:
         "directory of its own, then write study.csv, table.md and figures. A study that was stopped goes on where it "
         "stood; a cell that is finished is not run again. Further words are settings of every cell, as of fit: "
         "--data.train videos",
-        epilog="Exit status: 0 where no cell failed, 1 where one did or there is nothing to collect, 2 for bad settings. "
+        epilog="Exit status: 0 where no cell failed, 1 where one did or nothing can be collected, 2 for bad settings. "
         "As SLURM array jobs: --cell $SLURM_ARRAY_TASK_ID, and --collect when they are done.",
         # A fit setting must not be taken for a short form of one of these.
         allow_abbrev=False,
