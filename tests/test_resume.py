@@ -173,6 +173,19 @@ def test_accumulation_resumes_at_a_step(tiny_videos, tmp_path):
     assert (tmp_path / "run/metrics.csv").read_text() == (reference / "run/metrics.csv").read_text()
 
 
+def test_what_comes_after_an_older_step_is_set_aside(tiny_videos, tmp_path):
+    """Going on from step 2, the kept steps 4 and 5 are another branch's: they are neither deleted nor gone on from."""
+    keep = ["--checkpoint.keep_steps=2", "--trainer.max_epochs=1"]
+    status, printed = run(fit_words(tiny_videos, tmp_path, *keep), tmp_path)
+    assert status == 0, printed
+    directory = tmp_path / "run/checkpoints"
+    older = directory / "step-00000004.ckpt"
+    status, printed = run(fit_words(tiny_videos, tmp_path, f"--ckpt_path={older}", "--trainer.max_epochs=2"), tmp_path)
+    assert status == 0, printed
+    assert (directory / "abandoned-00000005.ckpt").is_file()
+    assert older.is_file()
+
+
 def test_a_damaged_checkpoint_and_another_machine_are_named(tiny_videos, tmp_path, whole):
     """The run goes on from the newest whole checkpoint, and says where its arithmetic may differ."""
     keep = ["--checkpoint.keep_steps=2", "--trainer.max_epochs=1"]

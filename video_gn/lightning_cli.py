@@ -26,7 +26,7 @@ from video_gn.callbacks.progress import LineProgress, TerminalProgress
 from video_gn.callbacks.run_directory import RunDirectory, SaveConfig
 from video_gn.data.datamodule import VideoDataModule, build_datamodule
 from video_gn.data.watch import explain
-from video_gn.errors import CheckpointError, ConfigError, RunError
+from video_gn.errors import CheckpointError, ConfigError, ManifestError, RunError
 from video_gn.report import write_report
 from video_gn.tasks.classification import VideoClassifier
 from video_gn.weights._files import read_file
@@ -59,6 +59,7 @@ class VideoCLI(LightningCLI):
     asked: str | None
     resumes: bool
     load_report: LoadReport | None
+    moved: Path | None = None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add --run_dir and what a run has beside model, data and trainer; one seed for everything."""
@@ -223,9 +224,9 @@ class VideoCLI(LightningCLI):
         has_checkpoint = (self.run_dir / "checkpoints" / "last.ckpt").is_file()
         nothing_yet = self.asked == "last" and self.options.ckpt_path is None and not has_checkpoint
         if not self.resumes and not nothing_yet:
-            moved = self.run_directory.set_aside()
-            if moved is not None:
-                log.info("an earlier run of %s now lies in %s", self.run_dir, moved)
+            self.moved = self.run_directory.set_aside()
+            if self.moved is not None:
+                log.info("an earlier run of %s now lies in %s", self.run_dir, self.moved)
         if self.load_report is not None:
             self.load_report.write(self.run_dir / "weights.json")
         parameters = sum(p.numel() for p in self.model.net.parameters())
@@ -236,6 +237,15 @@ class VideoCLI(LightningCLI):
             net["depth"], net["norm"], net["layout"], parameters / 1e6,
             len(manifests["train"].records), len(manifests["val"].records), len(self.datamodule.classes),
         )  # fmt: skip
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except (ConfigError, CheckpointError, ManifestError):
+            if self.moved is not None:
+                self.run_directory.put_back(self.moved)
+                log.info("nothing was trained: the earlier run of %s is back in its place", self.run_dir)
+            raise
 
     def after_fit(self) -> None:
         """Say where things lie."""

@@ -111,6 +111,25 @@ def test_a_run_validates_and_saves_the_average(tiny_videos, tmp_path):
     assert torch.equal(early["state_dict"][name].flatten()[:5], steps[2])
 
 
+def test_going_on_without_averaging_goes_on_with_the_weights_in_training(tiny_videos, tmp_path):
+    words = [
+        "fit", *TINY, f"--data.train={tiny_videos}", f"--run_dir={tmp_path / 'run'}", "--trainer.max_epochs=1",
+        "--trainer.limit_train_batches=3", "--trainer.limit_val_batches=1",
+    ]  # fmt: skip
+    status, printed = run([*words, "--averaging.kind=ema", "--averaging.decay=0.9"], tmp_path)
+    assert status == 0, printed
+    name = "net.blocks.0.conv.weight"
+    before = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert not torch.equal(before["current_model_state"][name], before["state_dict"][name])
+    status, printed = run(
+        [*words, "--ckpt_path=last", "--trainer.max_epochs=2", "--model.optimizer.lr=1e-30"], tmp_path
+    )
+    assert status == 0, printed
+    assert "it goes on from those in training" in printed
+    after = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert torch.equal(after["state_dict"][name], before["current_model_state"][name])
+
+
 def test_nothing_is_averaged_by_default():
     assert AveragingConfig().build() is None
     assert isinstance(AveragingConfig("mean").build(), Averaging)

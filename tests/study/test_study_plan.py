@@ -142,6 +142,8 @@ def test_files_that_are_no_studies(tmp_path):
         (["--data.batch_size", "3"], r"the command line: data\.batch_size is what the study varies"),
         (["--model.net.norm=layer"], r"the command line: model\.net\.init_args\.norm is what the study varies"),
         (["--run_dir=x"], "the command line: run_dir is what the study varies or sets itself"),
+        (['--model.net.init_args={"norm": "group"}'], r"model\.net\.init_args\.norm is what the study varies"),
+        (["--data=other.yaml"], "the command line: data is what the study varies or sets itself"),
     ],
 )
 def test_words_that_do_not_fit(write, words, match):

@@ -33,6 +33,7 @@ BATCH = ["--model.net.num_groups=null"]
         (["--averaging.kind=ema", "--averaging.decay=1.5"], "averaging.decay"),
         (["--trainer.precision=bf16-mixed"], "bfloat16"),
         (["--model.optimizer.frozen_stages=9"], "frozen_stages"),
+        (["--checkpoint.monitor=val/loss"], "checkpoint.monitor must be a figure of the validation to maximize"),
     ],
     ids=lambda value: value[-1].removeprefix("--") if isinstance(value, list) else "",
 )
@@ -42,6 +43,34 @@ def test_refused_before_anything_is_written(tiny_videos, tmp_path, settings, mes
     assert "Traceback" not in printed
     assert message in printed.splitlines()[-1], printed
     assert not (tmp_path / "run/checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["--trainer.limit_train_batches=5", "--trainer.val_check_interval=0.6"],
+        ["--trainer.limit_train_batches=5", "--trainer.val_check_interval=4", "--trainer.check_val_every_n_epoch=null"],
+    ],
+    ids=["a fraction", "over the epochs"],
+)
+def test_no_validation_inside_an_accumulation_window(tiny_videos, tmp_path, settings):
+    """5 batches, windows of 2, 2 and 1: after 3 batches, or after 8 of two epochs, a window is open."""
+    status, printed = fit(tiny_videos, tmp_path, "--trainer.accumulate_grad_batches=2", *settings)
+    assert status == 2, printed
+    assert "must fall between two optimizer steps" in printed.splitlines()[-2] + printed.splitlines()[-1]
+
+
+def test_a_refused_training_leaves_the_earlier_run_in_its_place(tiny_videos, tmp_path):
+    status, printed = fit(tiny_videos, tmp_path)
+    assert status == 0, printed
+    before = {p.relative_to(tmp_path): p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    status, printed = fit(tiny_videos, tmp_path, "--model.schedule.warmup=5")
+    assert status == 2, printed
+    assert "is back in its place" in printed
+    after = {p.relative_to(tmp_path): p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    assert {k: v for k, v in after.items() if k.name != ".lock"} == {
+        k: v for k, v in before.items() if k.name != ".lock"
+    }
 
 
 def test_options_of_a_recipe_train(tiny_videos, tmp_path):

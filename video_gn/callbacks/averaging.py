@@ -76,6 +76,27 @@ class Averaging(WeightAveraging):
         average: Any = self._average_model
         if average is not None and average.n_averaged == 0:
             average.module.load_state_dict(pl_module.state_dict())
+            self._take_unsaved(pl_module)
+
+    def _take_unsaved(self, pl_module: LightningModule) -> None:
+        """Take what no state dict holds: the mean and std that came with weights or a checkpoint."""
+        if self._average_model is None:
+            return
+        saved, own = pl_module.state_dict().keys(), dict(pl_module.named_buffers())
+        for name, buffer in self._average_model.module.named_buffers():
+            if name not in saved:
+                buffer.copy_(own[name])
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Move the average to where the net is by now: Lightning makes it before it moves the net."""
+        if self._average_model is not None:
+            # `n_averaged` stays on the host, where reading it waits for no device.
+            self._average_model.module.to(pl_module.device)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Go on with both, the weights in training and their average."""
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
+        self._take_unsaved(pl_module)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the averaged weights in."""

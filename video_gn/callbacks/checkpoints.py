@@ -8,6 +8,7 @@ one of two plain forms: between two epochs, or between two batches of one.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,11 @@ class RunCheckpoint(Checkpoint):
             raise ValueError(
                 f"every_n_steps must be above 0 and keep_steps not below, got {every_n_steps} and {keep_steps}"
             )
+        if monitor not in ("val/top1", "val/top5"):
+            raise ValueError(
+                "checkpoint.monitor must be a figure of the validation to maximize, val/top1 or val/top5, "
+                f"got {monitor!r}"
+            )
         self.directory = Path(directory or "checkpoints")
         self.every_n_steps = every_n_steps
         self.keep_steps = keep_steps
@@ -110,13 +116,23 @@ class RunCheckpoint(Checkpoint):
             return
         for stale in self.directory.glob(".*.tmp"):
             stale.unlink(missing_ok=True)
+        if self.resumes and trainer.ckpt_path is not None:
+            for later in self.directory.glob("step-*.ckpt"):
+                # What comes after the step that the run goes on from is of another branch of it.
+                if int(later.stem.removeprefix("step-")) > self._loaded_step:
+                    later.replace(later.with_name(later.name.replace("step-", "abandoned-")))
         last = self.directory / "last.ckpt"
         from_last = trainer.ckpt_path is not None and last.is_file() and Path(trainer.ckpt_path).samefile(last)
         if from_last and self.best_step == self._loaded_step:
             link(last, self.directory / "best.ckpt")  # the kill came between last.ckpt and best.ckpt
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the loops where the checkpoint stood."""
+        """Put the loops where the checkpoint stood.
+
+        Raises:
+            ConfigError: for validations that would fall between two optimizer steps.
+        """
+        _check_validation(trainer)
         if trainer.ckpt_path is None:
             return
         if trainer.fit_loop.epoch_loop.batch_progress.current.ready == 0:
@@ -162,6 +178,8 @@ class RunCheckpoint(Checkpoint):
         return loop.batch_progress.current.ready >= trainer.num_training_batches or loop._is_training_done
 
     def _save(self, trainer: Trainer) -> None:
+        if trainer.fit_loop._should_accumulate():
+            return  # a stop between two optimizer steps: no checkpoint holds the gradients of half a window
         self._due = False
         last = self.directory / "last.ckpt"
         trainer.save_checkpoint(last)
@@ -196,3 +214,23 @@ class RunCheckpoint(Checkpoint):
         progress["total"].update(ready=total, started=total, completed=total - (batches > 0))
         # Lightning adds the step under way on resuming inside an epoch, and not between epochs.
         state["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step - (batches > 0)
+
+
+def _check_validation(trainer: Trainer) -> None:
+    """Refuse validations inside an accumulation window: a checkpoint there would lose the window's gradients."""
+    accumulate, batches = trainer.accumulate_grad_batches, trainer.num_training_batches
+    every: float | None = trainer.val_check_batch
+    if accumulate == 1 or every is None or math.isinf(every):
+        return
+    if getattr(trainer, "_val_check_time_interval", None) is not None:
+        inside = True
+    elif trainer.check_val_every_n_epoch is None:  # counted over the epochs
+        inside = every % batches != 0 and (every % accumulate != 0 or batches % accumulate != 0)
+    else:
+        inside = every < batches and every % accumulate != 0
+    if inside:
+        raise ConfigError(
+            "trainer.val_check_interval must fall between two optimizer steps (accumulate_grad_batches is "
+            f"{accumulate}, an epoch has {batches} batches), got {trainer.val_check_interval!r}. "
+            "Set a multiple, or 1.0."
+        )

@@ -142,8 +142,9 @@ class NonFiniteGuard(Callback):
             RunError: naming the first one.
         """
         state = {
-            name: value
-            for name, value in checkpoint.get("state_dict", {}).items()
+            name if key == "state_dict" else f"{key}: {name}": value
+            for key in ("state_dict", "current_model_state", "running_statistics", "averaged_running_statistics")
+            for name, value in checkpoint.get(key, {}).items()
             if isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel()
         }
         largest = get_total_norm([value.detach() for value in state.values()], norm_type=math.inf)

@@ -45,7 +45,9 @@ from video_gn.scoring import normalize_clips
 log = logging.getLogger(__name__)
 
 _STREAM = 0  # of `extra_train_loader`
-_KEY = "running_statistics"  # of a checkpoint: the training's own, by buffer
+# Of a checkpoint, by buffer: the training's own, and with averaging the average's.
+_KEY = "running_statistics"
+_AVERAGED = "averaged_running_statistics"
 
 Statistics = dict[str, torch.Tensor]  # buffers by name, such as blocks.0.norm.running_mean
 
@@ -246,9 +248,9 @@ class PreciseBN(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the running averages back."""
-        if not self._is_off(trainer) and _averaging(trainer) is None:
-            # Otherwise they are back already, with the weights that they belong to.
-            _write(_net(pl_module).state_dict(), self._own)
+        if not self._is_off(trainer):
+            # With averaging the estimate is in the average by now, with the weights that it belongs to.
+            _write(_holder(trainer, pl_module).state_dict(), self._own)
         self._own = {}
 
     def _is_off(self, trainer: Trainer) -> bool:
@@ -274,8 +276,7 @@ class PreciseBN(Callback):
                 averaging.on_validation_epoch_end(trainer, pl_module)
         prefix = _prefix(pl_module)
         state = checkpoint["state_dict"]  # its tensors are the module's own: they are replaced, not written to
-        if averaging is None:
-            checkpoint[_KEY] = {name: state[prefix + name].clone() for name in self._found}
+        checkpoint[_KEY if averaging is None else _AVERAGED] = {n: state[prefix + n].clone() for n in self._found}
         state.update({prefix + name: value.clone() for name, value in self._found.items()})
 
     @torch.no_grad()
@@ -283,6 +284,8 @@ class PreciseBN(Callback):
         """Let training go on with its own running averages; a test takes the estimate."""
         if trainer.state.fn == "fit" and _KEY in checkpoint:
             _write(_net(pl_module).state_dict(), checkpoint[_KEY])
+        if trainer.state.fn == "fit" and _AVERAGED in checkpoint and _averaging(trainer) is not None:
+            _write(_holder(trainer, pl_module).state_dict(), checkpoint[_AVERAGED])
 
     @torch.no_grad()
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -336,6 +339,14 @@ def _net(pl_module: LightningModule) -> nn.Module:
     net = getattr(pl_module, "net", pl_module)
     assert isinstance(net, nn.Module)
     return net
+
+
+def _holder(trainer: Trainer, pl_module: LightningModule) -> nn.Module:
+    """Where validation's weights are kept while training goes on: the average, or the net itself."""
+    averaging: Any = _averaging(trainer)
+    if averaging is None or averaging._average_model is None:
+        return _net(pl_module)
+    return _net(averaging._average_model.module)
 
 
 def _prefix(pl_module: LightningModule) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -109,6 +110,24 @@ class RunDirectory:
         for entry in found:
             entry.rename(target / entry.name)
         return target
+
+    def put_back(self, aside: Path) -> None:
+        """Undo `set_aside`, where the training that came after it was refused before it saved anything.
+
+        Args:
+            aside: what `set_aside` returned.
+        """
+        if (self.path / "checkpoints").exists():
+            return
+        for pattern in _FIT_FILES:
+            for entry in self.path.glob(pattern):  # the refused training's config and empty tables
+                if entry.is_dir():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
+        for entry in sorted(aside.iterdir()):
+            entry.rename(self.path / entry.name)
+        aside.rmdir()
 
     def find_checkpoint(self, wanted: str) -> Path | None:
         """The checkpoint that a name stands for.

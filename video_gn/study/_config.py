@@ -262,7 +262,8 @@ class _Reader:
     @staticmethod
     def _refuse(source: str, given: Mapping[str, Any], varied: set[str]) -> None:
         for key in given:
-            if key.removesuffix("+") in OWN or key in varied:
+            name = key.removesuffix("+")
+            if any(own == name or own.startswith(f"{name}.") for own in {*varied, *OWN}):
                 raise ConfigError(f"{source}: {key} is what the study varies or sets itself. Take it out.")
 
     # ---- the plan ----------------------------------------------------------------------------

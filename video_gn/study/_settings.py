@@ -80,7 +80,7 @@ def parse_words(words: Sequence[str], *, source: str) -> dict[str, Any]:
             settings[name] = [*settings.get(name, []), _value(text)]
         else:
             settings[name] = _value(text)
-    return settings
+    return flatten(settings)
 
 
 def _value(text: str) -> Any:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
 from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
 from torch.nn import functional as F
 
@@ -23,12 +24,12 @@ from video_gn.clips import ClipBatch, Failure
 from video_gn.data.mixing import Mixing, mixing_rng
 from video_gn.errors import CheckpointError, ConfigError, RunError
 from video_gn.metrics import MultiViewAccuracy
-from video_gn.models._bfloat16 import check_bfloat16_cpu
-from video_gn.models.norms import check_norm_training, has_statistics, is_norm
+from video_gn.models.norms import is_norm
 from video_gn.models.resnet3d import I3D
 from video_gn.optim import OptimizerConfig, build_optimizer, freeze_stages, scaled_lr
 from video_gn.schedules import ScheduleConfig, build_scheduler
 from video_gn.scoring import normalize_clips, score_views
+from video_gn.tasks._checks import check_same_net, check_training, class_difference, rounded
 from video_gn.weights.load import WeightsOptions, load_into
 from video_gn.weights.report import LoadReport
 
@@ -121,36 +122,8 @@ class VideoClassifier(LightningModule):
             )
 
     def check_training(self, trainer: Trainer, datamodule: Any) -> None:
-        """Refuse a training whose net cannot learn from such batches.
-
-        Args:
-            trainer: that will train.
-            datamodule: its data module, or None.
-
-        Raises:
-            ConfigError: naming the option and what to do.
-        """
-        clip_NCTHW = None
-        if datamodule is not None and hasattr(datamodule, "clip"):
-            side = datamodule.augment.crop_px
-            clip_NCTHW = (datamodule.batch_size, 3, datamodule.clip.num_frames, side, side)
-        try:
-            check_norm_training(
-                self.net.arguments["norm"],
-                batch_size=2 if clip_NCTHW is None else clip_NCTHW[0],
-                world_size=trainer.world_size,
-                has_statistics=has_statistics(self.net),
-            )
-            on_cpu = trainer.strategy.root_device.type == "cpu"
-            if on_cpu and str(trainer.precision).startswith("bf16") and clip_NCTHW is not None:
-                check_bfloat16_cpu(self.net, clip_NCTHW[1:])
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-        if self.mixing.is_on and self.net.num_classes < 2:
-            raise ConfigError(
-                "model.mixing.mixup_alpha and cutmix_alpha must be 0 where there is one class alone: "
-                "there is nothing to mix. Set them to 0, or give data of more classes."
-            )
+        """Refuse a training whose net cannot learn from such batches; see `check_training`."""
+        check_training(self.net, self.mixing, trainer, datamodule)
 
     def on_validation_start(self) -> None:
         """As `on_fit_start`."""
@@ -211,7 +184,7 @@ class VideoClassifier(LightningModule):
                 log.warning(
                     "model.%s is %s as asked, %s were trained with %s: scores will differ from theirs. "
                     "Set model.%s to null to take theirs.",
-                    name, _rounded(buffer.tolist()), of, _rounded(values), name,
+                    name, rounded(buffer.tolist()), of, rounded(values), name,
                 )  # fmt: skip
 
     # ---- training ----------------------------------------------------------------------------
@@ -309,8 +282,12 @@ class VideoClassifier(LightningModule):
     # ---- validation, test, prediction --------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the failures of the last validation."""
+        """Forget the failures of the last validation; let all processes use the first one's running statistics."""
         self.failures = []
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # Those that a checkpoint holds; DDP itself shares them at the next training forward.
+            for buffer in self.net.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
         """Score one clip of each video."""
@@ -396,7 +373,7 @@ class VideoClassifier(LightningModule):
         """Make the checkpoint stand alone."""
         checkpoint[KEY] = self.describe()
 
-    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another network or of other classes, before anything is loaded.
 
         Raises:
@@ -408,38 +385,21 @@ class VideoClassifier(LightningModule):
         datamodule = getattr(self.trainer, "datamodule", None) if self._trainer is not None else None
         classes = list(getattr(datamodule, "classes", ()))
         if classes and stored.get("classes") and classes != stored["classes"]:
-            raise CheckpointError(_class_difference(stored["classes"], classes))
+            raise CheckpointError(class_difference(stored["classes"], classes))
         check_same_net(stored["net"], self.net.arguments)
         self.is_restored = True
         if stored.get("mean") and stored.get("std"):
             self._take_input(stored["mean"], stored["std"], "the checkpoint's weights")
         self.classes = list(stored.get("classes") or classes)
+        self._take_weights_in_training(checkpoint)
 
-
-def check_same_net(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raise where two nets' arguments differ in what changes their weights or their function.
-
-    Raises:
-        CheckpointError: naming each argument, the checkpoint's value and the config's.
-    """
-    # Dropout and initialization change neither the weights' names nor the net's function at test.
-    ignored = {"dropout", "drop_path", "zero_init_last_norm"}
-    names = [n for n in sorted({*stored, *wanted}) if n not in ignored and stored.get(n) != wanted.get(n)]
-    if names:
-        differences = ", ".join(f"{n}: {stored.get(n)!r} there, {wanted.get(n)!r} here" for n in names)
-        raise CheckpointError(f"the checkpoint is of another network ({differences}). Set model.net as it was trained.")
-
-
-def _rounded(values: Sequence[float]) -> list[float]:
-    return [round(float(v), 4) for v in values]
-
-
-def _class_difference(stored: Sequence[str], here: Sequence[str]) -> str:
-    if sorted(stored) == sorted(here):
-        return "the checkpoint's classes stand in another order than the data's. Set data.source.classes to its order."
-    missing = sorted(set(stored) - set(here))
-    new = sorted(set(here) - set(stored))
-    return (
-        f"the checkpoint has {len(stored)} classes, the data {len(here)}; only in the checkpoint: {missing[:5]}, "
-        f"only in the data: {new[:5]}. Set data.source.classes to the checkpoint's list."
-    )
+    def _take_weights_in_training(self, checkpoint: dict[str, Any]) -> None:
+        """Where an averaged run goes on without averaging, it goes on with the weights that were in training."""
+        trainer = self._trainer
+        if "current_model_state" not in checkpoint or trainer is None or trainer.state.fn != "fit":
+            return
+        if not any(isinstance(callback, WeightAveraging) for callback in cast(Any, trainer).callbacks):
+            log.warning(
+                "the checkpoint's weights are averaged, this run's will not be: it goes on from those in training"
+            )
+            checkpoint["state_dict"] = checkpoint["current_model_state"]
