@@ -121,7 +121,9 @@ def test_the_uninterrupted_run(whole):
     assert not torch.equal(content["state_dict"][name], content["current_model_state"][name])
 
 
-@pytest.mark.parametrize("moment", ["window", "save", "validation", "any"])
+@pytest.mark.parametrize(
+    "moment", ["save", *(pytest.param(m, marks=pytest.mark.slow) for m in ("window", "validation", "any"))]
+)
 def test_kills_inside(tiny_videos, tmp_path, whole, moment):
     """SIGKILL from outside, inside an accumulation window, a save, a validation, or anywhere."""
     rng = random.Random(moment)
@@ -156,7 +158,7 @@ def test_kills_inside(tiny_videos, tmp_path, whole, moment):
     assert_equal_end(tmp_path, whole)
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("step", [2, 3, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 4, 8))])
 def test_going_on_from_any_kept_step(tiny_videos, tmp_path, whole, step):
     """From inside an epoch, after its validation, before its end, and from its end."""
     checkpoint = whole / f"run/checkpoints/step-{step:08d}.ckpt"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import asdict
+from multiprocessing import get_all_start_methods
 from typing import Any, Literal, cast
 
 import torch
@@ -331,6 +332,9 @@ class VideoDataModule(LightningDataModule):
             num_workers=num_workers,
             collate_fn=collate,
             pin_memory=on_gpu,
+            # Python 3.14's default, forkserver, would leave the workers of a killed process alive: they look at their
+            # parent, which is then the server.
+            multiprocessing_context="fork" if num_workers and "fork" in get_all_start_methods() else None,
             # The sampler yields whole batches in training; in evaluation the last one is shorter.
             drop_last=False,
             timeout=self.loader.timeout_seconds if num_workers else 0,
