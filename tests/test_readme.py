@@ -121,7 +121,9 @@ def test_the_commands_run_in_their_order(place):
         assert (place / "runs/study/weizmann" / name).is_file()
     assert (place / "runs/i3d_r50_gn_32x2_b4/test/metrics.json").is_file()
     assert (place / "runs/i3d_r50_gn_32x2_b4/weights.json").is_file()
-    for name in re.findall(r"^\| `(\w+\.\w+)`", README, re.MULTILINE):
+    table = README.partition("### What a run leaves")[2].partition("\n## ")[0]
+    assert "`config.yaml`" in table
+    for name in re.findall(r"^\| `(\w+\.\w+)`", table, re.MULTILINE):
         if name == "failures.csv":
             continue  # there only where a video is broken; another test has one
         assert (place / "runs" / ("from_imagenet" if name == "weights.json" else "mine") / name).is_file()
