@@ -72,7 +72,7 @@ def rounds(tmp_path, words_in, check, seed):
             before = log.stat().st_size if log.exists() else 0
             process = start(words, here, log)
             if spent < KILLS:
-                time.sleep(rng.uniform(0.1, 0.8) * seconds)
+                time.sleep(rng.uniform(0.3, 1.1) * seconds)
                 process.kill()
             process.join(600)
             if process.exitcode == 0:

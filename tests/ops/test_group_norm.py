@@ -28,6 +28,12 @@ def calls(monkeypatch):
     return taken
 
 
+@pytest.fixture(autouse=True)
+def _float32_too(monkeypatch):
+    """By default float32 is torch's; the code for it is held to the same."""
+    monkeypatch.setitem(module._PAYS_BELOW, torch.float32, 8)
+
+
 def draw(shape=SHAPE, dtype=torch.float32, memory_format=torch.channels_last_3d, shift=0.0):
     generator = torch.Generator().manual_seed(5)
     x, dy = (torch.randn(shape, generator=generator) for _ in range(2))
@@ -273,3 +279,11 @@ class TestModule:
         clip = torch.randn(1, 3, 2, 4, 4).contiguous(memory_format=torch.channels_last_3d)
         torch.testing.assert_close(torch.export.export(net, (clip,)).module()(clip), net(clip))
         torch.testing.assert_close(torch.jit.trace(net, clip)(clip), net(clip))
+
+
+def test_float32_is_torchs_own_by_default(calls, monkeypatch):
+    monkeypatch.delitem(module._PAYS_BELOW, torch.float32)
+    x = torch.randn(SHAPE).to(memory_format=torch.channels_last_3d).requires_grad_()
+    weight, bias = torch.ones(8, requires_grad=True), torch.zeros(8, requires_grad=True)
+    group_norm(x, 4, weight, bias).sum().backward()
+    assert not calls
