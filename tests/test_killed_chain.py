@@ -52,7 +52,7 @@ def shards(here):
     return here / "made" / "manifest.csv"
 
 
-def rounds(tmp_path, words_in, check, seed):
+def rounds(tmp_path, words_in, check, seed, *, begun):
     """Kill the command again and again until it has ended, in one directory after another, until KILLS are spent.
 
     Args:
@@ -60,6 +60,7 @@ def rounds(tmp_path, words_in, check, seed):
         words_in: directory -> the command's words.
         check: (directory, None) after each kill; (directory, what its last run printed) at the end.
         seed: of the moments.
+        begun: pattern of a file that is there once some of the work is done.
     """
     rng, spent, number = random.Random(seed), 0, 0
     while spent < KILLS:
@@ -72,7 +73,12 @@ def rounds(tmp_path, words_in, check, seed):
             before = log.stat().st_size if log.exists() else 0
             process = start(words, here, log)
             if spent < KILLS:
-                time.sleep(rng.uniform(0.3, 1.1) * seconds)
+                # Every second kill waits until something has been done, however slow the start.
+                deadline = time.monotonic() + 120
+                while spent % 2 == 0 and process.is_alive() and not any(here.glob(begun)):
+                    assert time.monotonic() < deadline, log.read_text()
+                    time.sleep(0.01)
+                time.sleep(rng.uniform(0.1, 1.0) * seconds * (0.3 if spent % 2 == 0 else 1.0))
                 process.kill()
             process.join(600)
             if process.exitcode == 0:
@@ -100,7 +106,7 @@ def test_scan(whole, tmp_path):
         assert len(paths) == len(set(paths)), "a file has been probed twice"
         seen[here] = complete
 
-    rounds(tmp_path, lambda here: scan_words(whole, here), check, seed=0)
+    rounds(tmp_path, lambda here: scan_words(whole, here), check, seed=0, begun=".scan.csv.partial")
     assert max(len(content.splitlines()) for content in seen.values()) > 1, "no kill came after the first file"
 
 
@@ -124,7 +130,7 @@ def test_prepare(whole, tmp_path):
         assert new <= total - len(finished) + 2, "what was made has been made again"
         continued.append(new < total)
 
-    rounds(tmp_path, lambda here: prepare_words(whole, here), check, seed=1)
+    rounds(tmp_path, lambda here: prepare_words(whole, here), check, seed=1, begun="made/**/*.mp4")
     assert any(continued), "no run went on where another had stopped"
 
 
@@ -141,6 +147,12 @@ def test_training_over_the_shards(whole, tmp_path):
         assert all(first in rest for first, _ in steps_of(here) if first > 0)
         continued.extend(resumed)
 
-    rounds(tmp_path, lambda here: [*fit_words(shards(whole), here), "--ckpt_path=last"], check, seed=2)
+    rounds(
+        tmp_path,
+        lambda here: [*fit_words(shards(whole), here), "--ckpt_path=last"],
+        check,
+        seed=2,
+        begun="run/**/last.ckpt",
+    )
     assert continued, "no kill came after the first checkpoint"
     assert "::" in Path(shards(whole)).read_text()
