@@ -23,6 +23,7 @@ _CHUNK = 32
 _TRIES = 2
 _START_SECONDS = 300.0
 _MAX_FAILED_STARTS = 3
+_END_SECONDS = 5.0
 # How often an idle worker looks whether its parent is still there.
 _WATCH_SECONDS = 2.0
 
@@ -159,6 +160,7 @@ class _Pool:
 
     def _bury(self, worker: _Worker) -> Iterator[tuple[Task, Any]]:
         """A worker is dead: its first task is to blame, the others are done by the next one."""
+        worker.process.join(_END_SECONDS)  # its pipe closes a moment before its exit code is known
         if not worker.is_ready:
             self.num_failed_starts += 1
             if self.num_failed_starts >= _MAX_FAILED_STARTS:
