@@ -14,6 +14,8 @@ FLOORS = {
     "video_gn": 0,
     "video_gn.errors": 0,
     "video_gn.clips": 0,
+    "video_gn.checks": 0,
+    "video_gn.locks": 0,
     "video_gn.sampling": 1,
     "video_gn.metrics": 1,
     "video_gn.ops": 1,

@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 from runs import TINY, run, start
+from small import assert_same
 
 from video_gn.results import read_metrics
 
@@ -34,22 +35,6 @@ def fit_words(videos, tmp_path, *more):
 def weights(path):
     content = torch.load(path, weights_only=True)
     return content["state_dict"], content["optimizer_states"], content["global_step"]
-
-
-def assert_same(one, other):
-    assert type(one) is type(other)
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_same(one[key], other[key])
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(other)
-        for a, b in zip(one, other, strict=True):
-            assert_same(a, b)
-    else:
-        assert one == other
 
 
 @pytest.fixture(scope="module")

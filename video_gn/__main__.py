@@ -6,8 +6,11 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import video_gn
+
+Commands = Any  # what `ArgumentParser.add_subparsers` returns has no public name
 
 _LIGHTNING = {
     "fit": "train a network: video-gn fit -c configs/demo.yaml",
@@ -132,70 +135,8 @@ def _infer_parser() -> argparse.ArgumentParser:
 def _data_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="video-gn data", description="Make data sets.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    synth = commands.add_parser(
-        "synth",
-        help="videos of moving shapes, whose class is the motion alone",
-        description="Write H.264 videos of moving shapes in class folders, OUT/train/CLASS/*.mp4 and "
-        "OUT/val/CLASS/*.mp4. The class is the motion alone; no single frame tells it.",
-    )
-    synth.add_argument("out", metavar="OUT", help="directory to write; it is made")
-    synth.add_argument(
-        "--train_per_class", type=_positive, default=40, metavar="N", help="training videos of a class (40)"
-    )
-    synth.add_argument(
-        "--val_per_class", type=_positive, default=10, metavar="N", help="validation videos of a class (10)"
-    )
-    synth.add_argument("--seed", type=int, default=0, help="the same seed gives the same files (0)")
-    synth.set_defaults(action="synth")
-    scan = commands.add_parser(
-        "scan",
-        help="find the broken videos of a list before training does",
-        description="Probe every video of lists, folders or the official Kinetics csv, and write a list that fit and "
-        "test read: with frames, rate, size, codec and key frames of each video, or why it cannot be read. A scan that "
-        "was stopped goes on where it stood.",
-    )
-    scan.add_argument("videos", nargs="+", metavar="LIST", help="a list, folder, glob or video")
-    scan.add_argument("--output", required=True, metavar="FILE", help="list to write, .csv or .parquet")
-    scan.add_argument("--full", action="store_true", help="decode every frame")
-    scan.add_argument("--headers_only", action="store_true", help="no pass over the packets: twice as fast")
-    scan.add_argument("--root", metavar="DIR", help="where relative paths of a list start (the list's directory)")
-    scan.add_argument("--format", default="auto", help="of the list, as data.source.format (auto)")
-    scan.add_argument("--num_workers", type=_positive, metavar="N", help="processes (one a core)")
-    scan.add_argument("--timeout_seconds", type=float, default=60.0, metavar="S", help="for one file (60)")
-    scan.add_argument("--overwrite", action="store_true", help="replace FILE")
-    scan.set_defaults(action="scan")
-    prepare = commands.add_parser(
-        "prepare",
-        help="cut, scale and re-encode videos so that clips decode fast; tar shards",
-        description="Write videos anew: cut to their segments, short side at most 320 px, a key frame every 32 frames, "
-        "and a list of them that fit and test read. A call that was stopped goes on where it stood; what cannot be "
-        "read is named in failed.csv.",
-    )
-    prepare.add_argument("list", metavar="LIST", help="a list, folder or official Kinetics csv")
-    prepare.add_argument("out", metavar="OUT", help="directory to write; it is made")
-    prepare.add_argument("--root", metavar="DIR", help="where relative paths of the list start (the list's directory)")
-    prepare.add_argument("--raw", metavar="DIR", help="whole videos as downloaded, ID.mp4, of a Kinetics csv")
-    prepare.add_argument("--format", default="auto", help="of the list, as data.source.format (auto)")
-    prepare.add_argument("--short_side_px", type=_positive, default=320, metavar="PX", help="at most (320)")
-    prepare.add_argument("--key_frame_interval", type=_positive, default=32, metavar="N", help="frames (32)")
-    prepare.add_argument("--crf", type=float, default=20, help="x264's quality: lower is better and larger (20)")
-    prepare.add_argument("--shards", type=_positive, metavar="N", help="pack N videos into each of tar files")
-    prepare.add_argument("--copy", action="store_true", help="with --shards: pack the files as they are")
-    prepare.add_argument("--num_workers", type=_positive, metavar="N", help="processes (one a core)")
-    prepare.add_argument("--overwrite", action="store_true", help="make anew what is there")
-    prepare.set_defaults(action="prepare")
-    show = commands.add_parser(
-        "show",
-        help="what the network sees: a picture of clips after augmentation",
-        description="Write a contact sheet (PNG) of training clips after augmentation and of all views of test videos, "
-        "with file, class, frames, times and crop. Further words are settings, as of fit: --data.train videos",
-    )
-    show.add_argument("config", metavar="CONFIG", help="a config, as of fit")
-    show.add_argument("--output", default="clips.png", metavar="FILE", help="the picture (clips.png)")
-    show.add_argument("--num_train", type=_not_negative, default=8, metavar="N", help="training clips (8)")
-    show.add_argument("--num_test", type=_not_negative, default=2, metavar="N", help="test videos (2)")
-    show.add_argument("--epoch", type=_not_negative, default=0, metavar="N", help="of the training clips (0)")
-    show.set_defaults(action="show")
+    for add in (_add_synth, _add_scan, _add_prepare, _add_show):
+        add(commands)
 
     def run(options: argparse.Namespace) -> int:
         from video_gn import cli
@@ -205,6 +146,82 @@ def _data_parser() -> argparse.ArgumentParser:
 
     parser.set_defaults(run=run)
     return parser
+
+
+def _add_synth(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "synth",
+        help="videos of moving shapes, whose class is the motion alone",
+        description="Write H.264 videos of moving shapes in class folders, OUT/train/CLASS/*.mp4 and "
+        "OUT/val/CLASS/*.mp4. The class is the motion alone; no single frame tells it.",
+    )
+    parser.add_argument("out", metavar="OUT", help="directory to write; it is made")
+    parser.add_argument(
+        "--train_per_class", type=_positive, default=40, metavar="N", help="training videos of a class (40)"
+    )
+    parser.add_argument(
+        "--val_per_class", type=_positive, default=10, metavar="N", help="validation videos of a class (10)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files (0)")
+    parser.set_defaults(action="synth")
+
+
+def _add_scan(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "scan",
+        help="find the broken videos of a list before training does",
+        description="Probe every video of lists, folders or the official Kinetics csv, and write a list that fit and "
+        "test read: with frames, rate, size, codec and key frames of each video, or why it cannot be read. A scan that "
+        "was stopped goes on where it stood.",
+    )
+    parser.add_argument("videos", nargs="+", metavar="LIST", help="a list, folder, glob or video")
+    parser.add_argument("--output", required=True, metavar="FILE", help="list to write, .csv or .parquet")
+    parser.add_argument("--full", action="store_true", help="decode every frame")
+    parser.add_argument("--headers_only", action="store_true", help="no pass over the packets: twice as fast")
+    parser.add_argument("--root", metavar="DIR", help="where relative paths of a list start (the list's directory)")
+    parser.add_argument("--format", default="auto", help="of the list, as data.source.format (auto)")
+    parser.add_argument("--num_workers", type=_positive, metavar="N", help="processes (one a core)")
+    parser.add_argument("--timeout_seconds", type=float, default=60.0, metavar="S", help="for one file (60)")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE")
+    parser.set_defaults(action="scan")
+
+
+def _add_prepare(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "prepare",
+        help="cut, scale and re-encode videos so that clips decode fast; tar shards",
+        description="Write videos anew: cut to their segments, short side at most 320 px, a key frame every 32 frames, "
+        "and a list of them that fit and test read. A call that was stopped goes on where it stood; what cannot be "
+        "read is named in failed.csv.",
+    )
+    parser.add_argument("list", metavar="LIST", help="a list, folder or official Kinetics csv")
+    parser.add_argument("out", metavar="OUT", help="directory to write; it is made")
+    parser.add_argument("--root", metavar="DIR", help="where relative paths of the list start (the list's directory)")
+    parser.add_argument("--raw", metavar="DIR", help="whole videos as downloaded, ID.mp4, of a Kinetics csv")
+    parser.add_argument("--format", default="auto", help="of the list, as data.source.format (auto)")
+    parser.add_argument("--short_side_px", type=_positive, default=320, metavar="PX", help="at most (320)")
+    parser.add_argument("--key_frame_interval", type=_positive, default=32, metavar="N", help="frames (32)")
+    parser.add_argument("--crf", type=float, default=20, help="x264's quality: lower is better and larger (20)")
+    parser.add_argument("--shards", type=_positive, metavar="N", help="pack N videos into each of tar files")
+    parser.add_argument("--copy", action="store_true", help="with --shards: pack the files as they are")
+    parser.add_argument("--num_workers", type=_positive, metavar="N", help="processes (one a core)")
+    parser.add_argument("--overwrite", action="store_true", help="make anew what is there")
+    parser.set_defaults(action="prepare")
+
+
+def _add_show(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "show",
+        help="what the network sees: a picture of clips after augmentation",
+        description="Write a contact sheet (PNG) of training clips after augmentation and of all views of test videos, "
+        "with file, class, frames, times and crop. Further words are settings, as of fit: --data.train videos",
+    )
+    parser.add_argument("config", metavar="CONFIG", help="a config, as of fit")
+    parser.add_argument("--output", default="clips.png", metavar="FILE", help="the picture (clips.png)")
+    parser.add_argument("--num_train", type=_not_negative, default=8, metavar="N", help="training clips (8)")
+    parser.add_argument("--num_test", type=_not_negative, default=2, metavar="N", help="test videos (2)")
+    parser.add_argument("--epoch", type=_not_negative, default=0, metavar="N", help="of the training clips (0)")
+    parser.set_defaults(action="show")
 
 
 def _study_parser() -> argparse.ArgumentParser:

@@ -81,31 +81,25 @@ def newest_checkpoint(directory: Path) -> tuple[Path, dict[str, Any]] | None:
         CheckpointError: where every one is damaged; that of last.ckpt.
     """
     last = directory / "last.ckpt"
-    others = [*sorted(directory.glob("step-*.ckpt"), reverse=True), directory / "best.ckpt"]
-    if not last.is_file():
-        if any(path.is_file() for path in others):
-            log.warning("%s is not there; taking the newest other checkpoint", last)
-    else:
-        try:
-            return last, read_checkpoint(last, resume=True)
-        except CheckpointError as error:
-            first_error = error
-    found: list[tuple[int, Path, dict[str, Any]]] = []
-    for path in others:
+    paths = [last, *sorted(directory.glob("step-*.ckpt"), reverse=True), directory / "best.ckpt"]
+    damages: list[CheckpointError] = []
+    found: list[tuple[Path, dict[str, Any]]] = []
+    for path in paths:
         if path.is_file():
             try:
-                content = read_checkpoint(path, resume=True)
+                found.append((path, read_checkpoint(path, resume=True)))
             except CheckpointError as error:
                 log.warning("%s", error)
-                continue
-            found.append((int(content["global_step"]), path, content))
+                damages.append(error)
+        if path == last and found:
+            return found[0]
     if not found:
-        if last.is_file():
-            raise first_error
+        if damages:
+            raise damages[0]
         return None
-    step, path, content = max(found, key=lambda item: item[0])
-    if last.is_file():
-        log.warning("%s Going on from %s (step %d).", first_error, path, step)
+    path, content = max(found, key=lambda item: int(item[1]["global_step"]))
+    why = "is damaged" if last.is_file() else "is not there"
+    log.warning("Going on from %s (step %d): %s %s.", path, content["global_step"], last, why)
     return path, content
 
 

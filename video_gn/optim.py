@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, Literal
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from video_gn.checks import check_choice, check_range
 from video_gn.errors import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -65,24 +65,24 @@ class OptimizerConfig:
     frozen_stages: int = 0
 
     def __post_init__(self) -> None:
-        _check_choice("optimizer name", self.name, OPTIMIZERS)
-        _check_range("lr", self.lr, self.lr > 0, "above 0", "Video nets take 0.01 for 64 clips.")
+        check_choice("optimizer name", self.name, OPTIMIZERS)
+        check_range("lr", self.lr, self.lr > 0, "above 0", "Video nets take 0.01 for 64 clips.")
         if self.reference_batch_size is not None and self.reference_batch_size < 1:
             raise ValueError(
                 f"reference_batch_size must be at least 1 or null, got {self.reference_batch_size!r}. "
                 "Null keeps lr as it is at every batch size."
             )
-        _check_range("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)", "The usual value is 0.9.")
+        check_range("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)", "The usual value is 0.9.")
         if self.name == "sgd" and self.nesterov and self.momentum == 0:
             raise ValueError("nesterov must be false where momentum is 0, got True. Set a momentum or nesterov: false.")
         for name in ("weight_decay", "norm_weight_decay"):
             value = getattr(self, name)
-            _check_range(name, value, value >= 0, "0 or more", "The usual values are 1e-4, and 0 for norms.")
+            check_range(name, value, value >= 0, "0 or more", "The usual values are 1e-4, and 0 for norms.")
         for name in ("beta1", "beta2"):
             value = getattr(self, name)
-            _check_range(name, value, 0 <= value < 1, "in [0, 1)", "The usual values are 0.9 and 0.999.")
-        _check_range("eps", self.eps, self.eps > 0, "above 0", "The usual value is 1e-8.")
-        _check_range("layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "in (0, 1]", "1 turns it off.")
+            check_range(name, value, 0 <= value < 1, "in [0, 1)", "The usual values are 0.9 and 0.999.")
+        check_range("eps", self.eps, self.eps > 0, "above 0", "The usual value is 1e-8.")
+        check_range("layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "in (0, 1]", "1 turns it off.")
         _check_frozen_stages(self.frozen_stages)
         self._warn_of_ignored()
 
@@ -329,16 +329,6 @@ def _log_differences(group: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
                 group[name],
                 value,
             )
-
-
-def _check_choice(name: str, value: str, choices: Mapping[str, Any] | tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {sorted(choices)}, got {value!r}. Choose one of these.")
-
-
-def _check_range(name: str, value: float, inside: bool, rule: str, advice: str) -> None:
-    if not inside or not math.isfinite(value):
-        raise ValueError(f"{name} must be {rule}, got {value!r}. {advice}")
 
 
 def _check_frozen_stages(value: object) -> None:

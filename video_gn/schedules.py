@@ -18,6 +18,8 @@ from typing import Any, Literal
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from video_gn.checks import check_choice, check_range
+
 log = logging.getLogger(__name__)
 
 
@@ -50,18 +52,18 @@ class ScheduleConfig:
     final_lr_factor: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_choice("schedule name", self.name, SCHEDULES)
-        _check_choice("unit", self.unit, ("epoch", "step"))
+        check_choice("schedule name", self.name, SCHEDULES)
+        check_choice("unit", self.unit, ("epoch", "step"))
         positive = all(math.isfinite(m) and m > 0 for m in self.milestones)
         if not positive or any(a >= b for a, b in zip(self.milestones, self.milestones[1:], strict=False)):
             raise ValueError(
                 f"milestones must be above 0 and ascending, got {self.milestones!r}. Give them in {self.unit}s."
             )
-        _check_range("gamma", self.gamma, self.gamma > 0, "above 0", "The usual value is 0.1.")
-        _check_range("warmup", self.warmup, self.warmup >= 0, "0 or more", f"Give it in {self.unit}s.")
+        check_range("gamma", self.gamma, self.gamma > 0, "above 0", "The usual value is 0.1.")
+        check_range("warmup", self.warmup, self.warmup >= 0, "0 or more", f"Give it in {self.unit}s.")
         for name in ("warmup_start_factor", "final_lr_factor"):
             value = getattr(self, name)
-            _check_range(name, value, 0 <= value <= 1, "in [0, 1]", "It is a factor of the base learning rate.")
+            check_range(name, value, 0 <= value <= 1, "in [0, 1]", "It is a factor of the base learning rate.")
         self._warn_of_ignored()
 
     def _warn_of_ignored(self) -> None:
@@ -251,13 +253,3 @@ def _check_end(config: ScheduleConfig, steps_per_epoch: int, total_steps: int) -
             "model.schedule.milestones %s (%ss) are not reached: the run ends at step %d, the first of them is step %d",
             late, config.unit, total_steps, next(step for step in milestones if step >= total_steps),
         )  # fmt: skip
-
-
-def _check_choice(name: str, value: str, choices: Mapping[str, Any] | tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {sorted(choices)}, got {value!r}. Choose one of these.")
-
-
-def _check_range(name: str, value: float, inside: bool, rule: str, advice: str) -> None:
-    if not inside or not math.isfinite(value):
-        raise ValueError(f"{name} must be {rule}, got {value!r}. {advice}")

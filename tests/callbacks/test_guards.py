@@ -8,14 +8,13 @@ import pytest
 import torch
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.plugins import MixedPrecision
+from small import data_module
 from torch import distributed, nn
 
 from video_gn.callbacks.checkpoints import AtomicCheckpointIO, RunCheckpoint
 from video_gn.callbacks.guards import NonFiniteGuard, first_bad_module
 from video_gn.clips import ClipBatch
-from video_gn.data.configs import AugmentConfig, LoaderConfig, ViewsConfig
-from video_gn.data.datamodule import VideoDataModule
-from video_gn.data.dataset import ClipConfig
+from video_gn.data.configs import AugmentConfig
 from video_gn.errors import RunError
 from video_gn.models import i3d
 from video_gn.models.norms import is_norm
@@ -94,14 +93,7 @@ def fit(videos, tmp_path, guard, *callbacks, module=None, ckpt_path=None, **chan
         callbacks=[guard, *callbacks, RunCheckpoint(str(tmp_path), every_n_steps=1, keep_steps=9)],
         **settings,
     )
-    data = VideoDataModule(
-        str(videos),
-        clip=ClipConfig(num_frames=8, stride=2),
-        augment=AugmentConfig(short_side_px=(32, 36), crop_px=32, flip=0.0),
-        views=ViewsConfig(num_clips=1, short_side_px=32),
-        loader=LoaderConfig(num_workers=0),
-        batch_size=3,
-    )
+    data = data_module(videos, augment=AugmentConfig(short_side_px=(32, 36), crop_px=32, flip=0.0), batch_size=3)
     module = module or model()
     trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
     return trainer, module
@@ -244,6 +236,16 @@ def test_a_checkpoint_of_weights_that_are_not_finite_is_refused(tiny_videos, tmp
         fit(tiny_videos, tmp_path, NonFiniteGuard(), Breaks())
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 1
     assert is_finite(tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize("key", ["current_model_state", "running_statistics", "averaged_running_statistics"])
+def test_so_is_one_of_what_stands_beside_the_weights(key):
+    checkpoint = {"state_dict": {"a": torch.ones(3)}, key: {"norm.running_var": torch.tensor([1.0, float("nan")])}}
+    trainer, module = SimpleNamespace(world_size=1, global_step=7), SimpleNamespace(device=torch.device("cpu"))
+    with pytest.raises(RunError, match=f"step 7: {key}: norm.running_var must be finite in a checkpoint"):
+        NonFiniteGuard().on_save_checkpoint(trainer, module, checkpoint)
+    checkpoint[key]["norm.running_var"][1] = 0.0
+    NonFiniteGuard().on_save_checkpoint(trainer, module, checkpoint)
 
 
 def scaled(**settings):

@@ -12,14 +12,13 @@ import pytest
 import torch
 from lightning import Callback, Trainer, seed_everything
 from runs import TINY
+from small import assert_same, data_module
 from torch import distributed, nn
 
 from video_gn.callbacks.averaging import AveragingConfig
 from video_gn.callbacks.checkpoints import AtomicCheckpointIO, RunCheckpoint
 from video_gn.callbacks.precise_bn import Moments, PreciseBN, batch_norms, estimate_statistics
-from video_gn.data.configs import AugmentConfig, LoaderConfig, ViewsConfig
-from video_gn.data.datamodule import VideoDataModule
-from video_gn.data.dataset import ClipConfig
+from video_gn.data.configs import AugmentConfig
 from video_gn.data.extra_loader import extra_train_loader
 from video_gn.errors import ConfigError
 from video_gn.models import i3d
@@ -191,20 +190,6 @@ def test_two_processes_pool_what_one_sees(tmp_path):
 # ---- in a run ------------------------------------------------------------------------------------------
 
 
-def data(videos, **changes):
-    return VideoDataModule(
-        str(videos),
-        **{
-            "clip": ClipConfig(num_frames=8, stride=2),
-            "augment": AugmentConfig(short_side_px=(32, 36), crop_px=32, flip=0.5),
-            "views": ViewsConfig(num_clips=1, short_side_px=32),
-            "loader": LoaderConfig(num_workers=0),
-            "batch_size": 4,
-            **changes,
-        },
-    )
-
-
 class Trace(Callback):
     """Everything of a training that could move: clips, losses, random states; and what is validated with."""
 
@@ -249,7 +234,7 @@ def fit(videos, tmp_path, precise, *, norm="batch", averaging=None, ckpt_path=No
         plugins=[AtomicCheckpointIO()],
         callbacks=[*callbacks, trace, RunCheckpoint(str(tmp_path), every_n_steps=1, keep_steps=20)],
     )
-    trainer.fit(model, datamodule=data(videos), ckpt_path=ckpt_path)
+    trainer.fit(model, datamodule=data_module(videos), ckpt_path=ckpt_path)
     return model, trace
 
 
@@ -257,26 +242,11 @@ def load(path, step):
     return torch.load(path / f"step-{step:08d}.ckpt", weights_only=True)
 
 
-def assert_same(one, other):
-    assert type(one) is type(other)
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_same(one[key], other[key])
-    elif isinstance(one, (list, tuple)):
-        for a, b in zip(one, other, strict=True):
-            assert_same(a, b)
-    else:
-        assert one == other or (one != one and other != other)
-
-
 def wanted_for(videos, state, step, *, norm, num_batches=2, flip=0.5):
     """The naive statistics of the weights in a state dict, over the clips of a step."""
     net = tiny(norm).to(memory_format=torch.channels_last_3d)
     net.load_state_dict({name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")})
-    module = data(videos, augment=AugmentConfig(short_side_px=(32, 36), crop_px=32, flip=flip))
+    module = data_module(videos, augment=AugmentConfig(short_side_px=(32, 36), crop_px=32, flip=flip))
     module.read("fit")
     mean, std = torch.full((3,), 0.45), torch.full((3,), 0.225)
     loader = extra_train_loader(module, stream=0, start=step, num_batches=num_batches)

@@ -200,7 +200,7 @@ def test_indices_are_drawn_again_once_where_fewer_frames_decode(videos, monkeypa
     with open_video(records[0].path) as reader:
         info = type(reader.info)("v", 50, 25.0, 48, 48, 0, "h264", 2.0)
     reader = ShrinkingReader(info, 30, keeps_shrinking)
-    monkeypatch.setattr(dataset_module, "open_video", lambda path, backend: reader)
+    monkeypatch.setattr(dataset_module, "open_video", lambda path, **options: reader)
     sample = eval_set(records, num_clips=2, clip=ClipConfig(4, 8))[0]
     if keeps_shrinking:
         assert sample.frames_VTCHW is None

@@ -1,10 +1,9 @@
 import pytest
 import torch
+from small import data_module
 
-from video_gn.data.configs import AugmentConfig, LoaderConfig, ViewsConfig
-from video_gn.data.datamodule import VideoDataModule
-from video_gn.data.dataset import ClipConfig
-from video_gn.data.extra_loader import ExtraSampler, extra_train_loader, train_dataset
+from video_gn.data.configs import LoaderConfig
+from video_gn.data.extra_loader import ExtraSampler, extra_train_loader
 from video_gn.data.samplers import TrainSampler
 from video_gn.errors import ManifestError
 
@@ -42,26 +41,12 @@ def test_streams_and_starts_are_checked(bad):
         sampler(**bad)
 
 
-def data(videos, **changes):
-    return VideoDataModule(
-        str(videos),
-        **{
-            "clip": ClipConfig(num_frames=8, stride=2),
-            "augment": AugmentConfig(short_side_px=(32, 36), crop_px=32, flip=0.5),
-            "views": ViewsConfig(num_clips=1, short_side_px=32),
-            "loader": LoaderConfig(num_workers=0),
-            "batch_size": 4,
-            **changes,
-        },
-    )
-
-
 def test_the_data_set_is_the_trainings(tiny_videos):
-    module = data(tiny_videos)
+    module = data_module(tiny_videos)
     module.read("fit")
     training = module.train_dataloader().dataset
-    assert torch.equal(train_dataset(module)[0, 3].frames_VTCHW, training[0, 3].frames_VTCHW)
-    assert vars(train_dataset(module)).keys() == vars(training).keys()
+    assert torch.equal(module.train_dataset()[0, 3].frames_VTCHW, training[0, 3].frames_VTCHW)
+    assert vars(module.train_dataset()).keys() == vars(training).keys()
 
 
 def test_broken_videos_are_replaced_as_in_training_and_balance_is_kept(tmp_path, tiny_videos):
@@ -70,27 +55,27 @@ def test_broken_videos_are_replaced_as_in_training_and_balance_is_kept(tmp_path,
     lines += [f"{tiny_videos}/two/00.mp4,two", f"{tmp_path}/broken.mp4,two"]
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     listed.write_text("\n".join(["path,label", *lines]) + "\n")
-    module = data(listed, val=str(listed))
+    module = data_module(listed, val=str(listed))
     module.read("fit")
     batches = list(extra_train_loader(module, stream=3, start=7, num_batches=4))
     assert [len(batch) for batch in batches] == [4] * 4
     failures = [f.path for batch in batches for f in batch.failures]
     assert set(failures) == {str(tmp_path / "broken.mp4")}
-    workers = data(listed, val=str(listed), loader=LoaderConfig(num_workers=2))
+    workers = data_module(listed, val=str(listed), loader=LoaderConfig(num_workers=2))
     workers.read("fit")
     state = torch.get_rng_state()
     again = list(extra_train_loader(workers, stream=3, start=7, num_batches=4))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(a.frames_NKTCHW, b.frames_NKTCHW) for a, b in zip(batches, again, strict=True))
     listed.write_text("\n".join(["path,label", *lines[:9]]) + "\n")
-    balanced = data(listed, val=str(listed), balance="class")
+    balanced = data_module(listed, val=str(listed), balance="class")
     balanced.read("fit")
     labels = torch.cat([b.labels for b in extra_train_loader(balanced, stream=0, start=0, num_batches=4)])
     assert (labels == 1).sum() >= 6, "half of 16, though only one of nine records is of that class"
 
 
 def test_an_empty_list(tiny_videos):
-    module = data(tiny_videos)
+    module = data_module(tiny_videos)
     module.read("fit")
     object.__setattr__(module.manifests["train"], "records", [])
     with pytest.raises(ManifestError, match="no training videos"):

@@ -19,7 +19,7 @@ from conftest import REAL_VIDEOS
 from media import decode_in_order, read_numbers, write_numbered_video
 
 from video_gn import decoding
-from video_gn.decoding import _torchcodec, open_video
+from video_gn.decoding import _held, _torchcodec, open_video
 from video_gn.decoding._pyav import PyAVReader
 from video_gn.errors import DecodeError
 
@@ -214,20 +214,20 @@ class TestRefused:
     def test_frames_that_get_lost(self, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with open_video(video, "torchcodec") as reader:
             monkeypatch.setattr(
-                _torchcodec.PacketDecoder, "num_decoded", property(lambda s: 7, lambda s, value: None), raising=False
+                _held.PacketDecoder, "num_decoded", property(lambda s: 7, lambda s, value: None), raising=False
             )
             with pytest.raises(DecodeError, match=r"cannot be relied on here: only 7 of 20 frames decode\."):
                 reader.frames_at([0])
 
     def test_frames_that_change_their_size(self, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        real = _torchcodec.PacketDecoder.feed
+        real = _held.PacketDecoder.feed
         sizes = iter(range(1000))
 
         def feed(self):
             return [SimpleNamespace(width=64 + next(sizes), height=frame.height) for frame in real(self)]
 
         with open_video(video, "torchcodec") as reader:
-            monkeypatch.setattr(_torchcodec.PacketDecoder, "feed", feed)
+            monkeypatch.setattr(_held.PacketDecoder, "feed", feed)
             with pytest.raises(DecodeError, match="its frames change their size"):
                 reader.frames_at([0])
 

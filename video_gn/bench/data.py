@@ -8,7 +8,6 @@ Shape letters: N frames read, K clips, T frames, C channels, H, W.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from video_gn.bench._measuring import (
     resident_bytes,
     side_by_side,
     summarize,
+    write_json,
 )
 from video_gn.bench._video import write_typical_video
 from video_gn.bench.peers import bench_peers, format_peers
@@ -95,11 +95,7 @@ def bench_data(videos: Sequence[str], *, rounds: int = 5, output: str | None = N
     if peers:
         sys.stdout.write("\n" + format_peers(result["peers"]))
     if output is not None:
-        target = Path(output)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name}.tmp")
-        part.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        part.replace(target)
+        write_json(result, output)
     return 0
 
 

@@ -7,18 +7,16 @@ its own. `pytorchvideo` is its i3d_r50 with batch norm, as it comes: contiguous.
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from video_gn.bench._measuring import describe_machine, ratio_of_medians, side_by_side, summarize
+from video_gn.bench._measuring import describe_machine, ratio_of_medians, side_by_side, summarize, write_json
 from video_gn.bench._train_step import (
     CHECKPOINTING,
     FORMATS,
@@ -100,9 +98,7 @@ def bench_train(
     }
     sys.stdout.write(format_page(result))
     if output is not None:
-        target = Path(output)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_json(result, output)
     return 0
 
 

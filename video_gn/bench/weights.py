@@ -20,7 +20,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from video_gn.bench._measuring import describe_machine, one_thread, ratio_of_medians, side_by_side, summarize
+from video_gn.bench._measuring import (
+    describe_machine,
+    one_thread,
+    ratio_of_medians,
+    side_by_side,
+    summarize,
+    write_json,
+)
 from video_gn.models.resnet3d import I3D, i3d
 from video_gn.weights import load_into
 from video_gn.weights.keymaps import KEYMAPS
@@ -55,9 +62,7 @@ def bench_weights(*, rounds: int = 5, output: str | None = None, width: int = 64
             result["files"][name] = {**_measure(net, path, plain, rounds), "memory": peaks[name]}
     sys.stdout.write(format_page(result))
     if output is not None:
-        target = Path(output)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_json(result, output)
     return 0
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import shutil
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +13,7 @@ import yaml
 from lightning import Callback, LightningModule, Trainer
 
 from video_gn.errors import RunError
+from video_gn.locks import HeldError, hold
 
 log = logging.getLogger(__name__)
 
@@ -58,28 +57,13 @@ class RunDirectory:
         target = self.path / name
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            file = target.open("a+")
+            self._lock = hold(target, wait_seconds=wait_seconds)
         except OSError as error:
             raise RunError(f"--run_dir {self.path} cannot be written: {error.strerror} ({error.filename})") from error
-        deadline = time.monotonic() + wait_seconds
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if time.monotonic() < deadline:
-                    time.sleep(0.1)
-                    continue
-                file.seek(0)
-                holder = file.read().strip() or "unknown"
-                file.close()
-                raise RunError(
-                    f"{self.path} is in use by another run ({holder}). Wait for it, or choose another --run_dir."
-                ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
-        file.flush()
-        self._lock = file
+        except HeldError as error:
+            raise RunError(
+                f"{self.path} is in use by another run ({error.holder}). Wait for it, or choose another --run_dir."
+            ) from error
 
     def unlock(self) -> None:
         """Let go of the directory."""

@@ -16,13 +16,7 @@ from video_gn.clips import ClipBatch
 from video_gn.data.balance import BalancedOrder
 from video_gn.data.collate import collate
 from video_gn.data.configs import AugmentConfig, LoaderConfig, SourceConfig, SplitConfig, ViewsConfig, check_settings
-from video_gn.data.dataset import (
-    ClipConfig,
-    ClipDataset,
-    EvalDataset,
-    RandomEvalDataset,
-)
-from video_gn.data.extra_loader import train_dataset
+from video_gn.data.dataset import ClipConfig, ClipDataset, EvalDataset, RandomEvalDataset, TrainDataset
 from video_gn.data.manifest import Manifest, check_same_classes, common_videos, find_videos, has_split, read_manifest
 from video_gn.data.samplers import EvalSampler, TrainSampler
 from video_gn.data.transforms import TestCrops
@@ -246,6 +240,17 @@ class VideoDataModule(LightningDataModule):
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
+    def train_dataset(self) -> TrainDataset:
+        """Clips of the training list by (epoch, record), once the lists are read."""
+        return TrainDataset(
+            self.manifests["train"].records,
+            clip=self.clip,
+            transform=self.train_transform,
+            seed=self.seed,
+            backend=self.backend,
+            repeats=self.augment.repeats,
+        )
+
     def train_dataloader(self) -> DataLoader[ClipBatch]:
         """Random clips, from the position that `load_state_dict` brought back."""
         records = self.manifests["train"].records
@@ -263,7 +268,6 @@ class VideoDataModule(LightningDataModule):
                 f"the checkpoint lies inside an epoch of {before} clips a step, here a step has {per_step}. Go on with "
                 f"{before}, or from a checkpoint between two epochs."
             )
-        dataset = train_dataset(self)
         sampler = TrainSampler(
             len(records),
             batch_size=num_videos,
@@ -274,7 +278,7 @@ class VideoDataModule(LightningDataModule):
             start_batch=self._position["batches"],
             order=BalancedOrder(cast(Any, records).labels) if self.balance == "class" else None,
         )
-        return self._loader(dataset, sampler, num_videos, persistent=True)
+        return self._loader(self.train_dataset(), sampler, num_videos, persistent=True)
 
     def val_dataloader(self) -> DataLoader[ClipBatch]:
         """One clip of each validation video."""

@@ -154,9 +154,6 @@ class ClipDataset(Dataset[Sample]):
     def __init__(self, records: Sequence[VideoRecord], *, clip: ClipConfig, backend: str = "auto") -> None:
         # A wrong name is an error here, not in a worker.
         choose_backend(backend, scales=clip.decode_short_side_px is not None)
-        self._scaling: dict[str, Any] = (
-            {} if clip.decode_short_side_px is None else {"short_side_px": clip.decode_short_side_px}
-        )
         self.records = records
         self.clip = clip
         self.backend = backend
@@ -203,7 +200,7 @@ class ClipDataset(Dataset[Sample]):
         make_crop: Callable[[int, int], Any],
         read: Callable[[VideoReader, np.ndarray, Any], torch.Tensor],
     ) -> tuple[torch.Tensor, VideoNote]:
-        with open_video(record.path, backend=self.backend, **self._scaling) as reader:
+        with open_video(record.path, backend=self.backend, short_side_px=self.clip.decode_short_side_px) as reader:
             for attempt in (0, 1):
                 first, stop = self._segment(reader, record)
                 indices_KT = draw(stop - first, reader.info.fps) + first

@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader, Sampler
 
 from video_gn.clips import ClipBatch
 from video_gn.data.balance import BalancedOrder, occurrences
-from video_gn.data.dataset import TrainDataset
 from video_gn.errors import ManifestError
 
 if TYPE_CHECKING:
@@ -96,22 +95,6 @@ class ExtraSampler(Sampler[tuple[int, int]]):
         return [(epoch + (n << _OCCURRENCE), record) for n, record in zip(again, order.tolist(), strict=True)]
 
 
-def train_dataset(data: VideoDataModule) -> TrainDataset:
-    """The training's data set.
-
-    Args:
-        data: with its lists read.
-    """
-    return TrainDataset(
-        data.manifests["train"].records,
-        clip=data.clip,
-        transform=data.train_transform,
-        seed=data.seed,
-        backend=data.backend,
-        repeats=data.augment.repeats,
-    )
-
-
 def extra_train_loader(data: VideoDataModule, *, stream: int, start: int, num_batches: int) -> DataLoader[ClipBatch]:
     """Batches of training clips in the training's sizes, read by workers that end with the loader.
 
@@ -140,4 +123,4 @@ def extra_train_loader(data: VideoDataModule, *, stream: int, start: int, num_ba
         world_size=world_size,
         order=BalancedOrder(cast(Any, records).labels) if data.balance == "class" else None,
     )
-    return data._loader(train_dataset(data), sampler, num_videos, persistent=False)
+    return data._loader(data.train_dataset(), sampler, num_videos, persistent=False)

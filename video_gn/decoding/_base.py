@@ -68,16 +68,29 @@ class VideoReader(Protocol):
 
 
 class ReaderBase:
-    """Closing, `with`, and the refusal to leave the process, for every reader.
+    """Facts, closing, `with`, and the refusal to leave the process, for every reader.
 
     Args:
         path: the video's path.
     """
 
+    _info: VideoInfo
+    _seconds: np.ndarray
+
     def __init__(self, path: str) -> None:
         self.path = path
         self._pid = os.getpid()
         self._is_closed = False
+
+    @property
+    def info(self) -> VideoInfo:
+        """Facts of the video."""
+        return self._info
+
+    @property
+    def frame_seconds(self) -> np.ndarray:
+        """float64 (num_frames,), read-only; see `VideoReader.frame_seconds`."""
+        return self._seconds
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""

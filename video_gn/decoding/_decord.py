@@ -12,20 +12,15 @@ import importlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
 
-from video_gn.clips import VideoInfo
-from video_gn.decoding._base import ReaderBase, check_indices, group_repeats
-from video_gn.decoding._decoder import PacketDecoder
+from video_gn.decoding._base import check_indices, group_repeats
+from video_gn.decoding._held import HeldReader, in_order
 from video_gn.decoding._pyav import PyAVReader
 from video_gn.decoding._shards import is_member, read_member
-from video_gn.errors import DecodeError
-
-# Formats whose conversion to RGB is the same in both, bit for bit (all of FFmpeg's fast path).
-_SAME_PIXELS = frozenset({"yuv420p"})
 
 
 def import_decord() -> Any:
@@ -45,7 +40,7 @@ def import_decord() -> Any:
         vars(ctypes)["RTLD_GLOBAL"] = visible
 
 
-class DecordReader(ReaderBase):
+class DecordReader(HeldReader):
     """Reads frames of a video with decord. See `video_gn.decoding.VideoReader`.
 
     Args:
@@ -57,8 +52,12 @@ class DecordReader(ReaderBase):
         ImportError: where decord is not installed.
     """
 
+    NAME = "decord"
+    # To the bit (all of FFmpeg's fast path).
+    SAME_PIXELS = frozenset({"yuv420p"})
+
     def __init__(self, path: str, *, num_threads: int = 1) -> None:
-        super().__init__(path)
+        super().__init__(path, num_threads=num_threads)
         self._decord = import_decord()
         self._errors: tuple[type[Exception], ...] = (
             self._decord.DECORDError,
@@ -74,27 +73,10 @@ class DecordReader(ReaderBase):
             # The tolerance is as near to "no frame made up" as decord takes.
             # An absolute path keeps FFmpeg from taking "a:b.mp4" for a protocol.
             source = io.BytesIO(read_member(path)) if is_member(path) else str(Path(path).absolute())
-            self._reader: Any = self._decord.VideoReader(source, num_threads=num_threads, fault_tol=1e-9)
+            self._reader = self._decord.VideoReader(source, num_threads=num_threads, fault_tol=1e-9)
         except self._errors as error:
             self._refuse(f"it cannot open the file ({_last_line(error)})", error)
-        if len(self._reader) != self._info.num_frames:
-            self._refuse(f"it counts {len(self._reader)} frames where there are {self._info.num_frames}")
-        self._is_undamaged = False
-
-    @property
-    def info(self) -> VideoInfo:
-        """Facts of the video."""
-        return self._info
-
-    @property
-    def frame_seconds(self) -> np.ndarray:
-        """float64 (num_frames,), read-only; see `VideoReader.frame_seconds`."""
-        return self._seconds
-
-    def close(self) -> None:
-        """Close the file; a second call does nothing."""
-        super().close()
-        self._reader = None
+        self._refuse_count(len(self._reader))
 
     def frames_at(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
         """Decode frames; see `VideoReader.frames_at`.
@@ -111,50 +93,13 @@ class DecordReader(ReaderBase):
             self._refuse(f"it fails ({_last_line(error)})", error)
         # With decord.bridge.set_bridge elsewhere in the program, this is a tensor of another library.
         frames = batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)
-        shape = (len(wanted), self._info.height, self._info.width, 3)
-        if frames.shape != shape:
-            self._refuse(f"it gives frames of shape {frames.shape} where {shape} is right")
-        order = np.empty(len(checked), dtype=np.int64)
-        for row, where in enumerate(places):
-            order[where] = row
-        out = torch.from_numpy(frames)
-        return out if np.array_equal(order, np.arange(len(out))) else out[torch.from_numpy(order)]
+        self._refuse_shape(frames, len(wanted))
+        return in_order(torch.from_numpy(frames), places)
 
     def _refuse_what_is_wrong(self, reader: PyAVReader) -> None:
-        table = reader.table
-        if table.doubt:
-            self._refuse(table.doubt)
-        if table.num_video_streams > 1:
-            self._refuse(f"the file has {table.num_video_streams} video streams, and it takes the largest")
-        if not table.is_shown.all():
-            self._refuse("packets of it show no frame")
-        if not table.is_closed[table.is_key].all():
-            self._refuse("it starts at key frames that do not stand alone")
-        if reader.pix_fmt not in _SAME_PIXELS:
-            self._refuse(f"it may convert {reader.pix_fmt} to other colours")
-
-    def _check_undamaged(self) -> None:
-        """Decode the whole file with PyAV, once: damage shows in nothing less, and decord keeps quiet about it."""
-        if self._is_undamaged:
-            return
-        decoder = PacketDecoder(self.path)
-        try:
-            decoder.reopen()
-            size: set[tuple[int, int]] = set()
-            while not decoder.is_at_end:
-                size.update((frame.width, frame.height) for frame in decoder.feed())
-                if decoder.is_damaged:
-                    self._refuse("packets of it are damaged")
-            if decoder.num_decoded != self._info.num_frames:
-                self._refuse(f"only {decoder.num_decoded} of {self._info.num_frames} frames decode")
-            if len(size) > 1:
-                self._refuse("its frames change their size")
-        finally:
-            decoder.close()
-        self._is_undamaged = True
-
-    def _refuse(self, reason: str, error: Exception | None = None) -> NoReturn:
-        raise DecodeError(self.path, f"decord cannot be relied on here: {reason}. Use backend='pyav'.") from error
+        super()._refuse_what_is_wrong(reader)
+        if reader.table.num_video_streams > 1:
+            self._refuse(f"the file has {reader.table.num_video_streams} video streams, and it takes the largest")
 
 
 def _last_line(error: Exception) -> str:

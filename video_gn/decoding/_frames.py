@@ -67,16 +67,6 @@ class FramesReader(ReaderBase):
             duration_seconds=len(self._names) / FRAMES_FPS,
         )
 
-    @property
-    def info(self) -> VideoInfo:
-        """Facts of the video."""
-        return self._info
-
-    @property
-    def frame_seconds(self) -> np.ndarray:
-        """float64 (num_frames,), read-only; see `VideoReader.frame_seconds`."""
-        return self._seconds
-
     def frames_at(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
         """Decode frames; see `VideoReader.frames_at`.
 

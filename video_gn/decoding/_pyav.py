@@ -83,16 +83,6 @@ class PyAVReader(ReaderBase):
         self._info, self._seconds = self._describe(table)
 
     @property
-    def info(self) -> VideoInfo:
-        """Facts of the video."""
-        return self._info
-
-    @property
-    def frame_seconds(self) -> np.ndarray:
-        """float64 (num_frames,), read-only; see `VideoReader.frame_seconds`."""
-        return self._seconds
-
-    @property
     def num_decoded(self) -> int:
         """Frames decoded so far, those included that were only passed through."""
         return self._decoder.num_decoded

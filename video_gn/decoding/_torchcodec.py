@@ -13,30 +13,24 @@ import importlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
 
-from video_gn.clips import VideoInfo
-from video_gn.decoding._base import ReaderBase, check_indices, group_repeats
-from video_gn.decoding._decoder import PacketDecoder
+from video_gn.decoding._base import check_indices, group_repeats
+from video_gn.decoding._held import HeldReader, in_order
 from video_gn.decoding._probe import open_stream
 from video_gn.decoding._pyav import PyAVReader
 from video_gn.decoding._shards import is_member, member_url
-from video_gn.errors import DecodeError
 
 # They name other files or hosts, and torchcodec cannot be kept from opening those.
 _LISTS = frozenset({"concat", "dash", "hls", "imf", "sdp", "rtsp"})
-# Formats whose conversion to RGB was seen to be PyAV's: to the bit in 8 bits, by 1 level in the mean in 10.
-_SAME_PIXELS = frozenset(
-    {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "yuv420p10le", "yuv444p10le"}
-)
 # What its C++ side raises; and paths that are no text are more than it takes.
 _ERRORS = (RuntimeError, ValueError, IndexError, UnicodeError)
 
 
-class TorchCodecReader(ReaderBase):
+class TorchCodecReader(HeldReader):
     """Reads frames of a video with torchcodec. See `video_gn.decoding.VideoReader`.
 
     Args:
@@ -50,10 +44,15 @@ class TorchCodecReader(ReaderBase):
         ImportError: where torchcodec, or FFmpeg's shared libraries, are not installed.
     """
 
+    NAME = "torchcodec"
+    # Seen: to the bit in 8 bits, by 1 level in the mean in 10.
+    SAME_PIXELS = frozenset(
+        {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "yuv420p10le", "yuv444p10le"}
+    )
+
     def __init__(self, path: str, *, num_threads: int = 1, device: str = "cpu") -> None:
-        super().__init__(path)
+        super().__init__(path, num_threads=num_threads)
         decoders = import_decoders()
-        self._num_threads = num_threads
         with PyAVReader(path) as reader:
             self._info, self._seconds = reader.info, reader.frame_seconds
             self._refuse_what_is_wrong(reader)
@@ -61,7 +60,7 @@ class TorchCodecReader(ReaderBase):
         self._time_base = float(table.time_base)
         self._times = np.sort(table.pts[table.is_shown]) * self._time_base
         try:
-            self._reader: Any = decoders.VideoDecoder(
+            self._reader = decoders.VideoDecoder(
                 # "file:" keeps FFmpeg from taking "a:b.mp4" for a protocol.
                 member_url(path) if is_member(path) else f"file:{Path(path).absolute()}",
                 stream_index=self._find_stream(),
@@ -73,30 +72,13 @@ class TorchCodecReader(ReaderBase):
             num_frames = len(self._reader)
         except _ERRORS as error:
             self._refuse(f"it cannot open the file ({_first_line(error)})", error)
-        if num_frames != self._info.num_frames:
-            self._refuse(f"it counts {num_frames} frames where there are {self._info.num_frames}")
+        self._refuse_count(num_frames)
         # Counterclockwise, rounded to quarters; that of the header, where PyAV goes by the first frame's.
         turn = round(-(self._reader.metadata.rotation or 0)) % 360
         if turn != self._info.rotation_degrees:
             self._refuse(f"it turns frames by {turn} degrees where {self._info.rotation_degrees} are right")
         if device != "cpu" and self._reader.cpu_fallback:
             self._refuse(f"{device} cannot decode it ({self._reader.cpu_fallback})")
-        self._is_undamaged = False
-
-    @property
-    def info(self) -> VideoInfo:
-        """Facts of the video."""
-        return self._info
-
-    @property
-    def frame_seconds(self) -> np.ndarray:
-        """float64 (num_frames,), read-only; see `VideoReader.frame_seconds`."""
-        return self._seconds
-
-    def close(self) -> None:
-        """Close the file; a second call does nothing."""
-        super().close()
-        self._reader = None
 
     def frames_at(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
         """Decode frames, onto the reader's device; see `VideoReader.frames_at`.
@@ -112,29 +94,11 @@ class TorchCodecReader(ReaderBase):
         except _ERRORS as error:
             self._refuse(f"it fails ({_first_line(error)})", error)
         frames: torch.Tensor = batch.data
-        shape = (len(wanted), self._info.height, self._info.width, 3)
-        if frames.shape != shape:
-            self._refuse(f"it gives frames of shape {tuple(frames.shape)} where {shape} is right")
+        self._refuse_shape(frames, len(wanted))
         late = np.abs(batch.pts_seconds.cpu().numpy() - self._times[wanted])
         if not (late < self._time_base / 2).all():
             self._refuse(f"it gives another frame for frame {int(wanted[np.argmax(late)])}")
-        order = np.empty(len(checked), dtype=np.int64)
-        for row, where in enumerate(places):
-            order[where] = row
-        if np.array_equal(order, np.arange(len(frames))):
-            return frames.contiguous()
-        return frames[torch.from_numpy(order).to(frames.device)]
-
-    def _refuse_what_is_wrong(self, reader: PyAVReader) -> None:
-        table = reader.table
-        if table.doubt:
-            self._refuse(table.doubt)
-        if not table.is_shown.all():
-            self._refuse("packets of it show no frame")
-        if not table.is_closed[table.is_key].all():
-            self._refuse("it starts at key frames that do not stand alone")
-        if reader.pix_fmt not in _SAME_PIXELS:
-            self._refuse(f"it may convert {reader.pix_fmt} to other colours")
+        return in_order(frames, places)
 
     def _find_stream(self) -> int:
         """The stream that PyAV reads: torchcodec by itself takes the largest."""
@@ -144,29 +108,6 @@ class TorchCodecReader(ReaderBase):
         if _LISTS & set(name.split(",")):
             self._refuse(f"the file is a list of others ({name})")
         return index
-
-    def _check_undamaged(self) -> None:
-        """Decode the whole file with PyAV, once: damage shows in nothing less, and torchcodec keeps quiet about it."""
-        if self._is_undamaged:
-            return
-        decoder = PacketDecoder(self.path, num_threads=self._num_threads)
-        try:
-            decoder.reopen()
-            sizes: set[tuple[int, int]] = set()
-            while not decoder.is_at_end:
-                sizes.update((frame.width, frame.height) for frame in decoder.feed())
-                if decoder.is_damaged:
-                    self._refuse("packets of it are damaged")
-            if decoder.num_decoded != self._info.num_frames:
-                self._refuse(f"only {decoder.num_decoded} of {self._info.num_frames} frames decode")
-            if len(sizes) > 1:
-                self._refuse("its frames change their size")
-        finally:
-            decoder.close()
-        self._is_undamaged = True
-
-    def _refuse(self, reason: str, error: Exception | None = None) -> NoReturn:
-        raise DecodeError(self.path, f"torchcodec cannot be relied on here: {reason}. Use backend='pyav'.") from error
 
 
 def import_decoders() -> Any:

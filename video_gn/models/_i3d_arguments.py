@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from video_gn.checks import check_choice
 from video_gn.models.norms import check_norm_numbers, group_count, make_norm, norm_kind
 
 
@@ -64,12 +65,6 @@ def check_counts(**counts: int) -> None:
     for name, value in counts.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}. Give a positive int.")
-
-
-def check_choice(name: str, value: object, table: Mapping[Any, object]) -> None:
-    """Raise ValueError, with the name and the table's keys, for what is no key of it."""
-    if value not in table:
-        raise ValueError(f"{name} must be one of {sorted(table)}, got {value!r}. Choose one of these.")
 
 
 def _check_norm_options(options: object) -> None:

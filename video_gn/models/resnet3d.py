@@ -16,8 +16,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from video_gn.checks import check_choice
 from video_gn.models import _pytorchvideo as ptv
-from video_gn.models._i3d_arguments import check_arguments, check_choice, check_counts, plain
+from video_gn.models._i3d_arguments import check_arguments, check_counts, plain
 from video_gn.models._residual import Stage, Stem, drop_paths
 from video_gn.models.norms import (
     DEFAULT_NUM_GROUPS,

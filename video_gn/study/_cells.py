@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import time
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from video_gn import locks
 from video_gn.errors import ConfigError, RunError
 from video_gn.study._config import Cell, Study
 from video_gn.study._settings import differences
@@ -136,17 +136,8 @@ class CellDirectory:
 
     def holder(self) -> str | None:
         """Who runs the cell, or its training or test; None where nobody does."""
-        for name in (_LOCK, ".lock", "test/.lock"):
-            try:
-                file = (self.path / name).open("r+")
-            except FileNotFoundError:
-                continue
-            with file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    return file.read().strip() or "unknown"
-        return None
+        found = (locks.holder(self.path / name) for name in (_LOCK, ".lock", "test/.lock"))
+        return next((holder for holder in found if holder), None)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -156,24 +147,14 @@ class CellDirectory:
             RunError: where another process runs it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / _LOCK).open("a+") as file:
-            deadline = time.monotonic() + _PROBE_SECONDS
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError as error:
-                    if time.monotonic() < deadline:
-                        time.sleep(0.02)
-                        continue
-                    file.seek(0)
-                    raise RunError(
-                        f"cell {self.cell.index}, {self.cell.name}, is being run by another process "
-                        f"({file.read().strip() or 'unknown'}). Wait for it, or stop it first."
-                    ) from error
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
-            file.flush()
+        try:
+            file = locks.hold(self.path / _LOCK, wait_seconds=_PROBE_SECONDS)
+        except locks.HeldError as error:
+            raise RunError(
+                f"cell {self.cell.index}, {self.cell.name}, is being run by another process "
+                f"({error.holder}). Wait for it, or stop it first."
+            ) from error
+        with file:
             yield
 
     # ---- its clock ---------------------------------------------------------------------------

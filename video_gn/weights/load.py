@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
+from video_gn.checks import check_choice
 from video_gn.errors import CheckpointError
 from video_gn.weights._files import read_file
 from video_gn.weights.formats import DETECTRON_SCALE, UNKNOWN, Source, group_rule, norm_family, recognize
@@ -85,8 +86,8 @@ def load_into(
             `report` says what would have been done with each.
         ValueError: for a setting that is not one of those above.
     """
-    _check_choice("norm_mismatch", norm_mismatch, ("error", "reinit"))
-    _check_choice("layout_mismatch", layout_mismatch, ("error", "allow"))
+    check_choice("norm_mismatch", norm_mismatch, ("error", "reinit"))
+    check_choice("layout_mismatch", layout_mismatch, ("error", "allow"))
     source = recognize(read_file(find_weights(path)), format=format)
     return merge(
         net,
@@ -387,8 +388,3 @@ def _error(source: Source, report: LoadReport, wrong: str | None) -> CheckpointE
             lines.append(f"  and {len(problems) - _LISTED} more")
         lines.append("Check depth, norm and format; names in the file that should be left out go into `ignore`.")
     return CheckpointError(printable("\n".join(lines)), report=report)
-
-
-def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}. Choose one of these.")

@@ -1,0 +1,34 @@
+"""Checks of settings: errors that name the setting, the value and what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+
+def check_choice(name: str, value: object, choices: Iterable[Any]) -> None:
+    """Raise ValueError for what is none of the choices.
+
+    Args:
+        name: of the setting.
+        value: given.
+        choices: such as a table's keys.
+    """
+    known = sorted(choices)
+    if value not in known:
+        raise ValueError(f"{name} must be one of {known}, got {value!r}. Choose one of these.")
+
+
+def check_range(name: str, value: float, inside: bool, rule: str, advice: str) -> None:
+    """Raise ValueError for a number that is out of its range, or not finite.
+
+    Args:
+        name: of the setting.
+        value: given.
+        inside: whether it is in the range.
+        rule: the range in words.
+        advice: what to do.
+    """
+    if not inside or not math.isfinite(value):
+        raise ValueError(f"{name} must be {rule}, got {value!r}. {advice}")

@@ -1,0 +1,99 @@
+"""What decord and torchcodec share: a reader that is held to what PyAV reads, and refuses where it may differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, NoReturn
+
+import numpy as np
+import torch
+
+from video_gn.decoding._base import ReaderBase
+from video_gn.decoding._decoder import PacketDecoder
+from video_gn.decoding._pyav import PyAVReader
+from video_gn.errors import DecodeError
+
+
+class HeldReader(ReaderBase):
+    """A reader of another library, whose frames are PyAV's frames or an error.
+
+    Args:
+        path: the video's path.
+        num_threads: of the decoder that looks for damage.
+    """
+
+    NAME: ClassVar[str]
+    # Formats whose conversion to RGB is PyAV's.
+    SAME_PIXELS: ClassVar[frozenset[str]]
+
+    def __init__(self, path: str, *, num_threads: int) -> None:
+        super().__init__(path)
+        self._num_threads = num_threads
+        self._reader: Any = None
+        self._is_undamaged = False
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        super().close()
+        self._reader = None
+
+    def _refuse(self, reason: str, error: Exception | None = None) -> NoReturn:
+        raise DecodeError(self.path, f"{self.NAME} cannot be relied on here: {reason}. Use backend='pyav'.") from error
+
+    def _refuse_what_is_wrong(self, reader: PyAVReader) -> None:
+        table = reader.table
+        if table.doubt:
+            self._refuse(table.doubt)
+        if not table.is_shown.all():
+            self._refuse("packets of it show no frame")
+        if not table.is_closed[table.is_key].all():
+            self._refuse("it starts at key frames that do not stand alone")
+        if reader.pix_fmt not in self.SAME_PIXELS:
+            self._refuse(f"it may convert {reader.pix_fmt} to other colours")
+
+    def _refuse_count(self, num_frames: int) -> None:
+        if num_frames != self.info.num_frames:
+            self._refuse(f"it counts {num_frames} frames where there are {self.info.num_frames}")
+
+    def _refuse_shape(self, frames: np.ndarray | torch.Tensor, num_frames: int) -> None:
+        shape = (num_frames, self.info.height, self.info.width, 3)
+        if tuple(frames.shape) != shape:
+            self._refuse(f"it gives frames of shape {tuple(frames.shape)} where {shape} is right")
+
+    def _check_undamaged(self) -> None:
+        """Decode the whole file with PyAV, once: damage shows in nothing less, and these libraries keep quiet."""
+        if self._is_undamaged:
+            return
+        decoder = PacketDecoder(self.path, num_threads=self._num_threads)
+        try:
+            decoder.reopen()
+            sizes: set[tuple[int, int]] = set()
+            while not decoder.is_at_end:
+                sizes.update((frame.width, frame.height) for frame in decoder.feed())
+                if decoder.is_damaged:
+                    self._refuse("packets of it are damaged")
+            if decoder.num_decoded != self.info.num_frames:
+                self._refuse(f"only {decoder.num_decoded} of {self.info.num_frames} frames decode")
+            if len(sizes) > 1:
+                self._refuse("its frames change their size")
+        finally:
+            decoder.close()
+        self._is_undamaged = True
+
+
+def in_order(frames: torch.Tensor, places: Sequence[np.ndarray]) -> torch.Tensor:
+    """Frames as they were asked for.
+
+    Args:
+        frames: (different frames, H, W, 3), ascending.
+        places: as of `group_repeats`.
+
+    Returns:
+        (n, H, W, 3), contiguous.
+    """
+    order = np.empty(sum(map(len, places)), dtype=np.int64)
+    for row, where in enumerate(places):
+        order[where] = row
+    if np.array_equal(order, np.arange(len(frames))):
+        return frames.contiguous()
+    return frames[torch.from_numpy(order).to(frames.device)]
