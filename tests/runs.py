@@ -129,9 +129,9 @@ def _run(argv, cwd, log, environment):
     os._exit(status)
 
 
-def start(argv, cwd, log):
-    """Start `video-gn ARGV...`; stdout and stderr are appended to `log`."""
-    environment = {k: v for k, v in os.environ.items() if k.startswith("VIDEO_GN_")}
+def start(argv, cwd, log, **more):
+    """Start `video-gn ARGV...`; stdout and stderr are appended to `log`, and `more` is its environment's."""
+    environment = {k: v for k, v in os.environ.items() if k.startswith("VIDEO_GN_")} | more
     with _importable():
         process = _CONTEXT.Process(target=_run, args=([str(a) for a in argv], str(cwd), str(log), environment))
         process.start()

@@ -3,7 +3,9 @@
 import os
 import random
 import re
+import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -180,3 +182,64 @@ def test_going_on_from_any_kept_step(tiny_videos, tmp_path, whole, step):
     ours, wanted = (torch.load(p / "run/checkpoints/last.ckpt", weights_only=True) for p in (tmp_path, whole))
     for key in STATE:
         assert_same(ours[key], wanted[key])
+
+
+# ---- asked to stop -----------------------------------------------------------------------------
+
+
+def lines_of(path):
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def children(pid):
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def stop(process, hooks, log, pattern, nth, number, *, everybody=False, after=0.0):
+    """Wait for the nth line of a kind, then send a signal; to all of its processes where asked."""
+    before, deadline = len(lines_of(hooks)), time.monotonic() + 120
+    while process.is_alive():
+        assert time.monotonic() < deadline, log.read_text()
+        if sum(re.search(pattern, line) is not None for line in lines_of(hooks)[before:]) >= nth:
+            break
+        time.sleep(0.002)
+    time.sleep(after)
+    for pid in [*(children(process.pid) if everybody else []), process.pid]:
+        os.kill(pid, number)
+    process.join(120)
+    assert process.exitcode is not None, log.read_text()
+    return process.exitcode
+
+
+def without_saves(lines):
+    return [line for line in lines if not line.startswith("save ")]
+
+
+def steps_done(lines):
+    return [int(line.split()[1]) for line in lines if line.startswith("optimizer ")]
+
+
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGUSR1, signal.SIGINT))],
+    ids=lambda n: n.name,
+)
+def test_asked_to_stop_it_finishes_the_step_and_saves(tiny_videos, tmp_path, whole, number):
+    """Inside an accumulation window, with the workers signalled too, as clusters do: nothing is lost or done twice."""
+    hooks, log = tmp_path / "hooks.txt", tmp_path / "log.txt"
+    process = start(words(tiny_videos, tmp_path, "--checkpoint.every_n_steps=1000", pause=0.05), tmp_path, log)
+    assert stop(process, hooks, log, r"^batch end 4 ", 1, number, everybody=True) == 128 + number
+    printed = log.read_text()
+    assert f"{number.name}: stopping at the end of this step" in printed
+    assert re.search(
+        rf"video-gn: {number.name}: stopped after step 3\. \S+last\.ckpt is of step 3; --ckpt_path last", printed
+    )
+    assert "Traceback" not in printed
+    status, printed = run(words(tiny_videos, tmp_path, "--ckpt_path=last"), tmp_path)
+    assert status == 0, printed
+    (_, first), (begin, rest) = runs_of(tmp_path)
+    assert begin == 3
+    assert steps_done(first) == [0, 1, 2] and steps_done(rest) == list(range(3, STEPS))
+    assert without_saves(first) == without_saves(runs_of(whole)[0][1])[: len(without_saves(first))]
+    assert_goes_on_like(rest, runs_of(whole)[0][1], 3)
+    assert_equal_end(tmp_path, whole)

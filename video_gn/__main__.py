@@ -78,13 +78,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _guarded(run: Callable[[], int]) -> int:
     """Errors that are about files and settings are told in a line, not as a traceback."""
-    from video_gn.errors import CheckpointError, ConfigError, ManifestError, VideoGNError
+    from video_gn.errors import CheckpointError, ConfigError, ManifestError, StoppedError, VideoGNError
 
     try:
         return run()
     except (ManifestError, CheckpointError, ConfigError) as error:
         sys.stderr.write(f"video-gn: error: {error}\n")
         return 2
+    except StoppedError as error:
+        sys.stderr.write(f"video-gn: {error}\n")
+        return error.status
     except VideoGNError as error:
         sys.stderr.write(f"video-gn: error: {error}\n")
         return 1

@@ -73,3 +73,16 @@ class ConfigError(VideoGNError):
 
 class RunError(VideoGNError):
     """A run cannot start or go on; the message names the setting or directory."""
+
+
+class StoppedError(VideoGNError):
+    """A signal ended a run; the message says what the run goes on from.
+
+    Args:
+        message: for the user.
+        status: the process's exit status.
+    """
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status

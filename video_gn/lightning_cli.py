@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jsonargparse import Namespace
 from lightning import Trainer
@@ -22,12 +22,14 @@ from video_gn.callbacks.failures import BrokenVideos
 from video_gn.callbacks.guards import NonFiniteGuard
 from video_gn.callbacks.metrics_csv import MetricsCSV
 from video_gn.callbacks.precise_bn import PreciseBN
+from video_gn.callbacks.preemption import Preemption
 from video_gn.callbacks.progress import LineProgress, TerminalProgress
 from video_gn.callbacks.run_directory import RunDirectory, SaveConfig
 from video_gn.data.datamodule import VideoDataModule, build_datamodule
 from video_gn.data.watch import explain
 from video_gn.errors import CheckpointError, ConfigError, ManifestError, RunError
 from video_gn.report import write_report
+from video_gn.signals import StopFlag
 from video_gn.tasks.classification import VideoClassifier
 from video_gn.weights._files import read_file
 from video_gn.weights.convert import zoo_labels
@@ -45,6 +47,7 @@ _TRAINER_DEFAULTS = {
 }
 
 
+_USAGE = "video-gn {} -c CONFIG [--run_dir DIR] [--ckpt_path best|last|FILE] [--KEY VALUE ...]"
 # Half precision of the weights themselves would convert the uint8 frames too; autocast does not.
 _PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
 
@@ -52,6 +55,7 @@ _PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
 class VideoCLI(LightningCLI):
     """Adds the run directory, checkpoints that resume, and the network's class count from the data."""
 
+    flag = StopFlag()  # signals come to the process, not to a run
     run_directory: RunDirectory
     run_dir: Path
     about: dict[str, Any]
@@ -182,7 +186,12 @@ class VideoCLI(LightningCLI):
                 trainer.logger = TensorBoardLogger(
                     self.run_dir, name="", version="tensorboard", purge_step=self.global_step or None
                 )
-        return super().instantiate_trainer(**kwargs)
+        built = super().instantiate_trainer(**kwargs)
+        # Lightning's handlers save or broadcast inside of them: processes at different steps wait for ever.
+        vars(built._signal_connector)["register_signal_handlers"] = lambda: None
+        if self.subcommand == "fit":
+            cast(Any, built).callbacks.append(Preemption(self.flag, self._get(self.config_init, "checkpoint")))
+        return built
 
     def _about_weights(self, options: Namespace) -> dict[str, Any]:
         """The classes of weights that are tested without any training."""
@@ -359,28 +368,24 @@ def run(command: str, words: Sequence[str]) -> int:
     warnings.filterwarnings("ignore", message=".*It is recommended to use `self.log.*sync_dist=True.*")
     # Our sampler goes on inside an epoch where the checkpoint stood; Lightning cannot know.
     warnings.filterwarnings("ignore", message=".*ended before the epoch ended and your dataloader is not resumable.*")
-    try:
-        cli = VideoCLI(
-            VideoClassifier,
-            VideoDataModule,
-            save_config_callback=None,
-            trainer_defaults=dict(_TRAINER_DEFAULTS),
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            parser_kwargs={
-                name: {
-                    "usage": f"video-gn {name} -c CONFIG [--run_dir DIR] [--ckpt_path best|last|FILE] [--KEY VALUE ...]"
-                }
-                for name in VideoCLI.subcommands()
-            },
-            args=[command, *words],
-        )
-    except RuntimeError as error:
-        # torch raises it wherever the main thread is when a worker dies.
-        told = explain(error)
-        if told is None:
-            raise
-        raise told from error
+    with VideoCLI.flag.installed():
+        try:
+            cli = VideoCLI(
+                VideoClassifier,
+                VideoDataModule,
+                save_config_callback=None,
+                trainer_defaults=dict(_TRAINER_DEFAULTS),
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                parser_kwargs={name: {"usage": _USAGE.format(name)} for name in VideoCLI.subcommands()},
+                args=[command, *words],
+            )
+        except RuntimeError as error:
+            # torch raises it wherever the main thread is when a worker dies.
+            told = explain(error)
+            if told is None:
+                raise
+            raise told from error
     writers = [c for c in cli.callbacks if isinstance(c, EvaluationWriter)]
     return 3 if any(w.num_failed for w in writers) else 0

@@ -89,6 +89,7 @@ class RunCheckpoint(Checkpoint):
         self.best: float | None = None
         self.best_step = -1
         self.resumes = True
+        self.saved_step: int | None = None  # that last.ckpt is of
         self._due = False
         self._new_best = False
         self._loaded_step = -2
@@ -108,7 +109,7 @@ class RunCheckpoint(Checkpoint):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Note the step that the run goes on from."""
-        self._loaded_step = int(checkpoint["global_step"])
+        self._loaded_step = self.saved_step = int(checkpoint["global_step"])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Mend what a kill left half done, also where there is nothing left to train."""
@@ -149,10 +150,8 @@ class RunCheckpoint(Checkpoint):
         if loop._should_accumulate():
             return
         self._due |= trainer.global_step % self.every_n_steps == 0
-        fetcher = loop._data_fetcher
-        validates = fetcher is not None and loop.epoch_loop._should_check_val_fx(fetcher)
-        if self._due and not validates and not self._epoch_is_over(trainer):
-            self._save(trainer)
+        if self._due and not self.validates_next(trainer) and not self.epoch_is_over(trainer):
+            self.save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the figure; save, unless the epoch's end comes right after."""
@@ -165,19 +164,31 @@ class RunCheckpoint(Checkpoint):
         # Of equals the later one: its schedule has come further.
         if self.best is None or float(value) >= self.best:
             self.best, self.best_step, self._new_best = float(value), trainer.global_step, True
-        if not self._epoch_is_over(trainer):
-            self._save(trainer)
+        if not self.epoch_is_over(trainer):
+            self.save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save after the epoch's last hook; Lightning calls checkpoint callbacks last."""
-        self._save(trainer)
+        self.save(trainer)
 
     @staticmethod
-    def _epoch_is_over(trainer: Trainer) -> bool:
+    def validates_next(trainer: Trainer) -> bool:
+        """Whether a validation comes right after the batch that has just ended."""
+        loop = trainer.fit_loop
+        return loop._data_fetcher is not None and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+
+    @staticmethod
+    def epoch_is_over(trainer: Trainer) -> bool:
+        """Whether the batch that has just ended is the epoch's last."""
         loop = trainer.fit_loop.epoch_loop
         return loop.batch_progress.current.ready >= trainer.num_training_batches or loop._is_training_done
 
-    def _save(self, trainer: Trainer) -> None:
+    def save(self, trainer: Trainer) -> None:
+        """Write `last.ckpt`, with its other names; once for a step.
+
+        Args:
+            trainer: where a save may happen, on every process.
+        """
         if trainer.fit_loop._should_accumulate():
             return  # a stop between two optimizer steps: no checkpoint holds the gradients of half a window
         self._due = False
@@ -192,6 +203,7 @@ class RunCheckpoint(Checkpoint):
                     with contextlib.suppress(FileNotFoundError):
                         old.unlink()
         self._new_best = False
+        self.saved_step = trainer.global_step
 
     # ---- the two plain forms -----------------------------------------------------------------
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import asdict
-from multiprocessing import get_all_start_methods
 from typing import Any, Literal, cast
 
 import torch
@@ -22,6 +21,7 @@ from video_gn.data.samplers import EvalSampler, TrainSampler
 from video_gn.data.transforms import TestCrops
 from video_gn.data.watch import ReadingBoard, WatchedLoader
 from video_gn.errors import ConfigError, ManifestError
+from video_gn.signals import ignore_in_worker, worker_context
 
 log = logging.getLogger(__name__)
 
@@ -336,9 +336,8 @@ class VideoDataModule(LightningDataModule):
             num_workers=num_workers,
             collate_fn=collate,
             pin_memory=on_gpu,
-            # Python 3.14's default, forkserver, would leave the workers of a killed process alive: they look at their
-            # parent, which is then the server.
-            multiprocessing_context="fork" if num_workers and "fork" in get_all_start_methods() else None,
+            multiprocessing_context=worker_context() if num_workers else None,
+            worker_init_fn=ignore_in_worker,
             # The sampler yields whole batches in training; in evaluation the last one is shorter.
             drop_last=False,
             timeout=self.loader.timeout_seconds if num_workers else 0,

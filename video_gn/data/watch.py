@@ -19,6 +19,7 @@ from typing import Any
 from torch.utils.data import DataLoader, get_worker_info
 
 from video_gn.errors import RunError
+from video_gn.signals import held_back
 
 _SLOT_BYTES = 4096
 # What torch says when a worker is gone or late. Source: torch/utils/data/dataloader.py, _signal_handling.
@@ -110,7 +111,9 @@ class WatchedLoader(DataLoader[Any]):
     """A DataLoader whose dead or late workers are told with the files that they were at."""
 
     def __iter__(self) -> Any:
-        return self._watched(super().__iter__())
+        with held_back():
+            iterator = super().__iter__()
+        return self._watched(iterator)
 
     def _watched(self, iterator: Iterator[Any]) -> Iterator[Any]:
         while True:

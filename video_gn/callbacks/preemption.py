@@ -1,0 +1,104 @@
+"""Stops a training where it can go on: all processes at the same optimizer step, with one checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from typing import Any, NoReturn
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from video_gn.callbacks.checkpoints import RunCheckpoint
+from video_gn.errors import StoppedError
+from video_gn.signals import StopFlag
+
+
+class Preemption(Checkpoint):
+    """Ends a fit after a signal: at the end of the optimizer step under way, once the checkpoint is written.
+
+    A signal may reach one process alone, or each at another moment: after every optimizer step all processes ask each
+    other, in a group of CPU processes, so that a GPU's queue is not waited for.
+
+    Where a validation comes next, or is under way, the run ends at once and goes on from the checkpoint before: one
+    between the last step and its validation would lose that validation. An epoch's end is waited for.
+
+    Args:
+        flag: that the signals set.
+        checkpoint: the run's, listed before this callback.
+    """
+
+    def __init__(self, flag: StopFlag, checkpoint: RunCheckpoint) -> None:
+        self.flag = flag
+        self.checkpoint = checkpoint
+        self._group: Any = None
+        self._waiting = contextlib.ExitStack()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on a signal waits for the step's end."""
+        self._waiting.enter_context(self.flag.waiting())
+        if trainer.world_size > 1:
+            self._group = torch.distributed.new_group(backend="gloo")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save and stop, unless the epoch's end comes right after.
+
+        Raises:
+            StoppedError: where a signal has come to any process.
+        """
+        if trainer.fit_loop._should_accumulate() or not self._asked():
+            return
+        if self.checkpoint.validates_next(trainer):
+            self._stop(trainer)
+        if not self.checkpoint.epoch_is_over(trainer):
+            if self.checkpoint.saved_step != trainer.global_step:
+                self.checkpoint.save(trainer)
+            self._stop(trainer)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Stop at once; processes have validation batches of their own number, so nobody is asked.
+
+        Raises:
+            StoppedError: where a signal has come to this process.
+        """
+        if self.flag.number and trainer.state.fn == "fit":
+            self._stop(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop; the epoch's end has been saved.
+
+        Raises:
+            StoppedError: where a signal has come to any process.
+        """
+        if self._asked():
+            self._stop(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What comes now has nothing to save."""
+        self._waiting.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """A second signal must not wait for a step that never comes."""
+        self._waiting.close()
+
+    def _asked(self) -> bool:
+        """Whether any process has been asked; all take over the signal."""
+        if self._group is not None:
+            number = torch.tensor([self.flag.number])
+            torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX, group=self._group)
+            self.flag.number = int(number)
+        return self.flag.number != 0
+
+    def _stop(self, trainer: Trainer) -> NoReturn:
+        number, step = self.flag.number, self.checkpoint.saved_step
+        name = signal.Signals(number).name
+        if step is None:
+            saved = "Nothing was saved yet."
+        else:
+            saved = f"{self.checkpoint.directory / 'last.ckpt'} is of step {step}; --ckpt_path last goes on from it."
+        raise StoppedError(f"{name}: stopped after step {trainer.global_step}. {saved}", status=128 + number)

@@ -1,0 +1,117 @@
+"""Signals that end a run: noted in the main process, and ignored by the processes that load for it."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from multiprocessing import popen_fork
+from multiprocessing.context import ForkContext, ForkProcess
+from types import FrameType
+from typing import Any
+
+from video_gn.errors import StoppedError
+
+# What clusters send before they take a node away, and Ctrl-C.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class StopFlag:
+    """Whether a signal asked this process to stop. A handler does nothing more: a save or a collective inside of it
+    would come at a moment of its own on each process.
+
+    While nothing is trained there is nothing to wait for: outside of `waiting` the signal ends the run where it is.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0  # of the signal; 0 for none
+        self._is_waited_for = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.number and number == signal.SIGINT:
+            raise KeyboardInterrupt  # pressed twice: at once
+        self.number = number
+        name = signal.Signals(number).name
+        if not self._is_waited_for:
+            raise StoppedError(f"{name}: stopped.", status=128 + number)
+        again = " (once more: at once)" if number == signal.SIGINT else ""
+        sys.stderr.write(f"{name}: stopping at the end of this step{again}\n")
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Take the signals over; from a thread that is not the main one, nothing is taken over."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self.number = 0
+        before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Somebody looks at `number` at each step."""
+        self._is_waited_for = True
+        try:
+            yield
+        finally:
+            self._is_waited_for = False
+
+
+# ---- loading processes ---------------------------------------------------------------------------
+
+
+class _Popen(popen_fork.Popen):
+    def terminate(self) -> None:
+        self.kill()  # what is asked to stop twice, and ignores the first kind, must stop all the same
+
+
+class _Process(ForkProcess):
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:  # noqa: N802 - the name that it has there
+        return _Popen(process_obj)
+
+
+class _Context(ForkContext):
+    Process = _Process
+
+
+def worker_context() -> Any:
+    """How loading workers are started: by fork, and ended by SIGKILL, since they ignore the rest.
+
+    Python 3.14's default, forkserver, would leave the workers of a killed process alive: they look at their parent,
+    which is then the server.
+
+    Returns:
+        A context of multiprocessing; None for the platform's own, where there is no fork.
+    """
+    return _Context() if "fork" in multiprocessing.get_all_start_methods() else None
+
+
+def ignore_in_worker(worker_id: int) -> None:
+    """For `DataLoader(worker_init_fn=...)`: stopping is the main process's business.
+
+    A cluster may signal every process of a job; a worker that dies of it would take the step under way with it.
+
+    Args:
+        worker_id: unused.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Signals wait while workers are started, and in these until they have called `ignore_in_worker`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
