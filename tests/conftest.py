@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,15 @@ def _has_torchcodec() -> bool:
     return True
 
 
+def _has_slurm() -> bool:
+    programs = ("slurmctld", "slurmd", "sbatch", "munged", "unshare", "nsenter", "ip")
+    return os.geteuid() == 0 and all(shutil.which(p, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") for p in programs)
+
+
 NEEDS = {
     "needs_cuda": ("CUDA", _has_cuda),
     "needs_torchcodec": ("TORCHCODEC", functools.cache(_has_torchcodec)),
+    "needs_slurm": ("SLURM", _has_slurm),
     "needs_real_videos": ("REAL_VIDEOS", lambda: (REAL_VIDEOS / "files.csv").is_file()),
 }
 

@@ -35,10 +35,16 @@ TINY = [
 
 
 class StepLog(Callback):
-    """Appends a line for each optimizer step that is executed, and one where a run starts."""
+    """Appends a line for each optimizer step that is executed, and one where a run starts.
 
-    def __init__(self, path: str) -> None:
+    Args:
+        path: of the file.
+        pause: seconds to wait after a step.
+    """
+
+    def __init__(self, path: str, pause: float = 0.0) -> None:
         self.path = path
+        self.pause = pause
 
     def _write(self, line):
         with Path(self.path).open("a") as file:
@@ -49,6 +55,7 @@ class StepLog(Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self._write(f"step {trainer.global_step} {batch.video_ids.tolist()} {float(outputs['loss'])!r}")
+        time.sleep(self.pause)
 
     def on_validation_start(self, trainer, pl_module):
         self._write(f"validation {trainer.global_step}")
@@ -166,3 +173,10 @@ def _importable():
             del os.environ["PYTHONPATH"]
         else:
             os.environ["PYTHONPATH"] = old
+
+
+class Crash(Callback):
+    """Dies in the first step."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        os._exit(7)

@@ -17,6 +17,8 @@ FLOORS = {
     "video_gn.checks": 0,
     "video_gn.locks": 0,
     "video_gn.signals": 1,
+    "video_gn.slurm": 1,
+    "video_gn.trainer_settings": 1,
     "video_gn.sampling": 1,
     "video_gn.metrics": 1,
     "video_gn.ops": 1,

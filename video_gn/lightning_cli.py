@@ -11,10 +11,11 @@ from typing import Any, cast
 
 from jsonargparse import Namespace
 from lightning import Trainer
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from video_gn import checkpoint
+from video_gn import checkpoint, slurm
 from video_gn.callbacks.averaging import AveragingConfig
 from video_gn.callbacks.checkpoints import AtomicCheckpointIO, RunCheckpoint
 from video_gn.callbacks.evaluation import EvaluationWriter
@@ -31,6 +32,7 @@ from video_gn.errors import CheckpointError, ConfigError, ManifestError, RunErro
 from video_gn.report import write_report
 from video_gn.signals import StopFlag
 from video_gn.tasks.classification import VideoClassifier
+from video_gn.trainer_settings import TRAINER_DEFAULTS, check_trainer, rounded
 from video_gn.weights._files import read_file
 from video_gn.weights.convert import zoo_labels
 from video_gn.weights.formats import recognize
@@ -39,17 +41,7 @@ from video_gn.weights.report import LoadReport
 
 log = logging.getLogger(__name__)
 
-_TRAINER_DEFAULTS = {
-    "use_distributed_sampler": False,  # it pads, so that videos would be counted twice
-    "num_sanity_val_steps": 0,
-    "log_every_n_steps": 10,
-    "enable_model_summary": False,
-}
-
-
 _USAGE = "video-gn {} -c CONFIG [--run_dir DIR] [--ckpt_path best|last|FILE] [--KEY VALUE ...]"
-# Half precision of the weights themselves would convert the uint8 frames too; autocast does not.
-_PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
 
 
 class VideoCLI(LightningCLI):
@@ -81,6 +73,11 @@ class VideoCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find run directory and checkpoint, read the lists, and set what follows from them in the config."""
         options = self.options
+        slurm.check_launch(
+            num_nodes=options.trainer.num_nodes,
+            devices=options.trainer.devices,
+            resolve=SLURMEnvironment.resolve_root_node_address,
+        )
         configs = options.get("config") or []
         stem = Path(str(configs[0])).stem if configs else "default"
         self.run_dir = Path(options.run_dir or Path("runs") / stem)
@@ -170,7 +167,7 @@ class VideoCLI(LightningCLI):
         text = self._parser(self.subcommand).dump(options, skip_none=False, skip_link_targets=False)
         callbacks.append(SaveConfig(self.run_dir, text, stage=str(self.subcommand), resumes=self.resumes))
         self._get(self.config_init, "checkpoint").resumes = self.resumes
-        _check_trainer(trainer)
+        check_trainer(trainer)
         if trainer.enable_progress_bar is not False and sys.stderr.isatty():
             callbacks.append(TerminalProgress())
         else:
@@ -190,7 +187,9 @@ class VideoCLI(LightningCLI):
         # Lightning's handlers save or broadcast inside of them: processes at different steps wait for ever.
         vars(built._signal_connector)["register_signal_handlers"] = lambda: None
         if self.subcommand == "fit":
-            cast(Any, built).callbacks.append(Preemption(self.flag, self._get(self.config_init, "checkpoint")))
+            cast(Any, built).callbacks.append(
+                Preemption(self.flag, self._get(self.config_init, "checkpoint"), requeue=slurm.requeue)
+            )
         return built
 
     def _about_weights(self, options: Namespace) -> dict[str, Any]:
@@ -206,10 +205,10 @@ class VideoCLI(LightningCLI):
     def _load_weights(self, options: Namespace) -> None:
         """Weights to start from, where no checkpoint comes; the config then tells the mean and std that they bring."""
         self.load_report = None
-        mean, std = self.about.get("mean"), self.about.get("std")
+        mean, std = (rounded(self.about.get(name)) for name in ("mean", "std"))
         if options.ckpt_path is None:
             report = self.load_report = self.model.load_weights(classes=self.prepared.classes)
-            mean, std = ([round(v, 6) for v in buffer.tolist()] for buffer in (self.model.mean, self.model.std))
+            mean, std = (rounded(buffer.tolist()) for buffer in (self.model.mean, self.model.std))
             fresh = [] if report is None else [n for n in report.left if not n.endswith("num_batches_tracked")]
             if self.subcommand != "fit" and fresh:
                 raise RunError(
@@ -294,28 +293,6 @@ def add_run_arguments(parser: LightningArgumentParser) -> None:
     parser.add_class_arguments(NonFiniteGuard, "guard")
 
 
-def _check_trainer(trainer: Namespace) -> None:
-    """Refuse settings of Lightning's that a run cannot honour, before anything is touched."""
-    precision = str(trainer.precision or "32-true")
-    if precision not in _PRECISIONS:
-        raise ConfigError(f"trainer.precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
-    if trainer.log_every_n_steps is not None and trainer.log_every_n_steps < 1:
-        raise ConfigError(f"trainer.log_every_n_steps must be at least 1, got {trainer.log_every_n_steps}")
-    if trainer.max_epochs == -1 and trainer.max_steps == -1:
-        raise ConfigError("trainer.max_epochs and max_steps are both -1. Set one: the schedule needs an end.")
-    if trainer.max_epochs not in (None, -1) and trainer.max_steps != -1:
-        raise ConfigError(
-            f"trainer.max_epochs ({trainer.max_epochs}) and trainer.max_steps ({trainer.max_steps}) are both given: "
-            "which of them ends the schedule? Set the other one to -1."
-        )
-    interval, accumulate = trainer.val_check_interval, trainer.accumulate_grad_batches
-    if isinstance(interval, int) and interval % accumulate:
-        raise ConfigError(
-            f"trainer.val_check_interval must be a multiple of accumulate_grad_batches ({accumulate}), got {interval}: "
-            "a validation between two optimizer steps cannot be resumed from"
-        )
-
-
 def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
@@ -374,7 +351,7 @@ def run(command: str, words: Sequence[str]) -> int:
                 VideoClassifier,
                 VideoDataModule,
                 save_config_callback=None,
-                trainer_defaults=dict(_TRAINER_DEFAULTS),
+                trainer_defaults=dict(TRAINER_DEFAULTS),
                 seed_everything_default=0,
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,

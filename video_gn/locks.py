@@ -40,7 +40,8 @@ def hold(path: Path, *, wait_seconds: float) -> IO[str]:
                 raise HeldError(_content(file))
         time.sleep(0.02)
     file.truncate(0)
-    file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+    job = f", job {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
+    file.write(f"process {os.getpid()} on {os.uname().nodename}{job}\n")
     file.flush()
     return file
 

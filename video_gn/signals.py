@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from multiprocessing import popen_fork
-from multiprocessing.context import ForkContext, ForkProcess
 from types import FrameType
-from typing import Any
 
 from video_gn.errors import StoppedError
 
@@ -54,6 +51,11 @@ class StopFlag:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def leave(self) -> None:
+        """The run ends: what comes now must not disturb it. `installed` undoes that."""
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
         """Somebody looks at `number` at each step."""
@@ -67,49 +69,28 @@ class StopFlag:
 # ---- loading processes ---------------------------------------------------------------------------
 
 
-class _Popen(popen_fork.Popen):
-    def terminate(self) -> None:
-        self.kill()  # what is asked to stop twice, and ignores the first kind, must stop all the same
-
-
-class _Process(ForkProcess):
-    @staticmethod
-    def _Popen(process_obj: Any) -> Any:  # noqa: N802 - the name that it has there
-        return _Popen(process_obj)
-
-
-class _Context(ForkContext):
-    Process = _Process
-
-
-def worker_context() -> Any:
-    """How loading workers are started: by fork, and ended by SIGKILL, since they ignore the rest.
-
-    Python 3.14's default, forkserver, would leave the workers of a killed process alive: they look at their parent,
-    which is then the server.
-
-    Returns:
-        A context of multiprocessing; None for the platform's own, where there is no fork.
-    """
-    return _Context() if "fork" in multiprocessing.get_all_start_methods() else None
-
-
 def ignore_in_worker(worker_id: int) -> None:
     """For `DataLoader(worker_init_fn=...)`: stopping is the main process's business.
 
-    A cluster may signal every process of a job; a worker that dies of it would take the step under way with it.
+    A cluster may signal every process of a job; a worker that dies of it would take the step under way with it. Only
+    the main process's own SIGTERM, with which torch ends a worker, counts.
 
     Args:
         worker_id: unused.
     """
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the decoders' threads inherit it
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Signals wait while workers are started, and in these until they have called `ignore_in_worker`."""
+    """Signals wait while workers are started, and in these for good."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield

@@ -69,6 +69,16 @@ def test_a_worker_that_dies_is_told_with_its_file(tiny_videos, monkeypatch):
     assert "06.mp4 (for " in told
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), EOFError(), FileNotFoundError(2, "socket")])
+def test_a_batch_of_a_dead_worker_is_told_with_its_file(error):
+    def iterator():
+        raise error
+        yield
+
+    with pytest.raises(RunError, match=r"a loading worker died \(DataLoader worker gone: "):
+        next(WatchedLoader([0])._watched(iterator()))
+
+
 def test_a_worker_that_hangs_is_told_with_its_file(tiny_videos, monkeypatch):
     opening(monkeypatch, lambda path: time.sleep(60))
     with pytest.raises(RunError, match=r"no batch came within data\.loader\.timeout_seconds.*06\.mp4 \(for [1-9]"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import torch
@@ -24,14 +25,19 @@ class Preemption(Checkpoint):
     Where a validation comes next, or is under way, the run ends at once and goes on from the checkpoint before: one
     between the last step and its validation would lose that validation. An epoch's end is waited for.
 
+    Under SLURM, SIGUSR1 is the signal that comes before a time limit (`--signal=USR1@120`): the job is then requeued.
+    SIGTERM comes with a preemption, where SLURM requeues by itself, and with scancel, where nobody wants it.
+
     Args:
         flag: that the signals set.
         checkpoint: the run's, listed before this callback.
+        requeue: asks for the job to be started again, once the checkpoint is there.
     """
 
-    def __init__(self, flag: StopFlag, checkpoint: RunCheckpoint) -> None:
+    def __init__(self, flag: StopFlag, checkpoint: RunCheckpoint, *, requeue: Callable[[], None]) -> None:
         self.flag = flag
         self.checkpoint = checkpoint
+        self.requeue = requeue
         self._group: Any = None
         self._waiting = contextlib.ExitStack()
 
@@ -67,7 +73,7 @@ class Preemption(Checkpoint):
             StoppedError: where a signal has come to this process.
         """
         if self.flag.number and trainer.state.fn == "fit":
-            self._stop(trainer)
+            self._stop(trainer, together=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop; the epoch's end has been saved.
@@ -94,11 +100,16 @@ class Preemption(Checkpoint):
             self.flag.number = int(number)
         return self.flag.number != 0
 
-    def _stop(self, trainer: Trainer) -> NoReturn:
+    def _stop(self, trainer: Trainer, *, together: bool = True) -> NoReturn:
         number, step = self.flag.number, self.checkpoint.saved_step
+        self.flag.leave()
         name = signal.Signals(number).name
         if step is None:
             saved = "Nothing was saved yet."
         else:
             saved = f"{self.checkpoint.directory / 'last.ckpt'} is of step {step}; --ckpt_path last goes on from it."
+        if number == signal.SIGUSR1 and (trainer.is_global_zero or not together):
+            self.requeue()
+        if together and self._group is not None:
+            torch.distributed.barrier(self._group)  # srun ends the others when one has left
         raise StoppedError(f"{name}: stopped after step {trainer.global_step}. {saved}", status=128 + number)

@@ -21,7 +21,6 @@ from video_gn.data.samplers import EvalSampler, TrainSampler
 from video_gn.data.transforms import TestCrops
 from video_gn.data.watch import ReadingBoard, WatchedLoader
 from video_gn.errors import ConfigError, ManifestError
-from video_gn.signals import ignore_in_worker, worker_context
 
 log = logging.getLogger(__name__)
 
@@ -336,8 +335,6 @@ class VideoDataModule(LightningDataModule):
             num_workers=num_workers,
             collate_fn=collate,
             pin_memory=on_gpu,
-            multiprocessing_context=worker_context() if num_workers else None,
-            worker_init_fn=ignore_in_worker,
             # The sampler yields whole batches in training; in evaluation the last one is shorter.
             drop_last=False,
             timeout=self.loader.timeout_seconds if num_workers else 0,

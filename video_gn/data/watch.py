@@ -8,6 +8,7 @@ all processes map; the parent reads it when something goes wrong.
 from __future__ import annotations
 
 import mmap
+import multiprocessing
 import os
 import tempfile
 import time
@@ -19,7 +20,7 @@ from typing import Any
 from torch.utils.data import DataLoader, get_worker_info
 
 from video_gn.errors import RunError
-from video_gn.signals import held_back
+from video_gn.signals import held_back, ignore_in_worker
 
 _SLOT_BYTES = 4096
 # What torch says when a worker is gone or late. Source: torch/utils/data/dataloader.py, _signal_handling.
@@ -108,7 +109,21 @@ def explain(error: RuntimeError) -> RunError | None:
 
 
 class WatchedLoader(DataLoader[Any]):
-    """A DataLoader whose dead or late workers are told with the files that they were at."""
+    """A DataLoader whose dead or late workers are told with the files that they were at.
+
+    Its workers ignore the signals that ask a run to stop.
+
+    Args:
+        dataset: as of `DataLoader`, and all that follows but `multiprocessing_context` and `worker_init_fn`.
+    """
+
+    def __init__(self, dataset: Any, *, num_workers: int = 0, **settings: Any) -> None:
+        if num_workers:
+            # Python 3.14's default, forkserver, would leave the workers of a killed process alive: they look at their
+            # parent, which is then the server.
+            fork = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
+            settings |= {"multiprocessing_context": fork, "worker_init_fn": ignore_in_worker}
+        super().__init__(dataset, num_workers=num_workers, **settings)
 
     def __iter__(self) -> Any:
         with held_back():
@@ -121,8 +136,10 @@ class WatchedLoader(DataLoader[Any]):
                 batch = next(iterator)
             except StopIteration:
                 return
-            except RuntimeError as error:
-                told = explain(error)
+            except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
+                # A dead worker's batch that is already on its way is asked for at a socket that nobody serves.
+                text = error if isinstance(error, RuntimeError) else RuntimeError(f"DataLoader worker gone: {error!r}")
+                told = explain(text)
                 if told is None:
                     raise
                 raise told from error

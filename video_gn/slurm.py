@@ -1,0 +1,110 @@
+"""What a run asks of SLURM: whether it was started as it should be, and to be started again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Mapping
+
+from video_gn.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+# Jobs of these names are shells that people work in.
+_INTERACTIVE = ("bash", "interactive")
+
+
+def job_id(environment: Mapping[str, str] = os.environ) -> str | None:
+    """The job's id as scontrol takes it, 17 or 17_3 in an array; None outside of a batch job."""
+    if "SLURM_JOB_ID" not in environment or environment.get("SLURM_JOB_NAME") in _INTERACTIVE:
+        return None
+    if "SLURM_ARRAY_JOB_ID" in environment:
+        return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+    return environment["SLURM_JOB_ID"]
+
+
+def requeue() -> None:
+    """Ask for this job to be started again; outside of a job nothing happens."""
+    job = job_id()
+    if job is None:
+        return
+    try:
+        found = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        log.warning("job %s could not be requeued (%s): submit it again", job, error)
+        return
+    if found.returncode:
+        log.warning("job %s was not requeued: %s", job, (found.stderr or found.stdout).strip())
+    else:
+        log.info("job %s is requeued", job)
+
+
+def check_launch(
+    *,
+    num_nodes: int,
+    devices: int | str,
+    resolve: Callable[[str], str],
+    environment: Mapping[str, str] = os.environ,
+) -> None:
+    """Refuse a start inside an allocation that would wait for processes that never come.
+
+    Args:
+        num_nodes: `trainer.num_nodes`.
+        devices: `trainer.devices`.
+        resolve: list of nodes, as SLURM writes it -> the first one.
+        environment: of this process.
+
+    Raises:
+        ConfigError: it says what to write.
+    """
+    if job_id(environment) is None:
+        return
+    num_tasks = int(environment.get("SLURM_NTASKS", "1"))
+    if "SLURM_STEP_ID" not in environment:
+        if num_tasks > 1:
+            raise ConfigError(
+                f"the job has {num_tasks} tasks, and this process was not started by srun: it would wait for the "
+                "others. Write srun video-gn fit ..., as scripts/slurm/train.sbatch does."
+            )
+        return
+    nodes = int(environment.get("SLURM_STEP_NUM_NODES", environment.get("SLURM_NNODES", "1")))
+    if num_tasks > 1 and "SLURM_NTASKS_PER_NODE" not in environment:
+        raise ConfigError(
+            f"--ntasks={num_tasks} must come as --ntasks-per-node, so that every node has as many processes as "
+            f"devices. Write --nodes={nodes} --ntasks-per-node={-(-num_tasks // nodes)}."
+        )
+    if num_nodes != nodes:
+        raise ConfigError(f"trainer.num_nodes must be the job's {nodes} nodes, got {num_nodes}. Set it to {nodes}.")
+    per_node = int(environment.get("SLURM_NTASKS_PER_NODE", "1"))
+    if str(devices) != "auto" and str(devices) != str(per_node):
+        raise ConfigError(
+            f"trainer.devices must be the job's {per_node} tasks on each node, got {devices}. Set it to {per_node}, or "
+            f"submit with --ntasks-per-node={devices}."
+        )
+    if num_tasks > 1:
+        _check_meeting_place(resolve(environment.get("SLURM_NODELIST", "127.0.0.1")), environment)
+
+
+def _check_meeting_place(first_node: str, environment: Mapping[str, str]) -> None:
+    address = environment.get("MASTER_ADDR", first_node)
+    try:
+        socket.getaddrinfo(address, None)
+    except OSError as error:
+        raise ConfigError(
+            f"the first node, {address}, cannot be resolved from {socket.gethostname()} ({error.strerror}). Set the "
+            "environment variable MASTER_ADDR to an address of it that all nodes reach."
+        ) from error
+    # As Lightning derives it.
+    port = int(environment.get("MASTER_PORT", 15000 + int(environment["SLURM_JOB_ID"][-4:])))
+    if environment.get("SLURM_PROCID") == "0":
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("", port))
+            except OSError as error:
+                raise ConfigError(
+                    f"port {port} of {socket.gethostname()}, where the processes meet, is in use. Set the environment "
+                    "variable MASTER_PORT to a free one."
+                ) from error

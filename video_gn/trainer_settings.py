@@ -1,0 +1,45 @@
+"""What a run asks of Lightning's trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jsonargparse import Namespace
+
+from video_gn.errors import ConfigError
+
+TRAINER_DEFAULTS = {
+    "use_distributed_sampler": False,  # it pads, so that videos would be counted twice
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 10,
+    "enable_model_summary": False,
+}
+# Half precision of the weights themselves would convert the uint8 frames too; autocast does not.
+_PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
+
+
+def rounded(values: Sequence[float] | None) -> list[float] | None:
+    """As they were written, not as float32 has them."""
+    return None if values is None else [round(v, 6) for v in values]
+
+
+def check_trainer(trainer: Namespace) -> None:
+    """Refuse settings of Lightning's that a run cannot honour, before anything is touched."""
+    precision = str(trainer.precision or "32-true")
+    if precision not in _PRECISIONS:
+        raise ConfigError(f"trainer.precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
+    if trainer.log_every_n_steps is not None and trainer.log_every_n_steps < 1:
+        raise ConfigError(f"trainer.log_every_n_steps must be at least 1, got {trainer.log_every_n_steps}")
+    if trainer.max_epochs == -1 and trainer.max_steps == -1:
+        raise ConfigError("trainer.max_epochs and max_steps are both -1. Set one: the schedule needs an end.")
+    if trainer.max_epochs not in (None, -1) and trainer.max_steps != -1:
+        raise ConfigError(
+            f"trainer.max_epochs ({trainer.max_epochs}) and trainer.max_steps ({trainer.max_steps}) are both given: "
+            "which of them ends the schedule? Set the other one to -1."
+        )
+    interval, accumulate = trainer.val_check_interval, trainer.accumulate_grad_batches
+    if isinstance(interval, int) and interval % accumulate:
+        raise ConfigError(
+            f"trainer.val_check_interval must be a multiple of accumulate_grad_batches ({accumulate}), got {interval}: "
+            "a validation between two optimizer steps cannot be resumed from"
+        )
