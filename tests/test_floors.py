@@ -54,6 +54,8 @@ FLOORS = {
     "video_gn.tasks": 5,
     "video_gn.callbacks": 5,
     "video_gn.inference": 6,
+    "video_gn.labelling": 6,
+    "video_gn.labelling.command": 7,
     "video_gn.report": 6,
     "video_gn.report.study_figures": 5,
     "video_gn.bench": 6,

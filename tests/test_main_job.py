@@ -180,7 +180,7 @@ def test_infer_goes_on_past_what_it_cannot_read(trained, tiny_videos, tmp_path):
         (["--checkpoint", "text.ckpt"], "text.ckpt: not a checkpoint"),
         (["--checkpoint", "cut.ckpt"], "cut.ckpt: a zip archive that is cut short"),
         (["--checkpoint", "other.ckpt"], "other.ckpt: holds no tensors"),
-        (["--checkpoint", "BEST", "--output", "x.txt"], "must end in .json or .csv"),
+        (["--checkpoint", "BEST", "--output", "x.txt"], "must end in .json, .csv, .jsonl"),
         (["--checkpoint", "BEST", "--backend", "vlc"], "--backend must be auto"),
         (["--checkpoint", "BEST", "--top_k", "0"], "must be at least 1"),
     ],

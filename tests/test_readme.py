@@ -63,6 +63,9 @@ def place(tiny_videos, tmp_path_factory):
         text = ["label,youtube_id,time_start,time_end,split", *(f"{line},{split}" for line in lines)]
         (here / f"{split}.csv").write_text("\n".join(text) + "\n")
     shutil.copy(next((here / "videos").rglob("*.mp4")), here / "video.mp4")
+    (here / "videos.txt").write_text(
+        "".join(f"{v.relative_to(here)}\n" for v in sorted((here / "videos").rglob("*.mp4")))
+    )
     (here / "weizmann").mkdir()
     people = ("daria", "lyova", "shahar", "ira", "lena")
     videos = enumerate(sorted((here / "videos").rglob("*.mp4")))
@@ -116,6 +119,7 @@ def test_the_commands_run_in_their_order(place):
         assert status == 0, f"{command}\n{printed}"
     assert len(json.loads((place / "labels.json").read_text())["videos"]) == 30
     assert (place / "labels.csv").is_file()
+    assert (place / "many.json").read_bytes() == (place / "labels.json").read_bytes()
     assert (place / "runs/batch_norm/checkpoints/best.ckpt").is_file()
     for name in ("study.csv", "table.md", "error_by_norm.png", "curves.svg"):
         assert (place / "runs/study/weizmann" / name).is_file()

@@ -55,6 +55,26 @@ def test_files(tmp_path):
         write_results(tmp_path / "a.txt", [], [])
 
 
+@pytest.mark.parametrize("num_videos", [0, 1, 3])
+@pytest.mark.parametrize("num_failed", [0, 1, 2])
+def test_json_written_entry_by_entry_is_jsons_own(tmp_path, num_videos, num_failed):
+    note = VideoNote('a\n"b"\\\u2028ü.mp4', 10, 5.0, ((0.0, 2.0),))
+    videos = [video_result(note, np.array([[0.25, 0.75]]), ["x,\n  y", "z"], top_k=k) for k in range(num_videos)]
+    failed = [{"path": "b.mp4", "reason": f"{k}\n"} for k in range(num_failed)]
+    write_results(tmp_path / "a.json", iter(videos), iter(failed))
+    whole = json.dumps({"videos": videos, "failed": failed}, indent=2, ensure_ascii=False) + "\n"
+    assert (tmp_path / "a.json").read_bytes() == whole.encode()
+
+    def breaks():
+        yield from videos
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        write_results(tmp_path / "a.json", breaks(), [])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert (tmp_path / "a.json").read_bytes() == whole.encode()
+
+
 def test_metrics_rows_come_back_and_a_torn_line_does_not(tmp_path):
     rows = [{"step": 1, "epoch": 0, "train/loss": 0.1 + 0.2}, {"step": 2, "epoch": 0, "val/top1": 1 / 3}]
     text = format_metrics(rows, ["step", "epoch", "train/loss", "val/top1"], header=True)

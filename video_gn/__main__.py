@@ -19,7 +19,7 @@ _LIGHTNING = {
     "predict": "label a data module's videos, on all processes of a launch",
 }
 _OWN = {
-    "infer": "label video files with a checkpoint: table, json or csv",
+    "infer": "label video files with a checkpoint: table, json, csv or json lines",
     "data": "data sets: scan, prepare, show, synth",
     "weights": "weight files of any zoo: inspect, convert",
     "study": "norms x batch sizes x clips x seeds, to a table and figures",
@@ -96,21 +96,19 @@ def _guarded(run: Callable[[], int]) -> int:
 
 
 def _infer_parser() -> argparse.ArgumentParser:
+    from video_gn.labelling.options import add_options
+
     parser = argparse.ArgumentParser(
         prog="video-gn infer",
         description="Label video files: the best classes of each video and of each of its clips, with times.",
-        epilog="Exit status: 0 when all were read, 3 when some could not be, 2 for bad arguments. "
-        "`video-gn predict` writes the same json for the videos of a data module, on all processes of a launch.",
+        epilog="Exit status: 0 when all were read, 3 when some could not be, 2 for bad arguments, 128 + N for signal "
+        "N. `video-gn predict` writes the same json for the videos of a data module, on all processes of a launch.",
     )
-    parser.add_argument(
-        "videos", nargs="+", metavar="PATH", help="video files, directories (searched through) and globs"
-    )
-    parser.add_argument(
-        "--checkpoint", "--ckpt_path", required=True, metavar="FILE", help="of a training run, or any zoo's weights"
-    )
+    parser.add_argument("videos", nargs="*", metavar="PATH", help="files, directories (searched through), globs, lists")
+    parser.add_argument("--checkpoint", "--ckpt_path", metavar="FILE", help="of a training run, or any zoo's weights")
     parser.add_argument("--labels", metavar="FILE", help="class names: a name a line, or json (the checkpoint's own)")
     parser.add_argument("--layout", choices=_LAYOUTS, help="of a zoo's file that does not tell it (nonlocal)")
-    parser.add_argument("--output", metavar="FILE", help="write the results as .json or .csv")
+    parser.add_argument("--output", metavar="FILE", help="write the results as .json, .csv or .jsonl")
     parser.add_argument("--top_k", type=_positive, default=5, metavar="K", help="labels to give (5)")
     parser.add_argument(
         "--num_clips", type=_positive, metavar="K", help="clips of a video (as the checkpoint was tested)"
@@ -125,6 +123,7 @@ def _infer_parser() -> argparse.ArgumentParser:
         "--num_workers", type=_not_negative, metavar="N", help="processes that decode (one a core, at most 8)"
     )
     parser.add_argument("--quiet", action="store_true", help="no table")
+    add_options(parser)
 
     def run(options: argparse.Namespace) -> int:
         from video_gn.cli import run_infer

@@ -37,115 +37,46 @@ def run_lightning(command: str, words: Sequence[str]) -> int:
 
 
 def run_infer(options: argparse.Namespace) -> int:
-    """`video-gn infer`."""
+    """`video-gn infer`: 3 where videos could not be read."""
     _set_up_logging()
-    from video_gn.results import check_ending, write_results
+    from video_gn.labelling.command import run
 
-    if options.output:
-        try:
-            check_ending(options.output)
-        except ValueError as error:
-            sys.stderr.write(f"video-gn infer: error: --{error}\n")
-            return 2
-    import torch
-
-    from video_gn.clips import Failure
-    from video_gn.data.manifest import VideoRecord, find_videos
-    from video_gn.decoding import BACKENDS
-    from video_gn.errors import ManifestError
-    from video_gn.inference import Predictor
-    from video_gn.weights.labels import read_labels
-
-    if options.backend != "auto" and options.backend not in BACKENDS:
-        sys.stderr.write(
-            f"video-gn infer: error: --backend must be auto, {', '.join(BACKENDS)}, got {options.backend!r}\n"
-        )
-        return 2
-    try:
-        torch.empty(0, device="cpu" if options.device == "auto" else options.device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        sys.stderr.write(f"video-gn infer: error: --device {options.device!r} cannot be used: {reason}\n")
-        return 2
-    predictor = Predictor.from_checkpoint(
-        options.checkpoint,
-        device=options.device,
-        num_clips=options.num_clips,
-        crops=options.crops,
-        labels=read_labels(options.labels) if options.labels else (),
-        layout=options.layout,
-    )
-    videos: list[dict[str, Any]] = []
-    failed: list[dict[str, str]] = []
-    records: list[VideoRecord] = []
-    for path in options.videos:
-        try:
-            records += find_videos([path]).records
-        except ManifestError as error:  # the other paths are labelled all the same
-            failed.append({"path": path, "reason": str(error).removeprefix(f"{path}: ")})
-            log.warning("%s", error)
-    records = list(dict.fromkeys(records))  # a video that is named twice comes once
-    found = predictor.predict_many(
-        records,
-        top_k=options.top_k,
-        backend=options.backend,
-        num_workers=options.num_workers,
-        views_per_forward=options.views_per_forward,
-    )
-    for result in _with_progress(found, len(records)):
-        if isinstance(result, Failure):
-            failed.append({"path": result.path, "reason": result.reason})
-            log.warning("%s could not be read: %s", result.path, result.reason)
-        else:
-            videos.append(result)
-    if options.output:
-        write_results(options.output, videos, failed)
-    if not options.quiet:
-        _print_table(videos, failed)
-    if options.output:
-        log.info("results: %s", options.output)
-    return 3 if failed else 0
+    return run(options, progress=_with_progress)
 
 
-def _with_progress(items: Any, total: int) -> Any:
+def _with_progress(items: Any, total: int | None, done: int = 0) -> Any:
+    """On a terminal a bar, or, where nobody knows how many there are, their number; and how many come in a second."""
     if not sys.stderr.isatty():
         yield from items
         return
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    yield from track(items, total=total, description="videos", console=Console(stderr=True), transient=True)
+    columns = (
+        TextColumn("videos"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("videos", total=total, completed=done, rate="")
+        for item in items:
+            yield item
+            speed = bar.tasks[0].speed
+            bar.update(task, advance=1, rate="" if speed is None else f"{speed:.1f} a second")
 
 
 def _with_length(items: Any) -> Any:
     return _with_progress(items, len(items))
-
-
-def _print_table(videos: Sequence[dict[str, Any]], failed: Sequence[dict[str, str]]) -> None:
-    from rich.console import Console
-    from rich.markup import escape as escape_markup
-    from rich.table import Table
-
-    def escape(text: str) -> str:
-        # A file name may hold bytes that are no text, which a terminal refuses.
-        return escape_markup(text.encode("utf-8", "replace").decode())
-
-    table = Table(title=f"{len(videos)} labelled, {len(failed)} failed")
-    table.add_column("video", overflow="fold")
-    table.add_column("seconds", justify="right")
-    table.add_column("labels and scores", overflow="fold")
-    for video in videos:
-        seconds = f"{video['num_frames'] / video['fps']:.1f}"
-        table.add_row(
-            escape(video["path"]), seconds, ", ".join(f"{escape(t['label'])} {t['score']:.2f}" for t in video["top"])
-        )
-        for clip in video["clips"] if len(videos) == 1 else ():
-            best = clip["top"][0]
-            span = f"{clip['start_seconds']:.1f}-{clip['end_seconds']:.1f}"
-            table.add_row("  clip", span, f"{escape(best['label'])} {best['score']:.2f}")
-    for failure in failed:
-        table.add_row(escape(failure["path"]), "", f"[red]failed:[/red] {escape(failure['reason'])}")
-    Console().print(table)
 
 
 def run_synth(options: argparse.Namespace) -> int:

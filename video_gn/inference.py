@@ -8,7 +8,7 @@ print(predictor.predict("video.mp4")["top"])
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from video_gn.clips import Failure
 from video_gn.data.dataset import ClipConfig, EvalDataset, Sample
 from video_gn.data.manifest import VideoRecord
 from video_gn.data.transforms import TestCrops
+from video_gn.data.watch import ReadingBoard
 from video_gn.errors import CheckpointError, DecodeError
 from video_gn.models.resnet3d import I3D
 from video_gn.results import video_result
@@ -138,7 +139,7 @@ class Predictor:
 
     def predict_many(
         self,
-        videos: Sequence[str | VideoRecord],
+        videos: Iterable[str | VideoRecord],
         *,
         top_k: int = 5,
         backend: str = "auto",
@@ -148,27 +149,34 @@ class Predictor:
         """Label videos, in their order, decoding ahead in other processes.
 
         Args:
-            videos: paths, or records of a manifest (whose segments are respected).
+            videos: paths, or records of a manifest (whose segments are respected). They may come as a stream of any
+                length: some two for each worker are asked for ahead, and none is kept.
             top_k: labels to give.
             backend: decoder, see `video_gn.decoding.open_video`.
-            num_workers: processes that decode; None takes one for each core, at most 8 and at most one a video.
+            num_workers: processes that decode; None takes one for each core, at most 8 and, where the videos' number is
+                known, at most one a video.
             views_per_forward: views that go through the network at a time.
 
         Yields:
             For each video the result that `predict` describes, or why it could not be read.
         """
         if num_workers is None:
-            num_workers = min(8, len(os.sched_getaffinity(0)), len(videos) - 1)
-        records = [VideoRecord(v, None) if isinstance(v, str) else v for v in videos]
-        dataset = EvalDataset(
-            records,
+            num_workers = min(8, len(os.sched_getaffinity(0)))
+            if isinstance(videos, Sized):
+                num_workers = max(0, min(num_workers, len(videos) - 1))
+        dataset = _StreamDataset(
+            (),
             clip=self.clip,
             crops=self.crops,
             num_clips=self.num_clips,
             spacing=self.spacing,
             backend=backend,
         )
-        loader: DataLoader[Sample] = DataLoader(dataset, batch_size=None, num_workers=max(0, num_workers))
+        if num_workers:
+            dataset.board = ReadingBoard(num_workers)
+        # The records are the sampler's keys: they go to the workers one by one.
+        keys = ((place, VideoRecord(v, None) if isinstance(v, str) else v) for place, v in enumerate(videos))
+        loader: DataLoader[Sample] = DataLoader(dataset, sampler=keys, batch_size=None, num_workers=num_workers)
         for sample in loader:
             if sample.frames_VTCHW is None:
                 yield sample.failures[0]
@@ -185,6 +193,13 @@ class Predictor:
             yield video_result(
                 sample.note, scores_KY.cpu().numpy(), self.classes, num_crops=self.crops.num_crops, top_k=top_k
             )
+
+
+class _StreamDataset(EvalDataset):
+    """All views of a video, for a key that is its place and the record itself."""
+
+    def __getitem__(self, key: tuple[int, VideoRecord]) -> Sample:  # type: ignore[override]
+        return self.read(*key)
 
 
 def _pick_device(name: str) -> str:

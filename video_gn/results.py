@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -56,15 +56,15 @@ def video_result(
     }
 
 
-def write_results(path: str | Path, videos: Sequence[dict[str, Any]], failed: Sequence[dict[str, str]]) -> None:
+def write_results(path: str | Path, videos: Iterable[dict[str, Any]], failed: Iterable[dict[str, str]]) -> None:
     """Write results as json or csv, by the ending, under the final name only when whole.
 
     The csv has a row for each label of a video (`clip` empty) and of each of its clips, and a row with
-    `reason` for each failed video.
+    `reason` for each failed video. One entry is held at a time.
 
     Args:
         path: ends in .json or .csv.
-        videos: entries of `video_result`.
+        videos: entries of `video_result`; gone through first.
         failed: {"path", "reason"}.
 
     Raises:
@@ -74,23 +74,43 @@ def write_results(path: str | Path, videos: Sequence[dict[str, Any]], failed: Se
     check_ending(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.tmp")
-    if path.suffix == ".json":
-        text = json.dumps({"videos": list(videos), "failed": list(failed)}, indent=2, ensure_ascii=False)
-        part.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
-    else:
+    try:
         with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["path", "clip", "start_seconds", "end_seconds", "rank", "label", "score", "reason"])
-            for video in videos:
-                for rank, top in enumerate(video["top"], 1):
-                    writer.writerow([video["path"], "", "", "", rank, top["label"], top["score"], ""])
-                for number, clip in enumerate(video["clips"]):
-                    for rank, top in enumerate(clip["top"], 1):
-                        span = (clip["start_seconds"], clip["end_seconds"])
-                        writer.writerow([video["path"], number, *span, rank, top["label"], top["score"], ""])
-            for failure in failed:
-                writer.writerow([failure["path"], "", "", "", "", "", "", failure["reason"]])
-    part.replace(path)
+            (_write_json if path.suffix == ".json" else _write_csv)(file, videos, failed)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write_json(file: IO[str], videos: Iterable[dict[str, Any]], failed: Iterable[dict[str, str]]) -> None:
+    """What `json.dumps({"videos": [...], "failed": [...]}, indent=2)` gives, entry by entry."""
+    parts: tuple[tuple[str, Iterable[Any]], ...] = (("videos", videos), ("failed", failed))
+    before = "{"
+    for name, entries in parts:
+        file.write(f'{before}\n  "{name}": [')
+        separator = "\n"
+        for entry in entries:
+            # Line breaks within strings are escaped: these are json's own.
+            text = json.dumps(entry, indent=2, ensure_ascii=False).replace("\n", "\n    ")
+            file.write(f"{separator}    {text}")
+            separator = ",\n"
+        file.write("]" if separator == "\n" else "\n  ]")
+        before = ","
+    file.write("\n}\n")
+
+
+def _write_csv(file: IO[str], videos: Iterable[dict[str, Any]], failed: Iterable[dict[str, str]]) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["path", "clip", "start_seconds", "end_seconds", "rank", "label", "score", "reason"])
+    for video in videos:
+        for rank, top in enumerate(video["top"], 1):
+            writer.writerow([video["path"], "", "", "", rank, top["label"], top["score"], ""])
+        for number, clip in enumerate(video["clips"]):
+            for rank, top in enumerate(clip["top"], 1):
+                span = (clip["start_seconds"], clip["end_seconds"])
+                writer.writerow([video["path"], number, *span, rank, top["label"], top["score"], ""])
+    for failure in failed:
+        writer.writerow([failure["path"], "", "", "", "", "", "", failure["reason"]])
 
 
 def check_ending(path: str | Path) -> None:

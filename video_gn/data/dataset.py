@@ -338,9 +338,10 @@ class EvalDataset(ClipDataset):
         return (self.num_clips or 1) * self.crops.num_crops
 
     def __getitem__(self, index: int) -> Sample:
-        if index < 0:
-            return Sample(None, -1, -1)
-        record = self.records[index]
+        return Sample(None, -1, -1) if index < 0 else self.read(index, self.records[index])
+
+    def read(self, index: int, record: VideoRecord) -> Sample:
+        """All views of a record, whether or not it is one of `records`; `index` is its place."""
         label = -1 if record.label is None else record.label
         try:
             frames, note = self._read(record, self._draw, lambda height, width: self.crops.apply)

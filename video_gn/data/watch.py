@@ -83,11 +83,16 @@ class ReadingBoard:
         return self._map
 
 
-def explain(error: RuntimeError) -> RunError | None:
+def explain(
+    error: RuntimeError,
+    *,
+    advice: str = "read it with another --data.backend; --ckpt_path last goes on from the last checkpoint.",
+) -> RunError | None:
     """What torch's word of a dead or late worker means, with the files that the workers were at.
 
     Args:
         error: of a loader, or raised anywhere in the main thread when a worker dies.
+        advice: what else can be done than to leave the file out, and how to go on.
 
     Returns:
         An error to raise in its place; None where it is about something else.
@@ -102,10 +107,7 @@ def explain(error: RuntimeError) -> RunError | None:
         if "timed out" in text
         else f"a loading worker died ({text.splitlines()[0]})"
     )
-    return RunError(
-        f"{what}; the workers were reading: {names}. Take such a file out of the list, or read it with another "
-        "--data.backend; --ckpt_path last goes on from the last checkpoint."
-    )
+    return RunError(f"{what}; the workers were reading: {names}. Take such a file out of the list, or {advice}")
 
 
 class WatchedLoader(DataLoader[Any]):

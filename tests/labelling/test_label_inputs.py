@@ -1,0 +1,160 @@
+"""Lists as streams, and which of their videos are a shard's."""
+
+import io
+import os
+import sys
+import threading
+import types
+from pathlib import Path
+
+import pytest
+from stubs import write_list
+
+from video_gn.errors import ConfigError, ManifestError
+from video_gn.labelling.inputs import Inputs, read_list
+from video_gn.labelling.shards import Shard, find_shards, parse_shard, slurm_shard
+
+
+def paths_of(name):
+    return [record.path for record in read_list(str(name))]
+
+
+def slurm(task, first, last, step, count):
+    values = {"ID": task, "MIN": first, "MAX": last, "STEP": step, "COUNT": count}
+    return {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in values.items()}
+
+
+@pytest.mark.parametrize(
+    "name", ["a b.mp4", " lead.mp4", "trail.mp4 ", '"q".mp4', "it's, ü;\u2028.mp4", "# x.mp4", "-.mp4"]
+)
+def test_a_line_is_a_path_as_it_stands(tmp_path, name):
+    listed = tmp_path / "list.txt"
+    listed.write_bytes(f"\ufeffv.mp4\r\n\r\n   \n{name}\n/a/b.mp4".encode())
+    assert paths_of(listed) == [str(tmp_path / "v.mp4"), str(tmp_path / name), "/a/b.mp4"]
+
+
+def test_relative_paths_start_from_the_list_and_from_here_for_pipes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "deep").mkdir()
+    write_list(tmp_path / "deep/list.txt", ["v.mp4"])
+    write_list(tmp_path / "list.txt", ["v.mp4"])
+    assert paths_of("deep/list.txt") == ["deep/v.mp4"]
+    assert paths_of("list.txt") == ["v.mp4"]
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(b"v.mp4\nw.mp4\n")))
+    inputs = Inputs([], "-")
+    assert inputs.total is None
+    assert [r.path for r in inputs] == ["v.mp4", "w.mp4"]
+    os.mkfifo("pipe")
+    writer = threading.Thread(target=Path("pipe").write_text, args=("v.mp4\n",))
+    writer.start()
+    assert [r.path for r in Inputs([], "pipe")] == ["v.mp4"]
+    writer.join()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"--list must have at least one path, got none"),
+        (b"\n  \r\n", r"--list must have at least one path, got none"),
+        (b"a.mp4\n\nb\xe9.mp4\n", r"list\.txt:3: the text must be UTF-8, got the byte 0xe9"),
+        (b"a.mp4\nb\0.mp4\n", r"list\.txt:2: a line must be a path, got a zero byte"),
+        (b"a.mp4\n" + b"x" * 70_000, r"list\.txt:2: a line must be a path, got 65536 bytes without a line end"),
+        (b"path,label\na.mp4,x\n", r"list\.txt:1: .* must be a path alone, got the header 'path,label'"),
+        (b"\nlabel,youtube_id,time_start,time_end,split\n", r"list\.txt:2: .* got the header"),
+        (b"a.mp4 3\nb.mp4 4\n", r"list\.txt:1: .* got a path and a label, 'a\.mp4 3'. Give such a list as PATH"),
+    ],
+)
+def test_what_is_no_list_is_told_before_anything_is_done(tmp_path, content, message):
+    (tmp_path / "list.txt").write_bytes(content)
+    with pytest.raises(ManifestError, match=message):
+        Inputs([], str(tmp_path / "list.txt"))
+
+
+def test_other_inputs_that_cannot_be(tmp_path):
+    with pytest.raises(ConfigError, match="PATH must name at least one video, or --list a file .*, got neither"):
+        Inputs([])
+    with pytest.raises(ManifestError, match=r"gone\.txt: --list must be a file, got No such file or directory"):
+        Inputs([], str(tmp_path / "gone.txt"))
+    with pytest.raises(ManifestError, match="--list must be a file, got Is a directory"):
+        Inputs([], str(tmp_path))
+
+
+def test_paths_that_are_not_there_come_first_then_paths_then_the_list(tmp_path):
+    (tmp_path / "v.mp4").touch()
+    listed = write_list(tmp_path / "list.txt", ["gone.mp4", "gone.mp4"])
+    inputs = Inputs([str(tmp_path / "v.mp4"), "no.mp4", str(tmp_path / "v.mp4")], str(listed))
+    assert inputs.total == 4
+    found = list(inputs)
+    assert [r.path for r in found] == ["no.mp4", str(tmp_path / "v.mp4"), *[str(tmp_path / "gone.mp4")] * 2]
+    assert found[0].error == "the video must be there, got no such file or directory. Is the path right?"
+    assert not any(r.error for r in found[1:])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_shards_divide_a_list(tmp_path, count):
+    names = [f"{i}.mp4" for i in range(5)]
+    listed = write_list(tmp_path / "list.txt", names)
+    shards = [Inputs([], str(listed), shard=Shard(i, count)) for i in range(count)]
+    found = [[r.path for r in inputs] for inputs in shards]
+    assert found == [[str(tmp_path / n) for n in names[i::count]] for i in range(count)]
+    assert [inputs.total for inputs in shards] == [len(names[i::count]) for i in range(count)]
+    assert {inputs.num_seen for inputs in shards} == {5}
+    assert len({inputs.sha256 for inputs in shards}) == 1
+    other = Inputs([], str(write_list(listed, names[::-1])))
+    list(other)
+    assert other.sha256 != shards[0].sha256
+
+
+def test_names_of_shards(tmp_path):
+    output = tmp_path / "la[be]ls.x.jsonl"
+    assert Shard(2, 8).path(output) == tmp_path / "la[be]ls.x.shard-00002-of-00008.jsonl"
+    for shard in (Shard(1, 8), Shard(0, 8), Shard(0, 12)):
+        shard.path(output).touch()
+    (tmp_path / "other.shard-00000-of-00008.jsonl").touch()
+    assert [shard for shard, _ in find_shards(output)] == [Shard(0, 8), Shard(1, 8), Shard(0, 12)]
+    assert find_shards(tmp_path / "none/x.jsonl") == []
+
+
+def test_shards_of_the_command_line():
+    assert parse_shard("0/1", {}) == Shard(0, 1)
+    assert parse_shard("2/8", {}) == Shard(2, 8)
+    for text in ("3/3", "x", "-1/3", "1/0", "1", "1/2/3", "", "0/0"):
+        with pytest.raises(ConfigError, match=f"--shard must be I/N with I from 0 to N - 1, or slurm, got '{text}'"):
+            parse_shard(text, {})
+
+
+@pytest.mark.parametrize(
+    ("tasks", "first", "last", "step"),
+    [
+        ([0, 1, 2, 3, 4, 5, 6, 7], 0, 7, 1),  # --array=0-7, and 0-7%2
+        ([1, 2, 3], 1, 3, 1),  # --array=1-3
+        ([10, 17, 24, 31], 10, 31, 7),  # --array=10-31:7
+        ([10, 17, 24], 10, 30, 7),  # --array=10-30:7, should the end be told as it was asked for
+        ([5], 5, 5, 1),  # --array=5
+    ],
+)
+def test_slurms_tasks_are_ranks(tasks, first, last, step):
+    found = [slurm_shard(slurm(task, first, last, step, len(tasks))) for task in tasks]
+    assert found == [Shard(rank, len(tasks)) for rank in range(len(tasks))]
+    without_end = slurm(tasks[-1], first, last, step, len(tasks))
+    del without_end["SLURM_ARRAY_TASK_MAX"]
+    assert parse_shard("slurm", without_end) == found[-1]
+
+
+def test_slurms_arrays_with_gaps_are_refused_by_every_task():
+    for tasks in ([1, 5, 6], [1, 2, 9], [0, 1, 3]):
+        for task in tasks:
+            with pytest.raises(ConfigError, match="must have an array of equal steps.*Write the shard out"):
+                slurm_shard(slurm(task, tasks[0], tasks[-1], 1, len(tasks)))
+    for odd in (slurm(11, 10, 31, 7, 4), slurm(0, 0, 3, 0, 4), slurm(9, 10, 31, 7, 4)):
+        with pytest.raises(ConfigError, match="equal steps"):
+            slurm_shard(odd)
+
+
+def test_slurms_missing_variables_are_named():
+    with pytest.raises(ConfigError, match=r"got none in SLURM_ARRAY_TASK_ID, SLURM_.*--shard \$SLURM_ARRAY_TASK_ID/8"):
+        slurm_shard({})
+    environment = slurm(1, 0, 3, 1, 4)
+    del environment["SLURM_ARRAY_TASK_COUNT"]
+    with pytest.raises(ConfigError, match="got none in SLURM_ARRAY_TASK_COUNT. Is this"):
+        slurm_shard(environment)

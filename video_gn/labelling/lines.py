@@ -1,0 +1,255 @@
+"""A file of results that grows line by line, X.jsonl, and what they were made with, X.jsonl.meta.json beside it.
+
+Settings lie beside the results, not in them, so that every line of X.jsonl is a result and any reader of json lines
+takes the file as it is. A line is an entry of `video_gn.results.video_result`, or {"path", "reason"} of a failure.
+A kill can cut off the last line alone; what is before it is never written again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from video_gn.clips import Failure
+from video_gn.data.manifest import VideoRecord
+from video_gn.errors import ConfigError, RunError
+from video_gn.locks import HeldError, hold
+
+_VERSION = 1
+# The loading workers of a killed run hold its lock until they notice, which takes some 5 seconds.
+_LOCK_SECONDS = 15.0
+_ANEW = "Label all anew with --overwrite, or choose another --output."
+
+
+@dataclass(frozen=True)
+class About:
+    """What a file of lines was made with.
+
+    Args:
+        settings: by the names of their options; lines of one file, and of the shards of one, have the same.
+        checkpoint: its path; its hash is among the settings, so that a copy of it is the same.
+        shard: "2/8"; None for the whole list.
+        merged: whether it is a merge's result.
+        complete: None where a run is still to go on. Else {"videos": lines of this file, "listed": videos of the
+            whole list, "sha256": of the whole list}.
+    """
+
+    settings: Mapping[str, Any]
+    checkpoint: str = ""
+    shard: str | None = None
+    merged: bool = False
+    complete: Mapping[str, Any] | None = None
+
+
+def about_path(path: Path) -> Path:
+    """Where the settings of a file of lines are."""
+    return path.with_name(f"{path.name}.meta.json")
+
+
+def read_about(path: Path) -> About | None:
+    """What a file of lines was made with; None where nothing tells.
+
+    Raises:
+        ConfigError: where what tells it is damaged.
+    """
+    place = about_path(path)
+    try:
+        content = json.loads(place.read_bytes())
+        if content.pop("version") != _VERSION:
+            raise ValueError("another version")
+        return About(**content)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{place}: must be written by video-gn infer, got something else ({error}). {_ANEW}"
+        ) from error
+
+
+def write_about(path: Path, about: About) -> None:
+    """Write what a file of lines was made with, whole or not at all."""
+    place = about_path(path)
+    part = place.with_name(f".{place.name}.tmp")
+    with part.open("w", encoding="utf-8", errors="surrogateescape") as file:
+        json.dump({"version": _VERSION, **vars(about)}, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(place)
+
+
+def difference(mine: About, theirs: About) -> str | None:
+    """The first setting that differs, in words: "--num_clips must be 10 as in ..., got 2" without the place."""
+    for name in sorted({*mine.settings, *theirs.settings}):
+        wanted, got = theirs.settings.get(name), mine.settings.get(name)
+        if wanted != got:
+            files = (f" ({theirs.checkpoint})", f" ({mine.checkpoint})") if name == "checkpoint" else ("", "")
+            return f"--{name} must be {wanted!r}{files[0]} as for these lines, got {got!r}{files[1]}"
+    return None
+
+
+def to_entry(result: Mapping[str, Any] | Failure) -> Mapping[str, Any]:
+    """What stands in a line."""
+    return {"path": result.path, "reason": result.reason} if isinstance(result, Failure) else result
+
+
+def encode(entry: Mapping[str, Any]) -> bytes:
+    """A line, with its end. A line break in a name is escaped; bytes of a name that are no text stay as they are."""
+    return json.dumps(entry, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
+
+
+def decode(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    """The entry of a line.
+
+    Args:
+        line: whole, with its end.
+        path: of the file, for the message.
+        number: of the line, from 1; likewise.
+
+    Raises:
+        ConfigError: for another line.
+    """
+    try:
+        entry = json.loads(line.decode("utf-8", "surrogateescape"))
+    except ValueError:
+        entry = None
+    if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+        shown = line[:60].decode("utf-8", "replace")
+        raise ConfigError(f"{path}:{number}: a line must be a result of video-gn infer, got {shown!r}. {_ANEW}")
+    return entry
+
+
+class LinesFile:
+    """The lines of one run, held from other processes while it is open.
+
+    Args:
+        path: of the file.
+        about: what this run writes with.
+        overwrite: leave nothing of what is there.
+
+    Raises:
+        ConfigError: where what is there was made with other settings, or nothing tells with which.
+        RunError: where another process writes it, or it cannot be written.
+    """
+
+    def __init__(self, path: Path, about: About, *, overwrite: bool = False) -> None:
+        self.path = path
+        self._about = about
+        self._num_lines = 0
+        self._file: IO[bytes] | None = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = hold(path.with_name(f".{path.name}.lock"), wait_seconds=_LOCK_SECONDS)
+        except OSError as error:
+            raise RunError(f"{path}: --output cannot be written: {error.strerror} ({error.filename})") from error
+        except HeldError as error:
+            raise RunError(
+                f"{path}: --output is written by another run ({error.holder}). Wait for it, or choose another."
+            ) from error
+        try:
+            if overwrite:
+                path.unlink(missing_ok=True)
+                about_path(path).unlink(missing_ok=True)
+            self._check_about()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _check_about(self) -> None:
+        if not self.path.exists() or self.path.stat().st_size == 0:
+            return
+        there = read_about(self.path)
+        if there is None:
+            raise ConfigError(
+                f"{self.path}: --output must be new or written by video-gn infer, got a file without "
+                f"{about_path(self.path).name}. {_ANEW}"
+            )
+        words = difference(self._about, there)
+        if words is not None:
+            raise ConfigError(f"{self.path}: {words}. {_ANEW}")
+
+    def go_on(self, videos: Iterator[VideoRecord]) -> Iterator[dict[str, Any]]:
+        """Go past the videos whose lines are there, and be ready for the others.
+
+        Args:
+            videos: from the beginning on; afterwards at the first one without a line.
+
+        Yields:
+            The entries that are there.
+
+        Raises:
+            ConfigError: where they are not those of the first videos, in their order; the file is left as it is.
+        """
+        whole = 0
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                for number in count(1):
+                    line = file.readline()
+                    if not line.endswith(b"\n"):  # the end, or what a kill has cut off
+                        break
+                    entry = decode(line, self.path, number)
+                    self._check_place(number, entry["path"], next(videos, None))
+                    whole += len(line)
+                    yield entry
+                    self._num_lines = number
+        write_about(self.path, self._about)
+        # Without a buffer: a line goes to the system in one piece, where it outlives this process.
+        self._file = self.path.open("ab", buffering=0)
+        self._file.truncate(whole)
+
+    def _check_place(self, number: int, path: str, video: VideoRecord | None) -> None:
+        if video is None:
+            raise ConfigError(
+                f"{self.path}:{number}: must be at most {number - 1} lines, one for each video, got one of {path!r}. "
+                f"The list is shorter than it was. {_ANEW}"
+            )
+        if video.path != path:
+            raise ConfigError(
+                f"{self.path}:{number}: the line must be of {video.path!r}, the video at this place, got {path!r}. The "
+                f"list is another than it was. {_ANEW}"
+            )
+
+    def write(self, entry: Mapping[str, Any]) -> None:
+        """Append a line.
+
+        Raises:
+            RunError: where the disk does not take it.
+        """
+        assert self._file is not None
+        rest = memoryview(encode(entry))
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise RunError(
+                f"{self.path}: a line cannot be written: {error.strerror}. Make room; the same command goes on."
+            ) from error
+        self._num_lines += 1
+
+    def finish(self, *, listed: int, sha256: str) -> None:
+        """Note that nothing is left to do.
+
+        Args:
+            listed: videos of the whole list.
+            sha256: of the whole list.
+        """
+        assert self._file is not None
+        os.fsync(self._file.fileno())
+        complete = {"videos": self._num_lines, "listed": listed, "sha256": sha256}
+        write_about(self.path, About(**{**vars(self._about), "complete": complete}))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._lock.close()

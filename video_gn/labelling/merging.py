@@ -1,0 +1,210 @@
+"""One file of results from the shards of a list, in the list's order; no more than a piece of each is held."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+from video_gn.errors import ConfigError
+from video_gn.labelling.lines import About, about_path, decode, difference, encode, read_about, write_about
+from video_gn.labelling.options import LINES_SUFFIX
+from video_gn.labelling.running import Tally
+from video_gn.labelling.shards import Shard, find_shards
+from video_gn.results import write_results
+
+log = logging.getLogger(__name__)
+
+# Of a shard at a time: some tens of lines. Files are opened for each piece: a process may not open thousands.
+_PIECE_BYTES = 1 << 16
+_PARTIAL = "--partial merges what there is."
+
+
+def merge(name: Path, output: Path, *, partial: bool = False, overwrite: bool = False) -> Tally:
+    """Write the results of all shards of a list, or of its one file, as one run without shards would have.
+
+    Args:
+        name: the output that the runs were given, X.jsonl.
+        output: ends in .json, .csv or .jsonl.
+        partial: also where shards are missing or not finished; what is there keeps its order.
+        overwrite: replace a .jsonl that is no merge's result.
+
+    Raises:
+        ConfigError: where nothing is there, shards are missing, not finished or not of one list and one setting;
+            or the output is one of them.
+    """
+    sources = _find(name, output, partial=partial)
+    about = _check(sources, name, partial=partial)
+    tally = Tally()
+    with tempfile.TemporaryFile() as failures:
+        entries = _interleave(sources, about, partial=partial)
+        if output.suffix == LINES_SUFFIX:
+            _write_lines(output, entries, about, tally, overwrite=overwrite)
+        else:
+            videos = _without_failures(entries, failures, tally)
+            write_results(output, videos, _read_back(failures))
+    return tally
+
+
+Source = tuple[Shard, Path]
+
+
+def _find(name: Path, output: Path, *, partial: bool) -> list[Source]:
+    shards = find_shards(name)
+    counts = sorted({shard.count for shard, _ in shards})
+    if len(counts) > 1:
+        raise ConfigError(
+            f"--merge {name}: its shards must be of one division, got shards of {' and of '.join(map(str, counts))}. "
+            "Remove those of the others."
+        )
+    if not shards:
+        if not name.exists():
+            raise ConfigError(
+                f"--merge {name}: it or its shards ({Shard(0, 8).path(name).name}, ...) must be there, got neither. "
+                "Give the --output that the runs were given."
+            )
+        shards = [(Shard(0, 1), name)]
+    elif name.exists() and not getattr(read_about(name), "merged", False):
+        raise ConfigError(
+            f"--merge {name}: must be a file or its shards, got both ({shards[0][1].name}, ...). Remove one of the two."
+        )
+    if output.absolute() in [path.absolute() for _, path in shards]:
+        raise ConfigError(f"--output must be another file than --merge reads, got {output}.")
+    there = {shard.index for shard, _ in shards}
+    missing = [Shard(index, shards[0][0].count) for index in range(shards[0][0].count) if index not in there]
+    if missing:
+        words = f"--merge {name}: must have {missing[0].count} shards, missing {', '.join(map(str, missing))}"
+        if not partial:
+            raise ConfigError(f"{words}. Run infer with --shard {missing[0]}; {_PARTIAL}")
+        log.warning("%s", words)
+    return shards
+
+
+def _check(sources: Sequence[Source], name: Path, *, partial: bool) -> About:
+    """What the merged lines were made with: the same everywhere."""
+    found: list[About] = []
+    unfinished = []
+    for shard, path in sources:
+        about = read_about(path)
+        if about is None:
+            raise ConfigError(f"{path}: must have {about_path(path).name} beside it, got none. Copy it there too.")
+        wanted = None if path == name else str(shard)
+        if about.shard != wanted:
+            names = [name or "the whole list" for name in (wanted, about.shard)]
+            raise ConfigError(
+                f"{path}: must be {names[0]}, got {names[1]}. Give the file the name that it was written under."
+            )
+        words = None if not found else difference(about, found[0])
+        if words is not None:
+            raise ConfigError(f"{path}: {words} of {sources[0][1].name}. Label one of the two anew with --overwrite.")
+        if about.complete is None:
+            unfinished.append(path)
+        found.append(about)
+    if unfinished:
+        words = f"not finished: {', '.join(path.name for path in unfinished)}"
+        if not partial:
+            raise ConfigError(f"--merge {name}: shards must be finished, got {words}. Run them again; {_PARTIAL}")
+        log.warning("%s", words)
+    _check_lists(sources, found)
+    complete = found[0].complete
+    if unfinished or complete is None or len(sources) != sources[0][0].count:
+        return replace(found[0], shard=None, merged=True, complete=None)
+    return replace(found[0], shard=None, merged=True, complete={**complete, "videos": complete["listed"]})
+
+
+def _check_lists(sources: Sequence[Source], found: Sequence[About]) -> None:
+    finished = [(s, path, a.complete) for (s, path), a in zip(sources, found, strict=True) if a.complete is not None]
+    for shard, path, complete in finished:
+        first = finished[0][2]
+        if (complete["listed"], complete["sha256"]) != (first["listed"], first["sha256"]):
+            raise ConfigError(
+                f"{path}: must be of the same list as {finished[0][1].name}, {first['listed']} videos, got one of "
+                f"{complete['listed']}. Run infer again with one list for all shards; with --overwrite where it asks."
+            )
+        if complete["videos"] != shard.size(complete["listed"]):
+            raise ConfigError(
+                f"{about_path(path)}: a shard {shard} of {complete['listed']} videos must have "
+                f"{shard.size(complete['listed'])} of them, got {complete['videos']}. Label it anew with --overwrite."
+            )
+
+
+def _interleave(sources: Sequence[Source], about: About, *, partial: bool) -> Iterator[dict[str, Any]]:
+    """A line of each shard in turn, which is the list's order; a shard that is at its end is left out."""
+    listed = None if partial or about.complete is None else about.complete["listed"]
+    readers = [(_read(path), None if listed is None else shard.size(listed), path) for shard, path in sources]
+    number = 0
+    while readers:
+        going_on = []
+        for reader, wanted, path in readers:
+            entry = next(reader, None)
+            num_lines = number + (entry is not None)
+            if wanted is not None and num_lines != min(wanted, number + 1):
+                more = "fewer" if entry is None else "more"
+                raise ConfigError(
+                    f"{path}: must have {wanted} lines, as it had when it was finished, got {more}. Is the copy whole? "
+                    "Else label it anew with --overwrite."
+                )
+            if entry is not None:
+                yield entry
+                going_on.append((reader, wanted, path))
+        readers = going_on
+        number += 1
+
+
+def _read(path: Path) -> Iterator[dict[str, Any]]:
+    """Entries of the whole lines, piece by piece."""
+    offset, number, size = 0, 0, _PIECE_BYTES
+    while True:
+        with path.open("rb") as file:
+            file.seek(offset)
+            piece = file.read(size)
+        whole = piece[: piece.rfind(b"\n") + 1]
+        if not whole:
+            if len(piece) < size:
+                return  # the end, or a line that a kill has cut off
+            size *= 2
+            continue
+        offset, size = offset + len(whole), _PIECE_BYTES
+        for line in whole[:-1].split(b"\n"):
+            number += 1
+            yield decode(line, path, number)
+
+
+def _without_failures(entries: Iterator[dict[str, Any]], aside: IO[bytes], tally: Tally) -> Iterator[dict[str, Any]]:
+    """The videos with labels; the others come at the end of a .json and .csv, and wait in a file, not in memory."""
+    for entry in entries:
+        tally.add(entry)
+        if "reason" in entry:
+            aside.write(encode(entry))
+        else:
+            yield entry
+
+
+def _read_back(aside: IO[bytes]) -> Iterator[dict[str, str]]:
+    aside.seek(0)
+    for line in aside:
+        yield json.loads(line.decode("utf-8", "surrogateescape"))
+
+
+def _write_lines(
+    output: Path, entries: Iterator[dict[str, Any]], about: About, tally: Tally, *, overwrite: bool
+) -> None:
+    if output.exists() and not overwrite and not getattr(read_about(output), "merged", False):
+        raise ConfigError(
+            f"--output must be new or the result of a merge, got {output}. Choose another, or add --overwrite."
+        )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    part = output.with_name(f".{output.name}.tmp")
+    try:
+        with part.open("wb") as file:
+            for entry in entries:
+                tally.add(entry)
+                file.write(encode(entry))
+        write_about(output, about)
+        part.replace(output)
+    finally:
+        part.unlink(missing_ok=True)

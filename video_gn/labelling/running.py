@@ -1,0 +1,239 @@
+"""Labels videos one after the other into a file of lines, until they are done or a signal comes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from video_gn.clips import Failure
+from video_gn.data.manifest import VideoRecord
+from video_gn.errors import ConfigError
+from video_gn.labelling.inputs import Inputs
+from video_gn.labelling.lines import About, LinesFile, to_entry
+from video_gn.labelling.shards import Shard, find_shards
+from video_gn.weights.named import find_weights
+
+if TYPE_CHECKING:
+    from video_gn.inference import Predictor
+
+log = logging.getLogger(__name__)
+
+Result = dict[str, Any] | Failure
+Predict = Callable[[Iterable[VideoRecord]], Iterator[Result]]
+# (items, how many all are or None, how many are done already) -> the items
+Progress = Callable[[Iterator[Result], int | None, int], Iterator[Result]]
+
+# A signal to the whole group may end the workers first: so long it may take until it is here too.
+_SIGNAL_SECONDS = 1.0
+# So long a video may go on after a signal: workers that lose their parent in the middle of a sample complain. SLURM
+# kills after 30 seconds, by default.
+_GRACE_SECONDS = 3.0
+
+
+@dataclass
+class Tally:
+    """What has been labelled.
+
+    Args:
+        labelled: videos with labels.
+        failed: videos that could not be read.
+        before: of both, how many were there already.
+        stopped_by: signal; 0 for none.
+    """
+
+    labelled: int = 0
+    failed: int = 0
+    before: int = 0
+    stopped_by: int = 0
+
+    def add(self, entry: Mapping[str, Any]) -> None:
+        """Count a line."""
+        if "reason" in entry:
+            self.failed += 1
+        else:
+            self.labelled += 1
+
+    @property
+    def exit_status(self) -> int:
+        """As `video-gn infer` ends."""
+        return 128 + self.stopped_by if self.stopped_by else 3 if self.failed else 0
+
+
+def describe(predictor: Predictor, checkpoint: str, *, top_k: int, backend: str, shard: Shard | None) -> About:
+    """What lines are made with, at its true values.
+
+    The device, the number of views at a time and of workers are not in it: a run may go on on another machine. They
+    change a score by no more than its rounding.
+
+    Args:
+        predictor: of the checkpoint.
+        checkpoint: as it was named.
+        top_k: labels to give.
+        backend: decoder.
+        shard: of the list.
+    """
+    with find_weights(checkpoint).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    labels = hashlib.sha256("\n".join(predictor.classes).encode("utf-8", "surrogateescape")).hexdigest()
+    settings = {
+        "checkpoint": f"SHA-256 {digest}",
+        "labels": f"SHA-256 {labels}",
+        "layout": predictor.net.arguments["layout"],
+        "num_clips": predictor.num_clips,
+        "crops": predictor.crops.mode,
+        "top_k": top_k,
+        "backend": backend,
+    }
+    return About(settings, checkpoint, None if shard is None else str(shard))
+
+
+def check_shards(output: Path, shard: Shard) -> None:
+    """Refuse a shard beside those of another division: they could not be merged.
+
+    It also tells an array job of which only some tasks were submitted again: SLURM then counts these alone.
+
+    Args:
+        output: that all shards were given.
+        shard: to be written.
+
+    Raises:
+        ConfigError: it names one of the others.
+    """
+    for other, path in find_shards(output):
+        if other.count != shard.count:
+            raise ConfigError(
+                f"--shard must be I/{other.count} as in {path.name}, which is there, got {shard}. Write it so, or "
+                "remove the other shards and their .meta.json, or choose another --output."
+            )
+
+
+def label(
+    predict: Predict, inputs: Inputs, output: Path, *, about: About, overwrite: bool = False, progress: Progress
+) -> Tally:
+    """Label what has no line yet, and write a line for each as it comes.
+
+    Args:
+        predict: results of records, in their order.
+        inputs: the videos.
+        output: the file of lines.
+        about: what they are made with.
+        overwrite: leave nothing of what is there.
+        progress: shown to the user.
+
+    Returns:
+        Of all lines that are there now.
+
+    Raises:
+        ConfigError: where the lines that are there are not of these videos and settings.
+        RunError: where another process writes the file.
+    """
+    tally, signals = Tally(), _Signals()
+    try:
+        with signals, LinesFile(output, about, overwrite=overwrite) as lines:
+            videos = iter(inputs)
+            for entry in lines.go_on(videos):
+                tally.add(entry)
+                tally.before += 1
+            if tally.before:
+                log.info("%s: going on after %d videos", output, tally.before)
+            first = next(videos, None)
+            if first is not None:
+                found = predict(chain([first], videos))
+                _write_all(found, lines, tally, signals, lambda items: progress(items, inputs.total, tally.before))
+            assert tally.labelled + tally.failed == (inputs.shard or Shard(0, 1)).size(inputs.num_seen)
+            lines.finish(listed=inputs.num_seen, sha256=inputs.sha256)
+    except _Stopped:
+        tally.stopped_by = signals.number
+    return tally
+
+
+def _write_all(
+    found: Iterator[Result],
+    lines: LinesFile,
+    tally: Tally,
+    signals: _Signals,
+    progress: Callable[[Iterator[Result]], Iterator[Result]],
+) -> None:
+    try:
+        for result in progress(found):
+            with signals.held():
+                entry = to_entry(result)
+                lines.write(entry)
+                tally.add(entry)
+            if isinstance(result, Failure):
+                log.warning("%s could not be read: %s", result.path, result.reason)
+    except RuntimeError:
+        # Torch tells of a worker's end in this way, and a signal may have been what ended it.
+        time.sleep(_SIGNAL_SECONDS)
+        signals.check()
+        raise
+
+
+class _Stopped(BaseException):
+    """A signal came; no error, so that nothing on its way takes it for one."""
+
+
+class _Signals:
+    """SIGTERM and SIGINT raise `_Stopped` after the line that is next.
+
+    Where none comes soon, or the signal comes again, it is raised where the process is, but not within `held`.
+    Signals are the main thread's: in another one nothing is done.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._is_held = False
+        self._timer: threading.Timer | None = None
+        self._process = os.getpid()
+        self._before: dict[signal.Signals, Any] = {}
+
+    def _come(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return  # a worker, forked: it ends with its parent
+        if not self.number:
+            self.number = number
+            self._timer = threading.Timer(_GRACE_SECONDS, os.kill, (self._process, number))
+            self._timer.daemon = True
+            self._timer.start()
+        elif not self._is_held:
+            raise _Stopped
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """What is done whole, and after which a signal that came before ends the run."""
+        self._is_held = True
+        try:
+            yield
+        finally:
+            self._is_held = False
+        self.check()
+
+    def check(self) -> None:
+        """End the run if a signal came."""
+        if self.number:
+            raise _Stopped
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._come)
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self._timer is not None:
+            self._timer.cancel()
