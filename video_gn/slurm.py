@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from video_gn.errors import ConfigError
 
@@ -44,7 +44,7 @@ def requeue() -> None:
 def check_launch(
     *,
     num_nodes: int,
-    devices: int | str,
+    devices: int | str | Sequence[int],
     resolve: Callable[[str], str],
     environment: Mapping[str, str] = os.environ,
 ) -> None:
@@ -78,10 +78,11 @@ def check_launch(
     if num_nodes != nodes:
         raise ConfigError(f"trainer.num_nodes must be the job's {nodes} nodes, got {num_nodes}. Set it to {nodes}.")
     per_node = int(environment.get("SLURM_NTASKS_PER_NODE", "1"))
-    if str(devices) != "auto" and str(devices) != str(per_node):
+    wanted = len(devices) if isinstance(devices, Sequence) and not isinstance(devices, str) else devices
+    if str(wanted) not in ("auto", "-1", str(per_node)):
         raise ConfigError(
-            f"trainer.devices must be the job's {per_node} tasks on each node, got {devices}. Set it to {per_node}, or "
-            f"submit with --ntasks-per-node={devices}."
+            f"trainer.devices must be the job's {per_node} tasks on each node, got {wanted}. Set it to {per_node}, or "
+            f"submit with --ntasks-per-node={wanted}."
         )
     if num_tasks > 1:
         _check_meeting_place(resolve(environment.get("SLURM_NODELIST", "127.0.0.1")), environment)
