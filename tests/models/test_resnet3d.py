@@ -199,7 +199,11 @@ def two_threads():
 
 @pytest.mark.parametrize(
     ("layout", "norm"),
-    [*((layout, norm) for layout in LAYOUTS for norm in ("batch", "group")), *(("nonlocal", norm) for norm in OTHERS)],
+    [
+        *((layout, "group") for layout in LAYOUTS),
+        *(pytest.param(layout, "batch", marks=pytest.mark.slow) for layout in LAYOUTS),
+        *(pytest.param("nonlocal", norm, marks=pytest.mark.slow) for norm in OTHERS),
+    ],
 )
 def test_channels_last_3d_is_kept_through(layout, norm, two_threads):
     net = randomize(small(layout=layout, norm=norm)).eval()

@@ -37,6 +37,7 @@ def test_layouts_of_the_help_are_the_tables():
     assert sorted(_LAYOUTS) == sorted(LAYOUTS)
 
 
+@pytest.mark.slow
 def test_a_training_starts_from_a_zoos_weights_and_goes_on_without_them(tiny_videos, tmp_path, images):
     weights = tmp_path / "r50.pth"
     weights.write_bytes(images.read_bytes())
