@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -35,7 +34,8 @@ class StopFlag:
         if not self._is_waited_for:
             raise StoppedError(f"{name}: stopped.", status=128 + number)
         again = " (once more: at once)" if number == signal.SIGINT else ""
-        sys.stderr.write(f"{name}: stopping at the end of this step{again}\n")
+        # Python's own stderr cannot be written to from inside of a write to it.
+        os.write(2, f"{name}: stopping at the end of this step{again}\n".encode())
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:

@@ -120,14 +120,14 @@ def test_outside_of_a_training_the_signal_ends_it_where_it_is():
     assert [signal.getsignal(n) for n in signals.SIGNALS] == before
 
 
-def test_ctrl_c_twice_is_at_once(capsys):
+def test_ctrl_c_twice_is_at_once(capfd):
     flag = signals.StopFlag()
     with flag.installed(), flag.waiting():
         signal.raise_signal(signal.SIGINT)
         assert flag.number == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    assert capsys.readouterr().err == "SIGINT: stopping at the end of this step (once more: at once)\n"
+    assert capfd.readouterr().err == "SIGINT: stopping at the end of this step (once more: at once)\n"
 
 
 def test_a_worker_ignores_signals_and_can_be_ended_all_the_same(tmp_path):
