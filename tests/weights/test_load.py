@@ -358,8 +358,8 @@ def test_half_precision_is_converted_and_said_so(tmp_path):
 def test_settings_are_checked(tmp_path):
     path = write(tmp_path / "w.pyth", small(), "pytorchvideo")
     for options, match in (
-        ({"norm_mismatch": "warn"}, "norm_mismatch must be one of error, reinit"),
-        ({"layout_mismatch": "warn"}, "layout_mismatch must be one of error, allow"),
+        ({"norm_mismatch": "warn"}, r"norm_mismatch must be one of \['error', 'reinit'\], got 'warn'"),
+        ({"layout_mismatch": "warn"}, r"layout_mismatch must be one of \['allow', 'error'\], got 'warn'"),
         ({"format": "onnx"}, f"format must be auto, {', '.join(FORMATS)}"),
     ):
         with pytest.raises(ValueError, match=match):
