@@ -6,6 +6,16 @@ from video_gn.data.configs import AugmentConfig, LoaderConfig, ViewsConfig
 from video_gn.data.datamodule import VideoDataModule
 from video_gn.data.dataset import ClipConfig
 
+# What a checkpoint says of itself, beside its network.
+ABOUT = {
+    "version": "0",
+    "mean": [0.1, 0.2, 0.3],
+    "std": [0.4, 0.5, 0.6],
+    "classes": ["a", "b", "ç, d"],
+    "clip": {"num_frames": 8, "stride": 2, "target_fps": None, "past_end": "loop"},
+    "views": {"num_clips": 2, "spacing": "nonlocal", "crops": "center", "short_side_px": 32, "crop_px": 32},
+}
+
 
 def data_module(videos, **changes):
     """Clips of 8 frames of 32 px, flipped at random, in batches of 4, read in this process."""

@@ -12,14 +12,13 @@ from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from video_gn.checkpoint import KEY
 from video_gn.clips import Failure
 from video_gn.data.dataset import ClipConfig, EvalDataset, Sample
 from video_gn.data.manifest import VideoRecord
 from video_gn.data.transforms import TestCrops
-from video_gn.data.watch import ReadingBoard
+from video_gn.data.watch import ReadingBoard, WatchedLoader
 from video_gn.errors import CheckpointError, DecodeError
 from video_gn.models.resnet3d import I3D
 from video_gn.results import video_result
@@ -29,6 +28,8 @@ from video_gn.weights.build import build_net
 from video_gn.weights.convert import describe
 from video_gn.weights.formats import recognize
 from video_gn.weights.named import find_weights
+
+DEAD_WORKER_ADVICE = "read it with another --backend; what is in a .jsonl is not done again."
 
 
 class Predictor:
@@ -176,7 +177,10 @@ class Predictor:
             dataset.board = ReadingBoard(num_workers)
         # The records are the sampler's keys: they go to the workers one by one.
         keys = ((place, VideoRecord(v, None) if isinstance(v, str) else v) for place, v in enumerate(videos))
-        loader: DataLoader[Sample] = DataLoader(dataset, sampler=keys, batch_size=None, num_workers=num_workers)
+        loader = WatchedLoader(
+            dataset, sampler=keys, batch_size=None, num_workers=num_workers, advice=DEAD_WORKER_ADVICE
+        )
+        sample: Sample
         for sample in loader:
             if sample.frames_VTCHW is None:
                 yield sample.failures[0]

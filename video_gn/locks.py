@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import logging
 import os
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+log = logging.getLogger(__name__)
+
+# So long a lock may outlive the process that took it: the loading workers of a killed run hold it too until they
+# notice, which takes some 5 seconds.
+LEFT_OVER_SECONDS = 15.0
+
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 class HeldError(Exception):
@@ -21,29 +31,44 @@ class HeldError(Exception):
         self.holder = holder
 
 
-def hold(path: Path, *, wait_seconds: float) -> IO[str]:
+def hold(path: Path, *, wait_seconds: float | None = None) -> IO[str]:
     """Hold a file until what is returned is closed, or this process has ended.
 
     Args:
         path: of the file; made if it is not there. Its content becomes this process's name.
-        wait_seconds: how long to wait for another process.
+        wait_seconds: how long to wait for another process; None takes `LEFT_OVER_SECONDS`.
 
     Raises:
         HeldError: where another process still holds it.
         OSError: where the file cannot be written.
     """
     file = path.open("a+")
-    deadline = time.monotonic() + wait_seconds
-    while not _is_free(file):
-        if time.monotonic() >= deadline:
-            with file:
-                raise HeldError(_content(file))
-        time.sleep(0.02)
+    if not take(file, wait_seconds=wait_seconds):
+        with file:
+            raise HeldError(_content(file))
     file.truncate(0)
     job = f", job {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
     file.write(f"process {os.getpid()} on {os.uname().nodename}{job}\n")
     file.flush()
     return file
+
+
+def take(file: IO[Any], *, wait_seconds: float | None = None) -> bool:
+    """Take the lock of an open file, which lasts until it is closed.
+
+    Args:
+        file: of any content.
+        wait_seconds: how long to wait for another process; None takes `LEFT_OVER_SECONDS`.
+
+    Returns:
+        False where another process still holds it.
+    """
+    deadline = time.monotonic() + (LEFT_OVER_SECONDS if wait_seconds is None else wait_seconds)
+    while not _is_free(file):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def holder(path: Path) -> str | None:
@@ -56,11 +81,15 @@ def holder(path: Path) -> str | None:
         return None if _is_free(file) else _content(file)
 
 
-def _is_free(file: IO[str]) -> bool:
+def _is_free(file: IO[Any]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
+            raise
+        log.warning("%s: this file system has no locks; do not start a second run there", file.name)
     return True
 
 

@@ -19,23 +19,45 @@ class StopFlag:
     """Whether a signal asked this process to stop. A handler does nothing more: a save or a collective inside of it
     would come at a moment of its own on each process.
 
-    While nothing is trained there is nothing to wait for: outside of `waiting` the signal ends the run where it is.
+    While nothing is under way there is nothing to wait for: outside of `waiting` the signal ends the run where it is,
+    and so does a second Ctrl-C anywhere but within `held`.
     """
 
     def __init__(self) -> None:
         self.number = 0  # of the signal; 0 for none
-        self._is_waited_for = False
+        self._what = ""  # that is waited for the end of
+        self._is_held = False
+        self._grace_seconds: float | None = None
+        self._timer: threading.Timer | None = None
+        self._is_late = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.number and number == signal.SIGINT:
-            raise KeyboardInterrupt  # pressed twice: at once
+        is_again = bool(self.number) and number == signal.SIGINT
         self.number = number
-        name = signal.Signals(number).name
-        if not self._is_waited_for:
-            raise StoppedError(f"{name}: stopped.", status=128 + number)
+        if self._is_held:
+            return
+        if not self._what or is_again or self._is_late:
+            self.check()
+        if self._timer is None and self._grace_seconds is not None:
+            self._timer = threading.Timer(self._grace_seconds, self._come_late)
+            self._timer.daemon = True
+            self._timer.start()
         again = " (once more: at once)" if number == signal.SIGINT else ""
         # Python's own stderr cannot be written to from inside of a write to it.
-        os.write(2, f"{name}: stopping at the end of this step{again}\n".encode())
+        os.write(2, f"{signal.Signals(number).name}: stopping at the end of this {self._what}{again}\n".encode())
+
+    def _come_late(self) -> None:
+        self._is_late = True
+        os.kill(os.getpid(), self.number)  # handlers are the main thread's
+
+    def check(self) -> None:
+        """End the run where a signal has come.
+
+        Raises:
+            StoppedError: it names the signal.
+        """
+        if self.number:
+            raise StoppedError(f"{signal.Signals(self.number).name}: stopped.", status=128 + self.number)
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
@@ -57,13 +79,35 @@ class StopFlag:
             signal.signal(number, signal.SIG_IGN)
 
     @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Somebody looks at `number` at each step."""
-        self._is_waited_for = True
+    def waiting(self, what: str, *, grace_seconds: float | None = None) -> Iterator[None]:
+        """Somebody looks at `number` at the end of each of something.
+
+        Args:
+            what: that has an end to wait for, in a word.
+            grace_seconds: how long it may still take after a signal; None for as long as it wants.
+        """
+        self._what, self._grace_seconds = what, grace_seconds
         try:
             yield
         finally:
-            self._is_waited_for = False
+            self._what, self._is_late = "", False
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """What is done whole, whatever comes; a signal that has come before or meanwhile ends the run after it.
+
+        Raises:
+            StoppedError: at its end.
+        """
+        self._is_held = True
+        try:
+            yield
+        finally:
+            self._is_held = False
+        self.check()
 
 
 # ---- loading processes ---------------------------------------------------------------------------

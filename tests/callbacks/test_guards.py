@@ -74,7 +74,7 @@ def model(norm="batch", **schedule):
             nn.init.ones_(module.weight)
     return VideoClassifier(
         net,
-        optimizer=OptimizerConfig(reference_batch_size=None, lr=0.01),
+        optimizer=OptimizerConfig(reference_batch_size=None, lr=1e-4),
         schedule=ScheduleConfig(**(schedule or {"name": "constant"})),
     )
 
@@ -111,7 +111,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(tiny_videos, tm
     text = str(found.value)
     names = ", ".join(poison.batches_seen[2])
     assert text.startswith(
-        "step 3 (epoch 0, learning rate 0.01): the loss is not finite; the first output that is not is of "
+        "step 3 (epoch 0, learning rate 0.0001): the loss is not finite; the first output that is not is of "
         f"net.{BAD}. Since the last step: process 0, batch 2, loss nan: {names}. The step was not taken."
     )
     assert "guard.action" in text

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from media import write_numbered_video
 
+from video_gn import locks
 from video_gn.data import _scan_parquet, _scan_pool
 from video_gn.data import scan as scan_module
 from video_gn.data._scan_columns import SCAN_COLUMNS, FileFacts
@@ -326,13 +327,13 @@ def test_processes_that_cannot_start(monkeypatch):
 # ---- going on --------------------------------------------------------------------------------
 
 
-def start_and_kill(listed, target, log_path, seconds):
-    """Scan in a process of its own, which is killed after some time.
+def start_and_kill(listed, target, log_path, num_probes):
+    """Scan in a process of its own, which is killed once it has probed that many files; None lets it live.
 
     Returns:
         Whether it came to its end.
 
-    Forked workers outlive it for a moment and hold its lock, which those of a server do not.
+    Forked workers outlive it for a moment and hold its lock.
     """
     pid = os.fork()
     if pid == 0:
@@ -347,29 +348,18 @@ def start_and_kill(listed, target, log_path, seconds):
 
         scan_module._scan_probe.probe = counted
         try:
-            while not is_free(target):
-                time.sleep(0.01)
             scan(listed, target, num_workers=2)
             os._exit(0)
         finally:
             os._exit(1)
-    if seconds is not None:
-        time.sleep(seconds)
+    if num_probes is not None:
+        while not log_path.exists() or log_path.read_bytes().count(b"\n") < num_probes:
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                return status == 0
+            time.sleep(0.002)
         os.kill(pid, signal.SIGKILL)
     return os.waitpid(pid, 0)[1] == 0
-
-
-def is_free(target):
-    import fcntl
-
-    try:
-        with target.with_name(f".{target.name}.partial").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return True
-    except BlockingIOError:
-        return False
-    return True
 
 
 def test_kills_at_random_moments(tmp_path, one_video):
@@ -384,7 +374,7 @@ def test_kills_at_random_moments(tmp_path, one_video):
     known, num_continued = set(), 0
     for number in range(int(os.environ.get("VIDEO_GN_KILLS", "5"))):
         log_path = tmp_path / f"log{number}"
-        start_and_kill(listed, target, log_path, draw.uniform(0.1, 0.6))
+        start_and_kill(listed, target, log_path, draw.randint(1, 120))
         probed = Counter(log_path.read_text().split()) if log_path.exists() else Counter()
         assert not known & set(probed), "what was known has been probed again"
         if target.exists():  # killed after its end, or not at all: from the beginning, then
@@ -459,10 +449,10 @@ def test_journal_of_another_kind_of_scan(stopped, caplog):
     assert "it is of another kind of scan, or damaged; all files are probed again" in caplog.text
 
 
-def test_two_scans_of_one_target(stopped):
-    fcntl = pytest.importorskip("fcntl")
+def test_two_scans_of_one_target(stopped, monkeypatch):
+    monkeypatch.setattr("video_gn.locks.LEFT_OVER_SECONDS", 0.1)
     with (stopped / ".out.csv.partial").open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        assert locks.take(file)
         with pytest.raises(ManifestError, match=r"out.csv: another scan is writing it"):
             scan(stopped / "list.csv", stopped / "out.csv")
 

@@ -15,6 +15,7 @@ import time
 import pytest
 import torch
 from runs import run, start
+from small import ABOUT
 
 from video_gn.__main__ import main
 from video_gn.labelling.lines import read_about
@@ -22,14 +23,6 @@ from video_gn.labelling.shards import Shard
 from video_gn.models import i3d
 
 KILLS = int(os.environ.get("VIDEO_GN_KILLS", "12"))
-ABOUT = {
-    "version": "0",
-    "mean": [0.1, 0.2, 0.3],
-    "std": [0.4, 0.5, 0.6],
-    "classes": ["a", "b", "ç, d"],
-    "clip": {"num_frames": 8, "stride": 2, "target_fps": None, "past_end": "loop"},
-    "views": {"num_clips": 2, "spacing": "nonlocal", "crops": "center", "short_side_px": 32, "crop_px": 32},
-}
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +308,6 @@ def test_a_worker_that_dies_is_told(here, capsys, monkeypatch):
         yield
 
     monkeypatch.setattr("video_gn.inference.Predictor.predict_many", dies)
-    monkeypatch.setattr("video_gn.labelling.running._SIGNAL_SECONDS", 0)
     for output in ("dead.jsonl", "dead.json"):
         status, printed = in_process(infer(output), here, capsys)
         assert status == 1

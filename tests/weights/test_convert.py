@@ -8,6 +8,7 @@ import torch
 import weight_files as files
 from pytorchvideo.models.hub import i3d_r50
 from safetensors import safe_open
+from small import ABOUT
 from torchvision.models import resnet50
 
 from video_gn.errors import CheckpointError
@@ -19,15 +20,6 @@ from video_gn.weights.convert import convert
 from video_gn.weights.formats import recognize
 from video_gn.weights.inspect import inspect
 from video_gn.weights.keymaps import KEYMAPS
-
-ABOUT = {
-    "version": "0",
-    "mean": [0.1, 0.2, 0.3],
-    "std": [0.4, 0.5, 0.6],
-    "classes": ["a", "b", "c"],
-    "clip": {"num_frames": 8, "stride": 2, "target_fps": None, "past_end": "loop"},
-    "views": {"num_clips": 2, "spacing": "nonlocal", "crops": "center", "short_side_px": 32, "crop_px": 32},
-}
 
 
 def build(path):
@@ -148,7 +140,7 @@ def test_inspect_tells_what_a_file_is(ours, tmp_path):
         "ResNet-50, 3-D, width 4",
         "norms      " + ("group, 2 groups" if net.arguments["norm"] == "group" else "batch"),
         "layout     nonlocal",
-        "3: a, b, c",
+        "3: a, b, ç, d",
         "RGB; mean [0.1, 0.2, 0.3], std [0.4, 0.5, 0.6]",
         "8 frames at stride 2",
         "global_step",

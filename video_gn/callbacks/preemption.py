@@ -43,7 +43,7 @@ class Preemption(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on a signal waits for the step's end."""
-        self._waiting.enter_context(self.flag.waiting())
+        self._waiting.enter_context(self.flag.waiting("step"))
         if trainer.world_size > 1:
             self._group = torch.distributed.new_group(backend="gloo")
 

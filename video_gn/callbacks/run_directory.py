@@ -43,13 +43,12 @@ class RunDirectory:
         self.path = Path(path)
         self._lock: IO[str] | None = None
 
-    def lock(self, name: str, *, wait_seconds: float = 15.0) -> None:
+    def lock(self, name: str, *, wait_seconds: float | None = None) -> None:
         """Hold the directory until this process ends; the kernel lets go of it also after a kill.
 
         Args:
             name: of the lock file: a training and a test of its checkpoint may run side by side.
-            wait_seconds: how long to wait for another run: the workers of a killed one hold the lock
-                until they notice, which takes some 5 seconds.
+            wait_seconds: how long to wait for another run, see `video_gn.locks.hold`.
 
         Raises:
             RunError: where another run holds it.

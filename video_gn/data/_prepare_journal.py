@@ -6,7 +6,6 @@ the size that the file has is a whole file. A file that is made anew is removed 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from video_gn.errors import RunError
+from video_gn.locks import HeldError, hold
 
 log = logging.getLogger(__name__)
 
@@ -113,13 +113,13 @@ def claimed(directory: Path) -> Iterator[None]:
     if directory.exists() and not directory.is_dir():
         raise RunError(f"{directory}: out_dir must be a directory, got a file. Choose another name.")
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / _LOCK).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(
-                f"{directory}: another run is at work in out_dir. Wait for it, or choose another."
-            ) from error
+    try:
+        lock = hold(directory / _LOCK)
+    except HeldError as error:
+        raise RunError(
+            f"{directory}: another run ({error.holder}) is at work in out_dir. Wait for it, or choose another."
+        ) from error
+    with lock:
         for below, _, names in os.walk(directory):
             for name in names:
                 if _LEFT_OVER.fullmatch(name):

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from video_gn import locks
 from video_gn.data._scan_columns import FactColumns, FileFacts
 from video_gn.errors import ManifestError
 
@@ -43,25 +44,9 @@ class Journal:
             self._file: IO[bytes] = self.path.open("a+b")
         except OSError as error:
             raise ManifestError(f"{self.path}: the journal of the scan cannot be written: {error.strerror}") from error
-        try:
-            self._lock(target)
-        except BaseException:
+        if not locks.take(self._file):
             self._file.close()
-            raise
-
-    def _lock(self, target: Path) -> None:
-        try:
-            import fcntl
-        except ImportError:
-            return  # not on this system: two scans of one target would be the user's doing
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ManifestError(
-                f"{target}: another scan is writing it. Wait for that one, or choose another target."
-            ) from error
-        except OSError:
-            log.warning("%s: this file system has no locks; do not start a second scan of it", target)
+            raise ManifestError(f"{target}: another scan is writing it. Wait for that one, or choose another target.")
 
     def load(self, places: Mapping[str, int], columns: FactColumns) -> int:
         """Read what an earlier scan left, and go on after its last whole line.

@@ -27,6 +27,8 @@ _SLOT_BYTES = 4096
 _WORDS = ("DataLoader worker", "DataLoader timed out")
 
 
+TRAINING_ADVICE = "read it with another --data.backend; --ckpt_path last goes on from the last checkpoint."
+
 _BOARDS: weakref.WeakSet[Any] = weakref.WeakSet()  # of this process's loaders
 
 
@@ -83,11 +85,7 @@ class ReadingBoard:
         return self._map
 
 
-def explain(
-    error: RuntimeError,
-    *,
-    advice: str = "read it with another --data.backend; --ckpt_path last goes on from the last checkpoint.",
-) -> RunError | None:
+def explain(error: RuntimeError, *, advice: str = TRAINING_ADVICE) -> RunError | None:
     """What torch's word of a dead or late worker means, with the files that the workers were at.
 
     Args:
@@ -117,15 +115,17 @@ class WatchedLoader(DataLoader[Any]):
 
     Args:
         dataset: as of `DataLoader`, and all that follows but `multiprocessing_context` and `worker_init_fn`.
+        advice: for who has such a file, see `explain`.
     """
 
-    def __init__(self, dataset: Any, *, num_workers: int = 0, **settings: Any) -> None:
+    def __init__(self, dataset: Any, *, num_workers: int = 0, advice: str = TRAINING_ADVICE, **settings: Any) -> None:
         if num_workers:
             # Python 3.14's default, forkserver, would leave the workers of a killed process alive: they look at their
             # parent, which is then the server.
             fork = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
             settings |= {"multiprocessing_context": fork, "worker_init_fn": ignore_in_worker}
         super().__init__(dataset, num_workers=num_workers, **settings)
+        self._advice = advice
 
     def __iter__(self) -> Any:
         with held_back():
@@ -141,7 +141,7 @@ class WatchedLoader(DataLoader[Any]):
             except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
                 # A dead worker's batch that is already on its way is asked for at a socket that nobody serves.
                 text = error if isinstance(error, RuntimeError) else RuntimeError(f"DataLoader worker gone: {error!r}")
-                told = explain(text)
+                told = explain(text, advice=self._advice)
                 if told is None:
                     raise
                 raise told from error

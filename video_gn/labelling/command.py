@@ -17,7 +17,7 @@ from video_gn.clips import Failure
 from video_gn.data.watch import explain
 from video_gn.decoding import BACKENDS
 from video_gn.errors import ConfigError
-from video_gn.inference import Predictor
+from video_gn.inference import DEAD_WORKER_ADVICE, Predictor
 from video_gn.labelling.inputs import Inputs
 from video_gn.labelling.merging import merge
 from video_gn.labelling.options import LINES_SUFFIX, check_options
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace, *, progress: Progress) -> int:
             return _label_lines(options, inputs, progress)
         return _label_at_once(options, inputs, progress)
     except RuntimeError as error:
-        told = explain(error, advice="read it with another --backend; what is in a .jsonl is not done again.")
+        told = explain(error, advice=DEAD_WORKER_ADVICE)
         if told is None:
             raise
         raise told from error

@@ -22,8 +22,6 @@ from video_gn.errors import ConfigError, RunError
 from video_gn.locks import HeldError, hold
 
 _VERSION = 1
-# The loading workers of a killed run hold its lock until they notice, which takes some 5 seconds.
-_LOCK_SECONDS = 15.0
 _ANEW = "Label all anew with --overwrite, or choose another --output."
 
 
@@ -145,7 +143,7 @@ class LinesFile:
         self._file: IO[bytes] | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = hold(path.with_name(f".{path.name}.lock"), wait_seconds=_LOCK_SECONDS)
+            self._lock = hold(path.with_name(f".{path.name}.lock"))
         except OSError as error:
             raise RunError(f"{path}: --output cannot be written: {error.strerror} ({error.filename})") from error
         except HeldError as error:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
-import os
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from video_gn.clips import Failure
 from video_gn.data.manifest import VideoRecord
-from video_gn.errors import ConfigError
+from video_gn.errors import ConfigError, StoppedError
 from video_gn.labelling.inputs import Inputs
 from video_gn.labelling.lines import About, LinesFile, to_entry
 from video_gn.labelling.shards import Shard, find_shards
+from video_gn.signals import StopFlag
 from video_gn.weights.named import find_weights
 
 if TYPE_CHECKING:
@@ -34,10 +29,7 @@ Predict = Callable[[Iterable[VideoRecord]], Iterator[Result]]
 # (items, how many all are or None, how many are done already) -> the items
 Progress = Callable[[Iterator[Result], int | None, int], Iterator[Result]]
 
-# A signal to the whole group may end the workers first: so long it may take until it is here too.
-_SIGNAL_SECONDS = 1.0
-# So long a video may go on after a signal: workers that lose their parent in the middle of a sample complain. SLURM
-# kills after 30 seconds, by default.
+# So long a video may go on after a signal. SLURM kills after 30 seconds, by default.
 _GRACE_SECONDS = 3.0
 
 
@@ -138,9 +130,9 @@ def label(
         ConfigError: where the lines that are there are not of these videos and settings.
         RunError: where another process writes the file.
     """
-    tally, signals = Tally(), _Signals()
+    tally, flag = Tally(), StopFlag()
     try:
-        with signals, LinesFile(output, about, overwrite=overwrite) as lines:
+        with flag.installed(), LinesFile(output, about, overwrite=overwrite) as lines:
             videos = iter(inputs)
             for entry in lines.go_on(videos):
                 tally.add(entry)
@@ -149,91 +141,21 @@ def label(
                 log.info("%s: going on after %d videos", output, tally.before)
             first = next(videos, None)
             if first is not None:
-                found = predict(chain([first], videos))
-                _write_all(found, lines, tally, signals, lambda items: progress(items, inputs.total, tally.before))
+                results = progress(predict(chain([first], videos)), inputs.total, tally.before)
+                with flag.waiting("video", grace_seconds=_GRACE_SECONDS):
+                    _write_all(results, lines, tally, flag)
             assert tally.labelled + tally.failed == (inputs.shard or Shard(0, 1)).size(inputs.num_seen)
             lines.finish(listed=inputs.num_seen, sha256=inputs.sha256)
-    except _Stopped:
-        tally.stopped_by = signals.number
+    except StoppedError:
+        tally.stopped_by = flag.number
     return tally
 
 
-def _write_all(
-    found: Iterator[Result],
-    lines: LinesFile,
-    tally: Tally,
-    signals: _Signals,
-    progress: Callable[[Iterator[Result]], Iterator[Result]],
-) -> None:
-    try:
-        for result in progress(found):
-            with signals.held():
-                entry = to_entry(result)
-                lines.write(entry)
-                tally.add(entry)
-            if isinstance(result, Failure):
-                log.warning("%s could not be read: %s", result.path, result.reason)
-    except RuntimeError:
-        # Torch tells of a worker's end in this way, and a signal may have been what ended it.
-        time.sleep(_SIGNAL_SECONDS)
-        signals.check()
-        raise
-
-
-class _Stopped(BaseException):
-    """A signal came; no error, so that nothing on its way takes it for one."""
-
-
-class _Signals:
-    """SIGTERM and SIGINT raise `_Stopped` after the line that is next.
-
-    Where none comes soon, or the signal comes again, it is raised where the process is, but not within `held`.
-    Signals are the main thread's: in another one nothing is done.
-    """
-
-    def __init__(self) -> None:
-        self.number = 0
-        self._is_held = False
-        self._timer: threading.Timer | None = None
-        self._process = os.getpid()
-        self._before: dict[signal.Signals, Any] = {}
-
-    def _come(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:
-            return  # a worker, forked: it ends with its parent
-        if not self.number:
-            self.number = number
-            self._timer = threading.Timer(_GRACE_SECONDS, os.kill, (self._process, number))
-            self._timer.daemon = True
-            self._timer.start()
-        elif not self._is_held:
-            raise _Stopped
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """What is done whole, and after which a signal that came before ends the run."""
-        self._is_held = True
-        try:
-            yield
-        finally:
-            self._is_held = False
-        self.check()
-
-    def check(self) -> None:
-        """End the run if a signal came."""
-        if self.number:
-            raise _Stopped
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._come)
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        if self._timer is not None:
-            self._timer.cancel()
+def _write_all(results: Iterator[Result], lines: LinesFile, tally: Tally, flag: StopFlag) -> None:
+    for result in results:
+        with flag.held():
+            entry = to_entry(result)
+            lines.write(entry)
+            tally.add(entry)
+        if isinstance(result, Failure):
+            log.warning("%s could not be read: %s", result.path, result.reason)
