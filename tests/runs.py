@@ -10,7 +10,9 @@ from pathlib import Path
 from lightning import Callback
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["video_gn.lightning_cli", "video_gn.inference", "video_gn.cli", "runs"])
+_CONTEXT.set_forkserver_preload(
+    ["video_gn.lightning_cli", "video_gn.inference", "video_gn.cli", "torch.utils.tensorboard", "runs"]
+)
 
 # The smallest real network and clips: ResNet-50, width 4, 8 frames of 32 px.
 TINY = [
