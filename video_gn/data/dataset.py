@@ -8,13 +8,14 @@ can stop anywhere and go on bit for bit. All views of a test video come from one
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from video_gn import sampling
 from video_gn.clips import Failure, VideoNote
@@ -109,13 +110,21 @@ def read_views(
         if num_clips == 1 and len(chunk) == num_frames and (np.diff(indices_KT[0]) > 0).all():
             return cropped_PnCHW  # the frames are the clip, in order: no copy
         if out is None:
-            out = torch.empty((num_clips, num_crops, num_frames, height, width, channels), dtype=torch.uint8)
+            out = empty_frames((num_clips, num_crops, num_frames, height, width, channels))
         cropped_PnHWC = cropped_PnCHW.permute(0, 1, 3, 4, 2)
         # A plain loop: advanced indexing over both sides takes four times as long.
         for clip, frame in np.argwhere((inverse_KT >= first) & (inverse_KT < first + len(chunk))).tolist():
             out[clip, :, frame] = cropped_PnHWC[:, int(inverse_KT[clip, frame]) - first]
     assert out is not None
     return out.flatten(0, 1).permute(0, 1, 4, 2, 3)
+
+
+def empty_frames(shape: tuple[int, ...]) -> torch.Tensor:
+    """An uninitialized uint8 tensor, in shared memory inside a loading worker, so that sending it copies nothing."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))
+    return torch.empty(0, dtype=torch.uint8).set_(storage).resize_(shape)
 
 
 def read_repeats(
