@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -159,6 +160,48 @@ def run(argv, cwd, log=None):
     process.join(240)
     assert process.exitcode is not None, f"still running after 240 s:\n{log.read_bytes()[before:].decode()}"
     return process.exitcode, log.read_bytes()[before:].decode()
+
+
+def free_port():
+    """A port of this machine, as the environment has it."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return str(found.getsockname()[1])
+
+
+def start_together(argv, cwd, num_processes):
+    """Start the processes of one run, as a launcher does; each appends to a `log-R.txt` of its own.
+
+    Returns:
+        The processes, by rank.
+    """
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(num_processes)}
+    argv = [*argv, f"--trainer.devices={num_processes}"]
+    return [
+        start(argv, cwd, Path(cwd) / f"log-{rank}.txt", **common, NODE_RANK="0", LOCAL_RANK=str(rank))
+        for rank in range(num_processes)
+    ]
+
+
+def run_together(argv, cwd, num_processes):
+    """Run `video-gn ARGV...` on several processes to its end.
+
+    Returns:
+        (exit status, what it printed) of each, by rank.
+    """
+    Path(cwd).mkdir(parents=True, exist_ok=True)
+    if num_processes == 1:
+        return [run([*argv, "--trainer.devices=1"], cwd, Path(cwd) / "log-0.txt")]
+    processes = start_together(argv, cwd, num_processes)
+    deadline = time.monotonic() + 240
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+    found = []
+    for rank, process in enumerate(processes):
+        printed = (Path(cwd) / f"log-{rank}.txt").read_text()
+        assert process.exitcode is not None, f"process {rank} still runs after 240 s:\n{printed}"
+        found.append((process.exitcode, printed))
+    return found
 
 
 @contextlib.contextmanager

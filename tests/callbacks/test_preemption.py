@@ -5,13 +5,12 @@ import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import time
 
 import pytest
 import torch
-from runs import TINY, run, start
+from runs import TINY, free_port, run, start
 from test_exact_resume import (  # noqa: F401 - whole is a fixture
     STEPS,
     assert_equal_end,
@@ -28,12 +27,6 @@ from video_gn import signals
 from video_gn.errors import StoppedError
 
 STOPS = int(os.environ.get("VIDEO_GN_KILLS", "3"))
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return str(found.getsockname()[1])
 
 
 @pytest.mark.slow

@@ -1,0 +1,96 @@
+"""A test on several processes: every video once, and the files of one process, byte for byte."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from media import write_numbered_video
+from runs import TINY, run, run_together
+
+# The full count takes minutes; CI runs a tenth of it.
+NUM_VIDEOS = 499 if int(os.environ.get("VIDEO_GN_KILLS", "3")) >= 20 else 49
+FILES = ("metrics.json", "predictions.csv", "scores.npz")
+CLASSES = ("one", "three", "two")
+SMALL = ("--data.clip.stride=1", "--data.views.num_clips=2")
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Nineteen files of 3 to 59 frames and one that is cut off: more names than files, as hard links."""
+    root = tmp_path_factory.mktemp("videos")
+    for number in range(19):
+        write_numbered_video(root / f"source-{number:02d}.mp4", 3 + 3 * number + number % 3, size=(48, 40))
+    broken = (root / "source-18.mp4").read_bytes()
+    (root / "source-19.mp4").write_bytes(broken[: len(broken) // 3])
+    return root
+
+
+def listed(videos, path, numbers):
+    """A list of videos, each with a name of its own."""
+    rows = []
+    for place, number in enumerate(numbers):
+        name = path / f"{place:03d}.mp4"
+        os.link(videos / f"source-{number:02d}.mp4", name)
+        rows.append(f"{name} {CLASSES[place % 3]}\n")
+    (path / "list.txt").write_text("".join(rows))
+    return path / "list.txt"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(videos, tmp_path_factory):
+    """A net that was trained for some steps, so that scores differ."""
+    path = tmp_path_factory.mktemp("trained")
+    words = [*TINY, *SMALL, f"--data.train={listed(videos, path, range(12))}", f"--run_dir={path / 'run'}"]
+    words += ["--model.optimizer.lr=0.02", "--trainer.max_steps=9", "--trainer.max_epochs=-1"]
+    status, printed = run(["fit", *words], path)
+    assert status == 0, printed
+    return path / "run/checkpoints/last.ckpt"
+
+
+def outcome(videos, checkpoint, path, num_processes):
+    """The files of a test, and what the processes printed.
+
+    Returns:
+        (exit status of each, contents by name, log of each).
+    """
+    words = ["test", *TINY, *SMALL, f"--data.test={videos}", f"--ckpt_path={checkpoint}"]
+    found = run_together([*words, f"--run_dir={path / 'run'}"], path, num_processes)
+    directory = path / "run/test"
+    present = {name: (directory / name).read_bytes() for name in FILES if (directory / name).is_file()}
+    return [status for status, _ in found], present, [printed for _, printed in found]
+
+
+@pytest.mark.slow
+def test_any_number_of_processes_gives_the_files_of_one(videos, checkpoint, tmp_path):
+    numbers = np.random.default_rng(0).integers(0, 19, NUM_VIDEOS)
+    numbers[::7] = 19  # broken; every process comes to have some
+    broken = len(numbers[::7])
+    paths = listed(videos, tmp_path, numbers)
+    (status,), alone, _ = outcome(paths, checkpoint, tmp_path / "1", 1)
+    metrics = json.loads(alone["metrics.json"])
+    assert status == 3 and metrics["num_videos"] == NUM_VIDEOS and metrics["num_failed"] == broken
+    assert 0 < metrics["top1"] < 1
+    lines = alone["predictions.csv"].decode().splitlines()
+    assert len(lines) == 1 + NUM_VIDEOS - broken == len(set(lines))
+    assert len({line.split(",")[3] for line in lines}) > 10, "scores must tell the videos apart"
+    for num_processes in (2, 3, 8):
+        statuses, together, logs = outcome(paths, checkpoint, tmp_path / str(num_processes), num_processes)
+        assert statuses == [3] * num_processes, logs
+        assert together.keys() == alone.keys()
+        for name in FILES:
+            assert together[name] == alone[name], (name, num_processes)
+
+
+@pytest.mark.slow
+def test_fewer_videos_than_processes_and_a_broken_one(videos, checkpoint, tmp_path):
+    """The second process has a broken video alone, the third has none."""
+    paths = listed(videos, tmp_path, [7, 19])
+    (status,), alone, (log,) = outcome(paths, checkpoint, tmp_path / "1", 1)
+    statuses, together, logs = outcome(paths, checkpoint, tmp_path / "3", 3)
+    assert (status, statuses) == (3, [3, 3, 3]), logs
+    assert together == alone
+    (failed,) = json.loads(alone["metrics.json"])["failed"]
+    assert failed["path"].endswith("001.mp4")
+    line = f"test: {failed['path']} could not be read: {failed['reason']}"
+    assert [line in text for text in (log, *logs)] == [True, False, True, False]
