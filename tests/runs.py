@@ -225,3 +225,41 @@ class Crash(Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         os._exit(7)
+
+
+def _play(function, environment, path, args):
+    import torch
+
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    torch.save(function(*args), path)
+    # Threads of a process group may still run.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def play_together(function, num_processes, directory, *args):
+    """Call a test module's function in several processes that a Lightning trainer takes for its own.
+
+    Returns:
+        What each returned, by rank: tensors and plain containers.
+    """
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(num_processes)}
+    paths = [Path(directory) / f"played-{rank}.pt" for rank in range(num_processes)]
+    processes = []
+    with _importable():
+        for rank, path in enumerate(paths):
+            environment = common | {"NODE_RANK": "0", "LOCAL_RANK": str(rank)}
+            processes.append(_CONTEXT.Process(target=_play, args=(function, environment, str(path), args)))
+            processes[-1].start()
+    try:
+        for rank, process in enumerate(processes):
+            process.join(240)
+            assert process.exitcode == 0, f"process {rank} of {function.__name__}: exit status {process.exitcode}"
+    finally:
+        for process in processes:
+            process.kill()  # those that wait for one that has failed
+    import torch
+
+    return [torch.load(path) for path in paths]

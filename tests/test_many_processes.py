@@ -5,8 +5,10 @@ import os
 
 import numpy as np
 import pytest
+import torch
 from media import write_numbered_video
 from runs import TINY, run, run_together
+from small import assert_same
 
 # The full count takes minutes; CI runs a tenth of it.
 NUM_VIDEOS = 499 if int(os.environ.get("VIDEO_GN_KILLS", "3")) >= 20 else 49
@@ -94,3 +96,54 @@ def test_fewer_videos_than_processes_and_a_broken_one(videos, checkpoint, tmp_pa
     assert failed["path"].endswith("001.mp4")
     line = f"test: {failed['path']} could not be read: {failed['reason']}"
     assert [line in text for text in (log, *logs)] == [True, False, True, False]
+
+
+# ---- training --------------------------------------------------------------------------------------
+
+
+def trained(videos, path, num_processes, *more):
+    """(exit status, log) of each process of a training on a list, in batches of two clips."""
+    words = ["fit", *TINY, *SMALL, f"--data.train={videos}", f"--run_dir={path / 'run'}", "--data.batch_size=2"]
+    return run_together([*words, "--trainer.limit_val_batches=0", *more], path, num_processes)
+
+
+@pytest.mark.slow
+def test_three_processes_go_on_bit_for_bit(videos, tmp_path):
+    """With three, the order in which a gradient's parts are added up matters, and DDP lays it out as it goes."""
+    paths = listed(videos, tmp_path, [*range(4, 16)] * 2)
+    ends = []
+    for name, parts in (("whole", [2]), ("parts", [1, 2])):
+        for epochs in parts:
+            words = [f"--trainer.max_epochs={epochs}", "--ckpt_path=last", "--model.optimizer.lr=0.05"]
+            found = trained(paths, tmp_path / name, 3, *words)
+            assert [status for status, _ in found] == [0] * 3, found
+        ends.append(torch.load(tmp_path / name / "run/checkpoints/last.ckpt", weights_only=True))
+    assert ends[0]["global_step"] == ends[1]["global_step"] == 6
+    assert_same(ends[0]["state_dict"], ends[1]["state_dict"])
+    logs = [printed for _, printed in found]
+    assert not any("strides" in text for text in logs)
+    # What all know is said once.
+    said = "global batch 6 = 3 process(es) x 2 clips x 1 accumulated; learning rate 0.05; 6 steps, 3 an epoch; seed 0"
+    for line in (said, "list.txt: 24 videos of 3 classes", "num_classes: 3", "M parameters; "):
+        assert [line in text for text in logs] == [True, False, False], line
+
+
+@pytest.mark.slow
+def test_broken_videos_are_counted_over_all_processes(videos, tmp_path):
+    """Two of them, one in each process: neither alone is above the ceiling, and all stop together."""
+    numbers = [7] * 20
+    order = np.random.default_rng([0, 0]).permutation(20)  # seed 0, epoch 0: see TrainSampler
+    for place in (0, 3):  # of the first step, the first process's first clip and the second one's second
+        numbers[order[place]] = 19
+    more = ["--trainer.max_epochs=1", "--data.max_broken_fraction=0.05"]
+    paths = listed(videos, tmp_path, numbers)
+    found = trained(paths, tmp_path / "two", 2, *more, f"--data.val={paths}")
+    broken = [tmp_path / f"{order[place]:03d}.mp4" for place in (0, 3)]
+    for rank, (status, printed) in enumerate(found):
+        assert status == 1, printed
+        assert "2 of 20 training videos could not be read, more than data.max_broken_fraction = 0.05" in printed
+        assert (f"process {rank}: training: {broken[rank]} could not be read" in printed) == (rank > 0), printed
+        assert f"training: {broken[rank]} could not be read" in printed
+        assert f"training: {broken[1 - rank]} could not be read" not in printed
+    table = (tmp_path / "two/run/failures.csv").read_text()
+    assert all(str(path) in table for path in broken)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from lightning import Trainer
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import StrategyRegistry
 
 from video_gn import checkpoint, slurm
 from video_gn.callbacks.averaging import AveragingConfig
@@ -26,12 +28,14 @@ from video_gn.callbacks.precise_bn import PreciseBN
 from video_gn.callbacks.preemption import Preemption
 from video_gn.callbacks.progress import LineProgress, TerminalProgress
 from video_gn.callbacks.run_directory import RunDirectory, SaveConfig
+from video_gn.callbacks.speaking import OneSpeaks, launched_rank
 from video_gn.data.datamodule import VideoDataModule, build_datamodule
 from video_gn.data.watch import explain
 from video_gn.errors import CheckpointError, ConfigError, ManifestError, RunError
 from video_gn.report import write_report
 from video_gn.signals import StopFlag
 from video_gn.tasks.classification import VideoClassifier
+from video_gn.tasks.ddp import DDPConfig, SteadyDDP
 from video_gn.trainer_settings import TRAINER_DEFAULTS, check_trainer, rounded
 from video_gn.weights._files import read_file
 from video_gn.weights.convert import zoo_labels
@@ -53,6 +57,7 @@ class VideoCLI(LightningCLI):
     """
 
     flag = StopFlag()  # signals come to the process, not to a run
+    speaks: OneSpeaks
     run_directory: RunDirectory
     run_dir: Path
     about: dict[str, Any]
@@ -167,7 +172,7 @@ class VideoCLI(LightningCLI):
         self.datamodule.manifests = self.prepared.manifests
         options, trainer = self.options, self._get(self.config_init, "trainer")
         self._load_weights(options)
-        callbacks: list[Any] = [EvaluationWriter(self.run_dir)]
+        callbacks: list[Any] = [self.speaks, EvaluationWriter(self.run_dir)]
         if self.subcommand == "fit":
             averaging = self._get(self.config_init, "averaging").build()
             # In this order: precise statistics are those of the averaged weights.
@@ -196,7 +201,11 @@ class VideoCLI(LightningCLI):
                 trainer.logger = TensorBoardLogger(
                     self.run_dir, name="", version="tensorboard", purge_step=self.global_step or None
                 )
+        ddp = self._get(self.config_init, "ddp")
+        # What Lightning takes by itself for several processes.
+        StrategyRegistry.register("ddp", SteadyDDP, override=True, start_method="popen", compression=ddp.compression)
         built = super().instantiate_trainer(**kwargs)
+        ddp.check(built.strategy)
         # Lightning's handlers save or broadcast inside of them: processes at different steps wait for ever.
         vars(built._signal_connector)["register_signal_handlers"] = lambda: None
         if self.subcommand == "fit":
@@ -304,6 +313,7 @@ def add_run_arguments(parser: LightningArgumentParser) -> None:
     parser.add_class_arguments(AveragingConfig, "averaging")
     parser.add_class_arguments(PreciseBN, "precise_bn")
     parser.add_class_arguments(NonFiniteGuard, "guard")
+    parser.add_class_arguments(DDPConfig, "ddp")
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -338,6 +348,18 @@ def read_data(config: str, settings: Sequence[str]) -> VideoDataModule:
     return datamodule
 
 
+@contextlib.contextmanager
+def _heard_through(speaks: OneSpeaks) -> Iterator[None]:
+    handlers = logging.getLogger("video_gn").handlers
+    for handler in handlers:
+        handler.addFilter(speaks)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(speaks)
+
+
 def run(command: str, words: Sequence[str]) -> int:
     """Run a Lightning command.
 
@@ -358,7 +380,8 @@ def run(command: str, words: Sequence[str]) -> int:
     warnings.filterwarnings("ignore", message=".*It is recommended to use `self.log.*sync_dist=True.*")
     # Our sampler goes on inside an epoch where the checkpoint stood; Lightning cannot know.
     warnings.filterwarnings("ignore", message=".*ended before the epoch ended and your dataloader is not resumable.*")
-    with VideoCLI.flag.installed():
+    VideoCLI.speaks = OneSpeaks(launched_rank())
+    with VideoCLI.flag.installed(), _heard_through(VideoCLI.speaks):
         try:
             cli = VideoCLI(
                 command,

@@ -192,7 +192,8 @@ class VideoClassifier(LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimizer and its schedule for the actual global batch; prints what came out."""
         trainer = self.trainer
-        batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
+        datamodule = getattr(trainer, "datamodule", None)
+        batch_size = getattr(datamodule, "batch_size", None)
         accumulate = trainer.accumulate_grad_batches
         if batch_size is None:
             if self.optimizer_config.reference_batch_size is not None:
@@ -218,21 +219,15 @@ class VideoClassifier(LightningModule):
         except ValueError as error:
             raise ConfigError(str(error)) from error
         if trainer.is_global_zero:
-            lr = scaled_lr(config.lr, global_batch_size=global_batch, reference_batch_size=config.reference_batch_size)
+            reference = config.reference_batch_size
+            lr = scaled_lr(config.lr, global_batch_size=global_batch, reference_batch_size=reference)
+            formula = f" = {config.lr:g} x {global_batch} / {reference}" if reference else ""
             log.info(
                 "global batch %d = %d process(es) x %d clips x %d accumulated; "
-                "learning rate %g%s; %d steps, %d an epoch",
-                global_batch,
-                trainer.world_size,
-                batch_size,
-                accumulate,
-                lr,
-                f" = {config.lr:g} x {global_batch} / {config.reference_batch_size}"
-                if config.reference_batch_size
-                else "",
-                total_steps,
-                steps_per_epoch,
-            )
+                "learning rate %g%s; %d steps, %d an epoch; seed %d",
+                global_batch, trainer.world_size, batch_size, accumulate,
+                lr, formula, total_steps, steps_per_epoch, getattr(datamodule, "seed", 0),
+            )  # fmt: skip
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_batch_start(self, batch: ClipBatch, batch_idx: int) -> None:
@@ -285,7 +280,7 @@ class VideoClassifier(LightningModule):
         """Forget the failures of the last validation; let all processes use the first one's running statistics."""
         self.failures = []
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            # Those that a checkpoint holds; DDP itself shares them at the next training forward.
+            # Those that a checkpoint holds; DDP itself shares them at the next forward.
             for buffer in self.net.buffers():
                 torch.distributed.broadcast(buffer, 0)
 
