@@ -67,6 +67,24 @@ class StepLog(Callback):
         self._write(f"epoch {trainer.current_epoch} at {trainer.global_step}")
 
 
+class EvalLog(Callback):
+    """Appends a line for each video that a test has scored.
+
+    Args:
+        path: of the file.
+        pause: seconds to wait after each.
+    """
+
+    def __init__(self, path: str, pause: float = 0.0) -> None:
+        self.path = path
+        self.pause = pause
+
+    def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+        with Path(self.path).open("a") as file:
+            file.writelines(f"{i}\n" for i in (*batch.video_ids.tolist(), *(f.video_id for f in batch.failures)))
+        time.sleep(self.pause)
+
+
 class HookLog(Callback):
     """Appends a line for each hook of a training, with what it sees; waits where a kill is wanted.
 

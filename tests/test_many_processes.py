@@ -2,16 +2,20 @@
 
 import json
 import os
+import shutil
+import signal
+import time
 
 import numpy as np
 import pytest
 import torch
 from media import write_numbered_video
-from runs import TINY, run, run_together
+from runs import TINY, run, run_together, start, start_together
 from small import assert_same
 
 # The full count takes minutes; CI runs a tenth of it.
-NUM_VIDEOS = 499 if int(os.environ.get("VIDEO_GN_KILLS", "3")) >= 20 else 49
+STOPS = int(os.environ.get("VIDEO_GN_KILLS", "3"))
+NUM_VIDEOS = 499 if STOPS >= 20 else 49
 FILES = ("metrics.json", "predictions.csv", "scores.npz")
 CLASSES = ("one", "three", "two")
 SMALL = ("--data.clip.stride=1", "--data.views.num_clips=2")
@@ -43,21 +47,24 @@ def listed(videos, path, numbers):
 def checkpoint(videos, tmp_path_factory):
     """A net that was trained for some steps, so that scores differ."""
     path = tmp_path_factory.mktemp("trained")
-    words = [*TINY, *SMALL, f"--data.train={listed(videos, path, range(12))}", f"--run_dir={path / 'run'}"]
-    words += ["--model.optimizer.lr=0.02", "--trainer.max_steps=9", "--trainer.max_epochs=-1"]
-    status, printed = run(["fit", *words], path)
+    argv = ["fit", *TINY, *SMALL, f"--data.train={listed(videos, path, range(12))}", f"--run_dir={path / 'run'}"]
+    argv += ["--model.optimizer.lr=0.02", "--trainer.max_steps=9", "--trainer.max_epochs=-1"]
+    status, printed = run(argv, path)
     assert status == 0, printed
     return path / "run/checkpoints/last.ckpt"
 
 
-def outcome(videos, checkpoint, path, num_processes):
+def words(videos, checkpoint, path, *more):
+    return ["test", *TINY, *SMALL, f"--data.test={videos}", f"--ckpt_path={checkpoint}", f"--run_dir={path}", *more]
+
+
+def outcome(videos, checkpoint, path, num_processes, *more):
     """The files of a test, and what the processes printed.
 
     Returns:
         (exit status of each, contents by name, log of each).
     """
-    words = ["test", *TINY, *SMALL, f"--data.test={videos}", f"--ckpt_path={checkpoint}"]
-    found = run_together([*words, f"--run_dir={path / 'run'}"], path, num_processes)
+    found = run_together(words(videos, checkpoint, path / "run", *more), path, num_processes)
     directory = path / "run/test"
     present = {name: (directory / name).read_bytes() for name in FILES if (directory / name).is_file()}
     return [status for status, _ in found], present, [printed for _, printed in found]
@@ -98,13 +105,105 @@ def test_fewer_videos_than_processes_and_a_broken_one(videos, checkpoint, tmp_pa
     assert [line in text for text in (log, *logs)] == [True, False, True, False]
 
 
+# ---- a test that is stopped ----------------------------------------------------------------------
+
+
+def stopped(argv, path, seen, num_lines, number, num_processes=1):
+    """Start a test; once enough is seen, send a signal to its first process, or SIGKILL to all.
+
+    Returns:
+        Exit status of each process.
+    """
+    if num_processes > 1:
+        processes = start_together(argv, path, num_processes)
+    else:
+        processes = [start([*argv, "--trainer.devices=1"], path, path / "log-0.txt")]
+    deadline = time.monotonic() + 120
+    while len(lines_of(seen)) < num_lines:
+        assert time.monotonic() < deadline, (path / "log-0.txt").read_text()
+        if not any(process.is_alive() for process in processes):
+            break
+        time.sleep(0.005)
+    for process in processes if number == signal.SIGKILL else processes[:1]:
+        if process.is_alive():
+            os.kill(process.pid, number)
+    for process in processes:
+        process.join(60)
+        assert process.exitcode is not None
+    return [process.exitcode for process in processes]
+
+
+def lines_of(path):
+    return path.read_text().split() if path.exists() else []
+
+
+def logged(path, pause=0.05):
+    return [
+        "--trainer.callbacks+=runs.EvalLog",
+        f"--trainer.callbacks.path={path}",
+        f"--trainer.callbacks.pause={pause}",
+    ]
+
+
+@pytest.mark.slow
+def test_a_stopped_test_goes_on(videos, checkpoint, tmp_path):
+    """The files are those of a test that never stopped, and nothing is scored twice; another test starts anew."""
+    paths = listed(videos, tmp_path, [3, 5, 19, 7, 9, 11, 2, 19, 13, 17])
+    (status,), whole, _ = outcome(paths, checkpoint, tmp_path / "whole", 1)
+    here, seen = tmp_path / "parts", tmp_path / "seen.txt"
+    here.mkdir()
+    argv = words(paths, checkpoint, here / "run", *logged(seen))
+    assert stopped(argv, here, seen, 4, signal.SIGTERM) == [143]
+    unfinished = here / "run/test/unfinished"
+    log = (here / "log-0.txt").read_text()
+    assert f"what was scored is kept in {unfinished}; the same command goes on" in log
+    assert "Traceback" not in log
+    (lines,) = unfinished.glob("*.jsonl")
+    done = {json.loads(line)["video"] for line in lines.read_text().splitlines()}
+    assert 3 <= len(done) < 10
+    seen.unlink()
+    # Of another test: nothing of it is taken.
+    other = here / "other"
+    shutil.copytree(unfinished, other / "test/unfinished")
+    (found,), _, (printed,) = outcome(paths, checkpoint, tmp_path / "new", 1, "--data.views.num_clips=1")
+    assert found == 3 and "going on" not in printed
+    printed = run([*words(paths, checkpoint, other, "--data.views.num_clips=1")], here)[1]
+    assert "is of another test (settings.data.views.num_clips: 2 -> 1): starting anew" in printed
+    # The same one.
+    ((last, printed),) = run_together(argv, here, 1)
+    assert (status, last) == (3, 3)
+    assert f"going on with the test: {len(done)} of 10 videos are done" in printed
+    assert {name: (here / "run/test" / name).read_bytes() for name in FILES} == whole
+    assert {*map(int, lines_of(seen))} == {*range(10)} - done
+    assert not unfinished.exists()
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_on_other_numbers_of_processes(videos, checkpoint, tmp_path):
+    numbers = np.random.default_rng(1).integers(0, 19, 12 * STOPS)
+    numbers[::9] = 19
+    paths = listed(videos, tmp_path, numbers)
+    _, whole, _ = outcome(paths, checkpoint, tmp_path / "whole", 1)
+    rng = np.random.default_rng(2)
+    here, seen = tmp_path / "parts", tmp_path / "seen.txt"
+    here.mkdir()
+    argv = words(paths, checkpoint, here / "run", *logged(seen, pause=0.1))
+    for _ in range(STOPS):
+        number = signal.SIGKILL if rng.random() < 0.7 else signal.SIGUSR1
+        stopped(argv, here, seen, len(lines_of(seen)) + int(rng.integers(0, 8)), number, int(rng.integers(1, 4)))
+    found = run_together(argv, here, 2)
+    assert [status for status, _ in found] == [3, 3], found
+    assert "going on with the test" in found[0][1]
+    assert {name: (here / "run/test" / name).read_bytes() for name in FILES} == whole
+
+
 # ---- training --------------------------------------------------------------------------------------
 
 
 def trained(videos, path, num_processes, *more):
     """(exit status, log) of each process of a training on a list, in batches of two clips."""
-    words = ["fit", *TINY, *SMALL, f"--data.train={videos}", f"--run_dir={path / 'run'}", "--data.batch_size=2"]
-    return run_together([*words, "--trainer.limit_val_batches=0", *more], path, num_processes)
+    argv = ["fit", *TINY, *SMALL, f"--data.train={videos}", f"--run_dir={path / 'run'}", "--data.batch_size=2"]
+    return run_together([*argv, "--trainer.limit_val_batches=0", *more], path, num_processes)
 
 
 @pytest.mark.slow
@@ -114,8 +213,8 @@ def test_three_processes_go_on_bit_for_bit(videos, tmp_path):
     ends = []
     for name, parts in (("whole", [2]), ("parts", [1, 2])):
         for epochs in parts:
-            words = [f"--trainer.max_epochs={epochs}", "--ckpt_path=last", "--model.optimizer.lr=0.05"]
-            found = trained(paths, tmp_path / name, 3, *words)
+            more = [f"--trainer.max_epochs={epochs}", "--ckpt_path=last", "--model.optimizer.lr=0.05"]
+            found = trained(paths, tmp_path / name, 3, *more)
             assert [status for status, _ in found] == [0] * 3, found
         ends.append(torch.load(tmp_path / name / "run/checkpoints/last.ckpt", weights_only=True))
     assert ends[0]["global_step"] == ends[1]["global_step"] == 6

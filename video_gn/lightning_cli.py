@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.fabric.plugins.environments import SLURMEnvironment
@@ -40,7 +40,7 @@ from video_gn.trainer_settings import TRAINER_DEFAULTS, check_trainer, rounded
 from video_gn.weights._files import read_file
 from video_gn.weights.convert import zoo_labels
 from video_gn.weights.formats import recognize
-from video_gn.weights.named import find_weights
+from video_gn.weights.named import file_digest, find_weights
 from video_gn.weights.report import LoadReport
 
 log = logging.getLogger(__name__)
@@ -172,7 +172,8 @@ class VideoCLI(LightningCLI):
         self.datamodule.manifests = self.prepared.manifests
         options, trainer = self.options, self._get(self.config_init, "trainer")
         self._load_weights(options)
-        callbacks: list[Any] = [self.speaks, EvaluationWriter(self.run_dir)]
+        writer = EvaluationWriter(self.run_dir, made_with=self._scores_follow_from, requeue=slurm.requeue)
+        callbacks: list[Any] = [self.speaks, writer]
         if self.subcommand == "fit":
             averaging = self._get(self.config_init, "averaging").build()
             # In this order: precise statistics are those of the averaged weights.
@@ -213,6 +214,19 @@ class VideoCLI(LightningCLI):
                 Preemption(self.flag, self._get(self.config_init, "checkpoint"), requeue=slurm.requeue)
             )
         return built
+
+    def _scores_follow_from(self) -> dict[str, Any]:
+        """What a test's scores are a function of, beside its videos."""
+        config = yaml.safe_load(self._parser("test").dump(self.options, skip_none=False, skip_link_targets=False))
+        # How fast the videos are read changes none of them.
+        data = {k: v for k, v in config["data"].items() if k not in ("loader", "batch_size", "val_batch_size")}
+        source = self.options.ckpt_path or find_weights(self.options.model.weights)
+        return {
+            "checkpoint": f"SHA-256 {file_digest(Path(source))}",
+            "precision": config["trainer"]["precision"],
+            "model": config["model"],
+            "data": data,
+        }
 
     def _about_weights(self, options: Namespace) -> dict[str, Any]:
         """The classes of weights that are tested without any training."""
@@ -348,18 +362,6 @@ def read_data(config: str, settings: Sequence[str]) -> VideoDataModule:
     return datamodule
 
 
-@contextlib.contextmanager
-def _heard_through(speaks: OneSpeaks) -> Iterator[None]:
-    handlers = logging.getLogger("video_gn").handlers
-    for handler in handlers:
-        handler.addFilter(speaks)
-    try:
-        yield
-    finally:
-        for handler in handlers:
-            handler.removeFilter(speaks)
-
-
 def run(command: str, words: Sequence[str]) -> int:
     """Run a Lightning command.
 
@@ -381,7 +383,7 @@ def run(command: str, words: Sequence[str]) -> int:
     # Our sampler goes on inside an epoch where the checkpoint stood; Lightning cannot know.
     warnings.filterwarnings("ignore", message=".*ended before the epoch ended and your dataloader is not resumable.*")
     VideoCLI.speaks = OneSpeaks(launched_rank())
-    with VideoCLI.flag.installed(), _heard_through(VideoCLI.speaks):
+    with VideoCLI.flag.installed(), VideoCLI.speaks.heard():
         try:
             cli = VideoCLI(
                 command,

@@ -56,3 +56,13 @@ def test_evaluation_sees_every_record_once_over_all_processes(num_records, world
     assert all(len(keys) > 0 for keys in ranks)
     assert all(len(EvalSampler(num_records, rank=r, world_size=world_size)) == len(k) for r, k in enumerate(ranks))
     assert sorted(k for keys in ranks for k in keys if k >= 0) == list(range(num_records))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+@pytest.mark.parametrize("done", [set(), {0}, {1, 3, 4}, set(range(10)), set(range(9))])
+def test_what_is_left_of_a_test_is_shared_out(world_size, done):
+    ranks = [list(EvalSampler(10, rank=r, world_size=world_size, leave_out=done)) for r in range(world_size)]
+    assert sorted(key for keys in ranks for key in keys if key >= 0) == sorted({*range(10)} - done)
+    assert all(keys == [-1] or -1 not in keys for keys in ranks) and all(ranks)
+    lengths = [len([key for key in keys if key >= 0]) for keys in ranks]
+    assert max(lengths) - min(lengths) <= 1

@@ -1,25 +1,28 @@
 """Writes what a test or a prediction found: metrics.json, predictions.csv, scores.npz, predictions.json.
 
-Scores go to disk as they come, so that a long test does not grow in memory.
+Scores go to disk as they come, so that a long test does not grow in memory, and one that was stopped goes on.
 """
 
 from __future__ import annotations
 
-import contextlib
 import csv
+import hashlib
 import json
 import logging
+import signal
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 from lightning import Callback
 
+from video_gn.callbacks.unfinished import Kept, Part, Place, Unfinished
 from video_gn.clips import ClipBatch
 from video_gn.data.manifest import Manifest
+from video_gn.errors import StoppedError
 from video_gn.results import video_result, write_results
 
 log = logging.getLogger(__name__)
@@ -31,37 +34,73 @@ class EvaluationWriter(Callback):
     Args:
         run_dir: the run's directory; files go to its `test/` or `predict/`.
         top_k: labels of a prediction.
+        made_with: gives what a test's scores follow from, beside its videos; a test that was stopped goes on where it
+            is the same. None always starts anew.
+        requeue: asks for the job to be started again, where SIGUSR1 has stopped a test.
     """
 
-    def __init__(self, run_dir: Path, *, top_k: int = 5) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        top_k: int = 5,
+        made_with: Callable[[], Mapping[str, Any]] | None = None,
+        requeue: Callable[[], None] | None = None,
+    ) -> None:
         self.run_dir = Path(run_dir)
         self.top_k = top_k
+        self.made_with = made_with
+        self.requeue = requeue
         self.num_failed = 0
-        self._part: IO[bytes] | None = None
-        self._ids: list[int] = []
-        self._num_views = 0
+        self._unfinished = Unfinished(self.run_dir / "test" / "unfinished")
+        self._kept = Kept()
+        self._part: Part | None = None
+        self._places: dict[int, Place] = {}
         self._notes: dict[int, dict[str, Any]] = {}
 
     # ---- test --------------------------------------------------------------------------------
 
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """See what an earlier start of the same test has done, before the videos are shared out."""
+        if stage != "test":
+            return
+        manifest = trainer.datamodule.manifests["test"]
+        kept = Kept()
+        if trainer.is_global_zero:
+            settings = None
+            if self.made_with is not None:
+                settings = {**self.made_with(), "videos": videos_digest(manifest)}
+            kept = self._unfinished.open(settings)
+            if kept.video_ids:
+                log.info("going on with the test: %d of %d videos are done", len(kept.video_ids), len(manifest.records))
+        self._kept = trainer.strategy.broadcast(kept)
+        trainer.datamodule.tested = self._kept.video_ids
+
     def on_test_start(self, trainer: Any, pl_module: Any) -> None:
-        """Open this process's file of scores."""
-        directory = self.run_dir / "test"
-        directory.mkdir(parents=True, exist_ok=True)
-        self._ids = []
-        self._part = self._part_path(directory, trainer.global_rank).open("wb")
+        """Open this process's files."""
+        self._places = {}
+        self._part = self._unfinished.part(self._kept.start, trainer.global_rank)
 
     def on_test_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Append the batch's scores."""
-        if len(batch) == 0:
-            return
+        """Keep the batch's scores."""
         assert self._part is not None
+        for failure in batch.failures:
+            self._part.add_failure(failure)
+        records = trainer.datamodule.manifests["test"].records
         scores_NKY = outputs.cpu().numpy().astype(np.float32, copy=False)
-        self._num_views = scores_NKY.shape[1]
-        self._ids.extend(batch.video_ids.tolist())
-        self._part.write(scores_NKY.tobytes())
+        for scores_KY, video_id, label in zip(scores_NKY, batch.video_ids.tolist(), batch.labels.tolist(), strict=True):
+            self._places[video_id] = self._part.add(video_id, records[video_id].path, label, scores_KY)
+
+    def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Count what earlier starts have scored, each video in one process; the module computes right after."""
+        for video_id in sorted(self._kept.places)[trainer.global_rank :: trainer.world_size]:
+            place = self._kept.places[video_id]
+            # As the step has it: one video's scores, added up on the device.
+            scores_NKY = torch.from_numpy(place.read().copy()).to(pl_module.device)[None]
+            ids, labels = torch.tensor([video_id]), torch.tensor([place.label])
+            pl_module.test_metric.update(ids, scores_NKY.sum(1), labels, place.shape[0])
 
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
         """Gather over processes; rank 0 writes the files."""
@@ -69,21 +108,23 @@ class EvaluationWriter(Callback):
         self._part.close()
         directory = self.run_dir / "test"
         rows = pl_module.test_metric.rows()  # collective: every process takes part
-        mine = (self._ids, self._num_views, [(f.video_id, f.path, f.reason) for f in pl_module.failures])
+        mine = (self._places, list(pl_module.failures))
         everyone: list[Any] = [mine]
         if trainer.world_size > 1:
             everyone = [None] * trainer.world_size
             torch.distributed.all_gather_object(everyone, mine)
-        failures = sorted({failure for _, _, found in everyone for failure in found})
+        found = [*self._kept.failures.values(), *(failure for _, failed in everyone for failure in failed)]
+        failures = sorted({(f.video_id, f.path, f.reason) for f in found})
         self.num_failed = len(failures)
         if not trainer.is_global_zero:
             return
         datamodule = trainer.datamodule
         manifest, classes = datamodule.manifests["test"], pl_module.classes or list(datamodule.classes)
         self._write_predictions(directory / "predictions.csv", rows, manifest, classes)
-        parts = [(self._part_path(directory, rank), ids) for rank, (ids, _, _) in enumerate(everyone)]
-        num_views = max(views for _, views, _ in everyone)
-        self._write_scores(directory / "scores.npz", parts, num_views, rows)
+        places = dict(self._kept.places)
+        for more, _ in everyone:
+            places.update(more)
+        self._write_scores(directory / "scores.npz", places, rows)
         results = pl_module.eval_results
         num_crops = datamodule.test_crops.num_crops
         metrics = {
@@ -99,10 +140,17 @@ class EvaluationWriter(Callback):
             "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
         }
         write_json(directory / "metrics.json", metrics)
+        self._unfinished.remove()
 
-    @staticmethod
-    def _part_path(directory: Path, rank: int) -> Path:
-        return directory / f".scores-{rank:05d}.f32"
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Say what is kept of a test, and have a job of SLURM's started again."""
+        if self._part is None or trainer.state.fn != "test":
+            return
+        if trainer.is_global_zero:
+            log.info("what was scored is kept in %s; the same command goes on", self._unfinished.directory)
+        is_asked = isinstance(exception, StoppedError) and exception.status == 128 + signal.SIGUSR1
+        if is_asked and self.requeue is not None:
+            self.requeue()  # in each process: whichever leaves first takes the others with it
 
     def _write_predictions(self, path: Path, rows: Any, manifest: Manifest, classes: Sequence[str]) -> None:
         order = np.argsort(-rows.scores, axis=1, kind="stable")[:, :5]
@@ -126,16 +174,9 @@ class EvaluationWriter(Callback):
         part.replace(path)
 
     @staticmethod
-    def _write_scores(path: Path, parts: list[tuple[Path, list[int]]], num_views: int, rows: Any) -> None:
+    def _write_scores(path: Path, places: Mapping[int, Place], rows: Any) -> None:
         """Merge the processes' files into one npz, video by video, in the order of the manifest."""
-        num_classes = rows.scores.shape[1]
-        place = {}
-        maps = []
-        for file, ids in parts:
-            if ids:
-                maps.append(np.memmap(file, np.float32, "r", shape=(len(ids), num_views, num_classes)))
-                place.update({video_id: (len(maps) - 1, row) for row, video_id in enumerate(ids)})
-        video_ids = np.array(sorted(place), dtype=np.int64)
+        video_ids = np.array(sorted(places), dtype=np.int64)
         labels = np.asarray(rows.labels, dtype=np.int64)
         part = path.with_name(f".{path.name}.tmp")
         with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
@@ -143,17 +184,12 @@ class EvaluationWriter(Callback):
                 with archive.open(f"{name}.npy", "w") as entry:
                     np.lib.format.write_array(entry, array)
             with archive.open("scores.npy", "w", force_zip64=True) as entry:
-                shape = (len(video_ids), num_views, num_classes)
+                shape = (len(video_ids), int(rows.num_views.max(initial=0)), rows.scores.shape[1])
                 header = {"descr": "<f4", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_2_0(entry, header)
                 for video_id in video_ids.tolist():
-                    which, row = place[video_id]
-                    entry.write(np.ascontiguousarray(maps[which][row]).tobytes())
+                    entry.write(places[video_id].read().tobytes())
         part.replace(path)
-        del maps
-        for file, _ in parts:
-            with contextlib.suppress(FileNotFoundError):
-                file.unlink()
 
     # ---- predict -----------------------------------------------------------------------------
 
@@ -186,6 +222,15 @@ class EvaluationWriter(Callback):
         if trainer.is_global_zero:
             failed = [{"path": path, "reason": reason} for _, path, reason in failures]
             write_results(self.run_dir / "predict" / "predictions.json", [results[i] for i in sorted(results)], failed)
+
+
+def videos_digest(manifest: Manifest) -> str:
+    """SHA-256 of what is read and in which order: paths, labels and segments."""
+    digest = hashlib.sha256()
+    for r in manifest.records:
+        line = repr((r.path, r.label, r.start_seconds, r.end_seconds, r.error))
+        digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
+    return f"SHA-256 {digest.hexdigest()}"
 
 
 def write_json(path: Path, value: Any) -> None:

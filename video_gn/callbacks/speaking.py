@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lightning import Callback
@@ -33,6 +34,18 @@ class OneSpeaks(Callback):
     def __init__(self, rank: int) -> None:
         self.rank = rank
         self.is_starting = True
+
+    @contextlib.contextmanager
+    def heard(self) -> Iterator[None]:
+        """Look at all that the package says."""
+        handlers = list(logging.getLogger("video_gn").handlers)
+        for handler in handlers:
+            handler.addFilter(self)
+        try:
+            yield
+        finally:
+            for handler in handlers:
+                handler.removeFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a record is told; `logging` calls this."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any, Literal, cast
 
@@ -97,6 +98,7 @@ class VideoDataModule(LightningDataModule):
         self.seed = seed
         self.max_broken_fraction = max_broken_fraction
         self.manifests: dict[str, Manifest] = {}
+        self.tested: Collection[int] = ()  # videos that an earlier start of the same test has scored
         self._position: dict[str, int] = {"epoch": 0, "batches": 0, "clips": 0}
         # Made here, so that sizes that do not fit together are an error before any list is read.
         self.train_transform = augment.build()
@@ -298,13 +300,13 @@ class VideoDataModule(LightningDataModule):
 
     def test_dataloader(self) -> DataLoader[ClipBatch]:
         """All views of a test video, one video at a time."""
-        return self._views_loader(self.manifests["test"])
+        return self._views_loader(self.manifests["test"], leave_out=self.tested)
 
     def predict_dataloader(self) -> DataLoader[ClipBatch]:
         """All views of an unlabelled video, one video at a time."""
         return self._views_loader(self.manifests["predict"])
 
-    def _views_loader(self, manifest: Manifest) -> DataLoader[ClipBatch]:
+    def _views_loader(self, manifest: Manifest, *, leave_out: Collection[int] = ()) -> DataLoader[ClipBatch]:
         dataset = EvalDataset(
             manifest.records,
             clip=self.clip,
@@ -313,11 +315,11 @@ class VideoDataModule(LightningDataModule):
             spacing=self.views.spacing,
             backend=self.backend,
         )
-        return self._loader(dataset, self._eval_sampler(manifest.records), 1, persistent=False)
+        return self._loader(dataset, self._eval_sampler(manifest.records, leave_out), 1, persistent=False)
 
-    def _eval_sampler(self, records: Any) -> EvalSampler:
+    def _eval_sampler(self, records: Any, leave_out: Collection[int] = ()) -> EvalSampler:
         rank, world_size = self._rank
-        return EvalSampler(len(records), rank=rank, world_size=world_size)
+        return EvalSampler(len(records), rank=rank, world_size=world_size, leave_out=leave_out)
 
     def _loader(
         self, dataset: ClipDataset, sampler: Any, batch_size: int, *, persistent: bool

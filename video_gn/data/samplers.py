@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -86,10 +86,14 @@ class EvalSampler(Sampler[int]):
         num_records: records to evaluate.
         rank: of this process.
         world_size: number of processes.
+        leave_out: records that are done; those that are left are shared out in the same way.
     """
 
-    def __init__(self, num_records: int, *, rank: int = 0, world_size: int = 1) -> None:
-        self.keys = range(rank, num_records, world_size) if rank < num_records else [-1]
+    def __init__(
+        self, num_records: int, *, rank: int = 0, world_size: int = 1, leave_out: Collection[int] = ()
+    ) -> None:
+        left = [key for key in range(num_records) if key not in leave_out] if leave_out else range(num_records)
+        self.keys = left[rank::world_size] or [-1]
 
     def __len__(self) -> int:
         return len(self.keys)

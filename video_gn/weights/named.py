@@ -79,7 +79,7 @@ def _fetch(text: str, package: str, model: str, target: Path, record: Path) -> N
     try:
         FETCHERS[package](model, str(temporary))
         part = record.with_name(f".{target.name}.{os.getpid()}.sha256.part")
-        part.write_text(f"{_sha256(temporary)}  {target.name}\n", encoding="utf-8")
+        part.write_text(f"{file_digest(temporary)}  {target.name}\n", encoding="utf-8")
         # The record first: a kill between the two leaves a record without a file, which is fetched again.
         part.replace(record)
         temporary.replace(target)
@@ -96,7 +96,7 @@ def _fetch(text: str, package: str, model: str, target: Path, record: Path) -> N
 
 
 def _check(text: str, target: Path, record: Path, wanted: str | None) -> None:
-    digest = _sha256(target)
+    digest = file_digest(target)
     recorded = record.read_text(encoding="utf-8").split()[:1]
     if recorded != [digest]:
         raise CheckpointError(
@@ -108,7 +108,8 @@ def _check(text: str, target: Path, record: Path, wanted: str | None) -> None:
     log.info("%s: %s, SHA-256 %s", text, target, digest[:16])
 
 
-def _sha256(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
