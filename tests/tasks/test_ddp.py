@@ -31,7 +31,11 @@ CASES = {
     "bfloat16": {"dtype": torch.float32, "strategy": {"compression": "bf16"}},
     "float32": {"dtype": torch.float32},
     "batch norm": {"norm": "batch"},
+    "sync batch norm": {"norm": "sync_batch"},
+    "sync batch norm, checkpointed": {"norm": "sync_batch", "activation_checkpointing": True},
 }
+BATCH_NORM = [name for name in CASES if "batch norm" in name]
+
 
 
 def steps_of(
@@ -113,11 +117,11 @@ def alone():
     """One process with whole batches, plainly; some of the parameters for the case in which others are frozen."""
     steps, _ = steps_of()
     frozen, _ = steps_of(frozen_stages=2)
-    return {"frozen": frozen, "batch norm": steps_of(norm="batch")[0], None: steps}
+    return {"frozen": frozen, None: steps} | dict.fromkeys(BATCH_NORM, steps_of(norm="batch")[0])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in CASES if n not in ("bfloat16", "float32", "batch norm")])
+@pytest.mark.parametrize("name", sorted({*CASES} - {"bfloat16", "float32", "batch norm"}))
 def test_four_processes_take_the_step_of_one(played, alone, name):
     """4 x 2 clips against 1 x 8, over steps enough for DDP to have laid out its buckets anew."""
     wanted = alone.get(name, alone[None])
