@@ -24,7 +24,7 @@ _OWN = {
     "weights": "weight files of any zoo: inspect, convert",
     "study": "norms x batch sizes x clips x seeds, to a table and figures",
     "report": "write a run directory's report.html",
-    "bench": "speed, side by side in one run: data, weights, train",
+    "bench": "speed, side by side in one run: data, weights, test, train",
 }
 
 
@@ -273,6 +273,17 @@ def _report_parser() -> argparse.ArgumentParser:
     return parser
 
 
+_BENCH_TEST = (
+    ("num_videos", 8, "videos of a test"),
+    ("num_clips", 10, "of a video"),
+    ("frames", 8, "of a clip"),
+    ("size", 112, "height and width, px"),
+    ("width", 64, "channels of the stem"),
+    ("num_processes", 2, "that share the videos out"),
+    ("rounds", 5, "rounds, each of one process and of several"),
+)
+
+
 def _bench_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="video-gn bench", description="Measure speed, side by side in one run.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -289,6 +300,12 @@ def _bench_parser() -> argparse.ArgumentParser:
     )
     weights.add_argument("--rounds", type=_positive, default=5, metavar="N", help="rounds, each of every contender (5)")
     weights.add_argument("--output", metavar="FILE", help="write the figures as .json")
+
+    test = commands.add_parser("test", help="what several processes save of a test's time, one thread each")
+    test.add_argument("videos", nargs="*", metavar="VIDEO", help="files to read (a 10 s, 340x256 video is made)")
+    for name, value, what in _BENCH_TEST:
+        test.add_argument(f"--{name}", type=_positive, default=value, metavar="N", help=f"{what} ({value})")
+    test.add_argument("--output", metavar="FILE", help="write the figures as .json")
 
     train = commands.add_parser(
         "train",

@@ -223,8 +223,13 @@ def run_report(options: argparse.Namespace) -> int:
 
 
 def run_bench(options: argparse.Namespace) -> int:
-    """`video-gn bench data | weights | train`."""
+    """`video-gn bench data | weights | test | train`."""
     _set_up_logging()
+    if "num_processes" in options:
+        from video_gn.bench.evaluation import EvalSetup, bench_test
+
+        setup = EvalSetup(**{name: getattr(options, name) for name in EvalSetup.__dataclass_fields__})
+        return bench_test(setup, videos=options.videos, rounds=options.rounds, output=options.output)
     if "videos" in options:
         from video_gn.bench.data import bench_data
 
