@@ -43,11 +43,13 @@ class StepLog(Callback):
     Args:
         path: of the file.
         pause: seconds to wait after a step.
+        slow_rank: the process that waits; None is all.
     """
 
-    def __init__(self, path: str, pause: float = 0.0) -> None:
+    def __init__(self, path: str, pause: float = 0.0, slow_rank: int | None = None) -> None:
         self.path = path
         self.pause = pause
+        self.slow_rank = slow_rank
 
     def _write(self, line):
         with Path(self.path).open("a") as file:
@@ -58,7 +60,8 @@ class StepLog(Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self._write(f"step {trainer.global_step} {batch.video_ids.tolist()} {float(outputs['loss'])!r}")
-        time.sleep(self.pause)
+        if self.slow_rank in (None, trainer.global_rank):
+            time.sleep(self.pause)
 
     def on_validation_start(self, trainer, pl_module):
         self._write(f"validation {trainer.global_step}")
@@ -281,3 +284,11 @@ def play_together(function, num_processes, directory, *args):
     import torch
 
     return [torch.load(path) for path in paths]
+
+
+class SpawnedWorkers(Callback):
+    """Loading workers are new processes, as where there is no fork."""
+
+    def __init__(self) -> None:
+        multiprocessing.set_start_method("spawn", force=True)
+        multiprocessing.get_all_start_methods = lambda: ["spawn"]

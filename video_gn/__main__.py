@@ -29,12 +29,8 @@ _OWN = {
 
 
 def _overview() -> str:
-    lines = [
-        "usage: video-gn COMMAND [options]",
-        "",
-        "Train, test and run video classifiers with Group Normalization.",
-        "",
-    ]
+    lines = ["usage: video-gn COMMAND [options]", ""]
+    lines += ["Train, test and run video classifiers with Group Normalization.", ""]
     lines += [f"  {name:9s} {text}" for name, text in (_LIGHTNING | _OWN).items()]
     lines += ["", "`video-gn COMMAND --help` lists a command's options; `video-gn --version` prints the version."]
     return "\n".join(lines)
@@ -79,17 +75,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _guarded(run: Callable[[], int]) -> int:
     """Errors that are about files and settings are told in a line, not as a traceback."""
     from video_gn.errors import CheckpointError, ConfigError, ManifestError, StoppedError, VideoGNError
+    from video_gn.slurm import place
 
     try:
         return run()
     except (ManifestError, CheckpointError, ConfigError) as error:
-        sys.stderr.write(f"video-gn: error: {error}\n")
+        sys.stderr.write(f"video-gn{place()}: error: {error}\n")
         return 2
     except StoppedError as error:
         sys.stderr.write(f"video-gn: {error}\n")
         return error.status
     except VideoGNError as error:
-        sys.stderr.write(f"video-gn: error: {error}\n")
+        sys.stderr.write(f"video-gn{place()}: error: {error}\n")
         return 1
     except BrokenPipeError:
         return 1

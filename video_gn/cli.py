@@ -31,9 +31,11 @@ def _set_up_logging() -> None:
 def run_lightning(command: str, words: Sequence[str]) -> int:
     """`video-gn fit | validate | test | predict`."""
     _set_up_logging()
+    from video_gn import slurm
     from video_gn.lightning_cli import run
 
-    return run(command, words)
+    with slurm.refusals_noted():
+        return run(command, words)
 
 
 def run_infer(options: argparse.Namespace) -> int:

@@ -75,6 +75,10 @@ class RunError(VideoGNError):
     """A run cannot start or go on; the message names the setting or directory."""
 
 
+class RefusedError(RunError):
+    """A run cannot start, and another start of the same would not help."""
+
+
 class StoppedError(VideoGNError):
     """A signal ended a run; the message says what the run goes on from.
 

@@ -28,6 +28,7 @@ from video_gn.callbacks.precise_bn import PreciseBN
 from video_gn.callbacks.preemption import Preemption
 from video_gn.callbacks.progress import LineProgress, TerminalProgress
 from video_gn.callbacks.run_directory import RunDirectory, SaveConfig
+from video_gn.callbacks.same_data import SameData
 from video_gn.callbacks.speaking import OneSpeaks, launched_rank
 from video_gn.data.datamodule import VideoDataModule, build_datamodule
 from video_gn.data.watch import explain
@@ -173,7 +174,7 @@ class VideoCLI(LightningCLI):
         options, trainer = self.options, self._get(self.config_init, "trainer")
         self._load_weights(options)
         writer = EvaluationWriter(self.run_dir, made_with=self._scores_follow_from, requeue=slurm.requeue)
-        callbacks: list[Any] = [self.speaks, writer]
+        callbacks: list[Any] = [self.speaks, SameData(self.prepared.manifests), writer]
         if self.subcommand == "fit":
             averaging = self._get(self.config_init, "averaging").build()
             # In this order: precise statistics are those of the averaged weights.

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import time
 from pathlib import Path
 from typing import IO, Any
@@ -42,13 +43,20 @@ def hold(path: Path, *, wait_seconds: float | None = None) -> IO[str]:
         HeldError: where another process still holds it.
         OSError: where the file cannot be written.
     """
-    file = path.open("a+")
-    if not take(file, wait_seconds=wait_seconds):
-        with file:
-            raise HeldError(_content(file))
+    while True:
+        file = path.open("a+")
+        if not take(file, wait_seconds=wait_seconds):
+            content = _content(path)
+            if not _is_of_this_jobs_past(content):
+                with file:
+                    raise HeldError(content)
+            # The node has died, and a file server keeps what it held: a new file is held by nobody.
+            path.unlink(missing_ok=True)
+        elif _is_at(file, path):
+            break
+        file.close()
     file.truncate(0)
-    job = f", job {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
-    file.write(f"process {os.getpid()} on {os.uname().nodename}{job}\n")
+    file.write(f"process {os.getpid()} on {os.uname().nodename}{_job()}\n")
     file.flush()
     return file
 
@@ -78,7 +86,29 @@ def holder(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     with file:
-        return None if _is_free(file) else _content(file)
+        return None if _is_free(file) else _content(path)
+
+
+def _is_at(file: IO[Any], path: Path) -> bool:
+    """Whether a file is still the one of its name: who waited for one that was replaced meanwhile holds nothing."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _job() -> str:
+    """SLURM's job, and how often it has been started, as in ", job 17, start 2"."""
+    if "SLURM_JOB_ID" not in os.environ:
+        return ""
+    restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    return f", job {os.environ['SLURM_JOB_ID']}" + (f", start {restarts + 1}" if restarts else "")
+
+
+def _is_of_this_jobs_past(content: str) -> bool:
+    """Whether a lock is of an earlier start of this job: SLURM starts it anew only once all of that has ended."""
+    mine, theirs = (re.search(r", job (\d+)(?:, start (\d+))?$", text) for text in (_job(), content))
+    return bool(mine and theirs and mine[1] == theirs[1] and int(theirs[2] or 1) < int(mine[2] or 1))
 
 
 def _is_free(file: IO[Any]) -> bool:
@@ -93,6 +123,8 @@ def _is_free(file: IO[Any]) -> bool:
     return True
 
 
-def _content(file: IO[str]) -> str:
-    file.seek(0)
-    return file.read().strip() or "unknown"
+def _content(path: Path) -> str:
+    try:
+        return path.read_text().strip() or "unknown"
+    except FileNotFoundError:
+        return "unknown"

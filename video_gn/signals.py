@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -25,6 +26,7 @@ class StopFlag:
 
     def __init__(self) -> None:
         self.number = 0  # of the signal; 0 for none
+        self.since_seconds = 0.0  # when it came, by time.monotonic
         self._what = ""  # that is waited for the end of
         self._is_held = False
         self._grace_seconds: float | None = None
@@ -33,6 +35,8 @@ class StopFlag:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         is_again = bool(self.number) and number == signal.SIGINT
+        if not self.number:
+            self.since_seconds = time.monotonic()
         self.number = number
         if self._is_held:
             return

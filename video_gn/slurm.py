@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
-from video_gn.errors import ConfigError
+from video_gn.errors import CheckpointError, ConfigError, ManifestError, RefusedError
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +25,28 @@ def job_id(environment: Mapping[str, str] = os.environ) -> str | None:
     if "SLURM_ARRAY_JOB_ID" in environment:
         return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
     return environment["SLURM_JOB_ID"]
+
+
+def place(environment: Mapping[str, str] = os.environ) -> str:
+    """Where this process is, for its messages, " on node2"; nothing where it is the only one of its launch."""
+    counts = [environment.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "WORLD_SIZE")]
+    return "" if counts == ["1", "1"] else f" on {os.uname().nodename}"
+
+
+@contextlib.contextmanager
+def refusals_noted() -> Iterator[None]:
+    """Tell the job's script of an error that another start would not mend, in the file VIDEO_GN_REFUSED.
+
+    srun's exit status cannot tell it: it is that of the processes which were ended with the one that failed.
+    """
+    try:
+        yield
+    except (ConfigError, ManifestError, CheckpointError, RefusedError) as error:
+        note = os.environ.get("VIDEO_GN_REFUSED")
+        if note:
+            with contextlib.suppress(OSError), Path(note).open("a") as file:
+                file.write(f"{os.uname().nodename}: {error}\n")
+        raise
 
 
 def requeue() -> None:

@@ -2,6 +2,7 @@ import pytest
 
 from video_gn.callbacks.run_directory import RunDirectory, config_differences
 from video_gn.errors import RunError
+from video_gn.locks import HeldError, hold, holder
 
 
 def test_one_run_at_a_time(tmp_path):
@@ -52,3 +53,53 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="--run_dir .*file/run cannot be written: Not a directory"):
         RunDirectory(tmp_path / "file/run").lock(".lock")
+
+
+# ---- a lock that a dead node left on a file server -----------------------------------------------
+
+
+def in_job(monkeypatch, job, restarts):
+    monkeypatch.setenv("SLURM_JOB_ID", job)
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    if restarts:  # Slurm sets none at the first start
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
+
+
+@pytest.mark.parametrize("restarts", [1, 12])
+def test_a_jobs_later_start_takes_over_what_its_earlier_one_held(tmp_path, monkeypatch, restarts):
+    in_job(monkeypatch, "417", restarts - 1)
+    first = hold(tmp_path / ".lock", wait_seconds=0)
+    in_job(monkeypatch, "417", restarts)
+    second = hold(tmp_path / ".lock", wait_seconds=0.1)
+    assert f", job 417, start {restarts + 1}\n" in (tmp_path / ".lock").read_text()
+    # A third one, which waited for the first one's file, is not let in when that is freed.
+    first.close()
+    in_job(monkeypatch, "418", 0)
+    with pytest.raises(HeldError, match=rf"process \d+ on \S+, job 417, start {restarts + 1}$"):
+        hold(tmp_path / ".lock", wait_seconds=0.1)
+    second.close()
+    hold(tmp_path / ".lock", wait_seconds=0).close()
+
+
+@pytest.mark.parametrize(
+    ("job", "restarts"),
+    [
+        ("417", 1),  # the same start: another process of it
+        ("417", 0),
+        ("41", 2),
+        ("4170", 2),
+        (None, 0),
+    ],
+)
+def test_another_jobs_lock_is_left_alone(tmp_path, monkeypatch, job, restarts):
+    in_job(monkeypatch, "417", 1)
+    file = hold(tmp_path / ".lock", wait_seconds=0)
+    if job is None:
+        monkeypatch.delenv("SLURM_JOB_ID")
+    else:
+        in_job(monkeypatch, job, restarts)
+    with pytest.raises(HeldError, match="job 417, start 2$"):
+        hold(tmp_path / ".lock", wait_seconds=0.1)
+    assert holder(tmp_path / ".lock").endswith("job 417, start 2")
+    file.close()
+    assert holder(tmp_path / ".lock") is None

@@ -165,8 +165,9 @@ def test_a_command_in_a_process_of_its_own(tmp_path):
     assert told[0] == "before" and told[1].startswith("video-gn ") and "no command 'nothing'" in told[2]
 
 
-def test_a_stopped_study_stops_its_child(tmp_path):
-    """SIGTERM to the study: the child gets it too, and the study waits for its end."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_stopped_study_stops_its_child(tmp_path, number):
+    """The signal comes to the study alone: the child gets SIGTERM, and the study waits for its end."""
     code = (
         "import sys\n"
         "from pathlib import Path\n"
@@ -182,6 +183,6 @@ def test_a_stopped_study_stops_its_child(tmp_path):
     while not (log.exists() and "up" in log.read_text()):
         assert study.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
-    study.send_signal(signal.SIGTERM)
-    assert study.wait(30) == 128 + signal.SIGTERM
+    study.send_signal(number)
+    assert study.wait(30) == 128 + number
     assert log.read_text().split() == ["up", "ended"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
+import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -14,6 +16,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from video_gn.callbacks.checkpoints import RunCheckpoint
 from video_gn.errors import StoppedError
 from video_gn.signals import StopFlag
+
+log = logging.getLogger(__name__)
 
 
 class Preemption(Checkpoint):
@@ -40,6 +44,8 @@ class Preemption(Checkpoint):
         self.requeue = requeue
         self._group: Any = None
         self._waiting = contextlib.ExitStack()
+        self._waited_seconds = 0.0  # from the first process's signal to where all have agreed
+        self._agreed_seconds = 0.0  # by time.monotonic
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on a signal waits for the step's end."""
@@ -73,6 +79,7 @@ class Preemption(Checkpoint):
             StoppedError: where a signal has come to this process.
         """
         if self.flag.number and trainer.state.fn == "fit":
+            self._note_agreed(time.monotonic() - self.flag.since_seconds)
             self._stop(trainer, together=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -94,11 +101,17 @@ class Preemption(Checkpoint):
 
     def _asked(self) -> bool:
         """Whether any process has been asked; all take over the signal."""
+        waited = time.monotonic() - self.flag.since_seconds if self.flag.number else 0.0
         if self._group is not None:
-            number = torch.tensor([self.flag.number])
-            torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX, group=self._group)
-            self.flag.number = int(number)
+            found = torch.tensor([self.flag.number, waited], dtype=torch.float64)
+            torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX, group=self._group)
+            self.flag.number, waited = int(found[0]), float(found[1])
+        if self.flag.number:
+            self._note_agreed(waited)
         return self.flag.number != 0
+
+    def _note_agreed(self, waited_seconds: float) -> None:
+        self._waited_seconds, self._agreed_seconds = waited_seconds, time.monotonic()
 
     def _stop(self, trainer: Trainer, *, together: bool = True) -> NoReturn:
         number, step = self.flag.number, self.checkpoint.saved_step
@@ -108,8 +121,13 @@ class Preemption(Checkpoint):
             saved = "Nothing was saved yet."
         else:
             saved = f"{self.checkpoint.directory / 'last.ckpt'} is of step {step}; --ckpt_path last goes on from it."
+        times = [("to the step's end", self._waited_seconds), ("to save", time.monotonic() - self._agreed_seconds)]
         if number == signal.SIGUSR1 and (trainer.is_global_zero or not together):
+            begin = time.monotonic()
             self.requeue()
+            times.append(("to ask for another start", time.monotonic() - begin))
+        if trainer.is_global_zero:
+            log.info("%s: %s", name, ", ".join(f"{seconds:.2f} s {what}" for what, seconds in times))
         if together and self._group is not None:
             torch.distributed.barrier(self._group)  # srun ends the others when one has left
         raise StoppedError(f"{name}: stopped after step {trainer.global_step}. {saved}", status=128 + number)

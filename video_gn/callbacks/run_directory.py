@@ -12,7 +12,7 @@ from typing import IO, Any
 import yaml
 from lightning import Callback, LightningModule, Trainer
 
-from video_gn.errors import RunError
+from video_gn.errors import RefusedError, RunError
 from video_gn.locks import HeldError, hold
 
 log = logging.getLogger(__name__)
@@ -51,16 +51,18 @@ class RunDirectory:
             wait_seconds: how long to wait for another run, see `video_gn.locks.hold`.
 
         Raises:
-            RunError: where another run holds it.
+            RefusedError: where another run holds it, or it cannot be written.
         """
         target = self.path / name
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             self._lock = hold(target, wait_seconds=wait_seconds)
         except OSError as error:
-            raise RunError(f"--run_dir {self.path} cannot be written: {error.strerror} ({error.filename})") from error
+            raise RefusedError(
+                f"--run_dir {self.path} cannot be written: {error.strerror} ({error.filename})"
+            ) from error
         except HeldError as error:
-            raise RunError(
+            raise RefusedError(
                 f"{self.path} is in use by another run ({error.holder}). Wait for it, or choose another --run_dir."
             ) from error
 

@@ -42,7 +42,7 @@ def run_child(words: Sequence[str], log_path: Path) -> int:
     Returns:
         Its exit status; negative for a signal.
     """
-    with log_path.open("ab") as file, _sigterm_stops():
+    with log_path.open("ab") as file, _signals_stop():
         child = subprocess.Popen(
             [sys.executable, "-m", "video_gn", *words], stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
         )
@@ -60,8 +60,8 @@ def run_child(words: Sequence[str], log_path: Path) -> int:
 
 
 @contextlib.contextmanager
-def _sigterm_stops() -> Iterator[None]:
-    """A SIGTERM, such as SLURM's, unwinds this process, so that its child ends with it."""
+def _signals_stop() -> Iterator[None]:
+    """SLURM's SIGTERM or SIGUSR1 unwinds this process, so that its child ends with it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -69,11 +69,12 @@ def _sigterm_stops() -> Iterator[None]:
     def stop(number: int, frame: object) -> None:
         sys.exit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def words_of(study: Study, directory: CellDirectory) -> list[str]:

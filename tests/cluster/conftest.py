@@ -1,0 +1,51 @@
+"""Clusters of both ways to signal a job, brought up when first asked for."""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from clusters import ENDED, Cluster, read, words
+
+
+@contextlib.contextmanager
+def running(proctrack):
+    # A short path: sockets lie in it.
+    with tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as directory:
+        Path(directory).chmod(0o755)  # munge asks for it
+        found = Cluster(Path(directory), proctrack)
+        try:
+            came_up = "main" in found("up", check=False)
+            if not came_up and os.environ.get("FAIL_WITHOUT_SLURM") == "1" and proctrack == "linuxproc":
+                pytest.fail("needs_slurm: no cluster can be brought up here, and FAIL_WITHOUT_SLURM=1 is set")
+            if not came_up:
+                pytest.skip(f"needs_slurm: no cluster with proctrack/{proctrack} can be brought up here")
+            yield found
+        finally:
+            found("down", check=False)
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """Its signals reach every process of a job."""
+    with running("linuxproc") as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def cgroup_cluster():
+    """Its signals reach the processes that srun started, as on most clusters; it needs cgroups of version 1."""
+    if not Path("/sys/fs/cgroup/freezer").is_dir():
+        pytest.skip("needs_slurm: proctrack/cgroup needs the freezer of cgroups version 1")
+    with running("cgroup") as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def whole(cluster, tiny_videos, tmp_path_factory):
+    """A training of two nodes that nothing disturbed."""
+    path = tmp_path_factory.mktemp("whole")
+    found = cluster.wait(cluster.submit(path, *words(tiny_videos, path, pause=0)), *ENDED)
+    assert (found["JobState"], found["Restarts"]) == ("COMPLETED", "0"), read(path / "slurm.log")
+    return path
