@@ -31,7 +31,8 @@ class Cluster:
             **os.environ,
             "SLURM_TEST_DIR": str(self.directory),
             "PROCTRACK": proctrack,
-            "GRES": "gpu:8",
+            "CPUS": "8",  # jobs of stand-ins run side by side
+            "GRES": "gpu:8",  # devices that only Slurm believes in
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin",
             "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
             "OMP_NUM_THREADS": "1",
