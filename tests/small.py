@@ -1,10 +1,15 @@
-"""The smallest data module, and comparison to the bit."""
+"""The smallest data module and configs, and comparison to the bit."""
+
+from pathlib import Path
 
 import torch
+import yaml
 
 from video_gn.data.configs import AugmentConfig, LoaderConfig, ViewsConfig
 from video_gn.data.datamodule import VideoDataModule
 from video_gn.data.dataset import ClipConfig
+
+ROOT = Path(__file__).resolve().parent.parent
 
 # What a checkpoint says of itself, beside its network.
 ABOUT = {
@@ -47,3 +52,31 @@ def assert_same(one, other):
             assert_same(a, b)
     else:
         assert one == other or (one != one and other != other)
+
+
+def write_small_configs(here):
+    """Write all of `configs/` into a directory, for a minute's work on a CPU."""
+    for path in (ROOT / "configs").rglob("*.yaml"):
+        config = yaml.safe_load(path.read_text())
+        target = here / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _shrink_study(config) if path.parent.name == "study" else _shrink(config)
+        target.write_text(yaml.safe_dump(config))
+
+
+def _shrink_study(config):
+    config.update(settings={"trainer.max_epochs": 1}, seeds={0: {}}, batch_sizes=[4])
+    config["norms"].pop("LN", None)  # a cell costs two processes
+
+
+def _shrink(config):
+    config["trainer"].update(max_epochs=1, max_steps=-1, accelerator="cpu", devices=1)
+    config["model"]["schedule"] = {"name": "constant"}  # the file's would end after this one epoch
+    config["model"]["net"]["init_args"].update(width=4)
+    if config["model"]["net"]["init_args"].get("num_groups"):
+        config["model"]["net"]["init_args"].update(num_groups=2)
+        config["model"]["weights_options"] = {"norm_mismatch": "reinit"}  # timm's 32 groups need 32 channels
+    config["data"].update(batch_size=4, loader={"num_workers": 0})
+    config["data"]["clip"].update(num_frames=8)
+    config["data"]["augment"].update(short_side_px=[32, 36], crop_px=32)
+    config["data"]["views"].update(num_clips=2, short_side_px=32, crop_px=32)

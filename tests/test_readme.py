@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from runs import run
+from small import write_small_configs
 from torchvision.models import resnet50
 
 from video_gn.models import i3d
@@ -34,24 +34,7 @@ COMMANDS = [line for block in blocks("bash") for line in block.splitlines() if l
 def place(tiny_videos, tmp_path_factory):
     """A directory where the README's paths exist: small configs under the same names, small videos, Kinetics csvs."""
     here = tmp_path_factory.mktemp("readme")
-    for path in (ROOT / "configs").rglob("*.yaml"):
-        config = yaml.safe_load(path.read_text())
-        if path.parent.name == "study":
-            config.update(settings={"trainer.max_epochs": 1}, seeds={0: {}}, batch_sizes=[4])
-            config["norms"].pop("LN", None)  # a cell costs two processes
-            write(here / path.relative_to(ROOT), config)
-            continue
-        config["trainer"].update(max_epochs=1, max_steps=-1, accelerator="cpu", devices=1)
-        config["model"]["schedule"] = {"name": "constant"}  # the file's would end after this one epoch
-        config["model"]["net"]["init_args"].update(width=4)
-        if config["model"]["net"]["init_args"].get("num_groups"):
-            config["model"]["net"]["init_args"].update(num_groups=2)
-            config["model"]["weights_options"] = {"norm_mismatch": "reinit"}  # timm's 32 groups need 32 channels
-        config["data"].update(batch_size=4, loader={"num_workers": 0})
-        config["data"]["clip"].update(num_frames=8)
-        config["data"]["augment"].update(short_side_px=[32, 36], crop_px=32)
-        config["data"]["views"].update(num_clips=2, short_side_px=32, crop_px=32)
-        write(here / path.relative_to(ROOT), config)
+    write_small_configs(here)
     shutil.copytree(ROOT / "scripts", here / "scripts")
     shutil.copytree(tiny_videos, here / "videos")
     rows = {"train": [], "val": []}
@@ -75,11 +58,6 @@ def place(tiny_videos, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VIDEO_GN_CACHE", str(here / "cache"))
         yield here
-
-
-def write(target, config):
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(yaml.safe_dump(config))
 
 
 def write_weights(here):

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from clusters import ENDED, Cluster, read, words
 
+FREEZER = Path("/sys/fs/cgroup/freezer")
+
 
 @contextlib.contextmanager
 def running(proctrack):
@@ -36,10 +38,16 @@ def cluster():
 @pytest.fixture(scope="session")
 def cgroup_cluster():
     """Its signals reach the processes that srun started, as on most clusters; it needs cgroups of version 1."""
-    if not Path("/sys/fs/cgroup/freezer").is_dir():
+    if not FREEZER.is_dir():
         pytest.skip("needs_slurm: proctrack/cgroup needs the freezer of cgroups version 1")
     with running("cgroup") as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def usual_cluster(request):
+    """As most clusters are, where this machine can."""
+    return request.getfixturevalue("cgroup_cluster" if FREEZER.is_dir() else "cluster")
 
 
 @pytest.fixture(scope="session")

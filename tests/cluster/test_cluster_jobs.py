@@ -68,7 +68,7 @@ def test_the_time_limit_is_no_end(cluster, whole, tiny_videos, tmp_path):
 @pytest.mark.parametrize("node", [pytest.param("node1", marks=FULL), "node2"])
 def test_a_node_that_dies(cluster, whole, tiny_videos, tmp_path, node):
     """The first one runs the job's script and srun, the second one a process alone."""
-    job = cluster.submit(tmp_path, *words(tiny_videos, tmp_path, pause=0.5))
+    job = cluster.submit(tmp_path, *words(tiny_videos, tmp_path, pause=0.3))
     wait_for_step(tmp_path, 4)
     cluster("fail", node)
     try:
@@ -84,6 +84,7 @@ def test_a_node_that_dies(cluster, whole, tiny_videos, tmp_path, node):
     assert_equal_end(tmp_path, whole)
 
 
+@FULL
 def test_a_signal_before_the_training_loses_no_job(cluster, tiny_videos, tmp_path):
     """While the processes still import, nobody in them could ask for another start."""
     job = cluster.submit(tmp_path, *words(tiny_videos, tmp_path, "--trainer.max_epochs=1", pause=0))
