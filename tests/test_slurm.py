@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from video_gn import slurm
-from video_gn.errors import ConfigError
+from video_gn.errors import CheckpointError, ConfigError, ManifestError, RefusedError, RunError
 
 # Two nodes with four tasks each, as srun sets them.
 STEP = {
@@ -128,3 +128,40 @@ def test_outside_of_a_job_nothing_is_requeued(monkeypatch, caplog):
     monkeypatch.setenv("PATH", "")
     slurm.requeue()
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({}, False),
+        ({"SLURM_STEP_NUM_TASKS": "1"}, False),
+        ({"SLURM_STEP_NUM_TASKS": "2"}, True),
+        ({"WORLD_SIZE": "2"}, True),
+    ],
+)
+def test_errors_name_the_node_where_there_may_be_several(environment, named):
+    assert slurm.place(environment) == (f" on {os.uname().nodename}" if named else "")
+
+
+@pytest.mark.parametrize("error", [ConfigError, ManifestError, CheckpointError, RefusedError])
+def test_the_jobs_script_hears_of_what_another_start_would_not_mend(tmp_path, monkeypatch, error):
+    note = tmp_path / "note"
+    monkeypatch.setenv("VIDEO_GN_REFUSED", str(note))
+    for _ in range(2):  # two processes
+        with pytest.raises(error, match="no such list"), slurm.refusals_noted():
+            raise error("no such list")
+    assert note.read_text() == 2 * f"{os.uname().nodename}: no such list\n"
+
+
+def test_a_crash_is_no_refusal(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIDEO_GN_REFUSED", str(tmp_path / "note"))
+    with pytest.raises(RunError), slurm.refusals_noted():
+        raise RunError("a worker died")
+    assert not (tmp_path / "note").exists()
+    # Where nobody asks, or nothing can be written, the error is the same.
+    monkeypatch.setenv("VIDEO_GN_REFUSED", str(tmp_path / "nowhere/note"))
+    with pytest.raises(ConfigError, match="wrong"), slurm.refusals_noted():
+        raise ConfigError("wrong")
+    monkeypatch.delenv("VIDEO_GN_REFUSED")
+    with pytest.raises(ConfigError, match="wrong"), slurm.refusals_noted():
+        raise ConfigError("wrong")

@@ -27,6 +27,8 @@ from video_gn import signals
 from video_gn.errors import StoppedError
 
 STOPS = int(os.environ.get("VIDEO_GN_KILLS", "3"))
+# What a stopped training tells, once.
+TIMES = r"^SIG(?:TERM|USR1): \d+\.\d\d s to the step's end, \d+\.\d\d s to save(?:, \d+\.\d\d s to ask for .*)?$"
 
 
 @pytest.mark.slow
@@ -46,6 +48,7 @@ def test_where_no_checkpoint_may_be_taken(tiny_videos, tmp_path, whole, pattern,
     process = start(words(tiny_videos, tmp_path, pause=0.05), tmp_path, log)
     assert stop(process, hooks, log, pattern, 1, signal.SIGTERM) == 143
     assert re.search(rf"SIGTERM: stopped after step {after}\. \S+last\.ckpt is of step {saved};", log.read_text())
+    assert len(re.findall(TIMES, log.read_text(), re.MULTILINE)) == 1
     status, printed = run(words(tiny_videos, tmp_path, "--ckpt_path=last"), tmp_path)
     assert status == 0, printed
     (_, first), (begin, rest) = runs_of(tmp_path)
@@ -99,6 +102,8 @@ def test_all_processes_stop_at_the_same_step(tiny_videos, tmp_path):
         assert done[0] == done[1] and len(done[0]) >= 4
         content = torch.load(here / "run/checkpoints/last.ckpt", weights_only=True)
         assert content["global_step"] == len(done[0])
+        told = [len(re.findall(TIMES, (here / f"log-{r}.txt").read_text(), re.MULTILINE)) for r in range(2)]
+        assert told == [1, 0]
 
 
 # ---- the parts -----------------------------------------------------------------------------------
@@ -111,6 +116,17 @@ def test_outside_of_a_training_the_signal_ends_it_where_it_is():
         signal.raise_signal(signal.SIGUSR1)
     assert found.value.status == 138
     assert [signal.getsignal(n) for n in signals.SIGNALS] == before
+
+
+def test_the_first_signal_is_the_one_that_is_waited_for():
+    flag = signals.StopFlag()
+    with flag.installed(), flag.waiting():
+        before = time.monotonic()
+        signal.raise_signal(signal.SIGUSR1)
+        first = flag.since_seconds
+        signal.raise_signal(signal.SIGTERM)
+        assert flag.number == signal.SIGTERM
+    assert before <= first == flag.since_seconds <= time.monotonic()
 
 
 def test_ctrl_c_twice_is_at_once(capfd):
