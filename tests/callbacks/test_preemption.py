@@ -120,7 +120,7 @@ def test_outside_of_a_training_the_signal_ends_it_where_it_is():
 
 def test_the_first_signal_is_the_one_that_is_waited_for():
     flag = signals.StopFlag()
-    with flag.installed(), flag.waiting():
+    with flag.installed(), flag.waiting("step"):
         before = time.monotonic()
         signal.raise_signal(signal.SIGUSR1)
         first = flag.since_seconds
