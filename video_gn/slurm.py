@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def requeue() -> None:
     job = job_id()
     if job is None:
         return
+    begin = time.monotonic()
     try:
         found = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -62,7 +64,7 @@ def requeue() -> None:
     if found.returncode:
         log.warning("job %s was not requeued: %s", job, (found.stderr or found.stdout).strip())
     else:
-        log.info("job %s is requeued", job)
+        log.info("job %s is requeued, in %.2f s", job, time.monotonic() - begin)
 
 
 def check_launch(

@@ -121,13 +121,11 @@ class Preemption(Checkpoint):
             saved = "Nothing was saved yet."
         else:
             saved = f"{self.checkpoint.directory / 'last.ckpt'} is of step {step}; --ckpt_path last goes on from it."
-        times = [("to the step's end", self._waited_seconds), ("to save", time.monotonic() - self._agreed_seconds)]
+        if trainer.is_global_zero:  # before the requeue, which may cut the output off
+            saving = time.monotonic() - self._agreed_seconds
+            log.info("%s: %.2f s to the step's end, %.2f s to save", name, self._waited_seconds, saving)
         if number == signal.SIGUSR1 and (trainer.is_global_zero or not together):
-            begin = time.monotonic()
             self.requeue()
-            times.append(("to ask for another start", time.monotonic() - begin))
-        if trainer.is_global_zero:
-            log.info("%s: %s", name, ", ".join(f"{seconds:.2f} s {what}" for what, seconds in times))
         if together and self._group is not None:
             torch.distributed.barrier(self._group)  # srun ends the others when one has left
         raise StoppedError(f"{name}: stopped after step {trainer.global_step}. {saved}", status=128 + number)
