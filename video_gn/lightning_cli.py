@@ -174,7 +174,8 @@ class VideoCLI(LightningCLI):
         options, trainer = self.options, self._get(self.config_init, "trainer")
         self._load_weights(options)
         writer = EvaluationWriter(self.run_dir, made_with=self._scores_follow_from, requeue=slurm.requeue)
-        callbacks: list[Any] = [self.speaks, SameData(self.prepared.manifests), writer]
+        same = SameData(self.prepared.manifests, run_dir=self.run_dir, step=self.global_step)
+        callbacks: list[Any] = [self.speaks, same, writer]
         if self.subcommand == "fit":
             averaging = self._get(self.config_init, "averaging").build()
             # In this order: precise statistics are those of the averaged weights.

@@ -1,13 +1,14 @@
 """Processes that read other lists than the first one are refused."""
 
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from video_gn.callbacks.same_data import SameData, fingerprint
 from video_gn.data.manifest import Manifest, VideoRecord
-from video_gn.errors import ManifestError
+from video_gn.errors import CheckpointError, ManifestError
 
 
 def manifest(*rows, root="/data", origin="list.csv"):
@@ -18,11 +19,13 @@ def manifest(*rows, root="/data", origin="list.csv"):
 ROWS = [("1.mp4", 0), ("2.mp4", 1, 0.5, 2.0), ("3.mp4", 1)]
 
 
-def compare(mine, first, *, world_size=2):
-    """As `mine` is compared by the second process with what the first one, on node1, has told."""
+def compare(mine, first, *, world_size=2, step=3):
+    """As `mine` is compared by the second process, at step 3, with what the first one, on node1, has told."""
     told = {part: (len(m.records), fingerprint(m)) for part, m in first.items()}
-    strategy = SimpleNamespace(broadcast=lambda value: ("node1", told))
-    SameData(mine).setup(SimpleNamespace(world_size=world_size, strategy=strategy), None, "fit")
+    strategy = SimpleNamespace(broadcast=lambda value: ("node1", step, told))
+    SameData(mine, run_dir=Path("runs/a"), step=3).setup(
+        SimpleNamespace(world_size=world_size, strategy=strategy), None, "fit"
+    )
 
 
 def test_copies_in_other_directories_are_the_same():
@@ -50,6 +53,14 @@ def test_others_are_refused(rows, message):
     with pytest.raises(ManifestError, match=message):
         compare({"train": manifest(*rows)}, {"train": manifest(*ROWS)})
     compare({"train": manifest(*rows)}, {"train": manifest(*ROWS)}, world_size=1)
+
+
+def test_a_run_directory_that_only_the_first_node_sees():
+    message = (
+        rf"runs/a: the checkpoint must .* got step 3 on {os.uname().nodename} and step 12 on node1\. Give a --run_d"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        compare({"train": manifest(*ROWS)}, {"train": manifest(*ROWS)}, step=12)
 
 
 def test_a_list_that_the_first_process_has_not():
