@@ -14,12 +14,13 @@ from small import assert_same
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPT = Path(__file__).with_name("slurm-cluster.sh")
-EPOCHS, BATCHES = 2, 12
+EPOCHS, BATCHES, EVERY_STEPS = 2, 12, 3  # a checkpoint every so many steps
 STEPS = EPOCHS * BATCHES
 ENDED = ("COMPLETED", "FAILED", "CANCELLED")
 
+KILLS = int(os.environ.get("VIDEO_GN_KILLS", "3"))
 # All of them take many minutes; CI runs one of each kind.
-FULL = pytest.mark.skipif(int(os.environ.get("VIDEO_GN_KILLS", "3")) < 20, reason="runs with VIDEO_GN_KILLS=20")
+FULL = pytest.mark.skipif(KILLS < 20, reason="runs with VIDEO_GN_KILLS=20")
 
 
 class Cluster:
@@ -110,7 +111,7 @@ def words(videos, path, *more, pause=0.2, slow_rank=None):
         f"--trainer.max_epochs={EPOCHS}",
         "--trainer.limit_val_batches=2",
         "--model.optimizer.momentum=0.9",
-        "--checkpoint.every_n_steps=3",
+        f"--checkpoint.every_n_steps={EVERY_STEPS}",
         "--trainer.callbacks+=runs.StepLog",
         f"--trainer.callbacks.path={path / 'steps.txt'}",
         f"--trainer.callbacks.pause={pause}",
