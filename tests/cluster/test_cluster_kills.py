@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from clusters import ENDED, EVERY_STEPS, KILLS, assert_equal_end, read, words
@@ -18,7 +19,16 @@ def pids_of(path):
     """srun, the processes that it has started on both nodes, and their loading workers."""
     pattern = f"video-gn fit .*{path}/run"
     found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=False).stdout
-    return [int(pid) for pid in found.split()]
+    return [int(pid) for pid in found.split() if not is_shepherd(pid)]
+
+
+def is_shepherd(pid):
+    """srun's own child, which does nothing while its parent lives."""
+    try:
+        name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].partition(") ")
+        return name == "srun" and Path(f"/proc/{rest.split()[1]}/comm").read_text() == "srun\n"
+    except (FileNotFoundError, ProcessLookupError):
+        return True  # gone
 
 
 def is_over(cluster, job):
