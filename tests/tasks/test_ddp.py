@@ -37,7 +37,6 @@ CASES = {
 BATCH_NORM = [name for name in CASES if "batch norm" in name]
 
 
-
 def steps_of(
     *,
     norm="group",
