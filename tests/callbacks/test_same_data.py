@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from video_gn.callbacks.same_data import SameData, fingerprint
+from video_gn.callbacks.same_data import SameData
 from video_gn.data.manifest import Manifest, VideoRecord
 from video_gn.errors import CheckpointError, ManifestError
 
@@ -21,7 +21,7 @@ ROWS = [("1.mp4", 0), ("2.mp4", 1, 0.5, 2.0), ("3.mp4", 1)]
 
 def compare(mine, first, *, world_size=2, step=3):
     """As `mine` is compared by the second process, at step 3, with what the first one, on node1, has told."""
-    told = {part: (len(m.records), fingerprint(m)) for part, m in first.items()}
+    told = {part: (len(m.records), m.digest(of_copies=True)) for part, m in first.items()}
     strategy = SimpleNamespace(broadcast=lambda value: ("node1", step, told))
     SameData(mine, run_dir=Path("runs/a"), step=3).setup(
         SimpleNamespace(world_size=world_size, strategy=strategy), None, "fit"

@@ -6,7 +6,6 @@ Scores go to disk as they come, so that a long test does not grow in memory, and
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import logging
 import signal
@@ -69,7 +68,7 @@ class EvaluationWriter(Callback):
         if trainer.is_global_zero:
             settings = None
             if self.made_with is not None:
-                settings = {**self.made_with(), "videos": videos_digest(manifest)}
+                settings = {**self.made_with(), "videos": manifest.digest()}
             kept = self._unfinished.open(settings)
             if kept.video_ids:
                 log.info("going on with the test: %d of %d videos are done", len(kept.video_ids), len(manifest.records))
@@ -222,15 +221,6 @@ class EvaluationWriter(Callback):
         if trainer.is_global_zero:
             failed = [{"path": path, "reason": reason} for _, path, reason in failures]
             write_results(self.run_dir / "predict" / "predictions.json", [results[i] for i in sorted(results)], failed)
-
-
-def videos_digest(manifest: Manifest) -> str:
-    """SHA-256 of what is read and in which order: paths, labels and segments."""
-    digest = hashlib.sha256()
-    for r in manifest.records:
-        line = repr((r.path, r.label, r.start_seconds, r.end_seconds, r.error))
-        digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
-    return f"SHA-256 {digest.hexdigest()}"
 
 
 def write_json(path: Path, value: Any) -> None:

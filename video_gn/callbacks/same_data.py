@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
 
@@ -38,7 +37,9 @@ class SameData(Callback):
         """
         if trainer.world_size == 1:
             return
-        mine = {part: (len(manifest.records), fingerprint(manifest)) for part, manifest in self.manifests.items()}
+        mine = {
+            part: (len(manifest.records), manifest.digest(of_copies=True)) for part, manifest in self.manifests.items()
+        }
         node, step, first = trainer.strategy.broadcast((os.uname().nodename, self.step, mine))
         if step != self.step:
             raise CheckpointError(
@@ -55,16 +56,3 @@ class SameData(Callback):
                 f"{counts if found[0] != theirs[0] else f'others on {os.uname().nodename} than on {node}'}. Put the "
                 "same files on each."
             )
-
-
-def fingerprint(manifest: Manifest) -> str:
-    """SHA-256 of the names, labels and segments of a list, in their order; of a file without its directory.
-
-    Args:
-        manifest: to be compared with another machine's.
-    """
-    digest = hashlib.sha256()
-    for record in manifest.records:
-        row = (PurePath(record.path).name, record.label, record.start_seconds, record.end_seconds)
-        digest.update(repr(row).encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -74,6 +75,19 @@ class Manifest:
         """Number of records of each class, in the order of the classes' numbers."""
         counts = np.bincount(self.labels[self.labels >= 0], minlength=len(self.classes))
         return dict(zip(self.classes, counts.tolist(), strict=True))
+
+    def digest(self, *, of_copies: bool = False) -> str:
+        """SHA-256 of what is read, in its order: paths, labels, segments and what is known to be broken.
+
+        Args:
+            of_copies: the same for copies elsewhere: of paths the names alone, and nothing of their state.
+        """
+        digest = hashlib.sha256()
+        for r in self.records:
+            row: tuple[object, ...] = (r.label, r.start_seconds, r.end_seconds)
+            row = (PurePath(r.path).name, *row) if of_copies else (r.path, *row, r.error)
+            digest.update(repr(row).encode("utf-8", "surrogatepass") + b"\n")
+        return f"SHA-256 {digest.hexdigest()}"
 
     def drop_missing(self) -> Manifest:
         """The manifest without the listed files that are not there."""
