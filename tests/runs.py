@@ -12,7 +12,15 @@ from lightning import Callback
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["video_gn.lightning_cli", "video_gn.inference", "video_gn.cli", "torch.utils.tensorboard", "runs"]
+    [
+        "video_gn.lightning_cli",
+        "video_gn.inference",
+        "video_gn.cli",
+        "torch.distributed.run",
+        "torch.utils.tensorboard",
+        "runs",
+        "torchruns",
+    ]
 )
 
 # The smallest real network and clips: ResNet-50, width 4, 8 frames of 32 px.
@@ -92,7 +100,7 @@ class HookLog(Callback):
     """Appends a line for each hook of a training, with what it sees; waits where a kill is wanted.
 
     Args:
-        path: of the file.
+        path: of the file; each process of several has its own where it holds "{rank}".
         pause: seconds to wait inside a save, a validation and an accumulation window.
     """
 
@@ -107,6 +115,8 @@ class HookLog(Callback):
             time.sleep(self.pause)
 
     def on_train_start(self, trainer, pl_module):
+        if trainer.world_size > 1:
+            self.path = self.path.format(rank=trainer.global_rank)
         self._write(f"start {trainer.global_step}")
 
     def on_train_end(self, trainer, pl_module):
@@ -142,15 +152,16 @@ class HookLog(Callback):
         self._write(f"save {trainer.global_step}", waits=True)
 
 
-def _run(argv, cwd, log, environment):
+def _run(argv, cwd, log, environment, *, output=True):
     import torch
 
     os.chdir(cwd)
     os.environ.update(environment)  # the fork server has that of its own start
     torch.set_num_threads(1)
-    with Path(log).open("a") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    if output:
+        with Path(log).open("a") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
     from video_gn.__main__ import main
 
     sys.argv = ["video-gn", *argv]

@@ -18,6 +18,7 @@ FLOORS = {
     "video_gn.locks": 0,
     "video_gn.signals": 1,
     "video_gn.slurm": 1,
+    "video_gn.launch": 1,
     "video_gn.trainer_settings": 1,
     "video_gn.sampling": 1,
     "video_gn.metrics": 1,

@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import StrategyRegistry
 
-from video_gn import checkpoint, slurm
+from video_gn import checkpoint, launch, slurm
 from video_gn.callbacks.averaging import AveragingConfig
 from video_gn.callbacks.checkpoints import AtomicCheckpointIO, RunCheckpoint
 from video_gn.callbacks.evaluation import EvaluationWriter
@@ -92,11 +92,11 @@ class VideoCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find run directory and checkpoint, read the lists, and set what follows from them in the config."""
         options = self.options
-        slurm.check_launch(
-            num_nodes=options.trainer.num_nodes,
-            devices=options.trainer.devices,
-            resolve=SLURMEnvironment.resolve_root_node_address,
-        )
+        sizes = {"num_nodes": options.trainer.num_nodes, "devices": options.trainer.devices}
+        if launch.from_torchrun():
+            options.trainer.num_nodes, options.trainer.devices = launch.torchrun_sizes(**sizes)
+        else:
+            slurm.check_launch(**sizes, resolve=SLURMEnvironment.resolve_root_node_address)
         configs = options.get("config") or []
         stem = Path(str(configs[0])).stem if configs else "default"
         self.run_dir = Path(options.run_dir or Path("runs") / stem)
@@ -385,7 +385,7 @@ def run(command: str, words: Sequence[str]) -> int:
     # Our sampler goes on inside an epoch where the checkpoint stood; Lightning cannot know.
     warnings.filterwarnings("ignore", message=".*ended before the epoch ended and your dataloader is not resumable.*")
     VideoCLI.speaks = OneSpeaks(launched_rank())
-    with VideoCLI.flag.installed(), VideoCLI.speaks.heard():
+    with VideoCLI.flag.installed(), VideoCLI.speaks.heard(), launch.ending_with_parent():
         try:
             cli = VideoCLI(
                 command,

@@ -1,0 +1,97 @@
+"""Processes that torchrun or Lightning started: their number, and that none of them outlives who started it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from video_gn.errors import ConfigError
+
+
+def from_torchrun(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in environment
+
+
+def torchrun_sizes(
+    *, num_nodes: int, devices: int | str | Sequence[int], environment: Mapping[str, str] = os.environ
+) -> tuple[int, int]:
+    """Nodes and processes on each, as torchrun started them.
+
+    Lightning would take a trainer of one device in each of them as a training of its own, all in one run directory.
+
+    Args:
+        num_nodes: `trainer.num_nodes`; 1 takes torchrun's.
+        devices: `trainer.devices`; "auto" takes torchrun's.
+        environment: of this process.
+
+    Returns:
+        (nodes, processes on each node).
+
+    Raises:
+        ConfigError: where the trainer asks for another number, or the nodes have numbers of their own.
+    """
+    nodes, per_node, world = (int(environment[name]) for name in ("GROUP_WORLD_SIZE", "LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    if nodes * per_node != world:
+        raise ConfigError(
+            f"torchrun's --nproc_per_node must be the same on each of the {nodes} nodes, got {per_node} on this one "
+            f"and {world} in all. Start them alike."
+        )
+    wanted = len(devices) if isinstance(devices, Sequence) and not isinstance(devices, str) else devices
+    if str(wanted) not in ("auto", "-1", str(per_node)):
+        raise ConfigError(
+            f"trainer.devices must be torchrun's --nproc_per_node ({per_node}), got {wanted}. Leave it out, or start "
+            f"torchrun --nproc_per_node {wanted}."
+        )
+    if num_nodes not in (1, nodes):
+        raise ConfigError(
+            f"trainer.num_nodes must be torchrun's --nnodes ({nodes}), got {num_nodes}. Leave it out, or start "
+            f"torchrun --nnodes {num_nodes}."
+        )
+    return nodes, per_node
+
+
+def is_started_by_another(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether torchrun, or the first process of `--trainer.devices N`, waits for this process."""
+    return from_torchrun(environment) or environment.get("LOCAL_RANK", "0") != "0"
+
+
+@contextlib.contextmanager
+def ending_with_parent(
+    *, poll_seconds: float = 0.5, end: Callable[[], None] | None = None, environment: Mapping[str, str] = os.environ
+) -> Iterator[None]:
+    """End this process as soon as the one that started it is gone, where one did.
+
+    Nobody would end it otherwise: a training whose torchrun was killed would go on unseen, and save into the run
+    directory of the one that was started in its place. So it ends at once and saves nothing.
+
+    Args:
+        poll_seconds: between two looks.
+        end: what is done then; None kills this process, with its loaders where they are in a group of their own.
+        environment: of this process.
+    """
+    if not is_started_by_another(environment):
+        yield
+        return
+    parent, over = os.getppid(), threading.Event()
+
+    def look() -> None:
+        while not over.wait(poll_seconds):
+            if os.getppid() != parent:
+                (end or _kill)()
+                return
+
+    threading.Thread(target=look, name="ending-with-parent", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _kill() -> None:
+    if os.getpgrp() == os.getpid():  # torchrun gives each process a group
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
