@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import os
+import resource
 import socket
 import sys
 import time
@@ -303,3 +304,17 @@ class SpawnedWorkers(Callback):
     def __init__(self) -> None:
         multiprocessing.set_start_method("spawn", force=True)
         multiprocessing.get_all_start_methods = lambda: ["spawn"]
+
+
+class FileLimit(Callback):
+    """Lets no file grow above a size, like a disk that fills up, once a training has begun.
+
+    Args:
+        num_bytes: that a file may have.
+    """
+
+    def __init__(self, num_bytes: int) -> None:
+        self.num_bytes = num_bytes
+
+    def on_train_start(self, trainer, pl_module):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.num_bytes, resource.RLIM_INFINITY))

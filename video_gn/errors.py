@@ -79,6 +79,10 @@ class RefusedError(RunError):
     """A run cannot start, and another start of the same would not help."""
 
 
+class DiskFullError(RunError):
+    """A file could not be written for want of room; the message names it, what is free, and what to do."""
+
+
 class StoppedError(VideoGNError):
     """A signal ended a run; the message says what the run goes on from.
 

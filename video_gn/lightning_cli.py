@@ -32,6 +32,7 @@ from video_gn.callbacks.same_data import SameData
 from video_gn.callbacks.speaking import OneSpeaks, launched_rank
 from video_gn.data.datamodule import VideoDataModule, build_datamodule
 from video_gn.data.watch import explain
+from video_gn.disk import naming_full_disk
 from video_gn.errors import CheckpointError, ConfigError, ManifestError, RunError
 from video_gn.report import write_report
 from video_gn.signals import StopFlag
@@ -286,7 +287,8 @@ class VideoCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         try:
-            super()._run_subcommand(subcommand)
+            with naming_full_disk(self.run_dir):  # loggers write there too
+                super()._run_subcommand(subcommand)
         except (ConfigError, CheckpointError, ManifestError):
             if self.moved is not None:
                 self.run_directory.put_back(self.moved)
