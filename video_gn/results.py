@@ -142,13 +142,13 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         path: of the file.
 
     Returns:
-        For each row the columns that have a value: step and epoch as int, the others as float.
+        For each row the columns that have a value: step, epoch and clips as int, the others as float.
     """
     text = Path(path).read_text()
     whole = text[: text.rfind("\n") + 1]
     rows = []
     for raw in csv.DictReader(io.StringIO(whole)):
         row: dict[str, Any] = {k: float(v) for k, v in raw.items() if v not in (None, "")}
-        row["step"], row["epoch"] = int(row["step"]), int(row["epoch"])
+        row.update({name: int(row[name]) for name in ("step", "epoch", "clips") if name in row})
         rows.append(row)
     return rows

@@ -18,7 +18,10 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
-from video_gn.errors import ConfigError
+from video_gn.callbacks.batch_change import BatchChange, find_change, write_progress
+from video_gn.data.position import clips_seen
+from video_gn.disk import naming_full_disk
+from video_gn.errors import ConfigError, RunError
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -33,6 +36,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             checkpoint: plain containers and tensors.
             path: its final name.
             storage_options: none are known.
+
+        Raises:
+            DiskFullError: where there is no room; the old file is whole.
         """
         if storage_options is not None:
             raise TypeError(f"storage_options must be None, got {storage_options!r}")
@@ -41,11 +47,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         for stale in final.parent.glob(f".{final.name}.*.tmp"):
             stale.unlink(missing_ok=True)  # left by a killed process; the run directory is locked
         part = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-        with part.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(final)
+        with naming_full_disk(final, part=part):
+            with part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(final)
 
 
 def link(source: Path, target: Path) -> None:
@@ -55,7 +62,8 @@ def link(source: Path, target: Path) -> None:
     try:
         os.link(source, part)
     except OSError:  # a file system without hard links
-        part.write_bytes(source.read_bytes())
+        with naming_full_disk(target, part=part):
+            part.write_bytes(source.read_bytes())
     part.replace(target)
     part.unlink(missing_ok=True)  # where both were names of one file already, rename does nothing at all
 
@@ -90,6 +98,8 @@ class RunCheckpoint(Checkpoint):
         self.best_step = -1
         self.resumes = True
         self.saved_step: int | None = None  # that last.ckpt is of
+        self.change: BatchChange | None = None  # since the checkpoint that the run goes on from
+        self._validated = (-1, -1)  # epoch and clips of the last validation
         self._due = False
         self._new_best = False
         self._loaded_step = -2
@@ -97,18 +107,25 @@ class RunCheckpoint(Checkpoint):
     # ---- state -------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The best figure so far and its step."""
-        return {"best": self.best, "best_step": self.best_step}
+        """The best figure so far and its step, and where the last validation was."""
+        return {"best": self.best, "best_step": self.best_step, "validated": list(self._validated)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the best figure of the run that goes on; another run's says nothing of this one."""
         if self.resumes:
             self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+        self._validated = tuple(state_dict.get("validated", self._validated))
 
     # ---- where a save may happen -------------------------------------------------------------
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note the step that the run goes on from."""
+        """Note the step that the run goes on from, and where with another batch size; see `batch_change`."""
+        self.change = find_change(trainer, checkpoint)
+        if self.change is not None:
+            self.change.apply(checkpoint)
+            trainer.datamodule.load_state_dict(  # type: ignore[attr-defined]
+                {"epoch": self.change.epoch, "batches": self.change.batches, "clips": self.change.clips}
+            )
         self._loaded_step = self.saved_step = int(checkpoint["global_step"])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -117,13 +134,16 @@ class RunCheckpoint(Checkpoint):
             return
         for stale in self.directory.glob(".*.tmp"):
             stale.unlink(missing_ok=True)
-        if self.resumes and trainer.ckpt_path is not None:
+        last = self.directory / "last.ckpt"
+        from_last = trainer.ckpt_path is not None and last.is_file() and Path(trainer.ckpt_path).samefile(last)
+        if self.resumes and self.change is not None:
+            for kept in self.directory.glob("step-*.ckpt"):
+                kept.replace(kept.with_name(kept.name.replace("step-", "earlier-")))
+        elif self.resumes and trainer.ckpt_path is not None:
             for later in self.directory.glob("step-*.ckpt"):
                 # What comes after the step that the run goes on from is of another branch of it.
                 if int(later.stem.removeprefix("step-")) > self._loaded_step:
                     later.replace(later.with_name(later.name.replace("step-", "abandoned-")))
-        last = self.directory / "last.ckpt"
-        from_last = trainer.ckpt_path is not None and last.is_file() and Path(trainer.ckpt_path).samefile(last)
         if from_last and self.best_step == self._loaded_step:
             link(last, self.directory / "best.ckpt")  # the kill came between last.ckpt and best.ckpt
 
@@ -132,8 +152,10 @@ class RunCheckpoint(Checkpoint):
 
         Raises:
             ConfigError: for validations that would fall between two optimizer steps.
+            RunError: where the processes have read different checkpoints.
         """
         _check_validation(trainer)
+        _check_agreement(trainer)
         if trainer.ckpt_path is None:
             return
         if trainer.fit_loop.epoch_loop.batch_progress.current.ready == 0:
@@ -161,6 +183,7 @@ class RunCheckpoint(Checkpoint):
         if value is None:
             known = ", ".join(sorted(k for k in trainer.callback_metrics if k.startswith("val/")))
             raise ConfigError(f"checkpoint.monitor must be a figure of the validation ({known}), got {self.monitor!r}")
+        self._validated = (trainer.current_epoch, clips_seen(trainer))
         # Of equals the later one: its schedule has come further.
         if self.best is None or float(value) >= self.best:
             self.best, self.best_step, self._new_best = float(value), trainer.global_step, True
@@ -213,19 +236,8 @@ class RunCheckpoint(Checkpoint):
         position = datamodule.state_dict() if datamodule is not None else {}
         if "batches" not in position or "fit_loop" not in checkpoint.get("loops", {}):
             return
-        epoch, batches = position["epoch"], position["batches"]
         state = checkpoint["loops"]["fit_loop"]
-        for scope in ("total", "current"):
-            started = epoch + (batches > 0)
-            state["epoch_progress"][scope].update(ready=started, started=started, processed=epoch, completed=epoch)
-        progress = state["epoch_loop.batch_progress"]
-        progress["is_last_batch"] = False
-        # With `completed` one behind, Lightning takes a checkpoint as one of a training batch's end.
-        progress["current"].update(ready=batches, started=batches, processed=batches, completed=max(0, batches - 1))
-        total = progress["total"]["processed"]
-        progress["total"].update(ready=total, started=total, completed=total - (batches > 0))
-        # Lightning adds the step under way on resuming inside an epoch, and not between epochs.
-        state["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step - (batches > 0)
+        write_progress(state, epoch=position["epoch"], batches=position["batches"], step=trainer.global_step)
 
 
 def _check_validation(trainer: Trainer) -> None:
@@ -245,4 +257,17 @@ def _check_validation(trainer: Trainer) -> None:
             "trainer.val_check_interval must fall between two optimizer steps (accumulate_grad_batches is "
             f"{accumulate}, an epoch has {batches} batches), got {trainer.val_check_interval!r}. "
             "Set a multiple, or 1.0."
+        )
+
+
+def _check_agreement(trainer: Trainer) -> None:
+    """Refuse processes that go on from different checkpoints: they would train on without a word."""
+    if trainer.world_size == 1:
+        return
+    steps: list[int] = [0] * trainer.world_size
+    torch.distributed.all_gather_object(steps, trainer.global_step)
+    if len(set(steps)) > 1:
+        raise RunError(
+            f"all processes must go on from one checkpoint, got the steps {steps} on processes 0 to {len(steps) - 1}. "
+            "Does every node see the same run directory? Start them again."
         )

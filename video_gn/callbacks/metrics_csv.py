@@ -9,16 +9,19 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from video_gn.callbacks.checkpoints import RunCheckpoint
+from video_gn.data.position import clips_seen
+from video_gn.disk import naming_full_disk
 from video_gn.results import format_metrics, read_metrics
 
-COLUMNS = ("step", "epoch", "lr", "train/loss", "val/loss", "val/top1", "val/top5")
+COLUMNS = ("step", "epoch", "lr", "train/loss", "val/loss", "val/top1", "val/top5", "clips")
 
 
 class MetricsCSV(Callback):
     """Appends a row every `log_every_n_steps` optimizer steps and at every validation.
 
     A row is on disk before the checkpoint of its step is, so going on from a checkpoint only has to
-    drop the rows after it.
+    drop the rows after it. `clips` counts those of the epoch.
 
     Args:
         path: of the file.
@@ -36,9 +39,12 @@ class MetricsCSV(Callback):
         """Keep the rows up to the step that the run goes on from, drop later ones."""
         if not trainer.is_global_zero:
             return
-        rows = (
-            [row for row in read_metrics(self.path) if row["step"] <= trainer.global_step] if self.path.exists() else []
-        )
+        rows = read_metrics(self.path) if self.path.exists() else []
+        change = next((c.change for c in _callbacks(trainer) if isinstance(c, RunCheckpoint)), None)
+        if change is not None:
+            rows = change.renumbered(rows)
+        else:
+            rows = [row for row in rows if row["step"] <= trainer.global_step]
         for row in rows:
             self._columns += [name for name in row if name not in self._columns]
         self._rewrite(rows)
@@ -77,12 +83,13 @@ class MetricsCSV(Callback):
             self._columns += new
             self._rewrite(read_metrics(self.path))
         step = trainer.global_step
-        with self.path.open("r+b") as file:
+        # What half a row leaves is cut off when the run goes on.
+        with naming_full_disk(self.path), self.path.open("r+b") as file:
             if self._row.get("step") == step:
                 file.seek(self._offset)  # the row of this step again, with more in it
             else:
                 self._offset = file.seek(0, os.SEEK_END)
-                self._row = {"step": step, "epoch": trainer.current_epoch}
+                self._row = {"step": step, "epoch": trainer.current_epoch, "clips": clips_seen(trainer)}
             self._row.update(values)
             file.write(format_metrics([self._row], self._columns, header=False).encode())
             file.truncate()
@@ -90,8 +97,14 @@ class MetricsCSV(Callback):
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_name(f".{self.path.name}.tmp")
-        part.write_text(format_metrics(rows, self._columns, header=True))
+        with naming_full_disk(self.path, part=part):
+            part.write_text(format_metrics(rows, self._columns, header=True))
         part.replace(self.path)
         self._row = rows[-1] if rows else {}
         tail = len(format_metrics(rows[-1:], self._columns, header=False).encode())
         self._offset = self.path.stat().st_size - tail
+
+
+def _callbacks(trainer: Any) -> list[Callback]:
+    callbacks: list[Callback] = getattr(trainer, "callbacks", [])
+    return callbacks

@@ -18,6 +18,7 @@ from video_gn.data.collate import collate
 from video_gn.data.configs import AugmentConfig, LoaderConfig, SourceConfig, SplitConfig, ViewsConfig, check_settings
 from video_gn.data.dataset import ClipConfig, ClipDataset, EvalDataset, RandomEvalDataset, TrainDataset
 from video_gn.data.manifest import Manifest, check_same_classes, common_videos, find_videos, has_split, read_manifest
+from video_gn.data.position import present_cut
 from video_gn.data.samplers import EvalSampler, TrainSampler
 from video_gn.data.transforms import TestCrops
 from video_gn.data.watch import ReadingBoard, WatchedLoader
@@ -349,7 +350,7 @@ class VideoDataModule(LightningDataModule):
     # ---- the position in training ------------------------------------------------------------
 
     def state_dict(self) -> dict[str, int]:
-        """Position in training: epochs done, and batches and clips (of all processes) of the epoch under way."""
+        """Position in training: epochs done, batches and clips (of all processes) of the one under way, and its cut."""
         if self.trainer is None:
             return dict(self._position)
         progress: Any = self.trainer.fit_loop.epoch_progress.current
@@ -359,7 +360,10 @@ class VideoDataModule(LightningDataModule):
             epoch -= 1  # inside the epoch's end hooks, where its counter is ahead of the batches'
         if batches >= self.trainer.num_training_batches:
             epoch, batches = epoch + 1, 0
-        return {"epoch": epoch, "batches": batches, "clips": batches * self.batch_size * self.trainer.world_size}
+        cut = present_cut(self, self.trainer)
+        of_cut = {"clips_per_batch": cut.clips, "accumulate": cut.accumulate, "batches_per_epoch": cut.batches}
+        of_cut["repeats"] = self.augment.repeats
+        return {"epoch": epoch, "batches": batches, "clips": batches * cut.clips, **of_cut}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Take over the position of a checkpoint; Lightning calls this before it asks for the loader."""
