@@ -318,3 +318,25 @@ class FileLimit(Callback):
 
     def on_train_start(self, trainer, pl_module):
         resource.setrlimit(resource.RLIMIT_FSIZE, (self.num_bytes, resource.RLIM_INFINITY))
+
+
+class Float64(Callback):
+    """Trains in float64, where sums in another order do not flip a ReLU."""
+
+    def setup(self, trainer, pl_module, stage):
+        pl_module.double()
+
+
+class OwnParameters(Callback):
+    """Writes how many parameters a process holds by itself.
+
+    Args:
+        path: of the file, with "{rank}" in it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def on_train_start(self, trainer, pl_module):
+        own = [p.to_local() if hasattr(p, "to_local") else p for p in pl_module.parameters()]
+        Path(self.path.format(rank=trainer.global_rank)).write_text(str(sum(p.numel() for p in own)))

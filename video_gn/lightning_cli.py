@@ -38,6 +38,7 @@ from video_gn.report import write_report
 from video_gn.signals import StopFlag
 from video_gn.tasks.classification import VideoClassifier
 from video_gn.tasks.ddp import DDPConfig, SteadyDDP
+from video_gn.tasks.sharding import check_sharding
 from video_gn.trainer_settings import TRAINER_DEFAULTS, check_trainer, rounded
 from video_gn.weights._files import read_file
 from video_gn.weights.convert import zoo_labels
@@ -212,6 +213,8 @@ class VideoCLI(LightningCLI):
         ddp.check(built.strategy)
         # Lightning's handlers save or broadcast inside of them: processes at different steps wait for ever.
         vars(built._signal_connector)["register_signal_handlers"] = lambda: None
+        num_batches = options.precise_bn.num_batches if self.subcommand == "fit" else 0
+        check_sharding(built, precise_bn_batches=num_batches, compiles=options.model.compile)
         if self.subcommand == "fit":
             cast(Any, built).callbacks.append(
                 Preemption(self.flag, self._get(self.config_init, "checkpoint"), requeue=slurm.requeue)

@@ -13,6 +13,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
@@ -109,7 +110,7 @@ class NonFiniteGuard(Callback):
         losses = [k.loss for k in kept if k.loss is not None]
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         # The largest magnitude: finite gradients may have squares that are not.
-        largest = get_total_norm([g for g in gradients if g.numel()], norm_type=math.inf)
+        largest = _whole(get_total_norm([g for g in gradients if g.numel()], norm_type=math.inf))
         device = pl_module.device
         values = torch.stack([v.to(device, torch.float32).reshape(()) for v in (largest, *losses)])
         bad, *bad_losses = _anywhere(trainer, ~values.isfinite())
@@ -249,10 +250,15 @@ def _without_logging(pl_module: LightningModule) -> Iterator[None]:
             pl_module.__dict__["log"] = own
 
 
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    """Of a sharded tensor, which all processes ask for, the whole."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 def _first_bad(pl_module: LightningModule) -> str:
     # Backward goes through the modules from the last to the first.
     for name, parameter in reversed(list(pl_module.named_parameters())):
-        if parameter.grad is not None and not parameter.grad.isfinite().all():
+        if parameter.grad is not None and not _whole(parameter.grad).isfinite().all():
             return name
     return "no parameter of this process"
 

@@ -30,6 +30,7 @@ from video_gn.optim import OptimizerConfig, build_optimizer, freeze_stages, scal
 from video_gn.schedules import ScheduleConfig, build_scheduler
 from video_gn.scoring import normalize_clips, score_views
 from video_gn.tasks._checks import check_same_net, check_training, class_difference, rounded
+from video_gn.tasks.sharding import ShardedStrategy
 from video_gn.weights.load import WeightsOptions, load_into
 from video_gn.weights.report import LoadReport
 
@@ -108,6 +109,11 @@ class VideoClassifier(LightningModule):
         for module in self.frozen:
             module.eval()
         return self
+
+    def configure_model(self) -> None:
+        """Divide the net among the processes, where the strategy does; Lightning calls this before it restores."""
+        if isinstance(self.trainer.strategy, ShardedStrategy):
+            self.trainer.strategy.shard(self.net)
 
     # ---- weights to start from ---------------------------------------------------------------
 
