@@ -11,9 +11,8 @@ from runs import TINY, run
 from test_exact_resume import runs_of
 
 from video_gn.callbacks.batch_change import BatchChange, find_change
-from video_gn.callbacks.checkpoints import _check_agreement
 from video_gn.data.position import Cut, batches_to_skip
-from video_gn.errors import ConfigError, RunError
+from video_gn.errors import ConfigError
 from video_gn.results import read_metrics
 
 # 24 training videos: 6 batches of 4, a validation every 8 clips, two epochs.
@@ -231,13 +230,3 @@ def test_repeats_must_stay_inside_an_epoch():
         find_change(trainer, checkpoint)
     checkpoint = {Data.__qualname__: position | {"repeats": 1, "clips": 0}, "global_step": 6}
     assert find_change(trainer, checkpoint) is None
-
-
-def test_processes_with_different_checkpoints_are_refused(monkeypatch):
-    def gather(steps, own):
-        steps[:] = [own, 3]
-
-    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
-    _check_agreement(SimpleNamespace(world_size=2, global_step=3))
-    with pytest.raises(RunError, match=r"go on from one checkpoint, got the steps \[4, 3\] on processes 0 to 1"):
-        _check_agreement(SimpleNamespace(world_size=2, global_step=4))

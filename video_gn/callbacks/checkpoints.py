@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from video_gn.callbacks.batch_change import BatchChange, find_change, write_progress
 from video_gn.data.position import clips_seen
 from video_gn.disk import naming_full_disk
-from video_gn.errors import ConfigError, RunError
+from video_gn.errors import ConfigError
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -152,10 +152,8 @@ class RunCheckpoint(Checkpoint):
 
         Raises:
             ConfigError: for validations that would fall between two optimizer steps.
-            RunError: where the processes have read different checkpoints.
         """
         _check_validation(trainer)
-        _check_agreement(trainer)
         if trainer.ckpt_path is None:
             return
         if trainer.fit_loop.epoch_loop.batch_progress.current.ready == 0:
@@ -257,17 +255,4 @@ def _check_validation(trainer: Trainer) -> None:
             "trainer.val_check_interval must fall between two optimizer steps (accumulate_grad_batches is "
             f"{accumulate}, an epoch has {batches} batches), got {trainer.val_check_interval!r}. "
             "Set a multiple, or 1.0."
-        )
-
-
-def _check_agreement(trainer: Trainer) -> None:
-    """Refuse processes that go on from different checkpoints: they would train on without a word."""
-    if trainer.world_size == 1:
-        return
-    steps: list[int] = [0] * trainer.world_size
-    torch.distributed.all_gather_object(steps, trainer.global_step)
-    if len(set(steps)) > 1:
-        raise RunError(
-            f"all processes must go on from one checkpoint, got the steps {steps} on processes 0 to {len(steps) - 1}. "
-            "Does every node see the same run directory? Start them again."
         )
