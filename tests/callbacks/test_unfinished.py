@@ -2,14 +2,17 @@
 
 import errno
 import json
+import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from video_gn.callbacks import unfinished
+from video_gn.callbacks.evaluation import EvaluationWriter
 from video_gn.callbacks.unfinished import Unfinished
 from video_gn.clips import Failure
-from video_gn.errors import RunError
+from video_gn.errors import RunError, StoppedError
 
 SETTINGS = {"checkpoint": "SHA-256 0", "data": {"views": {"num_clips": 2}, "sizes": (1, 2)}}
 SCORES = np.random.default_rng(0).random((6, 2, 3)).astype(np.float32)
@@ -116,3 +119,20 @@ def test_a_full_disk(tmp_path, monkeypatch):
     with pytest.raises(RunError, match=r"001-00000\.f32: scores cannot be written: No space left .* Make room"):
         part.add(1, "1.mp4", 1, SCORES[1])
     assert_kept(tmp_path / "u", [4], [])
+
+
+def test_a_job_that_was_asked_to_stop_in_a_test_is_started_again(tmp_path, caplog):
+    asked = []
+    writer = EvaluationWriter(tmp_path, requeue=lambda: asked.append(1))
+    testing = SimpleNamespace(state=SimpleNamespace(fn="test"), is_global_zero=True)
+    stopped = StoppedError("SIGUSR1: stopped.", status=128 + signal.SIGUSR1)
+    writer.on_exception(testing, None, stopped)  # nothing has begun
+    assert not asked and not caplog.text
+    (tmp_path / "test/unfinished").mkdir(parents=True)
+    writer.on_test_start(SimpleNamespace(global_rank=0), None)
+    writer.on_exception(SimpleNamespace(state=SimpleNamespace(fn="fit"), is_global_zero=True), None, stopped)
+    writer.on_exception(testing, None, StoppedError("SIGTERM: stopped.", status=128 + signal.SIGTERM))
+    writer.on_exception(testing, None, RunError("something else"))
+    assert not asked
+    writer.on_exception(testing, None, stopped)
+    assert asked == [1]
