@@ -187,9 +187,14 @@ def run(argv, cwd, log=None):
     Returns:
         (exit status, what it printed).
     """
+    return run_with(start, argv, cwd, log)
+
+
+def run_with(start, argv, cwd, log=None, **more):
+    """Run what `start` starts to its end; see `run`."""
     log = Path(log or Path(cwd) / "log.txt")
     before = log.stat().st_size if log.exists() else 0
-    process = start(argv, cwd, log)
+    process = start(argv, cwd, log, **more)
     process.join(240)
     assert process.exitcode is not None, f"still running after 240 s:\n{log.read_bytes()[before:].decode()}"
     return process.exitcode, log.read_bytes()[before:].decode()

@@ -8,6 +8,10 @@ import yaml
 from video_gn.data.configs import AugmentConfig, LoaderConfig, ViewsConfig
 from video_gn.data.datamodule import VideoDataModule
 from video_gn.data.dataset import ClipConfig
+from video_gn.models import i3d
+from video_gn.optim import OptimizerConfig
+from video_gn.schedules import ScheduleConfig
+from video_gn.tasks.classification import VideoClassifier
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,6 +39,21 @@ def data_module(videos, **changes):
             **changes,
         },
     )
+
+
+def still_module(norm, *, dtype=torch.float64, frozen_stages=0, activation_checkpointing=False):
+    """Dropout off, a learning rate that changes nothing, the last norms' scales at 1: at 0 no branch has a gradient."""
+    torch.manual_seed(0)
+    groups = {"num_groups": 2} if norm == "group" else {}
+    net = i3d(50, norm=norm, width=4, num_classes=5, dropout=0.0, zero_init_last_norm=False, **groups)
+    with torch.no_grad():
+        net.classifier.weight.normal_(std=0.3, generator=torch.Generator().manual_seed(1))
+    return VideoClassifier(
+        net,
+        optimizer=OptimizerConfig(lr=1e-30, reference_batch_size=None, weight_decay=0.0, frozen_stages=frozen_stages),
+        schedule=ScheduleConfig("constant"),
+        activation_checkpointing=activation_checkpointing,
+    ).to(dtype)
 
 
 def assert_same(one, other):

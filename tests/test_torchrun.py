@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchruns
-from runs import TINY
+from runs import TINY, free_port
 from small import assert_same
 from test_exact_resume import assert_goes_on_like, lines_of, runs_of, steps_done, without_saves
 
@@ -114,7 +114,7 @@ def test_lightning_starts_them_itself(tiny_videos, tmp_path, whole):
 
 @pytest.mark.slow
 def test_torchrun_on_two_nodes(tiny_videos, tmp_path, whole):
-    port = torchruns.free_port()
+    port = free_port()
     logs = [tmp_path / f"log-{node}.txt" for node in (0, 1)]
     launched = {"nodes": 2, "per_node": 1, "port": port}
     nodes = [

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -60,7 +59,7 @@ def _agent(words, cwd, log, environment):
 
 def start(argv, cwd, log, *, nodes=1, node_rank=0, per_node=2, port=None):
     """Start `torchrun -m video_gn ARGV...`; what it and its processes print is appended to `log`."""
-    meeting = ["--master_addr=127.0.0.1", f"--master_port={port or free_port()}"]
+    meeting = ["--master_addr=127.0.0.1", f"--master_port={port or runs.free_port()}"]
     size = [f"--nproc_per_node={per_node}", f"--nnodes={nodes}", f"--node_rank={node_rank}", "--monitor_interval=0.1"]
     words = [*size, *meeting, "-m", "video_gn", *map(str, argv)]
     environment = {k: v for k, v in os.environ.items() if k.startswith("VIDEO_GN_")}
@@ -72,18 +71,7 @@ def start(argv, cwd, log, *, nodes=1, node_rank=0, per_node=2, port=None):
 
 def run(argv, cwd, log=None, **more):
     """Run `torchrun -m video_gn ARGV...` to its end: (exit status, what it printed)."""
-    log = Path(log or Path(cwd) / "log.txt")
-    before = log.stat().st_size if log.exists() else 0
-    process = start(argv, cwd, log, **more)
-    process.join(240)
-    assert process.exitcode is not None, f"still running after 240 s:\n{log.read_bytes()[before:].decode()}"
-    return process.exitcode, log.read_bytes()[before:].decode()
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return str(found.getsockname()[1])
+    return runs.run_with(start, argv, cwd, log, **more)
 
 
 def children(pid):

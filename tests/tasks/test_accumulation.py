@@ -5,13 +5,11 @@ import sys
 import pytest
 import torch
 from lightning import Callback, Trainer
+from small import still_module
 from torch.utils.data import DataLoader
 
 from video_gn.clips import ClipBatch
 from video_gn.models import i3d
-from video_gn.optim import OptimizerConfig
-from video_gn.schedules import ScheduleConfig
-from video_gn.tasks.classification import VideoClassifier
 
 
 class Gradients(Callback):
@@ -36,17 +34,7 @@ def batches(num_clips, size):
 
 def gradients(norm, num_clips, size, accumulate, *, dtype=torch.float64):
     """Of each optimizer step of an epoch, from the Lightning trainer itself; the learning rate changes nothing."""
-    torch.manual_seed(0)
-    groups = {"num_groups": 2} if norm == "group" else {}
-    # Dropout off; the last norms' scales at 1, for at 0 no branch would have a gradient.
-    net = i3d(50, norm=norm, width=4, num_classes=5, dropout=0.0, zero_init_last_norm=False, **groups)
-    with torch.no_grad():
-        net.classifier.weight.normal_(std=0.3, generator=torch.Generator().manual_seed(1))
-    module = VideoClassifier(
-        net,
-        optimizer=OptimizerConfig(lr=1e-30, reference_batch_size=None, weight_decay=0.0),
-        schedule=ScheduleConfig("constant"),
-    ).to(dtype)
+    module = still_module(norm, dtype=dtype)
     kept = Gradients()
     trainer = Trainer(
         max_epochs=1,

@@ -7,14 +7,11 @@ import pytest
 import torch
 from lightning import Trainer
 from runs import play_together
+from small import still_module
 from test_accumulation import Gradients, batches, difference
 from torch.utils.data import DataLoader
 
 from video_gn.errors import ConfigError
-from video_gn.models import i3d
-from video_gn.optim import OptimizerConfig
-from video_gn.schedules import ScheduleConfig
-from video_gn.tasks.classification import VideoClassifier
 from video_gn.tasks.ddp import DDPConfig, SteadyDDP
 
 PROCESSES, CLIPS, STEPS = 4, 2, 3
@@ -49,18 +46,9 @@ def steps_of(
     rank=0,
 ):
     """What each optimizer step of an epoch would use, of one of several processes or of one alone."""
-    torch.manual_seed(0)
-    groups = {"num_groups": 2} if norm == "group" else {}
-    # The last norms' scales at 1, for at 0 no branch would have a gradient.
-    net = i3d(50, norm=norm, width=4, num_classes=5, dropout=0.0, zero_init_last_norm=False, **groups)
-    with torch.no_grad():
-        net.classifier.weight.normal_(std=0.3, generator=torch.Generator().manual_seed(1))
-    module = VideoClassifier(
-        net,
-        optimizer=OptimizerConfig(lr=1e-30, reference_batch_size=None, weight_decay=0.0, frozen_stages=frozen_stages),
-        schedule=ScheduleConfig("constant"),
-        activation_checkpointing=activation_checkpointing,
-    ).to(dtype)
+    module = still_module(
+        norm, dtype=dtype, frozen_stages=frozen_stages, activation_checkpointing=activation_checkpointing
+    )
     kept = Trained()
     trainer = Trainer(
         max_epochs=1,
