@@ -149,6 +149,7 @@ def test_the_same_global_batch_is_no_change(tiny_videos, tmp_path, whole):
     assert validations_of(tmp_path, BATCH) == [40, 48]
 
 
+@pytest.mark.slow
 def test_killed_before_its_first_save_it_changes_again(tiny_videos, tmp_path, whole):
     """What a change does to the run's files is the same the second time."""
     at_step(whole, tmp_path, 9)

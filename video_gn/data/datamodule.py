@@ -361,9 +361,8 @@ class VideoDataModule(LightningDataModule):
         if batches >= self.trainer.num_training_batches:
             epoch, batches = epoch + 1, 0
         cut = present_cut(self, self.trainer)
-        of_cut = {"clips_per_batch": cut.clips, "accumulate": cut.accumulate, "batches_per_epoch": cut.batches}
-        of_cut["repeats"] = self.augment.repeats
-        return {"epoch": epoch, "batches": batches, "clips": batches * cut.clips, **of_cut}
+        position = {"epoch": epoch, "batches": batches, "clips": batches * cut.clips}
+        return position | cut.describe() | {"repeats": self.augment.repeats}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Take over the position of a checkpoint; Lightning calls this before it asks for the loader."""

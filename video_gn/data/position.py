@@ -31,6 +31,10 @@ class Cut:
         """Optimizer steps of an epoch."""
         return -(-self.batches // self.accumulate)
 
+    def describe(self) -> dict[str, int]:
+        """What a checkpoint keeps of it."""
+        return {"clips_per_batch": self.clips, "accumulate": self.accumulate, "batches_per_epoch": self.batches}
+
     def step_at(self, epoch: int, clips: int) -> int:
         """Optimizer steps that a run with this cut has taken where so many clips of an epoch were seen, rounded up."""
         return epoch * self.steps + min(-(-clips // self.clips_per_step), self.steps)
