@@ -228,7 +228,8 @@ def test_counts_of_a_setup():
 
 
 def test_choices_of_the_command_line_are_the_tables():
-    from video_gn import __main__
 
-    assert tuple(train_step.FORMATS) == __main__._FORMATS
-    assert tuple(train_step.PRECISIONS) == __main__._PRECISIONS
+    from video_gn.bench import options
+
+    assert tuple(train_step.FORMATS) == options.FORMATS
+    assert tuple(train_step.PRECISIONS) == options.PRECISIONS

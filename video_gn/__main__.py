@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import video_gn
+from video_gn.checks import LAYOUTS, not_negative, positive
 
 Commands = Any  # what `ArgumentParser.add_subparsers` returns has no public name
 
@@ -104,20 +105,20 @@ def _infer_parser() -> argparse.ArgumentParser:
     parser.add_argument("videos", nargs="*", metavar="PATH", help="files, directories (searched through), globs, lists")
     parser.add_argument("--checkpoint", "--ckpt_path", metavar="FILE", help="of a training run, or any zoo's weights")
     parser.add_argument("--labels", metavar="FILE", help="class names: a name a line, or json (the checkpoint's own)")
-    parser.add_argument("--layout", choices=_LAYOUTS, help="of a zoo's file that does not tell it (nonlocal)")
+    parser.add_argument("--layout", choices=LAYOUTS, help="of a zoo's file that does not tell it (nonlocal)")
     parser.add_argument("--output", metavar="FILE", help="write the results as .json, .csv or .jsonl")
-    parser.add_argument("--top_k", type=_positive, default=5, metavar="K", help="labels to give (5)")
+    parser.add_argument("--top_k", type=positive, default=5, metavar="K", help="labels to give (5)")
     parser.add_argument(
-        "--num_clips", type=_positive, metavar="K", help="clips of a video (as the checkpoint was tested)"
+        "--num_clips", type=positive, metavar="K", help="clips of a video (as the checkpoint was tested)"
     )
     parser.add_argument(
         "--crops", choices=("center", "three", "full"), help="crops of a clip (as the checkpoint was tested)"
     )
-    parser.add_argument("--views_per_forward", type=_positive, default=10, metavar="N", help="views at a time (10)")
+    parser.add_argument("--views_per_forward", type=positive, default=10, metavar="N", help="views at a time (10)")
     parser.add_argument("--backend", default="auto", help="decoder: auto, pyav, decord or torchcodec (auto)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (a GPU where there is one)")
     parser.add_argument(
-        "--num_workers", type=_not_negative, metavar="N", help="processes that decode (one a core, at most 8)"
+        "--num_workers", type=not_negative, metavar="N", help="processes that decode (one a core, at most 8)"
     )
     parser.add_argument("--quiet", action="store_true", help="no table")
     add_options(parser)
@@ -156,10 +157,10 @@ def _add_synth(commands: Commands) -> None:
     )
     parser.add_argument("out", metavar="OUT", help="directory to write; it is made")
     parser.add_argument(
-        "--train_per_class", type=_positive, default=40, metavar="N", help="training videos of a class (40)"
+        "--train_per_class", type=positive, default=40, metavar="N", help="training videos of a class (40)"
     )
     parser.add_argument(
-        "--val_per_class", type=_positive, default=10, metavar="N", help="validation videos of a class (10)"
+        "--val_per_class", type=positive, default=10, metavar="N", help="validation videos of a class (10)"
     )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files (0)")
     parser.set_defaults(action="synth")
@@ -179,7 +180,7 @@ def _add_scan(commands: Commands) -> None:
     parser.add_argument("--headers_only", action="store_true", help="no pass over the packets: twice as fast")
     parser.add_argument("--root", metavar="DIR", help="where relative paths of a list start (the list's directory)")
     parser.add_argument("--format", default="auto", help="of the list, as data.source.format (auto)")
-    parser.add_argument("--num_workers", type=_positive, metavar="N", help="processes (one a core)")
+    parser.add_argument("--num_workers", type=positive, metavar="N", help="processes (one a core)")
     parser.add_argument("--timeout_seconds", type=float, default=60.0, metavar="S", help="for one file (60)")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE")
     parser.set_defaults(action="scan")
@@ -198,12 +199,12 @@ def _add_prepare(commands: Commands) -> None:
     parser.add_argument("--root", metavar="DIR", help="where relative paths of the list start (the list's directory)")
     parser.add_argument("--raw", metavar="DIR", help="whole videos as downloaded, ID.mp4, of a Kinetics csv")
     parser.add_argument("--format", default="auto", help="of the list, as data.source.format (auto)")
-    parser.add_argument("--short_side_px", type=_positive, default=320, metavar="PX", help="at most (320)")
-    parser.add_argument("--key_frame_interval", type=_positive, default=32, metavar="N", help="frames (32)")
+    parser.add_argument("--short_side_px", type=positive, default=320, metavar="PX", help="at most (320)")
+    parser.add_argument("--key_frame_interval", type=positive, default=32, metavar="N", help="frames (32)")
     parser.add_argument("--crf", type=float, default=20, help="x264's quality: lower is better and larger (20)")
-    parser.add_argument("--shards", type=_positive, metavar="N", help="pack N videos into each of tar files")
+    parser.add_argument("--shards", type=positive, metavar="N", help="pack N videos into each of tar files")
     parser.add_argument("--copy", action="store_true", help="with --shards: pack the files as they are")
-    parser.add_argument("--num_workers", type=_positive, metavar="N", help="processes (one a core)")
+    parser.add_argument("--num_workers", type=positive, metavar="N", help="processes (one a core)")
     parser.add_argument("--overwrite", action="store_true", help="make anew what is there")
     parser.set_defaults(action="prepare")
 
@@ -217,9 +218,9 @@ def _add_show(commands: Commands) -> None:
     )
     parser.add_argument("config", metavar="CONFIG", help="a config, as of fit")
     parser.add_argument("--output", default="clips.png", metavar="FILE", help="the picture (clips.png)")
-    parser.add_argument("--num_train", type=_not_negative, default=8, metavar="N", help="training clips (8)")
-    parser.add_argument("--num_test", type=_not_negative, default=2, metavar="N", help="test videos (2)")
-    parser.add_argument("--epoch", type=_not_negative, default=0, metavar="N", help="of the training clips (0)")
+    parser.add_argument("--num_train", type=not_negative, default=8, metavar="N", help="training clips (8)")
+    parser.add_argument("--num_test", type=not_negative, default=2, metavar="N", help="test videos (2)")
+    parser.add_argument("--epoch", type=not_negative, default=0, metavar="N", help="of the training clips (0)")
     parser.set_defaults(action="show")
 
 
@@ -270,66 +271,11 @@ def _report_parser() -> argparse.ArgumentParser:
     return parser
 
 
-_BENCH_TEST = (
-    ("num_videos", 8, "videos of a test"),
-    ("num_clips", 10, "of a video"),
-    ("frames", 8, "of a clip"),
-    ("size", 112, "height and width, px"),
-    ("width", 64, "channels of the stem"),
-    ("num_processes", 2, "that share the videos out"),
-    ("rounds", 5, "rounds, each of one process and of several"),
-)
-
-
 def _bench_parser() -> argparse.ArgumentParser:
+    from video_gn.bench.options import add_commands
+
     parser = argparse.ArgumentParser(prog="video-gn bench", description="Measure speed, side by side in one run.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    data = commands.add_parser(
-        "data", help="decoding and clips: ratios of medians", description="Ratios of the data path's medians."
-    )
-    data.add_argument("videos", nargs="*", metavar="VIDEO", help="files to measure on (a 10 s, 340x256 video is made)")
-    data.add_argument("--rounds", type=_positive, default=5, metavar="N", help="rounds, each of every contender (5)")
-    data.add_argument("--peers", action="store_true", help="other projects' ways too, those that are installed")
-    data.add_argument("--output", metavar="FILE", help="write the figures as .json")
-
-    weights = commands.add_parser(
-        "weights", help="loading of weight files", description="Loading of weight files, against plain loaders."
-    )
-    weights.add_argument("--rounds", type=_positive, default=5, metavar="N", help="rounds, each of every contender (5)")
-    weights.add_argument("--output", metavar="FILE", help="write the figures as .json")
-
-    test = commands.add_parser("test", help="what several processes save of a test's time, one thread each")
-    test.add_argument("videos", nargs="*", metavar="VIDEO", help="files to read (a 10 s, 340x256 video is made)")
-    for name, value, what in _BENCH_TEST:
-        test.add_argument(f"--{name}", type=_positive, default=value, metavar="N", help=f"{what} ({value})")
-    test.add_argument("--output", metavar="FILE", help="write the figures as .json")
-
-    train = commands.add_parser(
-        "train",
-        help="a training step of each norm: time and memory",
-        description="A training step's time and peak memory for each norm, against Batch Norm and pytorchvideo's "
-        "i3d_r50 as it comes. All of it takes tens of minutes on a CPU; fewer norms, formats or rounds take less.",
-    )
-    train.add_argument("--num_clips", type=_positive, default=2, metavar="N", help="clips of a step (2)")
-    train.add_argument("--frames", type=_positive, default=32, metavar="N", help="of a clip (32)")
-    train.add_argument("--size", type=_positive, default=224, metavar="PX", help="height and width (224)")
-    train.add_argument("--width", type=_positive, default=64, metavar="N", help="channels of the stem (64)")
-    train.add_argument(
-        "--layout",
-        choices=_LAYOUTS,
-        default="slowfast",
-        help="of our nets; pytorchvideo's is measured with slowfast alone (slowfast)",
-    )
-    train.add_argument("--norms", nargs="+", default=(), metavar="NORM", help="such as batch group (all)")
-    train.add_argument("--formats", nargs="+", default=_FORMATS, choices=_FORMATS, help="memory formats (both)")
-    train.add_argument("--precisions", nargs="+", default=_PRECISIONS, choices=_PRECISIONS, help="by autocast (both)")
-    train.add_argument(
-        "--compile", action="store_true", help="compiled nets too, channels_last_3d; a minute or more for each"
-    )
-    train.add_argument("--no_memory", action="store_true", help="leave the memory out")
-    train.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (auto)")
-    train.add_argument("--rounds", type=_positive, default=5, metavar="N", help="rounds, each of every contender (5)")
-    train.add_argument("--output", "--json", metavar="FILE", help="write the figures as .json")
+    add_commands(parser)
 
     def run(options: argparse.Namespace) -> int:
         from video_gn.cli import run_bench
@@ -367,7 +313,7 @@ def _weights_parser() -> argparse.ArgumentParser:
         "--names", choices=("video_gn", "pytorchvideo", "torchvision"), help="other than DST's ending says"
     )
     convert.add_argument("--format", default="auto", help="read SRC as this zoo's (auto)")
-    convert.add_argument("--layout", choices=_LAYOUTS, help="of a file that does not tell it (nonlocal)")
+    convert.add_argument("--layout", choices=LAYOUTS, help="of a file that does not tell it (nonlocal)")
     convert.add_argument("--labels", metavar="FILE", help="class names to store: a name a line, or json")
     convert.add_argument("--overwrite", action="store_true", help="replace DST")
 
@@ -383,9 +329,6 @@ def _weights_parser() -> argparse.ArgumentParser:
 # Actions that hand further words on, as settings of fit.
 _TAKE_SETTINGS = ("show", "study", "list", "collect")
 # Repeated here, since help must not import torch; a test compares them with the table.
-_LAYOUTS = ("mmaction", "nonlocal", "slowfast")
-_FORMATS = ("contiguous", "channels_last_3d")
-_PRECISIONS = ("float32", "bfloat16")
 _PARSERS = {
     "infer": _infer_parser,
     "data": _data_parser,
@@ -394,20 +337,6 @@ _PARSERS = {
     "report": _report_parser,
     "bench": _bench_parser,
 }
-
-
-def _not_negative(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be at least 0, got {value}")
-    return value
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
 
 
 if __name__ == "__main__":

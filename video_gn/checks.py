@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Iterable
 from typing import Any
+
+# The names in `video_gn.models.LAYOUTS`, for a command line's help, which must not wait for torch.
+LAYOUTS = ("mmaction", "nonlocal", "slowfast")
 
 
 def check_choice(name: str, value: object, choices: Iterable[Any]) -> None:
@@ -32,3 +36,25 @@ def check_range(name: str, value: float, inside: bool, rule: str, advice: str) -
     """
     if not inside or not math.isfinite(value):
         raise ValueError(f"{name} must be {rule}, got {value!r}. {advice}")
+
+
+def positive(text: str) -> int:
+    """A command line's word as an integer of at least 1, for argparse.
+
+    Raises:
+        ArgumentTypeError: for a smaller one.
+        ValueError: for what is none.
+    """
+    return _at_least(text, 1)
+
+
+def not_negative(text: str) -> int:
+    """A command line's word as an integer of at least 0; see `positive`."""
+    return _at_least(text, 0)
+
+
+def _at_least(text: str, least: int) -> int:
+    value = int(text)
+    if value < least:
+        raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
+    return value

@@ -8,7 +8,7 @@ import weight_files as files
 import yaml
 from runs import TINY, run
 
-from video_gn.__main__ import _LAYOUTS
+from video_gn import checks
 from video_gn.models import LAYOUTS, i3d
 from video_gn.weights.keymaps import KEYMAPS
 
@@ -34,7 +34,7 @@ def images(tmp_path_factory):
 
 
 def test_layouts_of_the_help_are_the_tables():
-    assert sorted(_LAYOUTS) == sorted(LAYOUTS)
+    assert sorted(checks.LAYOUTS) == sorted(LAYOUTS)
 
 
 @pytest.mark.slow
