@@ -8,9 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
-REAL_VIDEOS = Path(os.environ.get("VIDEO_GN_REAL_VIDEOS", ROOT.parent / "shared" / "data"))
+from places import REAL_VIDEOS
 
 
 def _has_cuda() -> bool:

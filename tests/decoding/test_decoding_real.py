@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REAL_VIDEOS
 from media import decode_in_order
+from places import REAL_VIDEOS
 
 from video_gn.decoding import open_video
 from video_gn.decoding._pyav import PyAVReader

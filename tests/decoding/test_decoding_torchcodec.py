@@ -15,8 +15,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import REAL_VIDEOS
 from media import decode_in_order, read_numbers, write_numbered_video
+from places import REAL_VIDEOS
 
 from video_gn import decoding
 from video_gn.decoding import _held, _torchcodec, open_video
