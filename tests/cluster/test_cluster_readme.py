@@ -16,6 +16,7 @@ COMMANDS = [
     line
     for block in re.findall(r"^```shell\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     for line in block.splitlines()
+    if line.startswith("sbatch")
 ]
 
 
