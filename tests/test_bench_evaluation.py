@@ -1,9 +1,12 @@
+import argparse
 import json
+from dataclasses import asdict
 
 import pytest
 
 from video_gn.bench.evaluation import EvalSetup, bench_test, format_page
-from video_gn.errors import ConfigError
+from video_gn.bench.options import add_commands
+from video_gn.errors import ConfigError, DecodeError
 
 TINY = {"num_videos": 3, "num_clips": 1, "frames": 8, "size": 32, "width": 4}
 
@@ -35,3 +38,16 @@ def test_the_page_and_the_figures(tmp_path, capsys, tiny_videos):
 def test_numbers_that_are_too_small(change, rounds, message):
     with pytest.raises(ConfigError, match=message):
         bench_test(EvalSetup(**TINY | change), rounds=rounds)
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    with pytest.raises(DecodeError, match=r"a\.mp4"):
+        bench_test(EvalSetup(**TINY), videos=[str(tmp_path / "a.mp4")], rounds=1)
+
+
+def test_the_command_lines_defaults_are_the_setups():
+    parser = argparse.ArgumentParser()
+    add_commands(parser)
+    options = parser.parse_args(["test"])
+    assert {name: getattr(options, name) for name in EvalSetup.__dataclass_fields__} == asdict(EvalSetup())

@@ -26,7 +26,7 @@ def build():
     from lightning.pytorch.cli import LightningArgumentParser
 
     from video_gn.data.datamodule import VideoDataModule
-    from video_gn.lightning_cli import add_run_arguments
+    from video_gn.run_arguments import add_run_arguments
     from video_gn.tasks.classification import VideoClassifier
 
     parser = LightningArgumentParser()

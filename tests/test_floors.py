@@ -64,6 +64,7 @@ FLOORS = {
     "video_gn.bench": 6,
     "video_gn.study": 6,
     "video_gn.cli": 8,
+    "video_gn.run_arguments": 6,
     "video_gn.lightning_cli": 7,
     "video_gn.__main__": 9,
 }
@@ -72,6 +73,7 @@ LIGHTNING_ONLY_IN = (
     "video_gn.study",
     "video_gn.tasks",
     "video_gn.callbacks",
+    "video_gn.run_arguments",
     "video_gn.lightning_cli",
 )
 

@@ -328,7 +328,6 @@ def _weights_parser() -> argparse.ArgumentParser:
 
 # Actions that hand further words on, as settings of fit.
 _TAKE_SETTINGS = ("show", "study", "list", "collect")
-# Repeated here, since help must not import torch; a test compares them with the table.
 _PARSERS = {
     "infer": _infer_parser,
     "data": _data_parser,

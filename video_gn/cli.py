@@ -193,7 +193,7 @@ def run_show(options: argparse.Namespace) -> int:
     """`video-gn data show`."""
     _set_up_logging()
     from video_gn.data.show import show
-    from video_gn.lightning_cli import read_data
+    from video_gn.run_arguments import read_data
 
     datamodule = read_data(options.config, options.settings)
     show(datamodule, options.output, num_train=options.num_train, num_test=options.num_test, epoch=options.epoch)

@@ -11,6 +11,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from video_gn.errors import ConfigError
 
 
+def launched_rank(environment: Mapping[str, str] = os.environ) -> int:
+    """This process's number in its launch, before any of them talk to each other; 0 where nothing tells.
+
+    Args:
+        environment: of torchrun (RANK), srun (SLURM_PROCID) or Lightning's own launcher (LOCAL_RANK), which has no
+            number over all nodes: there a process that is not the first of the first node is at least 1.
+    """
+    for name in ("RANK", "SLURM_PROCID"):
+        if environment.get(name, "").isdecimal():
+            return int(environment[name])
+    return int(environment.get("LOCAL_RANK") or 0) + int(environment.get("NODE_RANK") or 0)
+
+
 def from_torchrun(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether torchrun started this process."""
     return "TORCHELASTIC_RUN_ID" in environment

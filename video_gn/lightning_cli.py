@@ -18,26 +18,24 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import StrategyRegistry
 
 from video_gn import checkpoint, launch, slurm
-from video_gn.callbacks.averaging import AveragingConfig
-from video_gn.callbacks.checkpoints import AtomicCheckpointIO, RunCheckpoint
+from video_gn.callbacks.checkpoints import AtomicCheckpointIO
 from video_gn.callbacks.evaluation import EvaluationWriter
 from video_gn.callbacks.failures import BrokenVideos
-from video_gn.callbacks.guards import NonFiniteGuard
 from video_gn.callbacks.metrics_csv import MetricsCSV
-from video_gn.callbacks.precise_bn import PreciseBN
 from video_gn.callbacks.preemption import Preemption
 from video_gn.callbacks.progress import LineProgress, TerminalProgress
 from video_gn.callbacks.run_directory import RunDirectory, SaveConfig
 from video_gn.callbacks.same_data import SameData
-from video_gn.callbacks.speaking import OneSpeaks, launched_rank
+from video_gn.callbacks.speaking import OneSpeaks
 from video_gn.data.datamodule import VideoDataModule, build_datamodule
 from video_gn.data.watch import explain
 from video_gn.disk import naming_full_disk
 from video_gn.errors import CheckpointError, ConfigError, ManifestError, RunError
 from video_gn.report import write_report
+from video_gn.run_arguments import add_run_arguments
 from video_gn.signals import StopFlag
 from video_gn.tasks.classification import VideoClassifier
-from video_gn.tasks.ddp import DDPConfig, SteadyDDP
+from video_gn.tasks.ddp import SteadyDDP
 from video_gn.tasks.sharding import check_sharding
 from video_gn.trainer_settings import TRAINER_DEFAULTS, check_trainer, rounded
 from video_gn.weights._files import read_file
@@ -321,52 +319,10 @@ class VideoCLI(LightningCLI):
             log.info("results: %s", self.run_dir / "predict" / "predictions.json")
 
 
-def add_run_arguments(parser: LightningArgumentParser) -> None:
-    """Add the options of a run beside model, data and trainer.
-
-    Args:
-        parser: that a config is read with.
-    """
-    parser.add_argument(
-        "--run_dir", type=str | None, default=None, help="Directory of the run (default: runs/<the config's stem>)."
-    )
-    parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
-    parser.add_class_arguments(AveragingConfig, "averaging")
-    parser.add_class_arguments(PreciseBN, "precise_bn")
-    parser.add_class_arguments(NonFiniteGuard, "guard")
-    parser.add_class_arguments(DDPConfig, "ddp")
-
-
 def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def read_data(config: str, settings: Sequence[str]) -> VideoDataModule:
-    """The data module of a config, with its lists read.
-
-    Args:
-        config: its path.
-        settings: further words, as of fit.
-
-    Raises:
-        ConfigError: for settings that do not fit together.
-    """
-    parser = LightningArgumentParser(prog="video-gn data show")
-    parser.add_argument("-c", "--config", action="config")
-    parser.add_argument("--seed_everything", type=int, default=0)
-    add_run_arguments(parser)
-    parser.add_class_arguments(Trainer, "trainer", instantiate=False)
-    parser.add_lightning_class_args(VideoClassifier, "model")
-    parser.add_lightning_class_args(VideoDataModule, "data")
-    options = parser.parse_args(["-c", config, *settings])
-    try:
-        datamodule = build_datamodule({**options.data.as_dict(), "seed": options.seed_everything})
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"data: {error}") from error
-    datamodule.read()
-    return datamodule
 
 
 def run(command: str, words: Sequence[str]) -> int:
@@ -389,7 +345,7 @@ def run(command: str, words: Sequence[str]) -> int:
     warnings.filterwarnings("ignore", message=".*It is recommended to use `self.log.*sync_dist=True.*")
     # Our sampler goes on inside an epoch where the checkpoint stood; Lightning cannot know.
     warnings.filterwarnings("ignore", message=".*ended before the epoch ended and your dataloader is not resumable.*")
-    VideoCLI.speaks = OneSpeaks(launched_rank())
+    VideoCLI.speaks = OneSpeaks(launch.launched_rank())
     with VideoCLI.flag.installed(), VideoCLI.speaks.heard(), launch.ending_with_parent():
         try:
             cli = VideoCLI(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from jsonargparse import Namespace
 
@@ -43,3 +44,9 @@ def check_trainer(trainer: Namespace) -> None:
             f"trainer.val_check_interval must be a multiple of accumulate_grad_batches ({accumulate}), got {interval}: "
             "a validation between two optimizer steps cannot be resumed from"
         )
+
+
+def callbacks_of(trainer: Any) -> list[Any]:
+    """A trainer's callbacks, an attribute that Lightning's types do not tell of."""
+    callbacks: list[Any] = getattr(trainer, "callbacks", [])
+    return callbacks

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from video_gn.callbacks.speaking import OneSpeaks, launched_rank
+from video_gn.callbacks.speaking import OneSpeaks
+from video_gn.launch import launched_rank
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_fit_takes_every_setting_of_the_repositorys_studies():
     from lightning.pytorch.cli import LightningArgumentParser
 
     from video_gn.data.datamodule import VideoDataModule
-    from video_gn.lightning_cli import add_run_arguments
+    from video_gn.run_arguments import add_run_arguments
     from video_gn.tasks.classification import VideoClassifier
 
     parser = LightningArgumentParser(exit_on_error=False)

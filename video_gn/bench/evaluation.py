@@ -29,6 +29,7 @@ from video_gn.data.dataset import ClipConfig, EvalDataset
 from video_gn.data.manifest import VideoRecord
 from video_gn.data.samplers import EvalSampler
 from video_gn.data.transforms import TestCrops
+from video_gn.decoding import open_video
 from video_gn.errors import ConfigError
 from video_gn.metrics import MultiViewAccuracy
 from video_gn.models.resnet3d import i3d
@@ -79,6 +80,7 @@ def bench_test(
 
     Raises:
         ConfigError: for fewer than 1 round, 1 video or 2 processes.
+        DecodeError: for a file that cannot be read.
     """
     setup = setup or EvalSetup()
     for name, value, least in (
@@ -94,6 +96,8 @@ def bench_test(
         if not paths:
             paths = [f"{directory}/typical.mp4"]
             write_typical_video(Path(paths[0]))
+        for path in paths:
+            open_video(path).close()  # what cannot be read would cost no time
         with _Workers(setup, paths, directory) as workers:
             seconds = side_by_side({_ALONE: workers.turn(1), together: workers.turn(setup.num_processes)}, rounds)
             same = len(set(workers.results)) == 1

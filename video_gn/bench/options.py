@@ -9,7 +9,8 @@ from video_gn.checks import LAYOUTS, positive
 
 FORMATS = ("contiguous", "channels_last_3d")
 PRECISIONS = ("float32", "bfloat16")
-_BENCH_TEST = (
+# Name, default, what: the defaults of `EvalSetup`, which imports torch; a test compares them.
+_TEST_SIZES = (
     ("num_videos", 8, "videos of a test"),
     ("num_clips", 10, "of a video"),
     ("frames", 8, "of a clip"),
@@ -54,7 +55,7 @@ def _add_weights(commands: Any) -> None:
 def _add_test(commands: Any) -> None:
     test = commands.add_parser("test", help="what several processes save of a test's time, one thread each")
     test.add_argument("videos", nargs="*", metavar="VIDEO", help="files to read (a 10 s, 340x256 video is made)")
-    for name, value, what in _BENCH_TEST:
+    for name, value, what in _TEST_SIZES:
         test.add_argument(f"--{name}", type=positive, default=value, metavar="N", help=f"{what} ({value})")
     test.add_argument("--output", metavar="FILE", help="write the figures as .json")
 

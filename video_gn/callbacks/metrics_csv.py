@@ -13,6 +13,7 @@ from video_gn.callbacks.checkpoints import RunCheckpoint
 from video_gn.data.position import clips_seen
 from video_gn.disk import naming_full_disk
 from video_gn.results import format_metrics, read_metrics
+from video_gn.trainer_settings import callbacks_of
 
 COLUMNS = ("step", "epoch", "lr", "train/loss", "val/loss", "val/top1", "val/top5", "clips")
 
@@ -40,7 +41,7 @@ class MetricsCSV(Callback):
         if not trainer.is_global_zero:
             return
         rows = read_metrics(self.path) if self.path.exists() else []
-        change = next((c.change for c in _callbacks(trainer) if isinstance(c, RunCheckpoint)), None)
+        change = next((c.change for c in callbacks_of(trainer) if isinstance(c, RunCheckpoint)), None)
         if change is not None:
             rows = change.renumbered(rows)
         else:
@@ -103,8 +104,3 @@ class MetricsCSV(Callback):
         self._row = rows[-1] if rows else {}
         tail = len(format_metrics(rows[-1:], self._columns, header=False).encode())
         self._offset = self.path.stat().st_size - tail
-
-
-def _callbacks(trainer: Any) -> list[Callback]:
-    callbacks: list[Callback] = getattr(trainer, "callbacks", [])
-    return callbacks

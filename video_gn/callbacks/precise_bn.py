@@ -41,6 +41,7 @@ from video_gn.data.extra_loader import extra_train_loader
 from video_gn.errors import ConfigError
 from video_gn.models._batch_norms import BatchRenorm, recomputing
 from video_gn.scoring import normalize_clips
+from video_gn.trainer_settings import callbacks_of
 
 log = logging.getLogger(__name__)
 
@@ -215,8 +216,8 @@ class PreciseBN(Callback):
             )
         if not hasattr(getattr(trainer, "datamodule", None), "train_transform"):
             raise ValueError("PreciseBN must have a VideoDataModule to draw clips from. Pass it as `datamodule`.")
-        places = [i for i, c in enumerate(_callbacks(trainer)) if isinstance(c, WeightAveraging)]
-        if any(place > _callbacks(trainer).index(self) for place in places):
+        places = [i for i, c in enumerate(callbacks_of(trainer)) if isinstance(c, WeightAveraging)]
+        if any(place > callbacks_of(trainer).index(self) for place in places):
             raise ValueError("PreciseBN must be listed after WeightAveraging, so that it sees the averaged weights.")
 
     # ---- what training does ------------------------------------------------------------------
@@ -353,13 +354,8 @@ def _prefix(pl_module: LightningModule) -> str:
     return "" if _net(pl_module) is pl_module else "net."
 
 
-def _callbacks(trainer: Trainer) -> list[Callback]:
-    callbacks: list[Callback] = getattr(trainer, "callbacks", [])
-    return callbacks
-
-
 def _averaging(trainer: Trainer) -> WeightAveraging | None:
-    return next((c for c in _callbacks(trainer) if isinstance(c, WeightAveraging)), None)
+    return next((c for c in callbacks_of(trainer) if isinstance(c, WeightAveraging)), None)
 
 
 def _write(state: Mapping[str, torch.Tensor], values: Statistics) -> None:

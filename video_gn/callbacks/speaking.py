@@ -4,24 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from lightning import Callback
-
-
-def launched_rank(environment: Mapping[str, str] = os.environ) -> int:
-    """This process's number in its launch, before any of them talk to each other; 0 where nothing tells.
-
-    Args:
-        environment: of torchrun (RANK), srun (SLURM_PROCID) or Lightning's own launcher (LOCAL_RANK), which has no
-            number over all nodes: there a process that is not the first of the first node is at least 1.
-    """
-    for name in ("RANK", "SLURM_PROCID"):
-        if environment.get(name, "").isdecimal():
-            return int(environment[name])
-    return int(environment.get("LOCAL_RANK") or 0) + int(environment.get("NODE_RANK") or 0)
 
 
 class OneSpeaks(Callback):
@@ -62,14 +48,4 @@ class OneSpeaks(Callback):
         """From here on each process has videos of its own."""
         self.is_starting, self.rank = False, trainer.global_rank
 
-    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        """As `on_train_start`."""
-        self.on_train_start(trainer, pl_module)
-
-    def on_test_start(self, trainer: Any, pl_module: Any) -> None:
-        """As `on_train_start`."""
-        self.on_train_start(trainer, pl_module)
-
-    def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
-        """As `on_train_start`."""
-        self.on_train_start(trainer, pl_module)
+    on_validation_start = on_test_start = on_predict_start = on_train_start

@@ -42,9 +42,10 @@ class Journal:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             self._file: IO[bytes] = self.path.open("a+b")
+            is_ours = locks.take(self._file)
         except OSError as error:
             raise ManifestError(f"{self.path}: the journal of the scan cannot be written: {error.strerror}") from error
-        if not locks.take(self._file):
+        if not is_ours:
             self._file.close()
             raise ManifestError(f"{target}: another scan is writing it. Wait for that one, or choose another target.")
 

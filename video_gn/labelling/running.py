@@ -17,7 +17,7 @@ from video_gn.labelling.inputs import Inputs
 from video_gn.labelling.lines import About, LinesFile, to_entry
 from video_gn.labelling.shards import Shard, find_shards
 from video_gn.signals import StopFlag
-from video_gn.weights.named import find_weights
+from video_gn.weights.named import file_digest, find_weights
 
 if TYPE_CHECKING:
     from video_gn.inference import Predictor
@@ -75,11 +75,9 @@ def describe(predictor: Predictor, checkpoint: str, *, top_k: int, backend: str,
         backend: decoder.
         shard: of the list.
     """
-    with find_weights(checkpoint).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     labels = hashlib.sha256("\n".join(predictor.classes).encode("utf-8", "surrogateescape")).hexdigest()
     settings = {
-        "checkpoint": f"SHA-256 {digest}",
+        "checkpoint": f"SHA-256 {file_digest(find_weights(checkpoint))}",
         "labels": f"SHA-256 {labels}",
         "layout": predictor.net.arguments["layout"],
         "num_clips": predictor.num_clips,

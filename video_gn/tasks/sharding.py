@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from video_gn.errors import ConfigError
+from video_gn.trainer_settings import callbacks_of
 
 
 class ShardedStrategy(ModelParallelStrategy):
@@ -77,29 +78,8 @@ class ShardedStrategy(ModelParallelStrategy):
             module.set_reshard_after_forward(True, recurse=False)
             module.reshard()
 
-    def on_validation_start(self) -> None:
-        """Gather the weights."""
-        self._hold_all()
-
-    def on_validation_end(self) -> None:
-        """Keep one's own part again."""
-        self._give_up()
-
-    def on_test_start(self) -> None:
-        """Gather the weights."""
-        self._hold_all()
-
-    def on_test_end(self) -> None:
-        """Keep one's own part again."""
-        self._give_up()
-
-    def on_predict_start(self) -> None:
-        """Gather the weights."""
-        self._hold_all()
-
-    def on_predict_end(self) -> None:
-        """Keep one's own part again."""
-        self._give_up()
+    on_validation_start = on_test_start = on_predict_start = _hold_all
+    on_validation_end = on_test_end = on_predict_end = _give_up
 
     # ---- checkpoints -------------------------------------------------------------------------
 
@@ -189,9 +169,8 @@ def check_sharding(trainer: Trainer, *, precise_bn_batches: int, compiles: bool)
         )
     if not isinstance(strategy, ShardedStrategy):
         return
-    callbacks: list[Any] = getattr(trainer, "callbacks", [])
     refused = {
-        "averaging.kind must be none": any(isinstance(callback, WeightAveraging) for callback in callbacks),
+        "averaging.kind must be none": any(isinstance(callback, WeightAveraging) for callback in callbacks_of(trainer)),
         "precise_bn.num_batches must be 0": precise_bn_batches > 0,
         "model.compile must be false": compiles,
     }
