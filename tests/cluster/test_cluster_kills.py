@@ -46,6 +46,10 @@ def wait_until(cluster, job, condition, seconds=180):
     return True
 
 
+def num_steps_told(path):
+    return sum(line.startswith("step ") for line in read(path / "steps.txt").splitlines())
+
+
 def kill_one(cluster, job, path, rng, *, late):
     """Kill a process of the present start: while it begins, or after some steps.
 
@@ -53,9 +57,10 @@ def kill_one(cluster, job, path, rng, *, late):
         Whether there was one.
     """
     if late or rng.random() < 0.75:
-        lines, steps = path / "steps.txt", rng.randint(4, 5) if late else rng.randint(1, 5)
-        wanted = read(lines).count("\n") + 2 + 2 * steps  # each of two processes tells its start and its steps
-        if not wait_until(cluster, job, lambda: read(lines).count("\n") >= wanted):
+        # Late: the step after a checkpoint has been told, and so the checkpoint is there.
+        steps = rng.randint(EVERY_STEPS + 1, EVERY_STEPS + 2) if late else rng.randint(1, EVERY_STEPS + 2)
+        wanted = num_steps_told(path) + 2 * steps  # by each of two processes
+        if not wait_until(cluster, job, lambda: num_steps_told(path) >= wanted):
             return False
         time.sleep(0.3 * rng.random())
     else:
