@@ -2,10 +2,10 @@
 
 import errno
 import os
-import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
+import disks
 import pytest
 import torch
 from runs import TINY, run
@@ -21,16 +21,8 @@ from video_gn.results import read_metrics
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 2 MB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(path)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("no file system may be mounted here")
-    yield path
-    subprocess.run(["umount", "-l", str(path)], check=True)
+    with disks.small_disk(tmp_path / "disk", 2) as path:
+        yield path
 
 
 def test_a_checkpoint_on_a_full_disk(small_disk):
@@ -73,7 +65,7 @@ def test_metrics_on_a_full_disk(small_disk):
         fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress)),
     )  # fmt: skip
     table.on_train_start(trainer, None)
-    (small_disk / "filler").write_bytes(bytes(2 * 1024 * 1024 - 8192))
+    disks.fill(small_disk, leave=4096)
 
     def write_on():
         for step in range(1, 1000):

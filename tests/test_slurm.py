@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from video_gn import slurm
-from video_gn.errors import CheckpointError, ConfigError, ManifestError, RefusedError, RunError
+from video_gn.errors import CheckpointError, ConfigError, DiskFullError, ManifestError, RefusedError, RunError
 
 # Two nodes with four tasks each, as srun sets them.
 STEP = {
@@ -144,7 +144,7 @@ def test_errors_name_the_node_where_there_may_be_several(environment, named):
     assert slurm.place(environment) == (f" on {os.uname().nodename}" if named else "")
 
 
-@pytest.mark.parametrize("error", [ConfigError, ManifestError, CheckpointError, RefusedError])
+@pytest.mark.parametrize("error", [ConfigError, ManifestError, CheckpointError, RefusedError, DiskFullError])
 def test_the_jobs_script_hears_of_what_another_start_would_not_mend(tmp_path, monkeypatch, error):
     note = tmp_path / "note"
     monkeypatch.setenv("VIDEO_GN_REFUSED", str(note))

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from video_gn.errors import CheckpointError, ConfigError, ManifestError, RefusedError
+from video_gn.errors import CheckpointError, ConfigError, DiskFullError, ManifestError, RefusedError
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def refusals_noted() -> Iterator[None]:
     """
     try:
         yield
-    except (ConfigError, ManifestError, CheckpointError, RefusedError) as error:
+    except (ConfigError, ManifestError, CheckpointError, RefusedError, DiskFullError) as error:
         note = os.environ.get("VIDEO_GN_REFUSED")
         if note:
             with contextlib.suppress(OSError), Path(note).open("a") as file:

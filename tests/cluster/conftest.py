@@ -1,32 +1,11 @@
 """Clusters of both ways to signal a job, brought up when first asked for."""
 
-import contextlib
-import os
-import tempfile
 from pathlib import Path
 
 import pytest
-from clusters import ENDED, Cluster, read, words
+from clusters import ENDED, read, running, words
 
 FREEZER = Path("/sys/fs/cgroup/freezer")
-
-
-@contextlib.contextmanager
-def running(proctrack):
-    # A short path: sockets lie in it.
-    with tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as directory:
-        Path(directory).chmod(0o755)  # munge asks for it
-        found = Cluster(Path(directory), proctrack)
-        try:
-            try:
-                found("up")
-            except AssertionError as error:
-                if os.environ.get("FAIL_WITHOUT_SLURM") == "1" and proctrack == "linuxproc":
-                    raise
-                pytest.skip(f"needs_slurm: no cluster with proctrack/{proctrack} can be brought up here: {error}")
-            yield found
-        finally:
-            found("down", check=False)
 
 
 @pytest.fixture(scope="session")
