@@ -113,14 +113,14 @@ class PyAVReader(ReaderBase):
         self._check_usable()
         checked = check_indices(indices, num_frames=self._info.num_frames, path=self.path)
         wanted, places = group_repeats(checked)
-        out = torch.empty((len(checked), self._info.height, self._info.width, 3), dtype=torch.uint8)
+        out_THWC = np.empty((len(checked), self._info.height, self._info.width, 3), dtype=np.uint8)  # in huge pages
         try:
             try:
-                self._write(wanted, places, out.numpy())
+                self._write(wanted, places, out_THWC)
             except _UntrustedError as error:
                 self._distrust(str(error))
-                self._write(wanted, places, out.numpy())
-            return out
+                self._write(wanted, places, out_THWC)
+            return torch.from_numpy(out_THWC)
         except av.error.FFmpegError as error:
             self._lose_place()
             raise DecodeError(self.path, f"decoding failed ({describe(error)})") from error
