@@ -13,6 +13,7 @@ from video_gn.bench._video import write_typical_video
 from video_gn.bench.data import bench_data
 from video_gn.data.dataset import TrainDataset
 from video_gn.data.transforms import TrainTransform
+from video_gn.data.views import read_views
 from video_gn.decoding import open_video
 from video_gn.errors import DecodeError, RunError
 
@@ -175,7 +176,7 @@ def test_both_ways_of_the_ten_clips_decode_the_same_frames(video):
     with open_video(video) as reader:
         clock = _Counting(reader)
         clips = torch.stack([reader.frames_at(row) for row in indices_KT])
-        views = data.read_views(clock, indices_KT, lambda frames: frames.permute(0, 3, 1, 2)[None])
+        views = read_views(clock, indices_KT, lambda frames: frames.permute(0, 3, 1, 2)[None])
     assert torch.equal(views.permute(0, 1, 3, 4, 2), clips)
     assert clock.seconds > 0
 

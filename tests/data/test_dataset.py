@@ -8,9 +8,10 @@ from video_gn import sampling
 from video_gn.clips import Failure, VideoNote
 from video_gn.data import dataset as dataset_module
 from video_gn.data.collate import collate
-from video_gn.data.dataset import ClipConfig, EvalDataset, RandomEvalDataset, Sample, TrainDataset, read_views
+from video_gn.data.dataset import ClipConfig, EvalDataset, RandomEvalDataset, Sample, TrainDataset
 from video_gn.data.manifest import VideoRecord
 from video_gn.data.transforms import TestCrops, TrainTransform
+from video_gn.data.views import read_views
 from video_gn.decoding import open_video
 from video_gn.errors import FrameCountError, RunError
 
@@ -92,6 +93,19 @@ def test_views_from_one_pass_equal_each_clip_decoded_alone(tmp_path, crops):
     assert views.shape == (10 * crops.num_crops, 16, 3, crops.crop_size, crops.crop_size)
     assert torch.equal(views, torch.cat(alone))
     assert views.permute(0, 1, 3, 4, 2).is_contiguous(), "the memory order that channels_last_3d needs"
+
+
+@pytest.mark.parametrize("start", [0, 41], ids=["in order", "around its end"])
+@pytest.mark.parametrize("crops", [TestCrops("three", short_side=24, crop_size=20), TestCrops("center", 48, 32)])
+def test_one_clip_equals_its_frames_cropped_at_once(tmp_path, crops, start):
+    """It is cropped in parts of a few frames; 15 of them leave a smaller last part."""
+    path = write_numbered_video(tmp_path / "v.mp4", 50, size=(80, 48))
+    indices = (start + np.arange(15) * 2)[None] % 50
+    with open_video(path) as reader:
+        views = read_views(reader, indices, crops.apply)
+        whole = crops.apply(reader.frames_at(indices[0]))
+    assert torch.equal(views, whole)
+    assert views.permute(0, 1, 3, 4, 2).is_contiguous()
 
 
 def test_a_training_sample_is_a_function_of_seed_epoch_and_record(videos):

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
+from torchvision.transforms.v2 import functional as F
 
 from video_gn.data import transforms
 from video_gn.data.transforms import CropParams, TrainTransform, resized_size
@@ -108,6 +109,37 @@ def test_resize_against_the_definition(size, short_side):
     )
     assert np.abs(reference.permute(0, 2, 3, 1).numpy() - expected).max() < 1e-9  # the oracles agree
     assert (got.double() - reference.round()).abs().max() <= 1
+
+
+# Sizes that videos have (Kinetics, UCF101, Weizmann, full HD), upright ones, and an odd one.
+USUAL = [(256, 340), (240, 320), (180, 320), (360, 640), (144, 180), (1080, 1920), (340, 256), (640, 360), (333, 501)]
+
+
+@pytest.mark.parametrize("size", USUAL)
+def test_a_crop_is_that_of_the_whole_frame_though_less_is_computed(size):
+    frames, rng = noise(1, *size), np.random.default_rng(sum(size))
+    transform = TrainTransform((256, 320), 224)
+    for short_side in (256, 257, 288, 320, *rng.integers(256, 321, 8).tolist()):
+        height, width = resized_size(*size, short_side)
+        # torchvision's, of all of it.
+        whole = F.resize(frames.permute(0, 3, 1, 2), [height, width], antialias=True)
+        for top, left in ((0, 0), (height - 224, width - 224), (rng.integers(height - 223), rng.integers(width - 223))):
+            params = crop_params(frames, (height, width), int(top), int(left), crop_size=224)
+            assert torch.equal(transform.apply(frames, params), whole[:, :, top : top + 224, left : left + 224])
+
+
+@pytest.mark.parametrize("size", [(40, 60), (33, 20)])
+def test_any_part_of_a_resize_is_a_part_of_the_whole(size):
+    """Also where the part has as many rows as the frame, which torch would take for nothing to do."""
+    frames = noise(1, *size)
+    for height, width in ((33, 50), (41, 61), (39, 59), (40, 70), (80, 30), (size[0], 25)):
+        whole = transforms._resize(frames, height, width)
+        for bottom in range(1, height + 1):
+            for right in (bottom, 2 * bottom):
+                part = transforms._resize(frames, height, width, bottom=bottom, right=right)
+                assert part.shape == whole[:, :bottom, :right].shape
+                # A level: see there.
+                assert (part.int() - whole[:, :bottom, :right].int()).abs().max() <= 1
 
 
 def test_a_frame_of_the_right_size_is_not_touched():

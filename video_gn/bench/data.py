@@ -34,9 +34,10 @@ from video_gn.bench._video import write_typical_video
 from video_gn.bench.peers import bench_peers, format_peers
 from video_gn.clips import VideoNote
 from video_gn.data.collate import collate
-from video_gn.data.dataset import ClipConfig, EvalDataset, TrainDataset, read_views
+from video_gn.data.dataset import ClipConfig, EvalDataset, TrainDataset
 from video_gn.data.manifest import VideoRecord
 from video_gn.data.transforms import TestCrops, TrainTransform
+from video_gn.data.views import read_views
 from video_gn.decoding import VideoReader, open_video
 from video_gn.errors import DecodeError, FrameCountError, RunError
 

@@ -11,7 +11,8 @@ import torch
 from torch.utils.data import get_worker_info
 
 from video_gn.clips import ClipBatch
-from video_gn.data.dataset import Sample, empty_frames
+from video_gn.data.dataset import Sample
+from video_gn.data.views import empty_frames
 
 
 def collate(samples: Sequence[Sample]) -> ClipBatch:

@@ -8,25 +8,23 @@ can stop anywhere and go on bit for bit. All views of a test video come from one
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from video_gn import sampling
 from video_gn.clips import Failure, VideoNote
 from video_gn.data.manifest import VideoRecord
 from video_gn.data.transforms import TestCrops
+from video_gn.data.views import read_repeats, read_views
 from video_gn.data.watch import ReadingBoard
 from video_gn.decoding import VideoReader, choose_backend, open_video
 from video_gn.errors import DecodeError, FrameCountError, RunError
 
-# Frames that are held at full size at a time: 64 frames of 1920 x 1080 are 400 MB.
-_FRAMES_PER_CHUNK = 64
 # Draws of another record for one that cannot be decoded, before giving up: with the default ceiling
 # of 5% broken videos, 10 failures in a row are a broken disk, not broken videos.
 _MAX_REPLACEMENTS = 10
@@ -79,77 +77,6 @@ class ClipTransform(Protocol):
     def apply(self, frames_THWC: torch.Tensor, params: Any) -> torch.Tensor:
         """uint8 (T, H, W, 3) to uint8 (T, 3, h, w)."""
         ...
-
-
-def read_views(
-    reader: VideoReader,
-    indices_KT: np.ndarray,
-    crop: Callable[[torch.Tensor], torch.Tensor],
-) -> torch.Tensor:
-    """Decode each frame of several clips once, crop, and lay the clips out.
-
-    Args:
-        reader: an open video.
-        indices_KT: int64 (K, T), frames of each clip; clips may overlap and wrap around.
-        crop: uint8 (n, H, W, 3) -> uint8 (P, n, 3, h, w), the same for every frame.
-
-    Returns:
-        uint8 (K * P, T, 3, h, w), view k * P + p, in memory order V,T,h,w,3.
-
-    Raises:
-        DecodeError: where a frame cannot be decoded.
-    """
-    wanted, inverse = np.unique(indices_KT, return_inverse=True)
-    inverse_KT = inverse.reshape(indices_KT.shape)
-    num_clips, num_frames = indices_KT.shape
-    out: torch.Tensor | None = None
-    for first in range(0, len(wanted), _FRAMES_PER_CHUNK):
-        chunk = wanted[first : first + _FRAMES_PER_CHUNK]
-        cropped_PnCHW = crop(reader.frames_at(chunk))
-        num_crops, _, channels, height, width = cropped_PnCHW.shape
-        if num_clips == 1 and len(chunk) == num_frames and (np.diff(indices_KT[0]) > 0).all():
-            return cropped_PnCHW  # the frames are the clip, in order: no copy
-        if out is None:
-            out = empty_frames((num_clips, num_crops, num_frames, height, width, channels))
-        cropped_PnHWC = cropped_PnCHW.permute(0, 1, 3, 4, 2)
-        # A plain loop: advanced indexing over both sides takes four times as long.
-        for clip, frame in np.argwhere((inverse_KT >= first) & (inverse_KT < first + len(chunk))).tolist():
-            out[clip, :, frame] = cropped_PnHWC[:, int(inverse_KT[clip, frame]) - first]
-    assert out is not None
-    return out.flatten(0, 1).permute(0, 1, 4, 2, 3)
-
-
-def empty_frames(shape: tuple[int, ...]) -> torch.Tensor:
-    """An uninitialized uint8 tensor, in shared memory inside a loading worker, so that sending it copies nothing."""
-    if get_worker_info() is None:
-        # numpy asks the system for huge pages, and torch does not: page faults were a fifth of a test video's time.
-        return torch.from_numpy(np.empty(shape, dtype=np.uint8))
-    storage = torch.UntypedStorage._new_shared(math.prod(shape))
-    return torch.empty(0, dtype=torch.uint8).set_(storage).resize_(shape)
-
-
-def read_repeats(
-    reader: VideoReader,
-    indices_KT: np.ndarray,
-    crops: Sequence[Callable[[torch.Tensor], torch.Tensor]],
-) -> torch.Tensor:
-    """Decode each frame of several clips once, and crop each clip in its own way.
-
-    Args:
-        reader: an open video.
-        indices_KT: int64 (K, T), frames of each clip.
-        crops: for each clip uint8 (T, H, W, 3) -> uint8 (1, T, 3, h, w), all of one size.
-
-    Returns:
-        uint8 (K, T, 3, h, w).
-
-    Raises:
-        DecodeError: where a frame cannot be decoded.
-    """
-    wanted, inverse = np.unique(indices_KT, return_inverse=True)
-    frames_NHWC = reader.frames_at(wanted)
-    rows = torch.from_numpy(inverse.reshape(indices_KT.shape))
-    return torch.cat([crop(frames_NHWC[row]) for crop, row in zip(crops, rows, strict=True)])
 
 
 class ClipDataset(Dataset[Sample]):

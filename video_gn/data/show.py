@@ -19,10 +19,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from video_gn.data.balance import BalancedOrder
-from video_gn.data.dataset import ClipDataset, EvalDataset, Sample, TrainDataset, read_views
+from video_gn.data.dataset import ClipDataset, EvalDataset, Sample, TrainDataset
 from video_gn.data.manifest import VideoRecord
 from video_gn.data.samplers import TrainSampler
 from video_gn.data.transforms import TestCrops, resized_size
+from video_gn.data.views import read_views
 
 if TYPE_CHECKING:
     from video_gn.data.datamodule import VideoDataModule

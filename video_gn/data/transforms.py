@@ -162,8 +162,7 @@ class TrainTransform:
             :, params.top :, params.left :
         ]
         if params.flip:
-            # torch has no negative strides, and flips what has gaps between its rows in four times the time.
-            crop_THWC = crop_THWC.contiguous().flip(2)
+            crop_THWC = crop_THWC.flip(2)  # torch has no negative strides: this one copies
         return crop_THWC.permute(0, 3, 1, 2)
 
 
