@@ -19,6 +19,7 @@ FLOORS = {
     "video_gn.signals": 1,
     "video_gn.slurm": 1,
     "video_gn.launch": 1,
+    "video_gn.memory": 0,
     "video_gn.disk": 1,
     "video_gn.trainer_settings": 1,
     "video_gn.sampling": 1,

@@ -55,9 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"video-gn {video_gn.__version__}\n")
         return 0
     command, rest = words[0], words[1:]
-    if command in _LIGHTNING or command == "infer":
-        # torch then asks for huge pages: a sixth of a training step on CPUs went into page faults. Before torch, too.
-        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if command in _LIGHTNING:
         # Decoding workers share the cores with torch's threads; threads that spin while they wait take the
         # workers' time (on two cores 84 clips/s against 50). It must be set before torch is imported.

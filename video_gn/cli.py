@@ -238,16 +238,20 @@ def run_bench(options: argparse.Namespace) -> int:
         return bench_data(options.videos, rounds=options.rounds, output=options.output, peers=options.peers)
     if "norms" in options:
         from video_gn.bench.train import TrainSetup, bench_train
+        from video_gn.memory import keep_freed_memory
 
+        step_setup = TrainSetup(
+            num_clips=options.num_clips,
+            frames=options.frames,
+            size=options.size,
+            width=options.width,
+            layout=options.layout,
+            device=options.device,
+        )
+        if not step_setup.on_cuda:
+            keep_freed_memory()  # as in a training
         return bench_train(
-            TrainSetup(
-                num_clips=options.num_clips,
-                frames=options.frames,
-                size=options.size,
-                width=options.width,
-                layout=options.layout,
-                device=options.device,
-            ),
+            step_setup,
             norms=options.norms,
             formats=options.formats,
             precisions=options.precisions,

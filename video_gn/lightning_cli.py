@@ -31,6 +31,7 @@ from video_gn.data.datamodule import VideoDataModule, build_datamodule
 from video_gn.data.watch import explain
 from video_gn.disk import naming_full_disk
 from video_gn.errors import CheckpointError, ConfigError, ManifestError, RunError
+from video_gn.memory import keep_freed_memory
 from video_gn.report import write_report
 from video_gn.run_arguments import add_run_arguments
 from video_gn.signals import StopFlag
@@ -208,6 +209,8 @@ class VideoCLI(LightningCLI):
         # What Lightning takes by itself for several processes.
         StrategyRegistry.register("ddp", SteadyDDP, override=True, start_method="popen", compression=ddp.compression)
         built = super().instantiate_trainer(**kwargs)
+        if built.strategy.root_device.type == "cpu":
+            keep_freed_memory()
         ddp.check(built.strategy)
         # Lightning's handlers save or broadcast inside of them: processes at different steps wait for ever.
         vars(built._signal_connector)["register_signal_handlers"] = lambda: None

@@ -23,6 +23,7 @@ from video_gn.labelling.merging import merge
 from video_gn.labelling.options import LINES_SUFFIX, check_options
 from video_gn.labelling.running import Predict, Progress, check_shards, describe, label
 from video_gn.labelling.shards import parse_shard
+from video_gn.memory import keep_freed_memory
 from video_gn.results import write_results
 from video_gn.weights.labels import read_labels
 
@@ -81,6 +82,8 @@ def _predictor(options: argparse.Namespace) -> tuple[Predictor, Predict]:
         labels=read_labels(options.labels) if options.labels else (),
         layout=options.layout,
     )
+    if predictor.device.type == "cpu":
+        keep_freed_memory()
     return predictor, functools.partial(
         predictor.predict_many,
         top_k=options.top_k,
