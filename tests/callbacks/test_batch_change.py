@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchruns
 from runs import TINY, run
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_exact_resume import runs_of
 
 from video_gn.callbacks.batch_change import BatchChange, find_change
@@ -78,6 +79,16 @@ def flat(lists):
     return [value for values in lists for value in values]
 
 
+def tensorboard_of(path):
+    """Of each figure its values by step, which Lightning counts from 0 there."""
+    found = EventAccumulator(str(path))
+    found.Reload()
+    return {
+        tag: {event.step + 1: pytest.approx(event.value) for event in found.Scalars(tag)}
+        for tag in found.Tags()["scalars"]
+    }
+
+
 def go_on(tiny_videos, tmp_path, *more, processes=1):
     argv = words(tiny_videos, tmp_path, "--ckpt_path=last", *more)
     if processes == 1:
@@ -131,6 +142,14 @@ def test_every_clip_of_the_epoch_once(tiny_videos, tmp_path, whole, step, settin
     before = {-(-clips // size) for clips in range(8, begun * size + 1, 8)}
     wanted_rows = sorted(before | {clips // size for clips in validations})
     assert [row["step"] for row in rows if "val/top1" in row] == wanted_rows
+    # TensorBoard has them by the same steps, and the former counting as a run beside it.
+    told = tensorboard_of(tmp_path / "run/tensorboard")
+    for name in ("val/top1", "train/loss"):
+        wanted = {row["step"]: row[name] for row in rows if name in row}
+        assert told[name].keys() == wanted.keys()
+        # Later losses are those of the first process alone.
+        assert all(told[name][at] == wanted[at] for at in wanted if name == "val/top1" or at <= begun)
+    assert tensorboard_of(tmp_path / "run/tensorboard/earlier-1")["train/loss"].keys() >= set(range(1, step + 1))
     content = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
     assert content["global_step"] == 2 * NUM_VIDEOS // size
     # Every step's weights were averaged: none waited for the old step number to come.

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from video_gn.callbacks.checkpoints import RunCheckpoint
 from video_gn.data.position import clips_seen
@@ -44,6 +45,7 @@ class MetricsCSV(Callback):
         change = next((c.change for c in callbacks_of(trainer) if isinstance(c, RunCheckpoint)), None)
         if change is not None:
             rows = change.renumbered(rows)
+            _tell_anew(trainer, rows)
         else:
             rows = [row for row in rows if row["step"] <= trainer.global_step]
         for row in rows:
@@ -104,3 +106,18 @@ class MetricsCSV(Callback):
         self._row = rows[-1] if rows else {}
         tail = len(format_metrics(rows[-1:], self._columns, header=False).encode())
         self._offset = self.path.stat().st_size - tail
+
+
+def _tell_anew(trainer: Trainer, rows: list[dict[str, Any]]) -> None:
+    """Give TensorBoard the rows by their present steps; its files of the former counting become a run beside it."""
+    for logger in trainer.loggers:
+        if not isinstance(logger, TensorBoardLogger):
+            continue
+        directory = Path(logger.log_dir)
+        earlier = directory / f"earlier-{1 + sum(1 for _ in directory.glob('earlier-*'))}"
+        for events in directory.glob("events.out.*"):  # nothing has been logged yet: none is open
+            earlier.mkdir(exist_ok=True)
+            events.rename(earlier / events.name)
+        for row in rows:
+            figures = {name: value for name, value in row.items() if name not in ("step", "clips")}
+            logger.log_metrics(figures, row["step"] - 1)  # Lightning's own count there begins at 0
