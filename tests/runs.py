@@ -200,6 +200,14 @@ def run_with(start, argv, cwd, log=None, **more):
     return process.exitcode, log.read_bytes()[before:].decode()
 
 
+def children(pid):
+    """Processes that one has started; none where it is gone."""
+    try:
+        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
 def free_port():
     """A port of this machine, as the environment has it."""
     with socket.socket() as found:

@@ -1,15 +1,15 @@
 """A training with everything switched on, killed at any moment: it ends like one that never stopped."""
 
+import contextlib
 import os
 import random
 import re
 import signal
 import time
-from pathlib import Path
 
 import pytest
 import torch
-from runs import TINY, run, start
+from runs import TINY, children, run, start
 from small import assert_same
 
 from video_gn.results import read_metrics
@@ -191,10 +191,6 @@ def lines_of(path):
     return path.read_text().splitlines() if path.exists() else []
 
 
-def children(pid):
-    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 def stop(process, hooks, log, pattern, nth, number, *, everybody=False, after=0.0):
     """Wait for the nth line of a kind, then send a signal; to all of its processes where asked."""
     before, deadline = len(lines_of(hooks)), time.monotonic() + 120
@@ -205,7 +201,8 @@ def stop(process, hooks, log, pattern, nth, number, *, everybody=False, after=0.
         time.sleep(0.002)
     time.sleep(after)
     for pid in [*(children(process.pid) if everybody else []), process.pid]:
-        os.kill(pid, number)
+        with contextlib.suppress(ProcessLookupError):  # it has come to its end
+            os.kill(pid, number)
     process.join(120)
     assert process.exitcode is not None, log.read_text()
     return process.exitcode

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchruns
-from runs import TINY, free_port
+from runs import TINY, children, free_port
 from small import assert_same
 from test_exact_resume import assert_goes_on_like, lines_of, runs_of, steps_done, without_saves
 
@@ -204,8 +204,8 @@ def kill_one(process, who, here, rng, log):
     wanted = rng.choice([0, rng.randint(1, 60)])  # also before the training's first hook
     wait_for(lambda: sum(len(lines_of(here / f"hooks-{r}.txt")) for r in (0, 1)) >= before + wanted, process, log)
     time.sleep(rng.random() * (0.06 if wanted else 1.5))
-    ranks = own_children(process.pid)
-    workers = [worker for rank in ranks for worker in own_children(rank)]
+    ranks = children(process.pid)
+    workers = [worker for rank in ranks for worker in children(rank)]
     pids = {"torchrun": [process.pid], "rank": ranks, "worker": workers}[who]
     if not pids or not process.is_alive():
         return False
@@ -215,23 +215,12 @@ def kill_one(process, who, here, rng, log):
     return False
 
 
-def own_children(pid):
-    return [p for p in torchruns.children(pid) if parent_of(p) == pid]
-
-
-def parent_of(pid):
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-
-
 def wait_for_all(process, log):
     """torchrun's exit status, once none of its processes is left."""
     everybody = set()
     deadline = time.monotonic() + 120
     while process.is_alive():
-        everybody.update(torchruns.children(process.pid))
+        everybody.update(torchruns.descendants(process.pid))
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.01)
     process.join()

@@ -74,13 +74,9 @@ def run(argv, cwd, log=None, **more):
     return runs.run_with(start, argv, cwd, log, **more)
 
 
-def children(pid):
+def descendants(pid):
     """Processes that one has started, and theirs, and so on."""
-    try:
-        own = [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-    return [p for child in own for p in (child, *children(child))]
+    return [p for child in runs.children(pid) for p in (child, *descendants(child))]
 
 
 def is_alive(pid):

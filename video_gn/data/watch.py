@@ -8,7 +8,6 @@ all processes map; the parent reads it when something goes wrong.
 from __future__ import annotations
 
 import mmap
-import multiprocessing
 import os
 import tempfile
 import time
@@ -19,6 +18,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, get_worker_info
 
+from video_gn.data._forks import fork_context
 from video_gn.errors import RunError
 from video_gn.signals import held_back, ignore_in_worker
 
@@ -122,8 +122,7 @@ class WatchedLoader(DataLoader[Any]):
         if num_workers:
             # Python 3.14's default, forkserver, would leave the workers of a killed process alive: they look at their
             # parent, which is then the server.
-            fork = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
-            settings |= {"multiprocessing_context": fork, "worker_init_fn": ignore_in_worker}
+            settings |= {"multiprocessing_context": fork_context(), "worker_init_fn": ignore_in_worker}
         super().__init__(dataset, num_workers=num_workers, **settings)
         self._advice = advice
 
