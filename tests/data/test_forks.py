@@ -51,7 +51,7 @@ def test_another_one_is_started_and_nobody_is_left(tmp_path):
 def test_where_none_begins_it_is_told(tmp_path):
     done, pids = run(tmp_path / "pids", 99, 3)
     assert done.returncode == 1 and len(pids) == 3
-    assert "RuntimeError: no loading process has begun in 3 tries of 0.5 s" in done.stderr
+    assert "RunError: no loading process has begun in 3 tries of 0.5 s. Is the machine that busy?" in done.stderr
 
 
 @pytest.mark.parametrize(("version", "is_mended"), [((3, 11, 9), False), ((3, 11, 10), True), ((3, 12, 0), True)])

@@ -15,6 +15,8 @@ from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext, ForkContext, ForkProcess
 from typing import Any
 
+from video_gn.errors import RunError
+
 log = logging.getLogger(__name__)
 
 # A child needs milliseconds, on a machine with too much to do a second.
@@ -43,7 +45,10 @@ class BegunProcess(ForkProcess):
             log.warning("a loading process did not begin in %g s; another one is started", _PATIENCE_SECONDS)
             popen.kill()
             popen.wait()
-        raise RuntimeError(f"no loading process has begun in {_TRIES} tries of {_PATIENCE_SECONDS:g} s")
+        raise RunError(
+            f"no loading process has begun in {_TRIES} tries of {_PATIENCE_SECONDS:g} s. Is the machine that busy? "
+            "Take fewer data.loader.num_workers, or Python 3.12 or newer."
+        )
 
     def run(self) -> None:
         """Say that it has begun; then what it was started for."""
