@@ -248,8 +248,8 @@ def run_bench(options: argparse.Namespace) -> int:
             layout=options.layout,
             device=options.device,
         )
-        if not step_setup.on_cuda:
-            keep_freed_memory()  # as in a training
+        if options.keep_memory and not step_setup.on_cuda:
+            keep_freed_memory()
         return bench_train(
             step_setup,
             norms=options.norms,

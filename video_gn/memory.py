@@ -14,9 +14,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
     """Tell glibc to keep what is freed: a network's activations on a CPU are freed and allocated anew in every step.
 
-    glibc gives large blocks back to the system at once, which hands them out again page by page, each filled with zeros
-    and each a page fault: a third of a training step's time. The price is memory: what is free lies in the gaps between
-    what is not (5 to 35% more at the highest; it does not grow over the steps).
+    glibc gives large blocks back to the system at once, which hands them out again page by page, each filled with
+    zeros and each a page fault: a quarter of a training step's time. The price is memory: what is free lies in the
+    gaps between what is not (5 to 33% more at the highest; it does not grow over the steps).
 
     Args:
         environment: VIDEO_GN_KEEP_MEMORY=0 leaves glibc as it is, and so does a setting of one's own for its malloc.

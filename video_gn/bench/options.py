@@ -84,6 +84,7 @@ def _add_train(commands: Any) -> None:
         "--compile", action="store_true", help="compiled nets too, channels_last_3d; a minute or more for each"
     )
     train.add_argument("--no_memory", action="store_true", help="leave the memory out")
+    train.add_argument("--keep_memory", action="store_true", help="keep freed memory on a CPU, as fit does")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (auto)")
     train.add_argument("--rounds", type=positive, default=5, metavar="N", help="rounds, each of every contender (5)")
     train.add_argument("--output", "--json", metavar="FILE", help="write the figures as .json")
