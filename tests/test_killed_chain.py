@@ -60,7 +60,7 @@ def rounds(tmp_path, words_in, check, seed, *, begun):
         words_in: directory -> the command's words.
         check: (directory, None) after each kill; (directory, what its last run printed) at the end.
         seed: of the moments.
-        begun: pattern of a file that is there once some of the work is done.
+        begun: directory -> whether some of the work is done.
     """
     rng, spent, number = random.Random(seed), 0, 0
     while spent < KILLS:
@@ -75,7 +75,7 @@ def rounds(tmp_path, words_in, check, seed, *, begun):
             if spent < KILLS:
                 # Every second kill waits until something has been done, however slow the start.
                 deadline = time.monotonic() + 120
-                while spent % 2 == 0 and process.is_alive() and not any(here.glob(begun)):
+                while spent % 2 == 0 and process.is_alive() and not begun(here):
                     assert time.monotonic() < deadline, log.read_text()
                     time.sleep(0.01)
                 time.sleep(rng.uniform(0.1, 1.0) * seconds * (0.3 if spent % 2 == 0 else 1.0))
@@ -106,7 +106,11 @@ def test_scan(whole, tmp_path):
         assert len(paths) == len(set(paths)), "a file has been probed twice"
         seen[here] = complete
 
-    rounds(tmp_path, lambda here: scan_words(whole, here), check, seed=0, begun=".scan.csv.partial")
+    def begun(here):
+        journal = here / ".scan.csv.partial"
+        return journal.exists() and journal.read_bytes().count(b"\n") > 1  # its head, and a file
+
+    rounds(tmp_path, lambda here: scan_words(whole, here), check, seed=0, begun=begun)
     assert max(len(content.splitlines()) for content in seen.values()) > 1, "no kill came after the first file"
 
 
@@ -130,7 +134,13 @@ def test_prepare(whole, tmp_path):
         assert new <= total - len(finished) + 2, "what was made has been made again"
         continued.append(new < total)
 
-    rounds(tmp_path, lambda here: prepare_words(whole, here), check, seed=1, begun="made/**/*.mp4")
+    rounds(
+        tmp_path,
+        lambda here: prepare_words(whole, here),
+        check,
+        seed=1,
+        begun=lambda here: any(here.glob("made/**/*.mp4")),
+    )
     assert any(continued), "no run went on where another had stopped"
 
 
@@ -152,7 +162,7 @@ def test_training_over_the_shards(whole, tmp_path):
         lambda here: [*fit_words(shards(whole), here), "--ckpt_path=last"],
         check,
         seed=2,
-        begun="run/**/last.ckpt",
+        begun=lambda here: any(here.glob("run/**/last.ckpt")),
     )
     assert continued, "no kill came after the first checkpoint"
     assert "::" in Path(shards(whole)).read_text()

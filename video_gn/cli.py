@@ -31,10 +31,10 @@ def _set_up_logging() -> None:
 def run_lightning(command: str, words: Sequence[str]) -> int:
     """`video-gn fit | validate | test | predict`."""
     _set_up_logging()
-    from video_gn import slurm
+    from video_gn import launch, slurm
     from video_gn.lightning_cli import run
 
-    with slurm.refusals_noted():
+    with slurm.refusals_noted(), launch.leaving_group():
         return run(command, words)
 
 

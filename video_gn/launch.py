@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from video_gn.errors import ConfigError
+from video_gn.errors import ConfigError, StoppedError
 
 
 def launched_rank(environment: Mapping[str, str] = os.environ) -> int:
@@ -108,3 +109,25 @@ def _kill() -> None:
     if os.getpgrp() == os.getpid():  # torchrun gives each process a group
         os.killpg(os.getpid(), signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def leaving_group() -> Iterator[None]:
+    """Leave the group of processes at the end of a run, and where a signal has stopped it.
+
+    A process that still is in a group of gloo's when it exits may find one of its threads at work, and is then aborted:
+    a third of them were that left right after a collective call (torch 2.15). Its exit status is lost so, and with it
+    the word whether a job is done or wants to be started again. After an error nobody is waited for.
+    """
+    try:
+        yield
+    except StoppedError:
+        _leave_group()
+        raise
+    _leave_group()
+
+
+def _leave_group() -> None:
+    distributed = sys.modules.get("torch.distributed")  # who has not imported it is in none
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
