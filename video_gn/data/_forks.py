@@ -36,8 +36,10 @@ class BegunProcess(ForkProcess):
         for _ in range(_TRIES):
             ready, process_obj._begun = os.pipe()
             try:
-                popen = ForkProcess._Popen(process_obj)
-                os.close(process_obj._begun)
+                try:
+                    popen = ForkProcess._Popen(process_obj)
+                finally:
+                    os.close(process_obj._begun)
                 if wait([ready], timeout=_PATIENCE_SECONDS):
                     return popen
             finally:
