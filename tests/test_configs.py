@@ -7,7 +7,7 @@ import yaml
 from runs import run
 
 from video_gn.models.resnet3d import I3D
-from video_gn.results import read_metrics
+from video_gn.run.metrics_csv import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "study")
@@ -25,9 +25,9 @@ def build():
     from lightning import Trainer
     from lightning.pytorch.cli import LightningArgumentParser
 
+    from video_gn.commands._run_arguments import add_run_arguments
     from video_gn.data.datamodule import VideoDataModule
-    from video_gn.run_arguments import add_run_arguments
-    from video_gn.tasks.classification import VideoClassifier
+    from video_gn.training.module import VideoClassifier
 
     parser = LightningArgumentParser()
     parser.add_argument("--seed_everything", type=int)

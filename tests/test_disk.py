@@ -11,12 +11,11 @@ import torch
 from runs import TINY, run
 from small import assert_same
 
-from video_gn.callbacks import checkpoints
-from video_gn.callbacks.checkpoints import AtomicCheckpointIO, link
-from video_gn.callbacks.metrics_csv import MetricsCSV
-from video_gn.disk import full_disk, naming_full_disk
 from video_gn.errors import DiskFullError
-from video_gn.results import read_metrics
+from video_gn.files import full_disk, naming_full_disk
+from video_gn.run import checkpoints
+from video_gn.run.checkpoints import AtomicCheckpointIO, link
+from video_gn.run.metrics_csv import MetricsCSV, read_metrics
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from video_gn.errors import (
 )
 
 if TYPE_CHECKING:
-    from video_gn.inference import Predictor
+    from video_gn.evaluation.predictor import Predictor
 
 __version__ = "0.1.0"
 __all__ = [
@@ -39,8 +39,8 @@ def load(path: str, **kwargs: Any) -> Predictor:
 
     Args:
         path: a checkpoint of this package.
-        **kwargs: see `video_gn.inference.Predictor.from_checkpoint`.
+        **kwargs: see `video_gn.evaluation.predictor.Predictor.from_checkpoint`.
     """
-    from video_gn.inference import Predictor
+    from video_gn.evaluation.predictor import Predictor
 
     return Predictor.from_checkpoint(path, **kwargs)

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Decoding workers share the cores with torch's threads; threads that spin while they wait take the
         # workers' time (on two cores 84 clips/s against 50). It must be set before torch is imported.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        from video_gn.cli import run_lightning
+        from video_gn.commands.actions import run_lightning
 
         return _guarded(lambda: run_lightning(command, rest))
     if command in _OWN:
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _guarded(run: Callable[[], int]) -> int:
     """Errors that are about files and settings are told in a line, not as a traceback."""
     from video_gn.errors import CheckpointError, ConfigError, ManifestError, StoppedError, VideoGNError
-    from video_gn.slurm import place
+    from video_gn.run.slurm import place
 
     try:
         return run()
@@ -124,7 +124,7 @@ def _infer_parser() -> argparse.ArgumentParser:
     add_options(parser)
 
     def run(options: argparse.Namespace) -> int:
-        from video_gn.cli import run_infer
+        from video_gn.commands.actions import run_infer
 
         return run_infer(options)
 
@@ -139,7 +139,7 @@ def _data_parser() -> argparse.ArgumentParser:
         add(commands)
 
     def run(options: argparse.Namespace) -> int:
-        from video_gn import cli
+        from video_gn.commands import actions as cli
 
         actions = {"synth": cli.run_synth, "scan": cli.run_scan, "prepare": cli.run_prepare, "show": cli.run_show}
         return actions[options.action](options)
@@ -248,7 +248,7 @@ def _study_parser() -> argparse.ArgumentParser:
     )
 
     def run(options: argparse.Namespace) -> int:
-        from video_gn.cli import run_study
+        from video_gn.commands.actions import run_study
 
         return run_study(options)
 
@@ -263,7 +263,7 @@ def _report_parser() -> argparse.ArgumentParser:
     parser.add_argument("run_dir", metavar="RUN_DIR")
 
     def run(options: argparse.Namespace) -> int:
-        from video_gn.cli import run_report
+        from video_gn.commands.actions import run_report
 
         return run_report(options)
 
@@ -278,7 +278,7 @@ def _bench_parser() -> argparse.ArgumentParser:
     add_commands(parser)
 
     def run(options: argparse.Namespace) -> int:
-        from video_gn.cli import run_bench
+        from video_gn.commands.actions import run_bench
 
         return run_bench(options)
 
@@ -318,7 +318,7 @@ def _weights_parser() -> argparse.ArgumentParser:
     convert.add_argument("--overwrite", action="store_true", help="replace DST")
 
     def run(options: argparse.Namespace) -> int:
-        from video_gn.cli import run_weights
+        from video_gn.commands.actions import run_weights
 
         return run_weights(options)
 

@@ -22,7 +22,7 @@ from video_gn.data.augment import (
     RandomResizedCrop,
     ResizedCropParams,
 )
-from video_gn.data.transforms import TrainTransform
+from video_gn.data.crops import TrainTransform
 
 
 def clip(num_frames=3, height=24, width=30, *, seed=0, smooth=False):

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from video_gn.data.augment import RandomResizedCrop
 from video_gn.data.balance import BalancedOrder
 from video_gn.data.configs import AugmentConfig
-from video_gn.data.mixing import Mixing, mixing_rng
+from video_gn.data.crops import TrainTransform
 from video_gn.data.samplers import TrainSampler
-from video_gn.data.transforms import TrainTransform
+from video_gn.training.mixing import Mixing, mixing_rng
 
 EVERYTHING = [
     "--data.augment.crop=resized",
@@ -65,9 +65,9 @@ def test_the_loss_is_that_of_the_mixed_batch(monkeypatch):
     from types import SimpleNamespace
 
     from video_gn.clips import ClipBatch
+    from video_gn.evaluation.scores import normalize_clips
     from video_gn.models import i3d
-    from video_gn.scoring import normalize_clips
-    from video_gn.tasks.classification import VideoClassifier
+    from video_gn.training.module import VideoClassifier
 
     mixing = Mixing(mixup_alpha=0.8, label_smoothing=0.1)
     net = i3d(50, width=4, num_groups=2, num_classes=6, dropout=0.0, zero_init_last_norm=False)
@@ -135,7 +135,7 @@ def test_show_writes_a_picture(tiny_videos, tmp_path):
 def test_repeats_are_clips_of_one_decoding(tiny_videos, monkeypatch):
     from video_gn.data import dataset as module
     from video_gn.data.dataset import ClipConfig, TrainDataset
-    from video_gn.data.manifest import read_manifest
+    from video_gn.lists.read import read_manifest
 
     records = read_manifest(tiny_videos).records
     opened = []

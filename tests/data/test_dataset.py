@@ -8,12 +8,12 @@ from video_gn import sampling
 from video_gn.clips import Failure, VideoNote
 from video_gn.data import dataset as dataset_module
 from video_gn.data.collate import collate
+from video_gn.data.crops import TestCrops, TrainTransform
 from video_gn.data.dataset import ClipConfig, EvalDataset, RandomEvalDataset, Sample, TrainDataset
-from video_gn.data.manifest import VideoRecord
-from video_gn.data.transforms import TestCrops, TrainTransform
-from video_gn.data.views import read_views
+from video_gn.data.layout import read_views
 from video_gn.decoding import open_video
 from video_gn.errors import FrameCountError, RunError
+from video_gn.lists.read import VideoRecord
 
 # As large as the videos: nothing is resized, so that the numbers stay readable.
 WHOLE = TestCrops("full", short_side=48)

@@ -8,17 +8,17 @@ import torch
 from media import decode_in_order, read_numbers, write_numbered_video
 from PIL import Image
 
-from video_gn.checkpoint import KEY, NET_PREFIX
 from video_gn.data import dataset as dataset_module
 from video_gn.data.configs import AugmentConfig, LoaderConfig, ViewsConfig
+from video_gn.data.crops import TestCrops
 from video_gn.data.datamodule import VideoDataModule
 from video_gn.data.dataset import ClipConfig, EvalDataset
-from video_gn.data.manifest import VideoRecord
-from video_gn.data.transforms import TestCrops
 from video_gn.decoding import choose_backend, open_video
 from video_gn.decoding._base import scaled_size
-from video_gn.inference import Predictor
+from video_gn.evaluation.predictor import Predictor
+from video_gn.lists.read import VideoRecord
 from video_gn.models import i3d
+from video_gn.run.checkpoint_files import KEY, NET_PREFIX
 
 
 @pytest.fixture(scope="module")

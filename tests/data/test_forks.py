@@ -13,7 +13,8 @@ from video_gn.data import _forks
 PROGRAM = """
 import os, sys, time
 from pathlib import Path
-from video_gn.data import _forks, watch
+from video_gn.data import _forks
+from video_gn.data import loader as watch
 
 pids = Path(sys.argv[1])
 num_hanging, num_tries = int(sys.argv[2]), int(sys.argv[3])

@@ -9,9 +9,9 @@ import pytest
 from media import decode_in_order, numbered_frame, read_numbers, write_numbered_video
 from PIL import Image
 
-from video_gn.data._frames import frame_names, is_frame
 from video_gn.decoding import open_video
-from video_gn.decoding._frames import FRAMES_FPS
+from video_gn.decoding.frame_folders import frame_names, is_frame
+from video_gn.decoding.frames_reader import FRAMES_FPS
 from video_gn.errors import DecodeError
 
 

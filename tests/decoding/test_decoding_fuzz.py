@@ -28,7 +28,7 @@ from av.stream import Discard
 from media import decode_in_order, write_numbered_video
 
 from video_gn.decoding import open_video
-from video_gn.decoding._pyav import PyAVReader
+from video_gn.decoding.pyav_reader import PyAVReader
 from video_gn.errors import DecodeError, FrameCountError
 
 NUM_DAMAGED = int(os.environ.get("VIDEO_GN_DAMAGED", "24"))
@@ -240,7 +240,7 @@ def watch(clips: Path, path: Path, numbers: list[int]) -> Iterator[dict[str, Any
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "VIDEO_GN_DECODE_TIMEOUT_SECONDS": "30",
-        "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests"), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests" / "helpers"), os.environ.get("PYTHONPATH", "")]),
     }
     while left:
         command = [sys.executable, __file__, str(clips), str(path), *map(str, left)]

@@ -17,7 +17,7 @@ from media import decode_in_order, read_number, read_numbers, write_numbered_vid
 from test_decoding_torchcodec import TORCHCODEC, assert_same
 
 from video_gn.decoding import open_video
-from video_gn.decoding._pyav import PyAVReader
+from video_gn.decoding.pyav_reader import PyAVReader
 from video_gn.errors import DecodeError, FrameCountError
 
 NUM_FRAMES = 60
@@ -346,7 +346,7 @@ def test_pictures_shown_before_a_restart_are_passed_over(write) -> None:
 
 def test_no_restart_where_an_earlier_picture_is_shown_later() -> None:
     from video_gn.decoding._bitstream import PacketFacts
-    from video_gn.decoding._probe import _find_restarts, _is_first_of_rest
+    from video_gn.decoding.probe import _find_restarts, _is_first_of_rest
 
     pts = np.array([0, 30, 10, 20, 60, 40, 50])
     key = np.array([True, False, True, False, True, False, False])

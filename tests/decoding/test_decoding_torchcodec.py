@@ -20,7 +20,7 @@ from places import REAL_VIDEOS
 
 from video_gn import decoding
 from video_gn.decoding import _held, _torchcodec, open_video
-from video_gn.decoding._pyav import PyAVReader
+from video_gn.decoding.pyav_reader import PyAVReader
 from video_gn.errors import DecodeError
 
 needs_torchcodec = pytest.mark.needs_torchcodec

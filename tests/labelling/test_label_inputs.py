@@ -12,7 +12,7 @@ from stubs import write_list
 
 from video_gn.errors import ConfigError, ManifestError
 from video_gn.labelling.inputs import Inputs, read_list
-from video_gn.labelling.shards import Shard, find_shards, parse_shard, slurm_shard
+from video_gn.labelling.parts import Shard, find_shards, parse_shard, slurm_shard
 
 
 def paths_of(name):

@@ -15,8 +15,8 @@ from video_gn.clips import Failure
 from video_gn.errors import ConfigError, RunError
 from video_gn.labelling.inputs import read_list
 from video_gn.labelling.lines import about_path, read_about
+from video_gn.labelling.parts import Shard
 from video_gn.labelling.running import check_shards
-from video_gn.labelling.shards import Shard
 
 NAMES = ["a.mp4", "bad b.mp4", 'ü "q" \u2028.mp4', "d\u0085.mp4", "e.mp4"]
 
@@ -129,7 +129,7 @@ def test_files_of_others_are_not_touched(listed, tmp_path):
 
 
 def test_one_run_at_a_time(listed, tmp_path, monkeypatch):
-    monkeypatch.setattr("video_gn.locks.LEFT_OVER_SECONDS", 0.1)
+    monkeypatch.setattr("video_gn.files.LEFT_OVER_SECONDS", 0.1)
     output = tmp_path / "out.jsonl"
 
     def predict(records):

@@ -9,11 +9,11 @@ from stubs import SETTINGS, Predict, expected, lines_of, run, write_list
 
 from video_gn.clips import Failure
 from video_gn.errors import ConfigError
+from video_gn.evaluation.results import write_results
 from video_gn.labelling.inputs import read_list
 from video_gn.labelling.lines import about_path, read_about
 from video_gn.labelling.merging import merge
-from video_gn.labelling.shards import Shard, find_shards
-from video_gn.results import write_results
+from video_gn.labelling.parts import Shard, find_shards
 
 NAMES = ["a.mp4", "bad b.mp4", 'ü "q", \u2028.mp4', "bad d.mp4", "e.mp4"]
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from video_gn.models._batch_norms import checkpoint_contexts
+from video_gn.models.batch_norms import checkpoint_contexts
 from video_gn.models.norms import NORMS, make_norm
 
 SHAPE = (3, 4, 3, 1, 5)  # N, C, T, H, W

@@ -10,7 +10,7 @@ from norm_stacks import BATCH_FAMILY, EPS, MOMENTUM, RENORM, build, checkpointed
 from torch import nn
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
-from video_gn.models._batch_norms import BatchRenorm, FrozenBatchNorm, checkpoint_contexts, recomputing
+from video_gn.models.batch_norms import BatchRenorm, FrozenBatchNorm, checkpoint_contexts, recomputing
 from video_gn.models.norms import make_norm
 
 # ---- the definitions, one value at a time, in Python's float64 ----------------------------------------

@@ -7,7 +7,7 @@ import torch
 from nets import clips, randomize, small
 
 from video_gn.models import LAYOUTS, _residual
-from video_gn.optim import freeze_stages
+from video_gn.training.optimizer import freeze_stages
 
 
 def trained_step(net, x, *, checkpointing):

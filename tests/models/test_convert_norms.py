@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.models.video import r3d_18
 
 from video_gn.models import i3d
-from video_gn.models._batch_norms import BatchRenorm
+from video_gn.models.batch_norms import BatchRenorm
 from video_gn.models.convert_norms import convert_norms
 from video_gn.models.norms import NORMS, is_norm, make_norm
 

@@ -121,7 +121,7 @@ def test_copies_and_text():
 
 
 def test_a_run_goes_on_with_another_drop_path_or_from_before_it_was_there():
-    from video_gn.tasks.classification import check_same_net
+    from video_gn.training.module import check_same_net
 
     wanted = small(drop_path=0.2).arguments
     check_same_net({**wanted, "drop_path": 0.0}, wanted)

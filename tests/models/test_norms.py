@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from video_gn.models._batch_norms import BatchRenorm
+from video_gn.models.batch_norms import BatchRenorm
 from video_gn.models.norms import (
     NORMS,
     NormName,

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from video_gn.errors import ConfigError, RunError
 from video_gn.study import CellDirectory, collect, list_cells, read_study, run_study
-from video_gn.study._running import run_child
+from video_gn.study.running import run_child
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from video_gn.study import read_study
-from video_gn.study._settings import as_word, flatten
+from video_gn.study.settings import as_word, flatten
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 STUDIES = sorted((ROOT / "configs/study").glob("*.yaml"))
@@ -53,9 +53,9 @@ def test_fit_takes_every_setting_of_the_repositorys_studies():
     from lightning import Trainer
     from lightning.pytorch.cli import LightningArgumentParser
 
+    from video_gn.commands._run_arguments import add_run_arguments
     from video_gn.data.datamodule import VideoDataModule
-    from video_gn.run_arguments import add_run_arguments
-    from video_gn.tasks.classification import VideoClassifier
+    from video_gn.training.module import VideoClassifier
 
     parser = LightningArgumentParser(exit_on_error=False)
     parser.add_argument("-c", "--config", action="config")

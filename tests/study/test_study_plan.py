@@ -7,7 +7,7 @@ from fake_study import BASE, STUDY, write_study
 
 from video_gn.errors import ConfigError
 from video_gn.study import pick_cells, read_study
-from video_gn.study._settings import as_word, differences, flatten, parse_words
+from video_gn.study.settings import as_word, differences, flatten, parse_words
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from fake_study import Commands, write_study
 
 from video_gn.study import collect, read_study, run_study, spread, tables
-from video_gn.study._collecting import difference_spread, pooled, write_csv
-from video_gn.study._table import markdown
+from video_gn.study.collecting import difference_spread, pooled, write_csv
+from video_gn.study.table import markdown
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from torchvision.models import resnet50
 from video_gn.errors import CheckpointError
 from video_gn.models import i3d
 from video_gn.weights import load_into
-from video_gn.weights._files import read_file
 from video_gn.weights.build import build_net
 from video_gn.weights.convert import convert
+from video_gn.weights.files import read_file
 from video_gn.weights.formats import recognize
 from video_gn.weights.inspect import inspect
 from video_gn.weights.keymaps import KEYMAPS
@@ -195,7 +195,7 @@ def files_read():
 
 
 def test_slowfasts_caffe2_files_are_tested_with_its_own_clip(tmp_path):
-    from video_gn.inference import Predictor
+    from video_gn.evaluation.predictor import Predictor
 
     source = i3d(50, layout="slowfast", norm="batch", width=4, num_classes=400)
     named = {KEYMAPS["caffe2"].to_theirs(k): v.numpy() for k, v in source.state_dict().items()}

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from video_gn.errors import CheckpointError
-from video_gn.weights._files import DTYPES, read_file
+from video_gn.weights.files import DTYPES, read_file
 
 STATE = {"conv1.weight": torch.arange(24.0).view(2, 3, 4), "bn.count": torch.tensor(3)}
 CONTAINERS = ("torch", "torch (before 1.6)", "safetensors", "caffe2 pickle")
@@ -191,7 +191,7 @@ def test_a_header_alone_is_read(tmp_path):
     code = """
 import sys
 from pathlib import Path
-from video_gn.weights._files import read_file
+from video_gn.weights.files import read_file
 import safetensors.torch, torch
 def done():  # bytes read, and the most memory ever held
     held = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))

@@ -13,8 +13,8 @@ from video_gn.errors import CheckpointError
 from video_gn.models import NORMS, i3d
 from video_gn.models.resnet3d import DEPTHS
 from video_gn.weights import FORMATS, load_into
-from video_gn.weights._files import read_file
 from video_gn.weights.build import build_net
+from video_gn.weights.files import read_file
 from video_gn.weights.formats import _DEPTHS, norm_family, recognize
 from video_gn.weights.inspect import inspect
 from video_gn.weights.keymaps import KEYMAPS, is_norm_name
@@ -554,8 +554,8 @@ def test_values_that_overflow_or_cannot_be_are_named(tmp_path):
     ],
 )
 def test_what_a_checkpoint_says_of_itself_is_checked(tmp_path, change, match):
-    from video_gn.weights._files import read_file
     from video_gn.weights.build import build_net
+    from video_gn.weights.files import read_file
     from video_gn.weights.formats import recognize
 
     source = randomized(small())

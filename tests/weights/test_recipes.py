@@ -10,7 +10,7 @@ import torch
 from pickles import Python2, in_torch, python2, tensor_code
 
 from video_gn.errors import CheckpointError
-from video_gn.weights._files import read_file
+from video_gn.weights.files import read_file
 
 PLACE = r"file\.pkl: "
 

@@ -17,8 +17,8 @@ import torch
 from pickles import Calls, in_torch
 
 from video_gn.errors import CheckpointError
-from video_gn.weights._files import read_file
 from video_gn.weights._recipes import MAX_DEPTH, Foreign
+from video_gn.weights.files import read_file
 
 PLACE = r"file\.pkl: "
 

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from video_gn import sampling
-from video_gn.bench._measuring import (
+from video_gn.bench._video import write_typical_video
+from video_gn.bench.measuring import (
     describe_machine,
     one_thread,
     ratio_of_medians,
@@ -30,16 +31,15 @@ from video_gn.bench._measuring import (
     summarize,
     write_json,
 )
-from video_gn.bench._video import write_typical_video
 from video_gn.bench.peers import bench_peers, format_peers
 from video_gn.clips import VideoNote
 from video_gn.data.collate import collate
+from video_gn.data.crops import TestCrops, TrainTransform
 from video_gn.data.dataset import ClipConfig, EvalDataset, TrainDataset
-from video_gn.data.manifest import VideoRecord
-from video_gn.data.transforms import TestCrops, TrainTransform
-from video_gn.data.views import read_views
+from video_gn.data.layout import read_views
 from video_gn.decoding import VideoReader, open_video
 from video_gn.errors import DecodeError, FrameCountError, RunError
+from video_gn.lists.read import VideoRecord
 
 # The targets hold for a video as Kinetics has them: 340 x 256, 10 s, a key frame in 250.
 ONE_PASS_TARGET = 0.25

@@ -22,13 +22,13 @@ import numpy as np
 import torch
 
 from video_gn import sampling
-from video_gn.bench._measuring import describe_machine, one_thread, side_by_side, summarize
+from video_gn.bench.measuring import describe_machine, one_thread, side_by_side, summarize
+from video_gn.data.crops import TestCrops, TrainTransform
 from video_gn.data.dataset import ClipConfig, EvalDataset, Sample, TrainDataset
-from video_gn.data.manifest import VideoRecord
-from video_gn.data.transforms import TestCrops, TrainTransform
 from video_gn.decoding import open_video
-from video_gn.decoding._decord import import_decord
+from video_gn.decoding.decord_reader import import_decord
 from video_gn.errors import DecodeError
+from video_gn.lists.read import VideoRecord
 
 # Ours against the fastest peer, in clips per second.
 TRAINING_TARGET = 1.25

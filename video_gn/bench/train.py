@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from video_gn.bench._measuring import describe_machine, ratio_of_medians, side_by_side, summarize, write_json
 from video_gn.bench._train_step import (
     CHECKPOINTING,
     FORMATS,
@@ -30,6 +29,7 @@ from video_gn.bench._train_step import (
     peak_bytes,
     set_checkpointing,
 )
+from video_gn.bench.measuring import describe_machine, ratio_of_medians, side_by_side, summarize, write_json
 from video_gn.errors import ConfigError
 from video_gn.models.norms import NORMS, norm_kind
 from video_gn.models.resnet3d import I3D, min_clip

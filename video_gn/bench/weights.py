@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from video_gn.bench._measuring import (
+from video_gn.bench.measuring import (
     describe_machine,
     one_thread,
     ratio_of_medians,

@@ -1,1 +1,1 @@
-"""Lists of videos, clips of them, and the loaders that training and tests read."""
+"""Clips for training and views for tests, and the loaders that read them."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from video_gn.data.transforms import _check_frames, _uniform
+from video_gn.data.crops import _check_frames, _uniform
 
 # Boxes tried before giving up, in torchvision's RandomResizedCrop and RandomErasing.
 _TRIES = 10

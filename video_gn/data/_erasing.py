@@ -13,7 +13,7 @@ import torch
 from torchvision.transforms.v2 import functional as F
 
 from video_gn.data._draws import BoxDraw, check_clip, check_probability, check_range, check_rng, check_size
-from video_gn.data.transforms import _length
+from video_gn.data.crops import _length
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as F
 
 from video_gn.data import _pixels
 from video_gn.data._draws import check_clip, check_rng, check_size
-from video_gn.data.transforms import _length
+from video_gn.data.crops import _length
 
 _BINS = 31
 # How far an operation goes at the highest magnitude, in the paper's table: a slope, a part of the

@@ -23,7 +23,7 @@ from video_gn.data import _pixels
 from video_gn.data._draws import BoxDraw, between, check_clip, check_probability, check_range, check_rng, check_size
 from video_gn.data._erasing import ErasingParams, RandomErasing
 from video_gn.data._rand_augment import RandAugment, RandAugmentParams
-from video_gn.data.transforms import CropParams, TrainTransform, _check_frames, _length, _resize
+from video_gn.data.crops import CropParams, TrainTransform, _check_frames, _length, _resize
 
 __all__ = [
     "AugmentParams",

@@ -12,7 +12,7 @@ from torch.utils.data import get_worker_info
 
 from video_gn.clips import ClipBatch
 from video_gn.data.dataset import Sample
-from video_gn.data.views import empty_frames
+from video_gn.data.layout import empty_frames
 
 
 def collate(samples: Sequence[Sample]) -> ClipBatch:

@@ -14,8 +14,8 @@ from video_gn.data.augment import (
     RandomGreyscale,
     RandomResizedCrop,
 )
+from video_gn.data.crops import TrainTransform
 from video_gn.data.dataset import ClipConfig
-from video_gn.data.transforms import TrainTransform
 from video_gn.decoding import choose_backend
 
 

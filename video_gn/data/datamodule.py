@@ -16,13 +16,13 @@ from video_gn.clips import ClipBatch
 from video_gn.data.balance import BalancedOrder
 from video_gn.data.collate import collate
 from video_gn.data.configs import AugmentConfig, LoaderConfig, SourceConfig, SplitConfig, ViewsConfig, check_settings
+from video_gn.data.crops import TestCrops
 from video_gn.data.dataset import ClipConfig, ClipDataset, EvalDataset, RandomEvalDataset, TrainDataset
-from video_gn.data.manifest import Manifest, check_same_classes, common_videos, find_videos, has_split, read_manifest
-from video_gn.data.position import present_cut
+from video_gn.data.loader import ReadingBoard, WatchedLoader
 from video_gn.data.samplers import EvalSampler, TrainSampler
-from video_gn.data.transforms import TestCrops
-from video_gn.data.watch import ReadingBoard, WatchedLoader
 from video_gn.errors import ConfigError, ManifestError
+from video_gn.lists.read import Manifest, check_same_classes, common_videos, find_videos, has_split, read_manifest
+from video_gn.run.position import present_cut
 
 log = logging.getLogger(__name__)
 

@@ -19,11 +19,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from video_gn.data.balance import BalancedOrder
+from video_gn.data.crops import TestCrops, resized_size
 from video_gn.data.dataset import ClipDataset, EvalDataset, Sample, TrainDataset
-from video_gn.data.manifest import VideoRecord
+from video_gn.data.layout import read_views
 from video_gn.data.samplers import TrainSampler
-from video_gn.data.transforms import TestCrops, resized_size
-from video_gn.data.views import read_views
+from video_gn.lists.read import VideoRecord
 
 if TYPE_CHECKING:
     from video_gn.data.datamodule import VideoDataModule

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, NoReturn, Protocol, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 import numpy as np
-import torch
 
 from video_gn.clips import VideoInfo
+
+if TYPE_CHECKING:
+    import torch
 
 
 class VideoReader(Protocol):

@@ -14,7 +14,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from video_gn.decoding._base import scaled_size
-from video_gn.decoding._probe import PacketTable, late, limit_of, open_stream, packets_of, read_table
+from video_gn.decoding.probe import PacketTable, late, limit_of, open_stream, packets_of, read_table
 from video_gn.errors import DecodeError
 
 _logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from video_gn.data._tar import is_member, locate
+from video_gn.decoding.tar_members import is_member, locate
 from video_gn.errors import DecodeError
 
 # What FFmpeg may open: a playlist with a video's name must not lead to other files or the network.

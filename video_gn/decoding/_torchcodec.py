@@ -20,9 +20,9 @@ import torch
 
 from video_gn.decoding._base import check_indices, group_repeats
 from video_gn.decoding._held import HeldReader, in_order
-from video_gn.decoding._probe import open_stream
-from video_gn.decoding._pyav import PyAVReader
 from video_gn.decoding._shards import is_member, member_url
+from video_gn.decoding.probe import open_stream
+from video_gn.decoding.pyav_reader import PyAVReader
 
 # They name other files or hosts, and torchcodec cannot be kept from opening those.
 _LISTS = frozenset({"concat", "dash", "hls", "imf", "sdp", "rtsp"})

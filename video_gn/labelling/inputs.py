@@ -15,12 +15,12 @@ from itertools import chain, count
 from pathlib import Path
 from typing import IO
 
-from video_gn.data._files import is_video
-from video_gn.data._rows import PATH_COLUMNS, SEPARATORS, fits
-from video_gn.data._tables import YOUTUBE_COLUMN
-from video_gn.data.manifest import VideoRecord, find_videos
 from video_gn.errors import ConfigError, ManifestError
-from video_gn.labelling.shards import Shard
+from video_gn.labelling.parts import Shard
+from video_gn.lists.file_names import is_video
+from video_gn.lists.read import VideoRecord, find_videos
+from video_gn.lists.rows import PATH_COLUMNS, SEPARATORS, fits
+from video_gn.lists.tables import YOUTUBE_COLUMN
 
 STDIN = "-"
 # No path is longer (PATH_MAX is 4096 bytes): what goes on without a line end is no list.

@@ -1,8 +1,8 @@
 """A file of results that grows line by line, X.jsonl, and what they were made with, X.jsonl.meta.json beside it.
 
 Settings lie beside the results, not in them, so that every line of X.jsonl is a result and any reader of json lines
-takes the file as it is. A line is an entry of `video_gn.results.video_result`, or {"path", "reason"} of a failure.
-A kill can cut off the last line alone; what is before it is never written again.
+takes the file as it is. A line is an entry of `video_gn.evaluation.results.video_result`, or {"path", "reason"} of a
+failure. A kill can cut off the last line alone; what is before it is never written again.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from video_gn.clips import Failure
-from video_gn.data.manifest import VideoRecord
 from video_gn.errors import ConfigError, RunError
-from video_gn.locks import HeldError, hold
+from video_gn.files import HeldError, hold
+from video_gn.lists.read import VideoRecord
 
 _VERSION = 1
 _ANEW = "Label all anew with --overwrite, or choose another --output."

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from video_gn.errors import ConfigError
+from video_gn.evaluation.results import write_results
 from video_gn.labelling.lines import About, about_path, decode, difference, encode, read_about, write_about
 from video_gn.labelling.options import LINES_SUFFIX
+from video_gn.labelling.parts import Shard, find_shards
 from video_gn.labelling.running import Tally
-from video_gn.labelling.shards import Shard, find_shards
-from video_gn.results import write_results
 
 log = logging.getLogger(__name__)
 

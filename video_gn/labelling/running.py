@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from video_gn.clips import Failure
-from video_gn.data.manifest import VideoRecord
 from video_gn.errors import ConfigError, StoppedError
 from video_gn.labelling.inputs import Inputs
 from video_gn.labelling.lines import About, LinesFile, to_entry
-from video_gn.labelling.shards import Shard, find_shards
-from video_gn.signals import StopFlag
+from video_gn.labelling.parts import Shard, find_shards
+from video_gn.lists.read import VideoRecord
+from video_gn.run.signals import StopFlag
 from video_gn.weights.named import file_digest, find_weights
 
 if TYPE_CHECKING:
-    from video_gn.inference import Predictor
+    from video_gn.evaluation.predictor import Predictor
 
 log = logging.getLogger(__name__)
 

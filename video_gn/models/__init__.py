@@ -1,6 +1,6 @@
 """The networks: `i3d` with every knob, and named models with literal numbers."""
 
-from video_gn.models._batch_norms import checkpoint_contexts, recomputing
+from video_gn.models.batch_norms import checkpoint_contexts, recomputing
 from video_gn.models.convert_norms import convert_norms
 from video_gn.models.norms import NORMS, check_norm_training, has_statistics, is_norm, make_norm
 from video_gn.models.resnet3d import I3D, LAYOUTS, i3d, min_clip

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from video_gn.models._batch_norms import checkpoint_contexts
 from video_gn.models._pytorchvideo import ResStage
+from video_gn.models.batch_norms import checkpoint_contexts
 
 
 class DropPathSum(nn.Module):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from video_gn.models._batch_norms import BatchRenorm, FrozenBatchNorm
+from video_gn.models.batch_norms import BatchRenorm, FrozenBatchNorm
 from video_gn.models.norms import (
     DEFAULT_NUM_GROUPS,
     NormKind,

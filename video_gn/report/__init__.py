@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from video_gn.report._page import build_page
-from video_gn.report._read import read_run
+from video_gn.report.page import build_page
+from video_gn.report.reading import read_run
 
 __all__ = ["write_report"]
 

@@ -6,12 +6,12 @@ from collections import Counter
 
 import numpy as np
 
-from video_gn.report import _analysis
-from video_gn.report._analysis import ClassRow, Predictions, ViewCurve
+from video_gn.report import analysis as _analysis
 from video_gn.report._html import Markup, count, details, esc, join, name, paragraph, path, percent, table
-from video_gn.report._matrix import MAX_CLASSES, confusion_matrix
-from video_gn.report._plots import Axis, Curve, line_chart
-from video_gn.report._read import Run
+from video_gn.report.analysis import ClassRow, Predictions, ViewCurve
+from video_gn.report.matrix import MAX_CLASSES, confusion_matrix
+from video_gn.report.plots import Axis, Curve, line_chart
+from video_gn.report.reading import Run
 
 _NUM_PAIRS = 30
 _NUM_MISTAKES = 25

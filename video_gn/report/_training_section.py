@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from video_gn.report._analysis import smooth
 from video_gn.report._html import Markup, count, esc, join, paragraph, percent
-from video_gn.report._plots import Axis, Curve, line_chart
-from video_gn.report._read import Run
+from video_gn.report.analysis import smooth
+from video_gn.report.plots import Axis, Curve, line_chart
+from video_gn.report.reading import Run
 
 # A learning rate that spans more than this is drawn on a logarithmic axis.
 _LOG_FROM = 30.0

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from video_gn.errors import RunError
-from video_gn.study._cells import CellDirectory
-from video_gn.study._collecting import Results, collect, spread, write_csv
-from video_gn.study._config import Cell, Study, read_study
-from video_gn.study._running import Runner, pick_cells, run_cells, run_child
-from video_gn.study._table import markdown, print_tables, tables
+from video_gn.study.cells import CellDirectory
+from video_gn.study.collecting import Results, collect, spread, write_csv
+from video_gn.study.plan import Cell, Study, read_study
+from video_gn.study.running import Runner, pick_cells, run_cells, run_child
+from video_gn.study.table import markdown, print_tables, tables
 
 if TYPE_CHECKING:
     from video_gn.report.study_figures import StudyData

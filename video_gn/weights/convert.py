@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 import video_gn
-from video_gn.checkpoint import KEY, NET_PREFIX
 from video_gn.errors import CheckpointError
+from video_gn.lists.class_names import kinetics400
 from video_gn.models.resnet3d import I3D
-from video_gn.weights._files import read_file
+from video_gn.run.checkpoint_files import KEY, NET_PREFIX
 from video_gn.weights.build import build_net
+from video_gn.weights.files import read_file
 from video_gn.weights.formats import OWN, Source, recognize
 from video_gn.weights.keymaps import CLASSIFIER, KEYMAPS
-from video_gn.weights.labels import kinetics400
 from video_gn.weights.named import find_weights
 from video_gn.weights.report import LoadReport
 

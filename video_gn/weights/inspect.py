@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from video_gn.weights._files import read_file
+from video_gn.weights.files import read_file
 from video_gn.weights.formats import UNKNOWN, Source, norm_family, recognize
 from video_gn.weights.named import find_weights
 from video_gn.weights.report import printable

@@ -15,7 +15,7 @@ import torch
 
 from video_gn.checks import check_choice
 from video_gn.errors import CheckpointError
-from video_gn.weights._files import read_file
+from video_gn.weights.files import read_file
 from video_gn.weights.formats import DETECTRON_SCALE, UNKNOWN, Source, group_rule, norm_family, recognize
 from video_gn.weights.inflate import can_inflate, inflate_weight
 from video_gn.weights.keymaps import CLASSIFIER, is_norm_name

@@ -1,0 +1,53 @@
+import argparse
+import json
+from dataclasses import asdict
+
+import pytest
+
+from video_gn.bench.options import add_commands
+from video_gn.bench.test import EvalSetup, bench_test, format_page
+from video_gn.errors import ConfigError, DecodeError
+
+TINY = {"num_videos": 3, "num_clips": 1, "frames": 8, "size": 32, "width": 4}
+
+
+@pytest.mark.slow
+def test_the_page_and_the_figures(tmp_path, capsys, tiny_videos):
+    videos = [str(path) for path in sorted(tiny_videos.rglob("*.mp4"))[:2]]
+    out = tmp_path / "sub/b.json"
+    assert bench_test(EvalSetup(**TINY), videos=videos, rounds=1, output=str(out)) == 0
+    page, found = capsys.readouterr().out, json.loads(out.read_text())
+    assert found["same_results"] and found["target"] == 0.6
+    one, two = (found["contenders"][name]["median_ms"] for name in ("1 process", "2 processes"))
+    assert found["ratio"] == two / one
+    assert f"time of several / of one: {found['ratio']:.2f}, at most 0.6" in page
+    assert "results are the same to the last bit" in page
+    assert "missed" in format_page(found | {"ratio": 0.61}) and "met" in format_page(found | {"ratio": 0.6})
+    assert "at most" not in format_page(found | {"target": None})
+    assert "DIFFER" in format_page(found | {"same_results": False})
+
+
+@pytest.mark.parametrize(
+    ("change", "rounds", "message"),
+    [
+        ({}, 0, "rounds must be at least 1, got 0"),
+        ({"num_videos": 0}, 1, "num_videos must be at least 1, got 0"),
+        ({"num_processes": 1}, 1, "num_processes must be at least 2, got 1"),
+    ],
+)
+def test_numbers_that_are_too_small(change, rounds, message):
+    with pytest.raises(ConfigError, match=message):
+        bench_test(EvalSetup(**TINY | change), rounds=rounds)
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    with pytest.raises(DecodeError, match=r"a\.mp4"):
+        bench_test(EvalSetup(**TINY), videos=[str(tmp_path / "a.mp4")], rounds=1)
+
+
+def test_the_command_lines_defaults_are_the_setups():
+    parser = argparse.ArgumentParser()
+    add_commands(parser)
+    options = parser.parse_args(["test"])
+    assert {name: getattr(options, name) for name in EvalSetup.__dataclass_fields__} == asdict(EvalSetup())

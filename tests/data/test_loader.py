@@ -1,0 +1,154 @@
+"""A worker that dies or hangs is told with the file that it was at."""
+
+import multiprocessing
+import os
+import pickle
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from runs import TINY, run
+
+from video_gn.data import dataset as dataset_module
+from video_gn.data.collate import collate
+from video_gn.data.crops import TestCrops
+from video_gn.data.dataset import ClipConfig, EvalDataset
+from video_gn.data.loader import ReadingBoard, WatchedLoader, explain
+from video_gn.errors import DecodeError, RunError
+from video_gn.lists.read import find_videos
+
+
+def loader(videos, **more):
+    records = find_videos([str(videos)]).records
+    data = EvalDataset(
+        records, clip=ClipConfig(8, 2), crops=TestCrops("center", short_side=32, crop_size=32), num_clips=1
+    )
+    data.board = ReadingBoard(2)
+    return WatchedLoader(data, batch_size=1, num_workers=2, collate_fn=collate, **more)
+
+
+def opening(monkeypatch, action):
+    """Something else happens when the seventh video is opened in a worker."""
+    real = dataset_module.open_video
+
+    def open_video(path, **options):
+        if path.endswith("06.mp4"):
+            action(path)
+        return real(path, **options)
+
+    monkeypatch.setattr(dataset_module, "open_video", open_video)
+
+
+def test_every_batch_comes_through(tiny_videos):
+    assert sum(len(batch) for batch in loader(tiny_videos)) == 30
+
+
+def _read_until_a_worker_dies(videos, queue):
+    try:
+        list(loader(videos))
+    except (RunError, RuntimeError) as error:
+        # torch's handler may raise outside of the loader, and again: the command line translates that in the same way.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        queue.put(str(error if isinstance(error, RunError) else explain(error)))
+    os._exit(0)
+
+
+def test_a_worker_that_dies_is_told_with_its_file(tiny_videos, monkeypatch):
+    """In a process of its own: torch raises wherever its main thread is, be that in the midst of another test."""
+    opening(monkeypatch, lambda path: os.kill(os.getpid(), signal.SIGSEGV))
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    process = context.Process(target=_read_until_a_worker_dies, args=(tiny_videos, queue))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert not queue.empty()
+    told = queue.get()
+    assert "a loading worker died" in told
+    assert "06.mp4 (for " in told
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), EOFError(), FileNotFoundError(2, "socket")])
+def test_a_batch_of_a_dead_worker_is_told_with_its_file(error):
+    def iterator():
+        raise error
+        yield
+
+    with pytest.raises(RunError, match=r"a loading worker died \(DataLoader worker gone: "):
+        next(WatchedLoader([0])._watched(iterator()))
+
+
+def test_a_worker_that_hangs_is_told_with_its_file(tiny_videos, monkeypatch):
+    opening(monkeypatch, lambda path: time.sleep(60))
+    with pytest.raises(RunError, match=r"no batch came within data\.loader\.timeout_seconds.*06\.mp4 \(for [1-9]"):
+        list(loader(tiny_videos, timeout=3))
+
+
+def test_another_error_is_not_touched():
+    assert explain(RuntimeError("shapes do not fit")) is None
+
+
+def test_a_board_is_one_file_for_all_its_copies_and_goes_with_its_maker(monkeypatch):
+    board = ReadingBoard(1)
+    copy = pickle.loads(pickle.dumps(board))
+
+    class Info:
+        id = 0
+
+    monkeypatch.setattr("video_gn.data.loader.get_worker_info", lambda: Info)
+    copy.write("/videos/\udcff é.mp4")
+    assert [path for path, _ in board.reading()] == ["/videos/\udcff é.mp4"]
+    copy.write("x" * 10000)
+    assert len(board.reading()[0][0]) > 4000
+    copy.write("")
+    assert board.reading() == []
+    path = board._path
+    del copy
+    assert Path(path).exists()
+    del board
+    assert not Path(path).exists()
+
+
+def test_a_video_is_read_again_once(tiny_videos, monkeypatch):
+    real, opened = dataset_module.open_video, []
+
+    def open_video(path, **options):
+        opened.append(path)
+        if len(opened) == 1:
+            raise DecodeError(path, "the file system was away")
+        return real(path, **options)
+
+    monkeypatch.setattr(dataset_module, "open_video", open_video)
+    data = loader(tiny_videos).dataset
+    assert data[0].failures == ()
+    assert len(opened) == 2
+    monkeypatch.setattr(
+        dataset_module,
+        "open_video",
+        lambda path, **o: opened.append(path) or (_ for _ in ()).throw(DecodeError(path, "gone")),
+    )
+    assert data[1].failures[0].reason == "gone"
+    assert len(opened) == 4
+
+
+def test_broken_training_videos_are_kept_in_a_table(tiny_videos, tmp_path):
+    import csv
+    import shutil
+
+    videos = tmp_path / "videos"
+    shutil.copytree(tiny_videos, videos)
+    for name in ("one/00.mp4", "two/01.mp4"):
+        (videos / name).write_text("<html>")
+    words = ["fit", *TINY, f"--data.train={videos}", f"--data.val={tiny_videos}", f"--run_dir={tmp_path / 'run'}"]
+    words += ["--trainer.max_epochs=2", "--trainer.limit_val_batches=1", "--data.max_broken_fraction=0.1"]
+    status, printed = run(words, tmp_path)
+    assert status == 0, printed
+    with (tmp_path / "run/failures.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(r["path"] for r in rows) == [str(videos / "one/00.mp4"), str(videos / "two/01.mp4")]
+    assert all(r["reason"] for r in rows)
+    status, printed = run([*words, "--ckpt_path=last", "--trainer.max_epochs=3"], tmp_path)
+    assert status == 0, printed
+    with (tmp_path / "run/failures.csv").open() as file:
+        assert list(csv.DictReader(file)) == rows

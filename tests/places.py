@@ -1,7 +1,0 @@
-"""Where test files lie."""
-
-import os
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parent.parent
-REAL_VIDEOS = Path(os.environ.get("VIDEO_GN_REAL_VIDEOS", ROOT.parent / "shared" / "data"))

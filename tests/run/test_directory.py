@@ -1,0 +1,105 @@
+import pytest
+
+from video_gn.errors import RunError
+from video_gn.files import HeldError, hold, holder
+from video_gn.run.directory import RunDirectory, config_differences
+
+
+def test_one_run_at_a_time(tmp_path):
+    first, second = RunDirectory(tmp_path / "run"), RunDirectory(tmp_path / "run")
+    first.lock(".lock")
+    with pytest.raises(RunError, match=r"run is in use by another run \(process \d+ on"):
+        second.lock(".lock", wait_seconds=0.2)
+    second.lock("test/.lock")
+    first.unlock()
+    second.lock(".lock")
+
+
+def test_an_earlier_run_is_set_aside_whole_and_the_users_files_stay(tmp_path):
+    run = RunDirectory(tmp_path)
+    assert run.set_aside() is None
+    for number in (1, 2):
+        (tmp_path / "checkpoints").mkdir()
+        for name in ("config.yaml", "config.resume-001.yaml", "metrics.csv", "checkpoints/last.ckpt"):
+            (tmp_path / name).write_text(f"{name} {number}")
+        (tmp_path / "notes.txt").write_text("mine")
+        assert run.set_aside() == tmp_path / "previous" / f"{number:03d}"
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["notes.txt", "previous"]
+    for number in (1, 2):
+        assert (
+            tmp_path / f"previous/{number:03d}/checkpoints/last.ckpt"
+        ).read_text() == f"checkpoints/last.ckpt {number}"
+
+
+def test_finding_checkpoints(tmp_path):
+    run = RunDirectory(tmp_path)
+    assert run.find_checkpoint("last") is None
+    assert run.find_checkpoint("best") is None
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/last.ckpt").touch()
+    assert run.find_checkpoint("last") == tmp_path / "checkpoints/last.ckpt"
+    with pytest.raises(RunError, match=r"ckpt_path 'lost.ckpt' is not a file"):
+        run.find_checkpoint("lost.ckpt")
+
+
+def test_config_differences():
+    old = {"a": 1, "b": {"c": [1], "d": None}, "gone": 3, "ckpt_path": None}
+    new = {"a": 1, "b": {"c": [2], "d": None, "new": 4}, "ckpt_path": "last"}
+    assert config_differences(old, new) == ["b.c: [1] -> [2]", "b.new: None -> 4", "gone: 3 -> None"]
+    assert config_differences(old, old) == []
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="--run_dir .*file/run cannot be written: Not a directory"):
+        RunDirectory(tmp_path / "file/run").lock(".lock")
+
+
+# ---- a lock that a dead node left on a file server -----------------------------------------------
+
+
+def in_job(monkeypatch, job, restarts):
+    monkeypatch.setenv("SLURM_JOB_ID", job)
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    if restarts:  # Slurm sets none at the first start
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
+
+
+@pytest.mark.parametrize("restarts", [1, 12])
+def test_a_jobs_later_start_takes_over_what_its_earlier_one_held(tmp_path, monkeypatch, restarts):
+    in_job(monkeypatch, "417", restarts - 1)
+    first = hold(tmp_path / ".lock", wait_seconds=0)
+    in_job(monkeypatch, "417", restarts)
+    second = hold(tmp_path / ".lock", wait_seconds=0.1)
+    assert f", job 417, start {restarts + 1}\n" in (tmp_path / ".lock").read_text()
+    # A third one, which waited for the first one's file, is not let in when that is freed.
+    first.close()
+    in_job(monkeypatch, "418", 0)
+    with pytest.raises(HeldError, match=rf"process \d+ on \S+, job 417, start {restarts + 1}$"):
+        hold(tmp_path / ".lock", wait_seconds=0.1)
+    second.close()
+    hold(tmp_path / ".lock", wait_seconds=0).close()
+
+
+@pytest.mark.parametrize(
+    ("job", "restarts"),
+    [
+        ("417", 1),  # the same start: another process of it
+        ("417", 0),
+        ("41", 2),
+        ("4170", 2),
+        (None, 0),
+    ],
+)
+def test_another_jobs_lock_is_left_alone(tmp_path, monkeypatch, job, restarts):
+    in_job(monkeypatch, "417", 1)
+    file = hold(tmp_path / ".lock", wait_seconds=0)
+    if job is None:
+        monkeypatch.delenv("SLURM_JOB_ID")
+    else:
+        in_job(monkeypatch, job, restarts)
+    with pytest.raises(HeldError, match="job 417, start 2$"):
+        hold(tmp_path / ".lock", wait_seconds=0.1)
+    assert holder(tmp_path / ".lock").endswith("job 417, start 2")
+    file.close()
+    assert holder(tmp_path / ".lock") is None

@@ -1,0 +1,225 @@
+"""`video-gn bench test`: what several processes save of a test's time, each with one thread.
+
+One process scores all views of every video; then several share the videos out and gather what they have seen. They
+take turns, are started once, and starting them does not count: reading, scoring, gathering and counting do.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import multiprocessing
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+
+from video_gn.bench._video import write_typical_video
+from video_gn.bench.measuring import describe_machine, ratio_of_medians, side_by_side, summarize, write_json
+from video_gn.data.collate import collate
+from video_gn.data.crops import TestCrops
+from video_gn.data.dataset import ClipConfig, EvalDataset
+from video_gn.data.samplers import EvalSampler
+from video_gn.decoding import open_video
+from video_gn.errors import ConfigError
+from video_gn.evaluation.accuracy import MultiViewAccuracy
+from video_gn.evaluation.scores import score_views
+from video_gn.lists.read import VideoRecord
+from video_gn.models.resnet3d import i3d
+
+log = logging.getLogger(__name__)
+
+# For two processes on two idle cores.
+TARGET = 0.6
+_CLASSES = 400
+_ALONE, _TOGETHER = "1 process", "{} processes"
+
+
+@dataclass(frozen=True)
+class EvalSetup:
+    """What is tested.
+
+    Args:
+        num_videos: videos, all alike.
+        num_clips: of a video.
+        frames: of a clip.
+        size: height and width, px.
+        width: channels of the stem.
+        num_processes: that share the videos out.
+    """
+
+    num_videos: int = 8
+    num_clips: int = 10
+    frames: int = 8
+    size: int = 112
+    width: int = 64
+    num_processes: int = 2
+
+
+def bench_test(
+    setup: EvalSetup | None = None, *, videos: Sequence[str] = (), rounds: int = 5, output: str | None = None
+) -> int:
+    """Measure tests in one process and in several, print the ratio, and write the figures as json where asked.
+
+    Args:
+        setup: clips, net and processes.
+        videos: files to read, taken in turns; none given, a 10 s one of 340x256 is made.
+        rounds: that count; one more comes before them and does not.
+        output: json file to write.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        ConfigError: for fewer than 1 round, 1 video or 2 processes.
+        DecodeError: for a file that cannot be read.
+    """
+    setup = setup or EvalSetup()
+    for name, value, least in (
+        ("rounds", rounds, 1),
+        ("num_videos", setup.num_videos, 1),
+        ("num_processes", setup.num_processes, 2),
+    ):
+        if value < least:
+            raise ConfigError(f"{name} must be at least {least}, got {value!r}.")
+    together = _TOGETHER.format(setup.num_processes)
+    with tempfile.TemporaryDirectory(prefix="video-gn-bench-") as directory:
+        paths = list(videos)
+        if not paths:
+            paths = [f"{directory}/typical.mp4"]
+            write_typical_video(Path(paths[0]))
+        for path in paths:
+            open_video(path).close()  # what cannot be read would cost no time
+        with _Workers(setup, paths, directory) as workers:
+            seconds = side_by_side({_ALONE: workers.turn(1), together: workers.turn(setup.num_processes)}, rounds)
+            same = len(set(workers.results)) == 1
+    summary = summarize(seconds)
+    result: dict[str, Any] = {
+        "machine": {**describe_machine(), "num_threads": 1},
+        "setup": asdict(setup),
+        "rounds": rounds,
+        "contenders": summary,
+        "ratio": ratio_of_medians(summary, together, _ALONE),
+        "target": TARGET if setup.num_processes == 2 else None,
+        "same_results": same,
+    }
+    sys.stdout.write(format_page(result))
+    if output is not None:
+        write_json(result, output)
+    return 0
+
+
+class _Workers:
+    """Processes that wait for their turn, in a group."""
+
+    def __init__(self, setup: EvalSetup, paths: Sequence[str], directory: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipes: list[Connection] = []
+        self.processes = []
+        self.results: list[str] = []
+        for rank in range(setup.num_processes):
+            mine, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(rank, setup, paths, directory, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            self.pipes.append(mine)
+            self.processes.append(process)
+        log.info("%d processes start", setup.num_processes)
+
+    def turn(self, num_processes: int) -> Callable[[int], float]:
+        """A contender of `side_by_side`: the first processes test."""
+
+        def run(number: int) -> float:
+            pipes = self.pipes[:num_processes]
+            for pipe in pipes:
+                pipe.send(num_processes)
+            found = [pipe.recv() for pipe in pipes]
+            self.results += [text for _, text in found]
+            return max(taken for taken, _ in found)
+
+        return run
+
+    def __enter__(self) -> _Workers:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        for pipe in self.pipes:
+            pipe.close()
+        for process in self.processes:
+            process.join(10)
+            process.kill()
+
+
+def _work(rank: int, setup: EvalSetup, paths: Sequence[str], directory: str, pipe: Connection) -> None:
+    """Test whenever the pipe says with how many, until it is closed; answers with seconds and what was found."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    store = f"file://{directory}/store"
+    distributed.init_process_group(
+        "gloo", init_method=store, rank=rank, world_size=setup.num_processes, timeout=timedelta(minutes=30)
+    )
+    groups = math.gcd(32, setup.width)
+    net = i3d(50, norm="group", num_groups=groups, width=setup.width, num_classes=_CLASSES).eval()
+    net = net.to(memory_format=torch.channels_last_3d)
+    records = [VideoRecord(paths[i % len(paths)], i % _CLASSES) for i in range(setup.num_videos)]
+    dataset = EvalDataset(
+        records,
+        clip=ClipConfig(num_frames=setup.frames),
+        crops=TestCrops("center", short_side=setup.size, crop_size=setup.size),
+        num_clips=setup.num_clips,
+    )
+    while True:
+        try:
+            num_processes = pipe.recv()
+        except EOFError:
+            break
+        if num_processes > 1:
+            distributed.barrier()
+        start = time.perf_counter()
+        found = _test(net, dataset, EvalSampler(len(records), rank=rank, world_size=num_processes), num_processes > 1)
+        pipe.send((time.perf_counter() - start, found))
+    distributed.destroy_process_group()
+
+
+@torch.inference_mode()
+def _test(net: Any, dataset: EvalDataset, keys: EvalSampler, is_shared: bool) -> str:
+    """Results of all processes, to the last bit."""
+    metric = MultiViewAccuracy(_CLASSES, distributed_available_fn=lambda: is_shared)
+    mean_C, std_C = torch.full((3,), 0.45), torch.full((3,), 0.225)
+    for key in keys:
+        batch = collate([dataset[key]])
+        for frames, video_id, label in zip(batch.frames_NKTCHW, batch.video_ids, batch.labels, strict=True):
+            scores_KY = score_views(net, frames, mean_C=mean_C, std_C=std_C, views_per_forward=len(frames))
+            metric.update(video_id[None], scores_KY.sum(0, keepdim=True), label[None], len(scores_KY))
+    return repr(metric.compute())
+
+
+def format_page(result: dict[str, Any]) -> str:
+    """The figures as text."""
+    machine, setup = result["machine"], result["setup"]
+    lines = [
+        f"{machine['processor']}, {machine['num_cores']} cores, one thread each, load {machine['load_average']:.1f}, "
+        f"torch {machine['torch']}",
+        f"A test of {setup['num_videos']} videos, {setup['num_clips']} clips of {setup['frames']}x{setup['size']}x"
+        f"{setup['size']} each, ResNet-50 I3D of width {setup['width']}; medians over {result['rounds']} round(s).",
+    ]
+    for name, figures in result["contenders"].items():
+        lines.append(
+            f"  {name}: {figures['median_ms'] / 1000:.2f} s ({figures['min_ms'] / 1000:.2f} to "
+            f"{figures['max_ms'] / 1000:.2f})"
+        )
+    verdict = ""
+    if result["target"] is not None:
+        met = "met" if result["ratio"] <= result["target"] else "missed"
+        verdict = f", at most {result['target']:g} on as many idle cores: {met}"
+    lines.append(f"  time of several / of one: {result['ratio']:.2f}{verdict}")
+    lines.append(f"  results {'are the same to the last bit' if result['same_results'] else 'DIFFER'}")
+    return "\n".join(lines) + "\n"

@@ -1,1 +1,0 @@
-"""Lightning callbacks of a run: checkpoints, metrics, failures, progress, results."""

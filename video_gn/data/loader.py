@@ -1,0 +1,147 @@
+"""Which file each loading worker is at, so that one that dies or hangs is told with its file's name.
+
+A decoder that crashes takes its worker with it, and one that hangs never answers: torch then says "worker exited
+unexpectedly" or "timed out". Each worker therefore writes the path before it opens a file, into a small file that
+all processes map; the parent reads it when something goes wrong.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader, get_worker_info
+
+from video_gn.data._forks import fork_context
+from video_gn.errors import RunError
+from video_gn.run.signals import held_back, ignore_in_worker
+
+_SLOT_BYTES = 4096
+# What torch says when a worker is gone or late. Source: torch/utils/data/dataloader.py, _signal_handling.
+_WORDS = ("DataLoader worker", "DataLoader timed out")
+
+
+TRAINING_ADVICE = "read it with another --data.backend; --ckpt_path last goes on from the last checkpoint."
+
+_BOARDS: weakref.WeakSet[Any] = weakref.WeakSet()  # of this process's loaders
+
+
+class ReadingBoard:
+    """A line for each worker: since when it reads which file.
+
+    Args:
+        num_workers: that count; 0 makes a board that nobody writes on.
+    """
+
+    def __init__(self, num_workers: int) -> None:
+        self.num_workers = num_workers
+        self._map: mmap.mmap | None = None
+        handle, self._path = tempfile.mkstemp(prefix="video-gn-reading-")
+        with os.fdopen(handle, "wb") as file:
+            file.truncate(max(1, num_workers) * _SLOT_BYTES)
+        self._owner = os.getpid()
+        _BOARDS.add(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"num_workers": self.num_workers, "_path": self._path, "_map": None, "_owner": -1}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    def __del__(self) -> None:
+        if getattr(self, "_owner", -1) == os.getpid():
+            Path(self._path).unlink(missing_ok=True)
+
+    def write(self, path: str) -> None:
+        """Note the file that this worker opens; "" where it is done. Outside of a worker nothing is noted."""
+        info = get_worker_info()
+        if info is None or info.id >= self.num_workers:
+            return
+        text = f"{time.time():.3f} {path}".encode("utf-8", "surrogateescape")[: _SLOT_BYTES - 1] if path else b""
+        start = info.id * _SLOT_BYTES
+        memory = self._memory()
+        memory[start : start + len(text) + 1] = text + b"\0"
+
+    def reading(self) -> list[tuple[str, float]]:
+        """(path, seconds since it was opened) of each worker that is at one, the longest first."""
+        memory, found = self._memory(), []
+        for worker in range(self.num_workers):
+            text = memory[worker * _SLOT_BYTES : (worker + 1) * _SLOT_BYTES].split(b"\0", 1)[0]
+            if text:
+                since, path = text.decode("utf-8", "surrogateescape").split(" ", 1)
+                found.append((path, max(0.0, time.time() - float(since))))
+        return sorted(found, key=lambda item: -item[1])
+
+    def _memory(self) -> mmap.mmap:
+        if self._map is None:
+            with open(self._path, "r+b") as file:  # noqa: PTH123 - a descriptor for mmap
+                self._map = mmap.mmap(file.fileno(), 0)
+        return self._map
+
+
+def explain(error: RuntimeError, *, advice: str = TRAINING_ADVICE) -> RunError | None:
+    """What torch's word of a dead or late worker means, with the files that the workers were at.
+
+    Args:
+        error: of a loader, or raised anywhere in the main thread when a worker dies.
+        advice: what else can be done than to leave the file out, and how to go on.
+
+    Returns:
+        An error to raise in its place; None where it is about something else.
+    """
+    text = str(error)
+    if not any(words in text for words in _WORDS):
+        return None
+    reading = sorted((item for board in _BOARDS for item in board.reading()), key=lambda item: -item[1])
+    names = ", ".join(f"{path} (for {seconds:.0f} s)" for path, seconds in reading[:8]) or "no file"
+    what = (
+        "no batch came within data.loader.timeout_seconds"
+        if "timed out" in text
+        else f"a loading worker died ({text.splitlines()[0]})"
+    )
+    return RunError(f"{what}; the workers were reading: {names}. Take such a file out of the list, or {advice}")
+
+
+class WatchedLoader(DataLoader[Any]):
+    """A DataLoader whose dead or late workers are told with the files that they were at.
+
+    Its workers ignore the signals that ask a run to stop.
+
+    Args:
+        dataset: as of `DataLoader`, and all that follows but `multiprocessing_context` and `worker_init_fn`.
+        advice: for who has such a file, see `explain`.
+    """
+
+    def __init__(self, dataset: Any, *, num_workers: int = 0, advice: str = TRAINING_ADVICE, **settings: Any) -> None:
+        if num_workers:
+            # Python 3.14's default, forkserver, would leave the workers of a killed process alive: they look at their
+            # parent, which is then the server.
+            settings |= {"multiprocessing_context": fork_context(), "worker_init_fn": ignore_in_worker}
+        super().__init__(dataset, num_workers=num_workers, **settings)
+        self._advice = advice
+
+    def __iter__(self) -> Any:
+        with held_back():
+            iterator = super().__iter__()
+        return self._watched(iterator)
+
+    def _watched(self, iterator: Iterator[Any]) -> Iterator[Any]:
+        while True:
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
+                # A dead worker's batch that is already on its way is asked for at a socket that nobody serves.
+                text = error if isinstance(error, RuntimeError) else RuntimeError(f"DataLoader worker gone: {error!r}")
+                told = explain(text, advice=self._advice)
+                if told is None:
+                    raise
+                raise told from error
+            yield batch

@@ -1,0 +1,107 @@
+"""The decord back end (the package `decord2`), held to what PyAV reads.
+
+decord takes the largest of several video streams, does not know edit lists, packed B-frames or open GOPs,
+and patches damaged pictures without a word. What could go wrong that way is refused here before decord sees
+it, so that its frames are PyAV's frames.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from video_gn.decoding._base import check_indices, group_repeats
+from video_gn.decoding._held import HeldReader, in_order
+from video_gn.decoding._shards import is_member, read_member
+from video_gn.decoding.pyav_reader import PyAVReader
+
+
+def import_decord() -> Any:
+    """The module `decord`, with its FFmpeg kept to itself.
+
+    Its loader makes the symbols of its libraries visible to all that are loaded later: torchcodec then calls
+    decord's FFmpeg in place of the system's, and crashes.
+
+    Raises:
+        ImportError: where it is not installed, or cannot be loaded.
+    """
+    visible = ctypes.RTLD_GLOBAL
+    vars(ctypes)["RTLD_GLOBAL"] = ctypes.RTLD_LOCAL
+    try:
+        return importlib.import_module("decord")
+    finally:
+        vars(ctypes)["RTLD_GLOBAL"] = visible
+
+
+class DecordReader(HeldReader):
+    """Reads frames of a video with decord. See `video_gn.decoding.VideoReader`.
+
+    Args:
+        path: a local file.
+        num_threads: decord's decoding threads.
+
+    Raises:
+        DecodeError: for what cannot be opened, or what decord would read wrongly.
+        ImportError: where decord is not installed.
+    """
+
+    NAME = "decord"
+    # To the bit (all of FFmpeg's fast path).
+    SAME_PIXELS = frozenset({"yuv420p"})
+
+    def __init__(self, path: str, *, num_threads: int = 1) -> None:
+        super().__init__(path, num_threads=num_threads)
+        self._decord = import_decord()
+        self._errors: tuple[type[Exception], ...] = (
+            self._decord.DECORDError,
+            importlib.import_module("decord._ffi.base").DECORDLimitReachedError,
+            RuntimeError,
+            AssertionError,  # decord asserts that a video has frames
+        )
+        with PyAVReader(path) as reader:
+            self._info, self._seconds = reader.info, reader.frame_seconds
+            self._refuse_what_is_wrong(reader)
+        self._decord.logging.set_level(self._decord.logging.QUIET)
+        try:
+            # The tolerance is as near to "no frame made up" as decord takes.
+            # An absolute path keeps FFmpeg from taking "a:b.mp4" for a protocol.
+            source = io.BytesIO(read_member(path)) if is_member(path) else str(Path(path).absolute())
+            self._reader = self._decord.VideoReader(source, num_threads=num_threads, fault_tol=1e-9)
+        except self._errors as error:
+            self._refuse(f"it cannot open the file ({_last_line(error)})", error)
+        self._refuse_count(len(self._reader))
+
+    def frames_at(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
+        """Decode frames; see `VideoReader.frames_at`.
+
+        The first call decodes the file once with PyAV too, to know that it is not damaged.
+        """
+        self._check_usable()
+        checked = check_indices(indices, num_frames=self._info.num_frames, path=self.path)
+        self._check_undamaged()
+        wanted, places = group_repeats(checked)
+        try:
+            batch = self._reader.get_batch(wanted.tolist())
+        except self._errors as error:
+            self._refuse(f"it fails ({_last_line(error)})", error)
+        # With decord.bridge.set_bridge elsewhere in the program, this is a tensor of another library.
+        frames = batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)
+        self._refuse_shape(frames, len(wanted))
+        return in_order(torch.from_numpy(frames), places)
+
+    def _refuse_what_is_wrong(self, reader: PyAVReader) -> None:
+        super()._refuse_what_is_wrong(reader)
+        if reader.table.num_video_streams > 1:
+            self._refuse(f"the file has {reader.table.num_video_streams} video streams, and it takes the largest")
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

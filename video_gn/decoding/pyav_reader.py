@@ -1,0 +1,300 @@
+"""The PyAV back end: reads everything FFmpeg reads, and is the one that is right about every file.
+
+How frames are told apart:
+
+- By time. Where the packet table has no doubts, each frame carries its packet's time, which says its index.
+  Decoding starts at the last restart at or before the frame that is wanted, whenever that is further on.
+- By counting, from the start of the file: where the table has doubts, and from the first moment that something
+  does not fit (a damaged packet, a frame that is missing). Damaged files are decoded with one thread.
+
+What stays unnoticed: damage in parts of the file that no call has decoded, damage that the codec cannot see (VP8
+has no checks), and a whole picture that refers to a damaged one which is shown later than all that was asked for.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+
+import av
+import numpy as np
+import torch
+from av.video.frame import VideoFrame
+
+from video_gn.clips import VideoInfo
+from video_gn.decoding._base import ReaderBase, check_indices, group_repeats
+from video_gn.decoding._decoder import PacketDecoder, RgbConverter
+from video_gn.decoding.probe import PacketTable, describe
+from video_gn.errors import DecodeError, FrameCountError
+
+# FFmpeg's own rate for what has none, such as single pictures.
+_DEFAULT_FPS = 25.0
+# A header's rate that is further from the frames' own times is not believed; rounding to
+# milliseconds in short videos stays well below.
+_FPS_TOLERANCE = 0.05
+# With several threads, each start over empties all of them.
+_MIN_SKIP_PACKETS_PER_THREAD = 8
+
+
+class UntrustedError(Exception):
+    """What came out of the decoder does not fit the packet table."""
+
+
+class PyAVReader(ReaderBase):
+    """Reads frames of a video with PyAV. See `video_gn.decoding.VideoReader`.
+
+    Args:
+        path: a local file.
+        num_threads: decoding threads; 1 is best where several workers decode.
+        short_side_px: what a longer short side is scaled down to; None scales nothing.
+
+    Raises:
+        DecodeError: for what cannot be opened, holds no frame, or keeps one waiting (see `_probe`).
+    """
+
+    def __init__(self, path: str, *, num_threads: int = 1, short_side_px: int | None = None) -> None:
+        decoder = PacketDecoder(path, num_threads=num_threads)
+        super().__init__(path)
+        self._decoder = decoder
+        self._queue: deque[VideoFrame] = deque()
+        try:
+            table = self._decoder.table
+            self._queue.extend(decoder.first_frames())
+            first = self._queue[0]
+            if table.num_frames == 0:
+                raise DecodeError(path, f"none of its {len(table.pts)} video packets is whole and to be shown")
+            self._converter = RgbConverter(first, path, short_side_px)
+            self._pix_fmt = first.format.name
+        except BaseException:
+            self.close()
+            raise
+        self._doubt = table.doubt
+        self._restart_rows = np.flatnonzero(table.is_restart)  # all but the first show a frame
+        self._index_of_row, self._index_of_time = _index_rows(table)
+        self._restart_indices = self._index_of_row[self._restart_rows]
+        self._restart_indices[:1] = 0
+        self._may_skip = num_threads == 1 and self._decoder.codec == "h264"
+        self._was_skipped = np.zeros(table.num_frames, dtype=bool)
+        self._times: list[int | None] = []
+        # The decoder stands where it gave its first frame, and goes on from there.
+        self._position = -1  # index of the last frame that was taken from the queue
+        self._first_index = 0  # of the frame that decoding began with
+        self._info, self._seconds = self._describe(table)
+
+    @property
+    def num_decoded(self) -> int:
+        """Frames decoded so far, those included that were only passed through."""
+        return self._decoder.num_decoded
+
+    @property
+    def doubt(self) -> str | None:
+        """Why frames are counted from the start of the file, or None where they are told apart by their times."""
+        return self._doubt
+
+    @property
+    def pix_fmt(self) -> str:
+        """FFmpeg's name of the pixel format that the first frame has before conversion."""
+        return self._pix_fmt
+
+    @property
+    def table(self) -> PacketTable:
+        """What the pass over the packets found."""
+        return self._decoder.table
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        super().close()
+        self._queue.clear()
+        self._decoder.close()
+
+    def frames_at(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
+        """Decode frames; see `VideoReader.frames_at`."""
+        self._check_usable()
+        checked = check_indices(indices, num_frames=self._info.num_frames, path=self.path)
+        wanted, places = group_repeats(checked)
+        out_THWC = np.empty((len(checked), self._info.height, self._info.width, 3), dtype=np.uint8)  # in huge pages
+        try:
+            try:
+                self._write(wanted, places, out_THWC)
+            except UntrustedError as error:
+                self._distrust(str(error))
+                self._write(wanted, places, out_THWC)
+            return torch.from_numpy(out_THWC)
+        except av.error.FFmpegError as error:
+            self._lose_place()
+            raise DecodeError(self.path, f"decoding failed ({describe(error)})") from error
+        except BaseException:
+            self._lose_place()
+            raise
+
+    def _write(self, wanted: np.ndarray, places: list[np.ndarray], out_THWC: np.ndarray) -> None:
+        may_skip_row = self._rows_to_skip(wanted)
+        for target, where in zip(wanted.tolist(), places, strict=True):
+            # No name is kept for a frame: see PacketDecoder.feed.
+            if self._doubt is None:
+                self._converter.write(self._frame_by_time(target, may_skip_row), out_THWC[where[0]])
+            else:
+                self._converter.write(self._frame_by_count(target), out_THWC[where[0]])
+            for repeat in where[1:]:
+                out_THWC[repeat] = out_THWC[where[0]]
+
+    def _lose_place(self) -> None:
+        """Whatever is asked for next, begin at a restart."""
+        self._queue.clear()
+        self._position = np.iinfo(np.int64).max
+
+    def _distrust(self, reason: str) -> None:
+        """From now on count frames from the start; with one thread: with more, FFmpeg patches damage differently."""
+        self._doubt = reason
+        self._decoder.num_threads = 1
+        self._lose_place()
+
+    # By time
+
+    def _check_undamaged(self) -> None:
+        if self._decoder.is_damaged:
+            raise UntrustedError("packets of it are damaged")
+
+    def _frame_by_time(self, target: int, may_skip_row: np.ndarray) -> VideoFrame:
+        self._check_undamaged()
+        self._stand_before(target)
+        while True:
+            while not self._queue:
+                self._feed_by_time(may_skip_row)
+            self._advance(self._queue[0])
+            if self._position == target:
+                return self._queue.popleft()
+            if self._position > target:
+                raise UntrustedError(f"frame {target} did not decode")
+            self._queue.popleft()
+
+    def _rows_to_skip(self, wanted: np.ndarray) -> np.ndarray:
+        """Rows whose frames nobody wants; frames past the last one may be wanted by the next call."""
+        skip = np.zeros(len(self._index_of_row), dtype=bool)
+        if self._may_skip and self._doubt is None:
+            skip = (self._index_of_row >= 0) & (self._index_of_row < wanted[-1])
+            skip &= ~np.isin(self._index_of_row, wanted)
+        return skip
+
+    def _stand_before(self, target: int) -> None:
+        """Make the decoder's way to a frame as short as it can be."""
+        last = int(np.searchsorted(self._restart_indices, target, side="right")) - 1
+        row, index = int(self._restart_rows[last]), int(self._restart_indices[last])
+        threads = self._decoder.num_threads
+        margin = 0 if threads == 1 else threads * _MIN_SKIP_PACKETS_PER_THREAD
+        is_on_the_way = self._position < target and row <= self._decoder.next_row + margin
+        if is_on_the_way:
+            return
+        self._queue.clear()
+        if row == 0:
+            # A fresh decoder: what damage that nobody noticed has left in the old one must not show.
+            self._decoder.reopen()
+        elif not self._decoder.seek(row):
+            # An index that leads astray is not tried again.
+            self._restart_rows, self._restart_indices = self._restart_rows[:1], self._restart_indices[:1]
+            self._decoder.reopen()
+            index = 0
+        self._first_index = index
+        self._position = index - 1
+
+    def _feed_by_time(self, may_skip_row: np.ndarray) -> None:
+        decoder = self._decoder
+        if decoder.is_at_end:
+            raise UntrustedError("fewer frames decode than its packets promise")
+        row = decoder.next_row
+        skip = row < len(may_skip_row) and bool(may_skip_row[row])
+        if row < len(may_skip_row) and self._index_of_row[row] >= 0:
+            self._was_skipped[self._index_of_row[row]] = skip
+        self._queue.extend(decoder.feed(skip_unreferenced=skip))
+        self._check_undamaged()
+
+    def _advance(self, frame: VideoFrame) -> None:
+        """Take note of the frame that came out, and that none before it is missing."""
+        index = -1 if frame.pts is None else self._index_of_time.get(frame.pts, -1)
+        if 0 <= index < self._first_index:
+            return  # shown before the restart, but after it in the file: not whole (an open GOP)
+        if index <= self._position or not self._was_skipped[self._position + 1 : index].all():
+            raise UntrustedError("its frames do not come in the order of their times")
+        self._position = index
+
+    # By counting
+
+    def _frame_by_count(self, target: int) -> VideoFrame:
+        if self._position >= target:
+            self._queue.clear()
+            self._decoder.reopen()
+            self._position = -1
+            self._times = []
+        while True:
+            while not self._queue:
+                if self._decoder.is_at_end:
+                    self._correct_count()
+                self._queue.extend(self._decoder.feed())
+                if self._decoder.num_threads > 1:
+                    self._check_undamaged()
+            self._position += 1
+            self._times.append(self._queue[0].pts)
+            if self._position == target:
+                return self._queue.popleft()
+            self._queue.popleft()
+
+    def _correct_count(self) -> None:
+        promised, num_frames = self._info.num_frames, self._position + 1
+        if num_frames == 0:
+            raise DecodeError(self.path, f"none of its {promised} frames can be decoded")
+        self._seconds = self._seconds_of(self._times[:num_frames], self._info.fps)
+        duration = float(self._seconds[-1]) + 1 / self._info.fps
+        self._info = replace(self._info, num_frames=num_frames, duration_seconds=duration)
+        raise FrameCountError(self.path, num_frames, promised)
+
+    # Facts
+
+    def _describe(self, table: PacketTable) -> tuple[VideoInfo, np.ndarray]:
+        base = float(table.time_base)
+        fps = self._decoder.header_fps
+        times: list[int | None] = []
+        if table.has_times:
+            shown = np.sort(table.pts[table.is_shown])
+            times = shown.tolist()
+            span = float(shown[-1] - shown[0]) * base
+            measured = (len(shown) - 1) / span if span > 0 else 0.0
+            # In a few frames of variable rate the last one's duration weighs too much.
+            if measured and not abs(fps / measured - 1) <= _FPS_TOLERANCE:
+                end = span + table.end_duration * base
+                full = len(shown) / end if table.end_duration > 0 else measured
+                fps = fps if abs(fps / full - 1) <= _FPS_TOLERANCE else full
+        fps = fps or _DEFAULT_FPS
+        seconds = self._seconds_of(times or [None] * table.num_frames, fps)
+        last = table.end_duration * base if table.has_times and table.end_duration > 0 else 1 / fps
+        height, width = self._converter.size
+        info = VideoInfo(
+            path=self.path,
+            num_frames=table.num_frames,
+            fps=fps,
+            width=width,
+            height=height,
+            rotation_degrees=self._converter.rotation_degrees,
+            codec=self._decoder.codec,
+            duration_seconds=float(seconds[-1]) + last,
+        )
+        return info, seconds
+
+    def _seconds_of(self, times: Sequence[int | None], fps: float) -> np.ndarray:
+        """Seconds from the first frame; evenly spaced where the times are not all known and ascending."""
+        known = np.array([t for t in times if t is not None], dtype=np.int64)
+        if len(known) == len(times) and (np.diff(known) > 0).all():
+            seconds = (known - known[0]) * float(self._decoder.table.time_base)
+        else:
+            seconds = np.arange(len(times)) / fps
+        seconds.flags.writeable = False
+        return seconds
+
+
+def _index_rows(table: PacketTable) -> tuple[np.ndarray, dict[int, int]]:
+    """The frame index of each row (-1 where it shows none), and of each time."""
+    rows = np.flatnonzero(table.is_shown)
+    rows = rows[np.argsort(table.pts[rows], kind="stable")]
+    index_of_row = np.full(len(table.pts), -1, dtype=np.int64)
+    index_of_row[rows] = np.arange(len(rows))
+    return index_of_row, dict(zip(table.pts[rows].tolist(), range(len(rows)), strict=True))

@@ -1,0 +1,1 @@
+"""Scores of views, accuracies, and the files of a test or prediction."""

@@ -1,0 +1,212 @@
+"""Labels, scores and times of videos from a checkpoint.
+
+import video_gn
+predictor = video_gn.load("runs/demo/checkpoints/best.ckpt")
+print(predictor.predict("video.mp4")["top"])
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from typing import Any
+
+import torch
+
+from video_gn.clips import Failure
+from video_gn.data.crops import TestCrops
+from video_gn.data.dataset import ClipConfig, EvalDataset, Sample
+from video_gn.data.loader import ReadingBoard, WatchedLoader
+from video_gn.errors import CheckpointError, DecodeError
+from video_gn.evaluation.results import video_result
+from video_gn.evaluation.scores import score_views
+from video_gn.lists.read import VideoRecord
+from video_gn.models.resnet3d import I3D
+from video_gn.run.checkpoint_files import KEY
+from video_gn.weights.build import build_net
+from video_gn.weights.convert import describe
+from video_gn.weights.files import read_file
+from video_gn.weights.formats import recognize
+from video_gn.weights.named import find_weights
+
+DEAD_WORKER_ADVICE = "read it with another --backend; what is in a .jsonl is not done again."
+
+
+class Predictor:
+    """A network with its preprocessing and class names.
+
+    Args:
+        net: in any mode; it is put into eval mode.
+        classes: names by number; empty where there are none.
+        clip: which frames make a clip.
+        num_clips: of a video.
+        spacing: where they start, see `video_gn.sampling.test_clips`.
+        crops: of each clip.
+        mean: of pixels in [0, 1], RGB.
+        std: of pixels in [0, 1], RGB.
+        device: where the network runs.
+    """
+
+    def __init__(
+        self,
+        net: I3D,
+        *,
+        classes: Sequence[str],
+        clip: ClipConfig,
+        crops: TestCrops,
+        num_clips: int,
+        spacing: str,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.device = torch.device(device)
+        self.net = net.eval().to(self.device, memory_format=torch.channels_last_3d)
+        self.classes = list(classes)
+        self.clip = clip
+        self.crops = crops
+        self.num_clips = num_clips
+        self.spacing = spacing
+        self.mean = torch.tensor(list(mean), dtype=torch.float32, device=self.device)
+        self.std = torch.tensor(list(std), dtype=torch.float32, device=self.device)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str,
+        *,
+        device: str = "auto",
+        num_clips: int | None = None,
+        crops: str | None = None,
+        labels: Sequence[str] = (),
+        layout: str | None = None,
+    ) -> Predictor:
+        """Rebuild a network with what its input is made with; nothing but the file is needed.
+
+        Args:
+            path: a checkpoint of this package, or a video network's weights from any zoo, which are tested as
+                their zoo does; see `video_gn.weights.FORMATS`.
+            device: "cpu", "cuda", ...; "auto" takes a GPU where there is one.
+            num_clips: other than the checkpoint's own test takes.
+            crops: "center", "three" or "full"; other than the checkpoint's own test takes.
+            labels: class names by number; else the checkpoint's own, or Kinetics' for a zoo's 400 classes.
+            layout: of a zoo's file that does not tell it.
+
+        Raises:
+            CheckpointError: for a file that is missing, damaged, or not of a video network with a classifier.
+        """
+        source = recognize(read_file(find_weights(path)))
+        if source.is_2d or source.num_classes is None:
+            what = "an image network's weights" if source.is_2d else "no classifier"
+            raise CheckpointError(f"{path}: holds {what}, so it cannot label videos. Train it: --model.weights {path}")
+        net, _ = build_net(source, layout=layout)
+        about = describe(source, net, labels=labels)
+        for name in ("clip", "views", "mean"):
+            if name not in about:
+                raise CheckpointError(f"{path}: does not say how its clips are made (key {KEY}.{name})")
+        views = about["views"]
+        mode = crops or views["crops"]
+        return cls(
+            net,
+            classes=about.get("classes", ()),
+            clip=ClipConfig(**about["clip"]),
+            crops=TestCrops(mode, short_side=views["short_side_px"], crop_size=views["crop_px"]),
+            num_clips=num_clips or views["num_clips"],
+            spacing=views["spacing"],
+            mean=about["mean"],
+            std=about["std"],
+            device=_pick_device(device),
+        )
+
+    def predict(self, video: str | os.PathLike[str], *, top_k: int = 5, backend: str = "auto") -> dict[str, Any]:
+        """Label one video.
+
+        Args:
+            video: its path.
+            top_k: labels to give.
+            backend: decoder, see `video_gn.decoding.open_video`.
+
+        Returns:
+            {"path", "num_frames", "fps", "top": [{"label", "score"}], "clips": [{"start_seconds",
+            "end_seconds", "top"}]}.
+
+        Raises:
+            DecodeError: where it cannot be read.
+        """
+        result = next(iter(self.predict_many([os.fspath(video)], top_k=top_k, backend=backend, num_workers=0)))
+        if isinstance(result, Failure):
+            raise DecodeError(result.path, result.reason)
+        return result
+
+    def predict_many(
+        self,
+        videos: Iterable[str | VideoRecord],
+        *,
+        top_k: int = 5,
+        backend: str = "auto",
+        num_workers: int | None = None,
+        views_per_forward: int = 10,
+    ) -> Iterator[dict[str, Any] | Failure]:
+        """Label videos, in their order, decoding ahead in other processes.
+
+        Args:
+            videos: paths, or records of a manifest (whose segments are respected). They may come as a stream of any
+                length: some two for each worker are asked for ahead, and none is kept.
+            top_k: labels to give.
+            backend: decoder, see `video_gn.decoding.open_video`.
+            num_workers: processes that decode; None takes one for each core, at most 8 and, where the videos' number is
+                known, at most one a video.
+            views_per_forward: views that go through the network at a time.
+
+        Yields:
+            For each video the result that `predict` describes, or why it could not be read.
+        """
+        if num_workers is None:
+            num_workers = min(8, len(os.sched_getaffinity(0)))
+            if isinstance(videos, Sized):
+                num_workers = max(0, min(num_workers, len(videos) - 1))
+        dataset = _StreamDataset(
+            (),
+            clip=self.clip,
+            crops=self.crops,
+            num_clips=self.num_clips,
+            spacing=self.spacing,
+            backend=backend,
+        )
+        if num_workers:
+            dataset.board = ReadingBoard(num_workers)
+        # The records are the sampler's keys: they go to the workers one by one.
+        keys = ((place, VideoRecord(v, None) if isinstance(v, str) else v) for place, v in enumerate(videos))
+        loader = WatchedLoader(
+            dataset, sampler=keys, batch_size=None, num_workers=num_workers, advice=DEAD_WORKER_ADVICE
+        )
+        sample: Sample
+        for sample in loader:
+            if sample.frames_VTCHW is None:
+                yield sample.failures[0]
+                continue
+            with torch.inference_mode():
+                scores_KY = score_views(
+                    self.net,
+                    sample.frames_VTCHW.to(self.device),
+                    mean_C=self.mean,
+                    std_C=self.std,
+                    views_per_forward=views_per_forward,
+                )
+            assert sample.note is not None
+            yield video_result(
+                sample.note, scores_KY.cpu().numpy(), self.classes, num_crops=self.crops.num_crops, top_k=top_k
+            )
+
+
+class _StreamDataset(EvalDataset):
+    """All views of a video, for a key that is its place and the record itself."""
+
+    def __getitem__(self, key: tuple[int, VideoRecord]) -> Sample:  # type: ignore[override]
+        return self.read(*key)
+
+
+def _pick_device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name

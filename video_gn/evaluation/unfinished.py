@@ -1,0 +1,232 @@
+"""What a test has found so far, so that one that was stopped goes on: the folder `test/unfinished/`.
+
+    about.json        what it was made with; another checkpoint, configuration or list begins anew
+    001-00002.jsonl   a line for each video that process 2 of the first start has scored, or could not read
+    001-00002.f32     those videos' scores, float32 (views, classes) each, in the order of the lines
+
+Each start has files of its own and never writes into an earlier one's. A video's scores come before its line, and the
+line has their checksum: what a kill or a full disk has cut off is noticed, and done again.
+
+Shape letters: K views of a video, Y classes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from video_gn.clips import Failure
+from video_gn.errors import RunError
+from video_gn.run.checkpoint_files import environment, environment_differences
+from video_gn.run.directory import config_differences
+
+log = logging.getLogger(__name__)
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a video's scores are.
+
+    Args:
+        path: of the file.
+        row: in it.
+        label: -1 where the video has none.
+        shape: (K, Y).
+    """
+
+    path: Path
+    row: int
+    label: int
+    shape: tuple[int, int]
+
+    def read(self) -> npt.NDArray[np.float32]:
+        """The scores, float32 (K, Y)."""
+        with self.path.open("rb") as file:
+            return _read_row(file, self.row, self.shape)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What earlier starts of a test have left.
+
+    Args:
+        start: number of this start, from 1.
+        places: by video id.
+        failures: by video id; those videos are in no place.
+    """
+
+    start: int = 1
+    places: dict[int, Place] = field(default_factory=dict)
+    failures: dict[int, Failure] = field(default_factory=dict)
+
+    @property
+    def video_ids(self) -> frozenset[int]:
+        """Videos that need not be read again."""
+        return frozenset(self.places) | frozenset(self.failures)
+
+
+class Unfinished:
+    """The folder of a test under way; one process looks after it, all write into it.
+
+    Args:
+        directory: of the folder.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def open(self, settings: Mapping[str, Any] | None) -> Kept:
+        """See what is there, and begin anew where it was made with something else.
+
+        Args:
+            settings: what the scores follow from, in plain containers; None never goes on.
+        """
+        about = {"version": _VERSION, "settings": settings, "environment": environment()}
+        place = self.directory / "about.json"
+        there = _read_json(place)
+        differences = ["nothing tells which"]
+        if there is not None and settings is not None:
+            differences = config_differences(_compared(there), _compared(json.loads(json.dumps(about))))
+        if there is not None and not differences:
+            for line in environment_differences(there["environment"]):
+                log.warning("scores of this start and the last may differ in their rounding: %s", line)
+            return self._read()
+        if self.directory.is_dir():
+            log.warning("%s is of another test (%s): starting anew", self.directory, "; ".join(differences[:3]))
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.directory.mkdir(parents=True)
+        part = place.with_name(f".{place.name}.tmp")
+        text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
+        part.write_text(text, encoding="utf-8", errors="surrogateescape")
+        part.replace(place)
+        return Kept()
+
+    def _read(self) -> Kept:
+        places: dict[int, Place] = {}
+        failures: dict[int, Failure] = {}
+        last = 0
+        for lines in sorted(self.directory.glob("*.jsonl")):
+            last = max(last, int(lines.name.split("-")[0]))
+            for entry in _entries(lines):
+                if isinstance(entry, Failure):
+                    failures.setdefault(entry.video_id, entry)
+                else:
+                    places.setdefault(*entry)
+        return Kept(last + 1, places, {i: f for i, f in failures.items() if i not in places})
+
+    def part(self, start: int, rank: int) -> Part:
+        """The files of a process, new."""
+        return Part(self.directory / f"{start:03d}-{rank:05d}")
+
+    def remove(self) -> None:
+        """The test is finished."""
+        shutil.rmtree(self.directory)
+
+
+class Part:
+    """What one process adds.
+
+    Args:
+        stem: of both files.
+    """
+
+    def __init__(self, stem: Path) -> None:
+        self.path = stem.with_suffix(".f32")
+        self.num_rows = 0
+        # Without a buffer: what is written goes to the system at once, where it outlives this process.
+        self._scores = self.path.open("wb", buffering=0)
+        self._lines = stem.with_suffix(".jsonl").open("wb", buffering=0)
+
+    def add(self, video_id: int, path: str, label: int, scores_KY: npt.NDArray[np.float32]) -> Place:
+        """Keep a video's scores.
+
+        Raises:
+            RunError: where the disk does not take them.
+        """
+        data = np.ascontiguousarray(scores_KY).tobytes()
+        place = Place(self.path, self.num_rows, label, (scores_KY.shape[0], scores_KY.shape[1]))
+        self._write(self._scores, data)
+        entry = {"video": video_id, "path": path, "label": label, "shape": place.shape, "crc32": zlib.crc32(data)}
+        self._write(self._lines, _encode(entry))
+        self.num_rows += 1
+        return place
+
+    def add_failure(self, failure: Failure) -> None:
+        """Keep that a video cannot be read.
+
+        Raises:
+            RunError: where the disk does not take it.
+        """
+        entry = {"video": failure.video_id, "path": failure.path, "reason": failure.reason}
+        self._write(self._lines, _encode(entry))
+
+    def _write(self, file: IO[bytes], data: bytes) -> None:
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError as error:
+            raise RunError(
+                f"{self.path}: scores cannot be written: {error.strerror}. Make room; the same command goes on."
+            ) from error
+
+    def close(self) -> None:
+        """No more comes."""
+        self._scores.close()
+        self._lines.close()
+
+
+def _compared(about: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: about[name] for name in ("version", "settings")}
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_bytes().decode("utf-8", "surrogateescape"))
+        return content if {"version", "settings", "environment"} <= content.keys() else None
+    except (FileNotFoundError, ValueError, AttributeError):
+        return None
+
+
+def _encode(entry: Mapping[str, Any]) -> bytes:
+    return json.dumps(entry, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
+
+
+def _entries(lines: Path) -> Iterator[tuple[int, Place] | Failure]:
+    """What is whole, up to the first line that is not."""
+    path, row = lines.with_suffix(".f32"), 0
+    if not path.is_file():
+        return
+    with lines.open("rb") as file, path.open("rb") as scores:
+        for line in file:
+            try:
+                entry = json.loads(line.decode("utf-8", "surrogateescape"))
+                if "reason" in entry:
+                    yield Failure(entry["video"], entry["path"], entry["reason"])
+                    continue
+                place = Place(path, row, entry["label"], (entry["shape"][0], entry["shape"][1]))
+                if zlib.crc32(_read_row(scores, row, place.shape).tobytes()) != entry["crc32"]:
+                    raise ValueError("other scores")
+            except (ValueError, KeyError, TypeError, IndexError):
+                log.info("%s: line %d is cut off; its video and any after it are scored again", lines, row + 1)
+                return
+            yield entry["video"], place
+            row += 1
+
+
+def _read_row(file: IO[bytes], row: int, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
+    size = shape[0] * shape[1] * 4
+    file.seek(row * size, os.SEEK_SET)
+    return np.frombuffer(file.read(size), np.float32).reshape(shape)

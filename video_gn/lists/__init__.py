@@ -1,0 +1,1 @@
+"""Lists of videos: reading them, dividing them, and the names of their classes."""

@@ -1,0 +1,249 @@
+"""The manifest: records with their classes, its subsets and splits."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
+
+import numpy as np
+
+from video_gn.errors import ManifestError
+from video_gn.lists import split as _partition
+from video_gn.lists.records import Records, TextColumn, VideoRecord
+from video_gn.lists.tables import class_key, some
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Records with their classes.
+
+    Args:
+        records: the videos; any sequence, kept as columns.
+        classes: names by number.
+        origin: where it was read from, for messages.
+        listed_classes: the classes that numbers in lists refer to: `classes`, also of a manifest
+            whose `subset` has fewer. Read further lists with these.
+    """
+
+    records: Sequence[VideoRecord]
+    classes: tuple[str, ...]
+    origin: str
+    listed_classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        records = Records.from_records(self.records)
+        if len(records) and records.labels.max() >= len(self.classes):
+            raise ValueError(
+                f"labels must be below {len(self.classes)}, the number of classes, got {records.labels.max()} "
+                f"in {self.origin}. Give all classes."
+            )
+        object.__setattr__(self, "records", records)
+        object.__setattr__(self, "classes", tuple(self.classes))
+        object.__setattr__(self, "listed_classes", tuple(self.listed_classes) or self.classes)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def missing(self) -> int:
+        """Number of listed files that are not there."""
+        return int(self.columns.missing.sum())
+
+    @property
+    def broken(self) -> int:
+        """Number of listed files that are there, but known from a scan as not to be read."""
+        return int(self.columns.broken.sum())
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int32 (n,), -1 for none."""
+        return self.columns.labels
+
+    @property
+    def columns(self) -> Records:
+        """The records as arrays."""
+        assert isinstance(self.records, Records)
+        return self.records
+
+    def count_by_class(self) -> dict[str, int]:
+        """Number of records of each class, in the order of the classes' numbers."""
+        counts = np.bincount(self.labels[self.labels >= 0], minlength=len(self.classes))
+        return dict(zip(self.classes, counts.tolist(), strict=True))
+
+    def digest(self, *, of_copies: bool = False) -> str:
+        """SHA-256 of what is read, in its order: paths, labels, segments and what is known to be broken.
+
+        Args:
+            of_copies: the same for copies elsewhere: of paths the names alone, and nothing of their state.
+        """
+        digest = hashlib.sha256()
+        for r in self.records:
+            row: tuple[object, ...] = (r.label, r.start_seconds, r.end_seconds)
+            row = (PurePath(r.path).name, *row) if of_copies else (r.path, *row, r.error)
+            digest.update(repr(row).encode("utf-8", "surrogatepass") + b"\n")
+        return f"SHA-256 {digest.hexdigest()}"
+
+    def drop_missing(self) -> Manifest:
+        """The manifest without the listed files that are not there."""
+        return self._take(~self.columns.missing) if self.missing else self
+
+    def drop_broken(self) -> Manifest:
+        """The manifest without the files that are known from a scan as not to be read."""
+        return self._take(~self.columns.broken) if self.broken else self
+
+    def subset(self, *, classes: Sequence[str] | None = None, fraction: float = 1.0, seed: int = 0) -> Manifest:
+        """Some classes, or a part of each class, in the manifest's order.
+
+        Args:
+            classes: names that stay; they are numbered anew, in the manifest's order. A space and an
+                underscore are the same.
+            fraction: part of each class that stays, in (0, 1], at least one record. What a smaller one
+                keeps is part of what a larger one keeps.
+            seed: of the draw, at least 0.
+
+        Raises:
+            ValueError: for a fraction outside (0, 1].
+            ManifestError: for a class that the manifest does not have, or when nothing is left.
+        """
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction must be in (0, 1], got {fraction!r}.")
+        result = self if classes is None else self._of_classes(classes)
+        if fraction < 1:
+            keep = _partition.pick_fraction(result.labels, result.classes, fraction, seed=seed)
+            result = result._take(keep)
+        return result
+
+    def split(
+        self,
+        *,
+        val_fraction: float = 0.2,
+        seed: int = 0,
+        group_by: str | None = None,
+        val_groups: Sequence[str] | None = None,
+    ) -> tuple[Manifest, Manifest]:
+        """Split into training and validation records.
+
+        Without `group_by` each class gives its share, at least one video if it has two; segments of one
+        video stay together.
+
+        Args:
+            val_fraction: validation's part, in (0, 1); with groups as near as they allow.
+            seed: of the draw, at least 0.
+            group_by: a column of the list ("person"; of class folders "folder", the folders between
+                class and video), or a regular expression with one pair of brackets, searched in file
+                names (`_g(\\d+)_` for UCF101): no group lies on both sides.
+            val_groups: the groups that go to validation; None draws them.
+
+        Returns:
+            (training, validation), each in the manifest's order.
+
+        Raises:
+            ValueError: for a fraction outside (0, 1), or `val_groups` without `group_by`.
+            ManifestError: for an unknown column or group, or when a side would be empty.
+        """
+        if not 0 < val_fraction < 1:
+            raise ValueError(f"val_fraction must be in (0, 1), got {val_fraction!r}.")
+        if val_groups is not None and group_by is None:
+            raise ValueError(f"group_by must be given with val_groups, got None with {list(val_groups)!r}.")
+        groups = self._groups(group_by) if group_by is not None else self._repeated_paths()
+        if groups is None:
+            held = _partition.pick_stratified(self.labels, self.classes, val_fraction, seed=seed)
+        elif val_groups is not None:
+            unknown = sorted({str(name) for name in val_groups} - set(groups.values))
+            if unknown:
+                raise ManifestError(
+                    f"{self.origin}: val_groups must be groups of {group_by!r} ({some(sorted(groups.values))}), "
+                    f"got {unknown}. Correct the names."
+                )
+            chosen = {str(name) for name in val_groups}
+            held = np.array([name in chosen for name in groups.values], dtype=bool)[groups.codes]
+        elif len(groups.values) < 2:
+            raise ManifestError(
+                f"{self.origin}: groups must be at least 2 to split by {group_by or 'video'!r}, "
+                f"got {list(groups.values)}. Split by something else."
+            )
+        else:
+            held = _partition.pick_grouped(self.labels, groups.codes, val_fraction, seed=seed)
+        for name, side in (("training", ~held), ("validation", held)):
+            if not side.any():
+                raise ManifestError(
+                    f"{self.origin}: a split of {len(self)} videos must leave some for {name}, got none. "
+                    "List more videos, or other val_groups."
+                )
+            absent = np.setdiff1d(self.labels, self.labels[side])
+            if len(absent):
+                names = [self.classes[number] if number >= 0 else "no label" for number in absent]
+                log.warning("%s: the split leaves no video for %s of %s", self.origin, name, some(names))
+        return self._take(~held), self._take(held)
+
+    def _take(self, keep: np.ndarray) -> Manifest:
+        return replace(self, records=self.columns.take(np.flatnonzero(keep)))
+
+    def _of_classes(self, names: Sequence[str]) -> Manifest:
+        numbers = {class_key(name): number for number, name in enumerate(self.classes)}
+        unknown = [name for name in names if class_key(name) not in numbers]
+        if unknown:
+            raise ManifestError(
+                f"{self.origin}: classes must be of its {len(self.classes)} classes ({some(self.classes)}), "
+                f"got {some(unknown)}. Correct the names."
+            )
+        kept = sorted({numbers[class_key(name)] for name in names})
+        renumber = np.full(len(self.classes) + 1, -1, dtype=np.int32)  # the last is for the label -1
+        renumber[kept] = np.arange(len(kept))
+        labels = renumber[self.labels]
+        indices = np.flatnonzero(labels >= 0)
+        if not len(indices):
+            raise ManifestError(
+                f"{self.origin}: a subset must have at least one video, got none of {some(list(names))}."
+            )
+        records = self.columns.take(indices, labels=labels[indices])
+        return replace(self, records=records, classes=tuple(self.classes[number] for number in kept))
+
+    def _groups(self, group_by: str) -> TextColumn:
+        records = self.columns
+        column = records.group(group_by)
+        if column is None and "(" in group_by:
+            column = TextColumn.from_strings(_searched(records, group_by, self.origin))
+        if column is None:
+            columns = [name for name, _ in records.groups]
+            raise ManifestError(
+                f"{self.origin}: group_by must be one of the columns {columns} or a regular expression with "
+                f"brackets, got {group_by!r}."
+            )
+        used = np.unique(column.codes)
+        values = tuple(column.values[code] for code in used)
+        if "" in values:
+            first = int(np.flatnonzero(column.codes == used[values.index("")])[0])
+            raise ManifestError(
+                f"{records.source(first)}: {group_by} must not be empty to split by it, got '' for "
+                f"{records.path(first)}. Fill the column."
+            )
+        return TextColumn(np.searchsorted(used, column.codes).astype(np.int32), values)
+
+    def _repeated_paths(self) -> TextColumn | None:
+        """Paths as groups, where several segments of a video are listed."""
+        if self.columns.segments is None:
+            return None
+        column = TextColumn.from_strings(self.columns.path(index) for index in range(len(self)))
+        return column if len(column.values) < len(self) else None
+
+
+def _searched(records: Records, pattern: str, origin: str) -> list[str]:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"group_by must be a column or a regular expression, got {pattern!r}: {error}.") from error
+    found = []
+    for index in range(len(records)):
+        name = Path(records.path(index)).name
+        match = compiled.search(name)
+        if match is None or not match.groups() or match[1] is None:
+            raise ManifestError(f"{origin}: group_by must match every file name, got {pattern!r} and {name!r}.")
+        found.append(match[1])
+    return found

@@ -1,0 +1,239 @@
+"""Facts of one video file: from its header, from its packets, or from decoding it whole."""
+
+# os.path, not pathlib: this runs for each of 240,000 files.
+# ruff: noqa: PTH116, PTH123
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Literal
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from video_gn.decoding import open_video
+from video_gn.decoding.frame_folders import FolderError, folder_state
+from video_gn.decoding.probe import PacketTable, open_stream, read_table
+from video_gn.errors import DecodeError, FrameCountError
+from video_gn.lists.scan_columns import FileFacts
+
+Depth = Literal["headers", "packets", "full"]
+# Memory of the frames that `full` holds at a time.
+_DECODED_BYTES = 64 << 20
+# As the reader has them, see video_gn.decoding.pyav_reader.
+_DEFAULT_FPS = 25.0
+_FPS_TOLERANCE = 0.05
+# ISO 14496-12, 8.3.2.3: the matrix of a picture that is shown as it is stored.
+_UNITY = b"".join(n.to_bytes(4, "big") for n in (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30))
+# Matroska's element ProjectionPoseRoll, and how much of a file its head is looked for in.
+_POSE_ROLL = b"\x76\x75"
+_HEAD_BYTES = 4096
+_MAX_MOOV_BYTES = 64 << 20
+
+
+def probe(path: str, depth: Depth) -> FileFacts:
+    """Look at a file; whatever is wrong with it comes back as `error`.
+
+    Args:
+        path: of the file.
+        depth: "headers" takes the header's word; "packets" counts them, as training does; "full" decodes
+            every frame.
+    """
+    size, mtime = file_state(path)
+    try:
+        facts = _from_frames(path) if depth == "full" else _from_packets(path, headers_only=depth == "headers")
+    except FolderError:
+        return _probe_folder(path, is_full=depth == "full")._replace(size_bytes=size, mtime_ns=mtime)
+    except DecodeError as error:
+        return FileFacts(size_bytes=size, mtime_ns=mtime, error=error.reason)
+    except MemoryError:
+        return FileFacts(size_bytes=size, mtime_ns=mtime, error="there is not enough memory to read it")
+    return facts._replace(size_bytes=size, mtime_ns=mtime)
+
+
+def file_state(path: str) -> tuple[int | None, int | None]:
+    """Size and time of the last change: with both as before, a file is taken to be as before; None without one.
+
+    Of a frame folder they are those of its pictures.
+    """
+    try:
+        status = os.stat(path)
+        return folder_state(path) if stat.S_ISDIR(status.st_mode) else (status.st_size, status.st_mtime_ns)
+    except (OSError, ValueError):
+        return None, None
+
+
+def _probe_folder(path: str, *, is_full: bool) -> FileFacts:
+    """Facts of a frame folder: from its pictures' names and the first one's head, or from all of them."""
+    try:
+        with open_video(path) as reader:
+            info = reader.info
+            for index in range(info.num_frames) if is_full else ():
+                reader.frames_at([index])
+    except DecodeError as error:
+        return FileFacts(error=error.reason)
+    except MemoryError:
+        return FileFacts(error="there is not enough memory to read it")
+    return FileFacts(
+        num_frames=info.num_frames,
+        fps=info.fps,
+        duration_seconds=round(info.duration_seconds, 6),
+        width=info.width,
+        height=info.height,
+        codec=info.codec,
+        rotation=0,
+        key_frame_interval=1,
+    )
+
+
+def _from_packets(path: str, *, headers_only: bool) -> FileFacts:
+    container, stream = open_stream(path)
+    try:
+        if headers_only:
+            facts = _from_header(container, stream)
+        else:
+            facts = _from_table(path, read_table(path, container, stream), stream)
+        is_turned = _may_be_turned(path, container.format.name)
+    finally:
+        container.close()
+    if is_turned:
+        # PyAV tells the angle of decoded frames alone.
+        with open_video(path, "pyav") as reader:
+            info = reader.info
+        facts = facts._replace(width=info.width, height=info.height, rotation=info.rotation_degrees)
+    return facts
+
+
+def _header_fps(stream: VideoStream) -> float:
+    return float(stream.average_rate or stream.guessed_rate or 0)
+
+
+def _from_header(container: InputContainer, stream: VideoStream) -> FileFacts:
+    fps = _header_fps(stream) or _DEFAULT_FPS
+    duration: float | None = None
+    if stream.duration is not None and stream.time_base is not None:
+        duration = float(stream.duration * stream.time_base)
+    elif container.duration is not None:
+        duration = container.duration / av.time_base
+    num_frames = stream.frames or (round(duration * fps) if duration else 0)
+    return _facts(stream, num_frames or None, fps, duration, None)
+
+
+def _facts(
+    stream: VideoStream, num_frames: int | None, fps: float, duration: float | None, interval: int | None
+) -> FileFacts:
+    context = stream.codec_context
+    return FileFacts(
+        num_frames=num_frames,
+        fps=round(fps, 6),
+        duration_seconds=None if duration is None else round(duration, 6),
+        width=context.width or None,
+        height=context.height or None,
+        codec=context.codec.canonical_name,
+        rotation=0,
+        key_frame_interval=interval,
+    )
+
+
+def _from_table(path: str, table: PacketTable, stream: VideoStream) -> FileFacts:
+    if table.num_frames == 0:
+        raise DecodeError(path, f"none of its {len(table.pts)} video packets is whole and to be shown")
+    fps, duration = _rate_and_duration(table, _header_fps(stream))
+    return _facts(stream, table.num_frames, fps, duration, key_frame_interval(table))
+
+
+def key_frame_interval(table: PacketTable) -> int:
+    """The most frames from one key frame to the next, or to the end, in the order of the file; at least 1."""
+    keys = np.flatnonzero(table.is_key)
+    shown_before = np.concatenate(([0], np.cumsum(table.is_shown)))
+    return max(1, int(np.diff(shown_before[[0, *keys, len(table.is_key)]]).max()))
+
+
+def _rate_and_duration(table: PacketTable, header_fps: float) -> tuple[float, float]:
+    """Frames per second and seconds, as a reader of the file has them before anything is decoded."""
+    fps, base, num = header_fps, float(table.time_base), table.num_frames
+    if not table.has_times:
+        fps = fps or _DEFAULT_FPS
+        return fps, num / fps
+    shown = table.pts[table.is_shown]
+    span = float(shown.max() - shown.min()) * base
+    measured = (num - 1) / span if span > 0 else 0.0
+    if measured and not abs(fps / measured - 1) <= _FPS_TOLERANCE:
+        full = num / (span + table.end_duration * base) if table.end_duration > 0 else measured
+        fps = fps if abs(fps / full - 1) <= _FPS_TOLERANCE else full
+    fps = fps or _DEFAULT_FPS
+    return fps, span + (table.end_duration * base if table.end_duration > 0 else 1 / fps)
+
+
+def _may_be_turned(path: str, format_name: str) -> bool:
+    """Whether the container's header may ask for a rotation; a decoded frame then says which."""
+    if "mov" in format_name:
+        moov = _read_moov(path)
+        # The box's name, version, times and the like come before the matrix; 100 bytes hold all of it.
+        return any(
+            _UNITY not in moov[at : at + 100] for name in (b"tkhd", b"mvhd") for at in _places(moov, name)
+        )  # fmt: skip
+    if "matroska" in format_name:
+        with open(path, "rb") as file:
+            return _POSE_ROLL in file.read(_HEAD_BYTES)
+    return False
+
+
+def _places(data: bytes, name: bytes) -> list[int]:
+    places, at = [], data.find(name)
+    while at >= 0:
+        places.append(at)
+        at = data.find(name, at + 1)
+    return places
+
+
+def _read_moov(path: str) -> bytes:
+    """The box with an mp4's header; nothing where there is none, as in a file that is cut off."""
+    with open(path, "rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        at = 0
+        while at + 8 <= end:
+            file.seek(at)
+            head = file.read(16)
+            size, name = int.from_bytes(head[:4], "big"), head[4:8]
+            if size == 1:  # the true size follows, in 64 bits
+                size = int.from_bytes(head[8:16], "big")
+            elif size == 0:  # to the end of the file
+                size = end - at
+            if name == b"moov":
+                file.seek(at)
+                return file.read(min(size, _MAX_MOOV_BYTES))
+            if size < 8:
+                break
+            at += size
+    return b""
+
+
+def _from_frames(path: str) -> FileFacts:
+    container, stream = open_stream(path)
+    try:
+        interval = key_frame_interval(read_table(path, container, stream))
+    finally:
+        container.close()
+    with open_video(path, "pyav") as reader:
+        info = reader.info
+        step = max(1, _DECODED_BYTES // (3 * info.width * info.height))
+        try:
+            for first in range(0, info.num_frames, step):
+                reader.frames_at(np.arange(first, min(first + step, info.num_frames)))
+        except FrameCountError:
+            pass  # it decoded to the end, and the reader's facts are right from now on
+        info = reader.info
+    return FileFacts(
+        num_frames=info.num_frames,
+        fps=round(info.fps, 6),
+        duration_seconds=round(info.duration_seconds, 6),
+        width=info.width,
+        height=info.height,
+        codec=info.codec,
+        rotation=info.rotation_degrees,
+        key_frame_interval=interval,
+    )

@@ -1,0 +1,203 @@
+"""What a scan says of a whole list, in numbers and as a table for the terminal."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from video_gn.lists.scan_columns import FactColumns
+
+_WIDTH = 80
+_NUM_SHOWN = 8
+_QUANTILES = {"least": 0.0, "5%": 0.05, "median": 0.5, "95%": 0.95, "most": 1.0}
+
+
+@dataclass(frozen=True)
+class PartCount:
+    """How many rows of a class or part there are, in the list and on the disk."""
+
+    listed: int
+    there: int
+    readable: int
+
+
+@dataclass(frozen=True)
+class ScanSummary:
+    """What a scan found, counted in rows of the list.
+
+    Args:
+        target: what was written.
+        listed: rows.
+        there: rows whose file is there.
+        readable: rows without an error.
+        num_probed: files that were looked at in this run; the others were known from an earlier one.
+        broken: number of rows by error, the most first; files that are not there are not among them.
+        hours: of the readable rows.
+        quantities: of `num_frames`, `fps` and so on the values at some quantiles, of the readable rows.
+        sizes: rows by "width x height", the most first.
+        codecs: rows by codec, the most first.
+        by_split: counts by part; empty where the list has none.
+        by_class: counts by class; empty where the list has none.
+    """
+
+    target: Path
+    listed: int
+    there: int
+    readable: int
+    num_probed: int
+    broken: Mapping[str, int]
+    hours: float
+    quantities: Mapping[str, Mapping[str, float]]
+    sizes: Mapping[str, int]
+    codecs: Mapping[str, int]
+    by_split: Mapping[str, PartCount]
+    by_class: Mapping[str, PartCount]
+
+    @property
+    def missing(self) -> int:
+        """Rows whose file is not there."""
+        return self.listed - self.there
+
+    def text(self) -> str:
+        """Tables for a terminal of 80 columns."""
+        from rich.console import Console
+        from rich.table import Table
+
+        console = Console(file=io.StringIO(), width=_WIDTH, highlight=False, markup=False, emoji=False)
+
+        def show(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+            table = Table(title=title, title_justify="left", title_style="")
+            for place, name in enumerate(header):
+                table.add_column(name, justify="left" if place == 0 else "right", overflow="fold", no_wrap=place > 0)
+            for row in rows:
+                table.add_row(*row)
+            console.print(table)
+
+        parts = [("all", PartCount(self.listed, self.there, self.readable)), *self.by_split.items()]
+        show(
+            str(self.target),
+            ("part", "listed", "missing", "broken", "readable"),
+            [
+                (name, *(f"{n:,}" for n in (c.listed, c.listed - c.there, c.there - c.readable, c.readable)))
+                for name, c in parts
+            ],
+        )
+        if self.quantities:
+            rows = [(name, *(_number(value) for value in values.values())) for name, values in self.quantities.items()]
+            show(f"{self.hours:,.2f} hours", ("readable videos", *_QUANTILES), rows)
+            show("", ("size, codec", "videos"), [*_top(self.sizes), *_top(self.codecs)])
+        if self.broken:
+            show("broken", ("reason", "videos"), _top(self.broken))
+        if self.by_class:
+            console.print(self._text_of_classes())
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        return "\n".join(line.rstrip() for line in str(text).splitlines()) + "\n"
+
+    def _text_of_classes(self) -> str:
+        fewest = sorted(self.by_class.items(), key=lambda item: (item[1].readable, item[0]))
+        numbers = [count.readable for count in self.by_class.values()]
+        shown = ", ".join(f"{name} ({count.readable} of {count.listed})" for name, count in fewest[:3])
+        return (
+            f"{len(numbers)} classes of {min(numbers):,} to {max(numbers):,} readable videos, "
+            f"median {float(np.median(numbers)):,.6g}; the fewest: {shown}"
+        )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.2f}"
+
+
+def _top(counts: Mapping[str, int]) -> list[tuple[str, str]]:
+    rows = [(name, f"{number:,}") for name, number in list(counts.items())[:_NUM_SHOWN]]
+    rest = sum(list(counts.values())[_NUM_SHOWN:])
+    return rows + ([("others", f"{rest:,}")] if rest else [])
+
+
+def _most_first(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _group(reason: str) -> str:
+    """A reason without its numbers, so that "only 70 of 122 frames" and "only 3 of 9 frames" are one."""
+    return re.sub(r"\d+(\.\d+)?", "N", reason)
+
+
+def summarize(
+    target: Path,
+    facts: FactColumns,
+    files: np.ndarray,
+    *,
+    is_missing: np.ndarray,
+    labels: tuple[np.ndarray, Sequence[str]],
+    splits: tuple[np.ndarray, Sequence[str]] | None,
+    num_probed: int,
+) -> ScanSummary:
+    """Count.
+
+    Args:
+        target: what was written.
+        facts: of the files.
+        files: int (n,), the file of each row.
+        is_missing: bool (number of files,).
+        labels: int (n,), -1 for none, and the classes.
+        splits: int (n,), and their names; None where the list has none.
+        num_probed: files that were looked at in this run.
+    """
+    there = ~is_missing[files]
+    readable = ~facts.has_error[files]
+    rows = files[readable]
+
+    def count(codes: np.ndarray, names: Sequence[str]) -> dict[str, PartCount]:
+        columns = [np.bincount(codes[chosen], minlength=len(names)) for chosen in (codes >= 0, there & (codes >= 0))]
+        columns.append(np.bincount(codes[readable & (codes >= 0)], minlength=len(names)))
+        found = zip(names, *(column.tolist() for column in columns), strict=True)
+        return {name: PartCount(*numbers) for name, *numbers in found}
+
+    error_codes, errors = facts.texts("error")
+    broken: Counter[str] = Counter()
+    for code, number in _count(error_codes[files[there & ~readable]]):
+        broken[_group(errors[code])] += number
+    codec_codes, codecs = facts.texts("codec")
+    sizes: Counter[str] = Counter()
+    pairs = np.stack([facts.numbers["width"][rows], facts.numbers["height"][rows]], axis=1)
+    values, numbers = np.unique(pairs, axis=0, return_counts=True)
+    for (width, height), number in zip(values.tolist(), numbers.tolist(), strict=True):
+        sizes[f"{width} x {height}" if width > 0 else "size not known"] += number
+    return ScanSummary(
+        target=target,
+        listed=len(files),
+        there=int(there.sum()),
+        readable=int(readable.sum()),
+        num_probed=num_probed,
+        broken=_most_first(broken),
+        hours=float(np.nansum(facts.numbers["duration_seconds"][rows])) / 3600,
+        quantities=_quantities(facts, rows),
+        sizes=_most_first(sizes),
+        codecs=_most_first(Counter({codecs[c] or "codec not known": n for c, n in _count(codec_codes[rows])})),
+        by_split={} if splits is None else count(*splits),
+        by_class=count(*labels) if len(labels[1]) else {},
+    )
+
+
+def _count(codes: np.ndarray) -> list[tuple[int, int]]:
+    values, numbers = np.unique(codes, return_counts=True)
+    return list(zip(values.tolist(), numbers.tolist(), strict=True))
+
+
+def _quantities(facts: FactColumns, rows: np.ndarray) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for name in ("num_frames", "fps", "duration_seconds", "key_frame_interval", "size_bytes"):
+        values: Any = facts.numbers[name][rows]
+        values = values[~np.isnan(values) if values.dtype.kind == "f" else values >= 0]
+        if len(values):
+            # A value that occurs, not one between two.
+            quantiles = np.quantile(values, list(_QUANTILES.values()), method="inverted_cdf")
+            found[name] = dict(zip(_QUANTILES, (float(value) for value in quantiles), strict=True))
+    return found

@@ -1,0 +1,1 @@
+"""A run: its directory, checkpoints, metrics, signals, and how its processes are launched."""

@@ -1,0 +1,258 @@
+"""Checkpoints that a killed run goes on from: whole files only, at places where resuming is exact.
+
+Lightning's own state inside an epoch's end or a validation makes a resumed run skip or repeat
+hooks. So a save that falls due there waits until they are over, and the loops' state is written in
+one of two plain forms: between two epochs, or between two batches of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+
+from video_gn.errors import ConfigError
+from video_gn.files import naming_full_disk
+from video_gn.run.batch_change import BatchChange, find_change, write_progress
+from video_gn.run.position import clips_seen
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the final name, then renames: a kill leaves the old file or the new one, never a part."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint.
+
+        Args:
+            checkpoint: plain containers and tensors.
+            path: its final name.
+            storage_options: none are known.
+
+        Raises:
+            DiskFullError: where there is no room; the old file is whole.
+        """
+        if storage_options is not None:
+            raise TypeError(f"storage_options must be None, got {storage_options!r}")
+        final = Path(path)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        for stale in final.parent.glob(f".{final.name}.*.tmp"):
+            stale.unlink(missing_ok=True)  # left by a killed process; the run directory is locked
+        part = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+        with naming_full_disk(final, part=part):
+            with part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(final)
+
+
+def link(source: Path, target: Path) -> None:
+    """Make `target` a second name of `source`'s present content, replacing `target` atomically."""
+    part = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    part.unlink(missing_ok=True)
+    try:
+        os.link(source, part)
+    except OSError:  # a file system without hard links
+        with naming_full_disk(target, part=part):
+            part.write_bytes(source.read_bytes())
+    part.replace(target)
+    part.unlink(missing_ok=True)  # where both were names of one file already, rename does nothing at all
+
+
+class RunCheckpoint(Checkpoint):
+    """Keeps `last.ckpt`, `best.ckpt` by a validation figure, and some older steps.
+
+    Args:
+        directory: the run's `checkpoints/`; filled in by the command line.
+        every_n_steps: optimizer steps between two saves of `last.ckpt`; epochs' and validations' ends save too.
+        keep_steps: how many `step-*.ckpt` of those saves to keep beside it, the newest.
+        monitor: figure whose largest value makes `best.ckpt`; of equal ones the latest.
+    """
+
+    def __init__(
+        self, directory: str | None = None, every_n_steps: int = 500, keep_steps: int = 0, monitor: str = "val/top1"
+    ) -> None:
+        if every_n_steps < 1 or keep_steps < 0:
+            raise ValueError(
+                f"every_n_steps must be above 0 and keep_steps not below, got {every_n_steps} and {keep_steps}"
+            )
+        if monitor not in ("val/top1", "val/top5"):
+            raise ValueError(
+                "checkpoint.monitor must be a figure of the validation to maximize, val/top1 or val/top5, "
+                f"got {monitor!r}"
+            )
+        self.directory = Path(directory or "checkpoints")
+        self.every_n_steps = every_n_steps
+        self.keep_steps = keep_steps
+        self.monitor = monitor
+        self.best: float | None = None
+        self.best_step = -1
+        self.resumes = True
+        self.saved_step: int | None = None  # that last.ckpt is of
+        self.change: BatchChange | None = None  # since the checkpoint that the run goes on from
+        self._validated = (-1, -1)  # epoch and clips of the last validation
+        self._due = False
+        self._new_best = False
+        self._loaded_step = -2
+
+    # ---- state -------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best figure so far and its step, and where the last validation was."""
+        return {"best": self.best, "best_step": self.best_step, "validated": list(self._validated)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the best figure of the run that goes on; another run's says nothing of this one."""
+        if self.resumes:
+            self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+        self._validated = tuple(state_dict.get("validated", self._validated))
+
+    # ---- where a save may happen -------------------------------------------------------------
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note the step that the run goes on from, and where with another batch size; see `batch_change`."""
+        self.change = find_change(trainer, checkpoint)
+        if self.change is not None:
+            self.change.apply(checkpoint)
+            trainer.datamodule.load_state_dict(  # type: ignore[attr-defined]
+                {"epoch": self.change.epoch, "batches": self.change.batches, "clips": self.change.clips}
+            )
+        self._loaded_step = self.saved_step = int(checkpoint["global_step"])
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Mend what a kill left half done, also where there is nothing left to train."""
+        if not trainer.is_global_zero:
+            return
+        for stale in self.directory.glob(".*.tmp"):
+            stale.unlink(missing_ok=True)
+        last = self.directory / "last.ckpt"
+        from_last = trainer.ckpt_path is not None and last.is_file() and Path(trainer.ckpt_path).samefile(last)
+        if self.resumes and self.change is not None:
+            for kept in self.directory.glob("step-*.ckpt"):
+                kept.replace(kept.with_name(kept.name.replace("step-", "earlier-")))
+        elif self.resumes and trainer.ckpt_path is not None:
+            for later in self.directory.glob("step-*.ckpt"):
+                # What comes after the step that the run goes on from is of another branch of it.
+                if int(later.stem.removeprefix("step-")) > self._loaded_step:
+                    later.replace(later.with_name(later.name.replace("step-", "abandoned-")))
+        if from_last and self.best_step == self._loaded_step:
+            link(last, self.directory / "best.ckpt")  # the kill came between last.ckpt and best.ckpt
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the loops where the checkpoint stood.
+
+        Raises:
+            ConfigError: for validations that would fall between two optimizer steps.
+        """
+        _check_validation(trainer)
+        if trainer.ckpt_path is None:
+            return
+        if trainer.fit_loop.epoch_loop.batch_progress.current.ready == 0:
+            # Between two epochs there is nothing to restart: the next epoch is like any other.
+            loop = trainer.fit_loop
+            for part in (loop, loop.epoch_loop, loop.epoch_loop.val_loop, loop.epoch_loop.automatic_optimization):
+                part._restarting = False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save inside an epoch, unless a validation or the epoch's end comes right after."""
+        loop = trainer.fit_loop
+        if loop._should_accumulate():
+            return
+        self._due |= trainer.global_step % self.every_n_steps == 0
+        if self._due and not self.validates_next(trainer) and not self.epoch_is_over(trainer):
+            self.save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the figure; save, unless the epoch's end comes right after."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        value = trainer.callback_metrics.get(self.monitor)
+        if value is None:
+            known = ", ".join(sorted(k for k in trainer.callback_metrics if k.startswith("val/")))
+            raise ConfigError(f"checkpoint.monitor must be a figure of the validation ({known}), got {self.monitor!r}")
+        self._validated = (trainer.current_epoch, clips_seen(trainer))
+        # Of equals the later one: its schedule has come further.
+        if self.best is None or float(value) >= self.best:
+            self.best, self.best_step, self._new_best = float(value), trainer.global_step, True
+        if not self.epoch_is_over(trainer):
+            self.save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save after the epoch's last hook; Lightning calls checkpoint callbacks last."""
+        self.save(trainer)
+
+    @staticmethod
+    def validates_next(trainer: Trainer) -> bool:
+        """Whether a validation comes right after the batch that has just ended."""
+        loop = trainer.fit_loop
+        return loop._data_fetcher is not None and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+
+    @staticmethod
+    def epoch_is_over(trainer: Trainer) -> bool:
+        """Whether the batch that has just ended is the epoch's last."""
+        loop = trainer.fit_loop.epoch_loop
+        return loop.batch_progress.current.ready >= trainer.num_training_batches or loop._is_training_done
+
+    def save(self, trainer: Trainer) -> None:
+        """Write `last.ckpt`, with its other names; once for a step.
+
+        Args:
+            trainer: where a save may happen, on every process.
+        """
+        if trainer.fit_loop._should_accumulate():
+            return  # a stop between two optimizer steps: no checkpoint holds the gradients of half a window
+        self._due = False
+        last = self.directory / "last.ckpt"
+        trainer.save_checkpoint(last)
+        if trainer.is_global_zero:
+            if self._new_best:
+                link(last, self.directory / "best.ckpt")
+            if self.keep_steps:
+                link(last, self.directory / f"step-{trainer.global_step:08d}.ckpt")
+                for old in sorted(self.directory.glob("step-*.ckpt"))[: -self.keep_steps]:
+                    with contextlib.suppress(FileNotFoundError):
+                        old.unlink()
+        self._new_best = False
+        self.saved_step = trainer.global_step
+
+    # ---- the two plain forms -----------------------------------------------------------------
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Write the loops' state as it is between two epochs, or between two batches of one."""
+        datamodule = getattr(trainer, "datamodule", None)
+        position = datamodule.state_dict() if datamodule is not None else {}
+        if "batches" not in position or "fit_loop" not in checkpoint.get("loops", {}):
+            return
+        state = checkpoint["loops"]["fit_loop"]
+        write_progress(state, epoch=position["epoch"], batches=position["batches"], step=trainer.global_step)
+
+
+def _check_validation(trainer: Trainer) -> None:
+    """Refuse validations inside an accumulation window: a checkpoint there would lose the window's gradients."""
+    accumulate, batches = trainer.accumulate_grad_batches, trainer.num_training_batches
+    every: float | None = trainer.val_check_batch
+    if accumulate == 1 or every is None or math.isinf(every):
+        return
+    if getattr(trainer, "_val_check_time_interval", None) is not None:
+        inside = True
+    elif trainer.check_val_every_n_epoch is None:  # counted over the epochs
+        inside = every % batches != 0 and (every % accumulate != 0 or batches % accumulate != 0)
+    else:
+        inside = every < batches and every % accumulate != 0
+    if inside:
+        raise ConfigError(
+            "trainer.val_check_interval must fall between two optimizer steps (accumulate_grad_batches is "
+            f"{accumulate}, an epoch has {batches} batches), got {trainer.val_check_interval!r}. "
+            "Set a multiple, or 1.0."
+        )

@@ -1,0 +1,160 @@
+"""metrics.csv: one row for each logged optimizer step, once, also over kills and resumes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from video_gn.files import naming_full_disk
+from video_gn.run.checkpoints import RunCheckpoint
+from video_gn.run.position import clips_seen
+from video_gn.run.trainer_settings import callbacks_of
+
+COLUMNS = ("step", "epoch", "lr", "train/loss", "val/loss", "val/top1", "val/top5", "clips")
+
+
+class MetricsCSV(Callback):
+    """Appends a row every `log_every_n_steps` optimizer steps and at every validation.
+
+    A row is on disk before the checkpoint of its step is, so going on from a checkpoint only has to
+    drop the rows after it. `clips` counts those of the epoch.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._row: dict[str, Any] = {}
+        self._offset = 0
+        self._columns: list[str] = list(COLUMNS)
+        self._losses: list[torch.Tensor] = []
+        self._lr = float("nan")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the rows up to the step that the run goes on from, drop later ones."""
+        if not trainer.is_global_zero:
+            return
+        rows = read_metrics(self.path) if self.path.exists() else []
+        change = next((c.change for c in callbacks_of(trainer) if isinstance(c, RunCheckpoint)), None)
+        if change is not None:
+            rows = change.renumbered(rows)
+            _tell_anew(trainer, rows)
+        else:
+            rows = [row for row in rows if row["step"] <= trainer.global_step]
+        for row in rows:
+            self._columns += [name for name in row if name not in self._columns]
+        self._rewrite(rows)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Note the learning rate of this step: its scheduler has moved on when the batch ends."""
+        self._lr = float(optimizer.param_groups[0]["lr"])
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write the row of an optimizer step: its loss is the mean over its clips."""
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        # Lightning hands out what it adds up: losses divided by the number of batches in the window.
+        self._losses.append(loss.detach())
+        if trainer.fit_loop._should_accumulate():
+            return
+        losses, self._losses = self._losses, []
+        if trainer.global_step % trainer.log_every_n_steps and trainer.global_step != 1:
+            return
+        loss = trainer.strategy.reduce(torch.stack(losses).sum(), reduce_op="mean")
+        self._write(trainer, {"lr": self._lr, "train/loss": float(loss)})
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add the validation's figures to the row of its step."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        self._write(trainer, values)
+
+    def _write(self, trainer: Trainer, values: dict[str, float]) -> None:
+        if not trainer.is_global_zero:
+            return
+        new = [name for name in values if name not in self._columns]
+        if new:
+            self._columns += new
+            self._rewrite(read_metrics(self.path))
+        step = trainer.global_step
+        # What half a row leaves is cut off when the run goes on.
+        with naming_full_disk(self.path), self.path.open("r+b") as file:
+            if self._row.get("step") == step:
+                file.seek(self._offset)  # the row of this step again, with more in it
+            else:
+                self._offset = file.seek(0, os.SEEK_END)
+                self._row = {"step": step, "epoch": trainer.current_epoch, "clips": clips_seen(trainer)}
+            self._row.update(values)
+            file.write(format_metrics([self._row], self._columns, header=False).encode())
+            file.truncate()
+
+    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_name(f".{self.path.name}.tmp")
+        with naming_full_disk(self.path, part=part):
+            part.write_text(format_metrics(rows, self._columns, header=True))
+        part.replace(self.path)
+        self._row = rows[-1] if rows else {}
+        tail = len(format_metrics(rows[-1:], self._columns, header=False).encode())
+        self._offset = self.path.stat().st_size - tail
+
+
+def _tell_anew(trainer: Trainer, rows: list[dict[str, Any]]) -> None:
+    """Give TensorBoard the rows by their present steps; its files of the former counting become a run beside it."""
+    for logger in trainer.loggers:
+        if not isinstance(logger, TensorBoardLogger):
+            continue
+        directory = Path(logger.log_dir)
+        earlier = directory / f"earlier-{1 + sum(1 for _ in directory.glob('earlier-*'))}"
+        for events in directory.glob("events.out.*"):  # nothing has been logged yet: none is open
+            earlier.mkdir(exist_ok=True)
+            events.rename(earlier / events.name)
+        for row in rows:
+            figures = {name: value for name, value in row.items() if name not in ("step", "clips")}
+            logger.log_metrics(figures, row["step"] - 1)  # Lightning's own count there begins at 0
+
+
+def format_metrics(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, header: bool) -> str:
+    """Rows of a metrics.csv as text.
+
+    Args:
+        rows: values by column; a missing one is left empty.
+        columns: in their order.
+        header: whether the header line comes first.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """Rows of a metrics.csv; a last line that a kill cut short is left out.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        For each row the columns that have a value: step, epoch and clips as int, the others as float.
+    """
+    text = Path(path).read_text()
+    whole = text[: text.rfind("\n") + 1]
+    rows = []
+    for raw in csv.DictReader(io.StringIO(whole)):
+        row: dict[str, Any] = {k: float(v) for k, v in raw.items() if v not in (None, "")}
+        row.update({name: int(row[name]) for name in ("step", "epoch", "clips") if name in row})
+        rows.append(row)
+    return rows

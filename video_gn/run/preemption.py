@@ -1,0 +1,131 @@
+"""Stops a training where it can go on: all processes at the same optimizer step, with one checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from video_gn.errors import StoppedError
+from video_gn.run.checkpoints import RunCheckpoint
+from video_gn.run.signals import StopFlag
+
+log = logging.getLogger(__name__)
+
+
+class Preemption(Checkpoint):
+    """Ends a fit after a signal: at the end of the optimizer step under way, once the checkpoint is written.
+
+    A signal may reach one process alone, or each at another moment: after every optimizer step all processes ask each
+    other, in a group of CPU processes, so that a GPU's queue is not waited for.
+
+    Where a validation comes next, or is under way, the run ends at once and goes on from the checkpoint before: one
+    between the last step and its validation would lose that validation. An epoch's end is waited for.
+
+    Under SLURM, SIGUSR1 is the signal that comes before a time limit (`--signal=USR1@120`): the job is then requeued.
+    SIGTERM comes with a preemption, where SLURM requeues by itself, and with scancel, where nobody wants it.
+
+    Args:
+        flag: that the signals set.
+        checkpoint: the run's, listed before this callback.
+        requeue: asks for the job to be started again, once the checkpoint is there.
+    """
+
+    def __init__(self, flag: StopFlag, checkpoint: RunCheckpoint, *, requeue: Callable[[], None]) -> None:
+        self.flag = flag
+        self.checkpoint = checkpoint
+        self.requeue = requeue
+        self._group: Any = None
+        self._waiting = contextlib.ExitStack()
+        self._waited_seconds = 0.0  # from the first process's signal to where all have agreed
+        self._agreed_seconds = 0.0  # by time.monotonic
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on a signal waits for the step's end."""
+        self._waiting.enter_context(self.flag.waiting("step"))
+        if trainer.world_size > 1:
+            self._group = torch.distributed.new_group(backend="gloo")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save and stop, unless the epoch's end comes right after.
+
+        Raises:
+            StoppedError: where a signal has come to any process.
+        """
+        if trainer.fit_loop._should_accumulate() or not self._asked():
+            return
+        if self.checkpoint.validates_next(trainer):
+            self._stop(trainer)
+        if not self.checkpoint.epoch_is_over(trainer):
+            if self.checkpoint.saved_step != trainer.global_step:
+                self.checkpoint.save(trainer)
+            self._stop(trainer)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Stop at once; processes have validation batches of their own number, so nobody is asked.
+
+        Raises:
+            StoppedError: where a signal has come to this process.
+        """
+        if self.flag.number and trainer.state.fn == "fit":
+            self._note_agreed(time.monotonic() - self.flag.since_seconds)
+            self._stop(trainer, together=False)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop; the epoch's end has been saved.
+
+        Raises:
+            StoppedError: where a signal has come to any process.
+        """
+        if self._asked():
+            self._stop(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What comes now has nothing to save."""
+        self._waiting.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """A second signal must not wait for a step that never comes."""
+        self._waiting.close()
+
+    def _asked(self) -> bool:
+        """Whether any process has been asked; all take over the signal."""
+        waited = time.monotonic() - self.flag.since_seconds if self.flag.number else 0.0
+        if self._group is not None:
+            found = torch.tensor([self.flag.number, waited], dtype=torch.float64)
+            torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX, group=self._group)
+            self.flag.number, waited = int(found[0]), float(found[1])
+        if self.flag.number:
+            self._note_agreed(waited)
+        return self.flag.number != 0
+
+    def _note_agreed(self, waited_seconds: float) -> None:
+        self._waited_seconds, self._agreed_seconds = waited_seconds, time.monotonic()
+
+    def _stop(self, trainer: Trainer, *, together: bool = True) -> NoReturn:
+        number, step = self.flag.number, self.checkpoint.saved_step
+        self.flag.leave()
+        name = signal.Signals(number).name
+        if step is None:
+            saved = "Nothing was saved yet."
+        else:
+            saved = f"{self.checkpoint.directory / 'last.ckpt'} is of step {step}; --ckpt_path last goes on from it."
+        if trainer.is_global_zero:  # before the requeue, which may cut the output off
+            saving = time.monotonic() - self._agreed_seconds
+            log.info("%s: %.2f s to the step's end, %.2f s to save", name, self._waited_seconds, saving)
+        if number == signal.SIGUSR1 and (trainer.is_global_zero or not together):
+            self.requeue()
+        if together and self._group is not None:
+            torch.distributed.barrier(self._group)  # srun ends the others when one has left
+        raise StoppedError(f"{name}: stopped after step {trainer.global_step}. {saved}", status=128 + number)

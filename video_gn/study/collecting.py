@@ -1,0 +1,241 @@
+"""Reads what the cells of a study left, and the figures that follow: means, spreads, differences, pooled."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from video_gn.errors import RunError
+from video_gn.run.metrics_csv import read_metrics
+from video_gn.study.cells import CellDirectory
+from video_gn.study.plan import Cell, Study
+from video_gn.study.settings import differences
+
+COLUMNS = (
+    "cell", "name", "norm", "clip", "batch_size", "seed", "top1", "top5", "mean_class_accuracy", "num_videos",
+    "num_failed", "val_top1", "val_loss", "train_loss", "epochs", "steps", "minutes",
+)  # fmt: skip
+NOT_BEGUN = "not begun"
+
+
+@dataclass
+class CellResult:
+    """What a finished cell left.
+
+    Args:
+        cell: of the plan.
+        row: values by the columns of study.csv; None where there is no such figure.
+        train: (epoch, mean training loss of the epoch's rows), epochs from 1.
+        val: (epoch, validation top-1), epochs from 1.
+        right: whether the video was labelled rightly, by its path; empty where its predictions cannot be read.
+    """
+
+    cell: Cell
+    row: dict[str, Any]
+    train: list[tuple[int, float]] = field(default_factory=list)
+    val: list[tuple[int, float]] = field(default_factory=list)
+    right: dict[str, bool] = field(default_factory=dict)
+
+
+@dataclass
+class Results:
+    """A study's results, as far as they are there.
+
+    Args:
+        study: the plan.
+        cells: of the finished cells, in the plan's order.
+        missing: (cell, why) of the others.
+        notes: what a reader should know.
+    """
+
+    study: Study
+    cells: list[CellResult]
+    missing: list[tuple[Cell, str]]
+    notes: list[str] = field(default_factory=list)
+
+    def of(self, norm: str, column: tuple[str, int]) -> list[CellResult]:
+        """A line's finished cells in a column, one for each seed."""
+        return [r for r in self.cells if r.cell.norm == norm and (r.cell.clip, r.cell.batch_size) == column]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation (n - 1) over seeds; no deviation for one seed."""
+
+    mean: float
+    deviation: float | None
+    count: int
+
+
+def spread(values: Sequence[float]) -> Spread | None:
+    """Mean and sample standard deviation; None of nothing."""
+    if not values:
+        return None
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return Spread(statistics.fmean(values), deviation, len(values))
+
+
+def figure_spread(results: Sequence[CellResult], name: str) -> Spread | None:
+    """A column of study.csv over a line's cells; None where one of them has no such figure."""
+    values = [result.row[name] for result in results]
+    return None if None in values else spread(values)
+
+
+def difference_spread(
+    results: Sequence[CellResult], reference: Sequence[CellResult], name: str = "top1"
+) -> Spread | None:
+    """The differences to the reference line, each between cells of the same seed; None where no seed is in both."""
+    by_seed = {result.cell.seed: result.row[name] for result in reference}
+    pairs = [(result.row[name], by_seed.get(result.cell.seed)) for result in results]
+    return spread([mine - other for mine, other in pairs if mine is not None and other is not None])
+
+
+def pooled(results: Sequence[CellResult], num_seeds: int) -> tuple[int, int] | None:
+    """Right and tested videos over all seeds, where each seed tests others (cross validation).
+
+    Args:
+        results: a line's cells in a column.
+        num_seeds: of the study; part of them would be part of the videos.
+
+    Returns:
+        None where a seed is missing, where there is one only, or where a video was tested twice.
+    """
+    if len(results) < max(2, num_seeds) or not all(result.right for result in results):
+        return None
+    tested = [path for result in results for path in result.right]
+    if len(set(tested)) < len(tested):
+        return None
+    return sum(sum(result.right.values()) for result in results), len(tested)
+
+
+# ---- reading ---------------------------------------------------------------------------------
+
+
+def collect(study: Study, out: Path) -> Results:
+    """Read what is there; what is not is named, with why."""
+    results = Results(study, [], [])
+    settings = []
+    for cell in study.cells:
+        directory = CellDirectory(out, cell)
+        try:
+            state, record = directory.state(study), directory.read()
+            if state != "done" or record is None:
+                results.missing.append((cell, _why(state, directory, study)))
+                continue
+            results.cells.append(_read(directory, record.minutes))
+        except (RunError, OSError, ValueError, KeyError, TypeError) as error:
+            results.missing.append((cell, f"its files cannot be read: {error}"))
+            continue
+        settings.append((cell, {key: record.settings.get(key) for key in record.extra}))
+    results.notes += _notes(study, results)
+    for cell, extra in settings[1:]:
+        lines = differences(settings[0][1], extra)
+        if lines:
+            results.notes.append(f"{settings[0][0].name} and {cell.name} differ also in {'; '.join(lines)}.")
+            break
+    return results
+
+
+def _why(state: str, directory: CellDirectory, study: Study) -> str:
+    record = directory.read()
+    if state == "changed" and record is not None:
+        return f"begun with other settings: {'; '.join(directory.changes(study, record))}"
+    if state == "failed" and record is not None:
+        return f"failed: {record.failed}"
+    return {"open": NOT_BEGUN, "begun": "begun, not finished", "running": "running"}.get(state, state)
+
+
+def _read(directory: CellDirectory, minutes: float) -> CellResult:
+    cell = directory.cell
+    test = json.loads(directory.metrics.read_text(encoding="utf-8"))
+    rows = read_metrics(directory.path / "metrics.csv")
+    train = _by_epoch(rows, "train/loss")
+    val = _by_epoch(rows, "val/top1")
+    val_loss = _by_epoch(rows, "val/loss")
+    row = {
+        "cell": cell.index,
+        "name": cell.name,
+        "norm": cell.norm,
+        "clip": cell.clip,
+        "batch_size": cell.batch_size,
+        "seed": cell.seed,
+        "top1": test["top1"],
+        "top5": test["top5"],
+        "mean_class_accuracy": test["mean_class_accuracy"],
+        "num_videos": round(test["coverage"] * test["num_videos"]),
+        "num_failed": test["num_failed"],
+        "val_top1": val[-1][1] if val else None,
+        "val_loss": val_loss[-1][1] if val_loss else None,
+        "train_loss": train[-1][1] if train else None,
+        "epochs": max((r["epoch"] + 1 for r in rows), default=0),
+        "steps": max((r["step"] for r in rows), default=0),
+        "minutes": round(minutes, 2),
+    }
+    return CellResult(cell, row, train, val, _read_right(directory.path / "test" / "predictions.csv"))
+
+
+def _by_epoch(rows: Sequence[dict[str, Any]], name: str) -> list[tuple[int, float]]:
+    """A figure's mean over each epoch's rows; a row's epoch counts from 0."""
+    values: dict[int, list[float]] = {}
+    for row in rows:
+        if name in row and math.isfinite(row[name]):
+            values.setdefault(row["epoch"] + 1, []).append(row[name])
+    return [(epoch, statistics.fmean(values[epoch])) for epoch in sorted(values)]
+
+
+def _read_right(path: Path) -> dict[str, bool]:
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return {row["video"]: row["pred"] == row["label"] for row in csv.DictReader(file) if row["label"]}
+
+
+def _notes(study: Study, results: Results) -> list[str]:
+    """What the figures do not say by themselves."""
+    notes = []
+    clips: dict[int, set[float]] = {}
+    for result in results.cells:
+        row = result.row
+        accumulated = study.resolved(result.cell).get("trainer.accumulate_grad_batches") or 1
+        if row["epochs"]:
+            per_epoch = row["steps"] * row["batch_size"] * accumulated / row["epochs"]
+            clips.setdefault(row["batch_size"], set()).add(per_epoch)
+    if len({round(value) for values in clips.values() for value in values}) > 1:
+        told = ", ".join(f"{_range(values)} at batch size {size}" for size, values in clips.items())
+        notes.append(
+            "Every cell trains for the same number of epochs. The last incomplete batch of an epoch is left out, so "
+            f"an epoch has (in each process) {told} clips."
+        )
+    epochs = {result.row["epochs"] for result in results.cells}
+    if len(epochs) > 1:
+        notes.append(f"Cells were trained for different numbers of epochs: {', '.join(map(str, sorted(epochs)))}.")
+    failed = sum(result.row["num_failed"] for result in results.cells)
+    if failed:
+        notes.append(f"{failed} test videos could not be read, over all cells; accuracies are over the others.")
+    return notes
+
+
+def _range(values: set[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,.0f}" if f"{low:.0f}" == f"{high:.0f}" else f"{low:,.0f} to {high:,.0f}"
+
+
+def write_csv(results: Results, path: Path) -> None:
+    """Write study.csv: a row for each finished cell, under its name only when it is whole."""
+    part = path.with_name(f".{path.name}.tmp")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: _cell_text(v) for k, v in result.row.items()} for result in results.cells)
+    part.replace(path)
+
+
+def _cell_text(value: Any) -> Any:
+    return "" if value is None else round(value, 6) if isinstance(value, float) else value

@@ -1,0 +1,324 @@
+"""Reads a study's file and plans its cells: every combination once, numbered, in an order that compares early."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import os
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from video_gn.errors import ConfigError
+from video_gn.study.settings import OWN, flatten, parse_words
+
+KEYS = ("base", "norms", "clips", "batch_sizes", "cells", "seeds", "settings", "reference")
+_NET = "model.net.init_args."
+_CLIP = "data.clip."
+# A line that chooses a norm says all about its groups: those of the base would contradict it.
+_GROUPS = (f"{_NET}num_groups", f"{_NET}channels_per_group")
+_OPTIMIZER = "model.optimizer.reference_batch_size"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training and its test.
+
+    Args:
+        index: its number in the study, from 0.
+        name: of its directory, such as "gn_16x2_b4_s0".
+        norm: label of the line.
+        clip: label of the clip.
+        batch_size: clips of a batch in one process.
+        seed: of the run.
+        settings: flat; what it adds to the base, without the words of the command line.
+        num_frames: of a clip, for the estimate of its cost.
+    """
+
+    index: int
+    name: str
+    norm: str
+    clip: str
+    batch_size: int
+    seed: int
+    settings: Mapping[str, Any]
+    num_frames: int
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study's plan.
+
+    Args:
+        path: of its file.
+        base_path: of the config that it varies.
+        base: that config's settings, flat.
+        norms: labels of the lines, in their order.
+        columns: (clip label, batch size), in their order.
+        seeds: in their order.
+        reference: the line that others are compared with.
+        words: further settings from the command line, as they were written.
+        extra: the same, as flat settings.
+        cells: in their order.
+    """
+
+    path: Path
+    base_path: Path
+    base: Mapping[str, Any]
+    norms: tuple[str, ...]
+    columns: tuple[tuple[str, int], ...]
+    seeds: tuple[int, ...]
+    reference: str
+    words: tuple[str, ...]
+    extra: Mapping[str, Any]
+    cells: tuple[Cell, ...]
+
+    def resolved(self, cell: Cell) -> dict[str, Any]:
+        """All settings of a cell, flat: the base's, its own, then the command line's."""
+        return {**self.base, **cell.settings, **self.extra}
+
+
+def read_study(path: str | os.PathLike[str], words: Sequence[str] = ()) -> Study:
+    """Read a study's file and check it as far as that goes without data.
+
+    Args:
+        path: of the file.
+        words: further settings of every cell, `--KEY VALUE`, as of fit.
+
+    Raises:
+        ConfigError: for a file that cannot be read, an unknown or missing key, a value that does not fit, a
+            setting that is given twice, or a base whose runs would not compare. It names file and key.
+    """
+    return _Reader(Path(path)).study(words)
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys, and a line of the study would be gone without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((key for number, key in enumerate(keys) if key in keys[:number]), None)
+        if twice is not None:
+            raise yaml.MarkedYAMLError(problem=f"key {twice!r} stands there twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise ConfigError(f"{path} cannot be read: {reason}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not yaml: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold settings, KEY: VALUE, got {type(content).__name__}")
+    return content
+
+
+class _Reader:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.content = _load(path)
+
+    def _error(self, key: str, rule: str, value: Any, advice: str = "") -> ConfigError:
+        return ConfigError(f"{self.path}: {key} must be {rule}, got {value!r}. {advice}".rstrip())
+
+    def study(self, words: Sequence[str]) -> Study:
+        for key in self.content:
+            if key not in KEYS:
+                raise ConfigError(f"{self.path}: no key {key!r} in a study; there are {', '.join(KEYS)}")
+        base = self.content.get("base")
+        if not isinstance(base, str):
+            raise self._error("base", "the path of a config that fit takes, from here", base)
+        base_path = Path(os.path.normpath(self.path.parent / base))
+        base_flat = flatten(_load(base_path))
+        norms = self._norms(str(base_flat.get("model.net.class_path", "")))
+        clips = self._clips(base_flat)
+        columns = self._columns(clips)
+        seeds = self._seeds()
+        common = self._settings("settings", self.content.get("settings") or {})
+        extra = parse_words(words, source="further settings")
+        varied = {key for part in (norms, clips, seeds) for line in part.values() for key in line}
+        for source, given in ((f"{self.path}: settings", common), ("the command line", extra)):
+            self._refuse(source, given, varied)
+        clip_keys = {key for line in clips.values() for key in line}
+        norm_keys = {key for line in norms.values() for key in line}
+        for seed, given in seeds.items():
+            self._refuse(f"{self.path}: seeds.{seed}", given, clip_keys | norm_keys)
+        reference = self.content.get("reference", next(iter(norms)))
+        if reference not in norms:
+            raise self._error("reference", f"one of the norms {', '.join(norms)}", reference)
+        cells = self._cells(base_flat, common, norms=norms, clips=clips, columns=columns, seeds=seeds)
+        study = Study(
+            path=self.path, base_path=base_path, base=base_flat, norms=tuple(norms), columns=tuple(columns),
+            seeds=tuple(seeds), reference=str(reference), words=tuple(words), extra=extra, cells=cells,
+        )  # fmt: skip
+        _check_comparable(study)
+        return study
+
+    # ---- the parts ---------------------------------------------------------------------------
+
+    def _mapping(self, key: str, value: Any, what: str) -> Mapping[Any, Any]:
+        if not isinstance(value, Mapping) or not value:
+            raise self._error(key, what, value)
+        return value
+
+    def _settings(self, key: str, value: Any, prefix: str = "") -> dict[str, Any]:
+        """Settings of a line; plain names are those under `prefix`, dotted ones are fit's."""
+        if not isinstance(value, Mapping):
+            raise self._error(key, "settings, KEY: VALUE", value)
+        flat = flatten({name if "." in str(name) else f"{prefix}{name}": v for name, v in value.items()})
+        for name in flat:
+            if name in OWN:
+                raise ConfigError(f"{self.path}: {key}.{name} is set by the study itself. Take it out.")
+        return flat
+
+    def _norms(self, class_path: str) -> dict[str, dict[str, Any]]:
+        from video_gn.models import NORMS, i3d
+
+        given = self._mapping("norms", self.content.get("norms"), "lines LABEL: {norm: ...}, at least one")
+        known = inspect.signature(i3d).parameters
+        lines: dict[str, dict[str, Any]] = {}
+        for label, value in given.items():
+            key = f"norms.{label}"
+            line = self._settings(key, value, _NET)
+            norm = line.get(f"{_NET}norm")
+            if norm not in NORMS:
+                raise self._error(f"{key}.norm", f"one of {', '.join(sorted(NORMS))}", norm)
+            for name in line:
+                short = name.removeprefix(_NET)
+                if short != name and short not in known and class_path in ("", "video_gn.models.i3d"):
+                    raise ConfigError(f"{self.path}: {key}: the net has no setting {short!r}")
+            lines[str(label)] = {**dict.fromkeys(_GROUPS), **line}
+        return lines
+
+    def _clips(self, base: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        from video_gn.data.dataset import ClipConfig
+
+        known = {field.name: field.default for field in fields(ClipConfig)}
+        given = self.content.get("clips")
+        if given is None:
+            frames, stride = (base.get(f"{_CLIP}{n}", known[n]) for n in ("num_frames", "stride"))
+            return {f"{frames}x{stride}": {}}
+        clips = {}
+        what = "lines LABEL: {num_frames: ..., stride: ...}, at least one"
+        for label, value in self._mapping("clips", given, what).items():
+            line = self._settings(f"clips.{label}", value, _CLIP)
+            for name, number in line.items():
+                short = name.removeprefix(_CLIP)
+                if short != name and short not in known:
+                    raise ConfigError(
+                        f"{self.path}: clips.{label}: a clip has no setting {short!r}; there are {', '.join(known)}"
+                    )
+                if short in ("num_frames", "stride") and not _is_count(number):
+                    raise self._error(f"clips.{label}.{short}", "a whole number of at least 1", number)
+            clips[str(label)] = line
+        return clips
+
+    def _columns(self, clips: Mapping[str, Any]) -> list[tuple[str, int]]:
+        cells, sizes = self.content.get("cells"), self.content.get("batch_sizes")
+        if cells is None:
+            if not isinstance(sizes, list) or not sizes or not all(_is_count(size) for size in sizes):
+                raise self._error("batch_sizes", "a list of whole numbers, at least one", sizes)
+            columns = list(itertools.product(clips, sizes))
+        else:
+            if sizes is not None:
+                raise self._error("batch_sizes", "left out where cells are listed", sizes)
+            if not isinstance(cells, list) or not cells:
+                raise self._error("cells", "a list of {clip: LABEL, batch_size: N}, at least one", cells)
+            columns = []
+            for number, cell in enumerate(cells):
+                key = f"cells[{number}]"
+                if not isinstance(cell, Mapping) or not set(cell) <= {"clip", "batch_size"}:
+                    raise self._error(key, "{clip: LABEL, batch_size: N}", cell)
+                clip = cell.get("clip", next(iter(clips)) if len(clips) == 1 else None)
+                if clip not in clips:
+                    raise self._error(f"{key}.clip", f"one of {', '.join(clips)}", clip)
+                if not _is_count(cell.get("batch_size")):
+                    raise self._error(f"{key}.batch_size", "a whole number of at least 1", cell.get("batch_size"))
+                columns.append((str(clip), int(cell["batch_size"])))
+        for number, column in enumerate(columns):
+            if column in columns[:number]:
+                where = "batch_sizes" if cells is None else "cells"
+                raise self._error(where, "different from each other", column)
+        return columns
+
+    def _seeds(self) -> dict[int, dict[str, Any]]:
+        given = self.content.get("seeds", {0: {}})
+        if isinstance(given, list) and len(set(map(str, given))) == len(given):
+            given = dict.fromkeys(given)
+        seeds = {}
+        for seed, value in self._mapping("seeds", given, "SEED: {settings}, or a list of seeds, at least one").items():
+            if not _is_count(seed, least=0):
+                raise self._error("seeds", "whole numbers of at least 0", seed)
+            seeds[int(seed)] = self._settings(f"seeds.{seed}", value or {})
+        return seeds
+
+    @staticmethod
+    def _refuse(source: str, given: Mapping[str, Any], varied: set[str]) -> None:
+        for key in given:
+            name = key.removesuffix("+")
+            if any(own == name or own.startswith(f"{name}.") for own in {*varied, *OWN}):
+                raise ConfigError(f"{source}: {key} is what the study varies or sets itself. Take it out.")
+
+    # ---- the plan ----------------------------------------------------------------------------
+
+    def _cells(
+        self,
+        base: Mapping[str, Any],
+        common: Mapping[str, Any],
+        *,
+        norms: Mapping[str, dict[str, Any]],
+        clips: Mapping[str, dict[str, Any]],
+        columns: Sequence[tuple[str, int]],
+        seeds: Mapping[int, dict[str, Any]],
+    ) -> tuple[Cell, ...]:
+        """Seed by seed, column by column, the lines side by side: what compares is finished together."""
+        cells: list[Cell] = []
+        for (seed, of_seed), (clip, size), (norm, line) in itertools.product(seeds.items(), columns, norms.items()):
+            name = "_".join((_slug(norm), _slug(clip), f"b{size}", f"s{seed}"))
+            same = next((cell for cell in cells if cell.name == name), None)
+            if same is not None:
+                first, second = (same.norm, norm) if same.norm != norm else (same.clip, clip)
+                raise ConfigError(f"{self.path}: {first!r} and {second!r} give the same directory {name}. Rename one.")
+            settings = {**common, **of_seed, **line, **clips[clip], "data.batch_size": size, "seed_everything": seed}
+            frames = {**base, **settings}.get(f"{_CLIP}num_frames", 32)
+            cells.append(Cell(len(cells), name, norm, clip, size, seed, settings, int(frames)))
+        return tuple(cells)
+
+
+def _check_comparable(study: Study) -> None:
+    """The same epochs and the linear rule for every batch size, or their accuracies do not compare."""
+    if len({size for _, size in study.columns}) == 1:
+        return
+    for cell in study.cells:
+        settings, where = study.resolved(cell), f"{study.path}: {cell.name}"
+        if settings.get(_OPTIMIZER, 64) is None:
+            raise ConfigError(
+                f"{where}: {_OPTIMIZER} must be the batch size at which lr holds, got None. With several batch sizes "
+                f"the learning rate follows the batch size; set it in {study.base_path} or under settings."
+            )
+        if settings.get("trainer.max_steps", -1) != -1:
+            raise ConfigError(
+                f"{where}: trainer.max_steps must be -1, got {settings['trainer.max_steps']!r}. With several batch "
+                "sizes each trains for the same number of epochs: set trainer.max_epochs."
+            )
+        in_steps = settings.get("model.schedule.unit", "epoch") == "step"
+        if in_steps and (settings.get("model.schedule.warmup") or settings.get("model.schedule.milestones")):
+            raise ConfigError(
+                f"{where}: model.schedule.unit must be 'epoch', got 'step'. With several batch sizes the schedule "
+                "follows the epochs."
+            )
+
+
+def _is_count(value: Any, *, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _slug(label: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", label.lower()).strip("-.") or "x"

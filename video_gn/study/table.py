@@ -1,0 +1,164 @@
+"""A study's table, like Table 8 of the Group Normalization paper: on the terminal and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from video_gn.study.collecting import NOT_BEGUN, CellResult, Results, Spread, difference_spread, figure_spread, pooled
+
+_NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text cells under column heads.
+
+    Args:
+        title: what the figures are.
+        heads: the first is of the lines' labels; each a tuple of lines.
+        rows: as long as the heads.
+    """
+
+    title: str
+    heads: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def percent(value: Spread | None, *, signed: bool = False) -> str:
+    """A fraction's mean and spread in percent: "86.7 ± 3.3"."""
+    if value is None:
+        return _NOTHING
+    sign = "+" if signed else ""
+    mean = f"{100 * value.mean:{sign}.1f}"
+    return mean if value.deviation is None else f"{mean} ± {100 * value.deviation:.1f}"
+
+
+def tables(results: Results) -> list[Table]:
+    """Accuracies, differences to the reference line, and, of a cross validation, the pooled accuracy."""
+    study = results.study
+    found = [_table(results, _accuracy_title(results), _accuracy)]
+    if len(study.norms) > 1:
+
+        def difference(cells: Sequence[CellResult], reference: Sequence[CellResult]) -> str:
+            value = difference_spread(cells, reference)
+            return percent(value, signed=True) + _seeds_told(value, results)
+
+        title = f"Top-1 minus that of {study.reference}, in points; each difference is between cells of one seed"
+        norms = [norm for norm in study.norms if norm != study.reference]
+        found.append(_table(results, title, difference, norms=norms))
+    if any(pooled(results.of(n, c), len(study.seeds)) for n in study.norms for c in study.columns):
+
+        def of_all(cells: Sequence[CellResult], reference: Sequence[CellResult]) -> str:
+            counts = pooled(cells, len(study.seeds))
+            return _NOTHING if counts is None else f"{100 * counts[0] / counts[1]:.1f} ({counts[0]} of {counts[1]})"
+
+        title = "Top-1 % over all videos, each tested once, by the seed that held it out"
+        found.append(_table(results, title, of_all))
+    return found
+
+
+def _accuracy_title(results: Results) -> str:
+    count = len(results.study.seeds)
+    figures = "Top-1 / top-5 %" if any(r.row["top5"] is not None for r in results.cells) else "Top-1 %"
+    return figures if count == 1 else f"{figures}: mean ± sample standard deviation over {count} seeds"
+
+
+def _table(
+    results: Results,
+    title: str,
+    text: Callable[[Sequence[CellResult], Sequence[CellResult]], str],
+    *,
+    norms: Sequence[str] | None = None,
+) -> Table:
+    study = results.study
+    heads = (("",), *((f"clip {clip}", f"batch {size}") for clip, size in study.columns))
+    rows = []
+    for norm in study.norms if norms is None else norms:
+        cells = [(results.of(norm, column), results.of(study.reference, column)) for column in study.columns]
+        found = [text(mine, reference) for mine, reference in cells]
+        if text is _accuracy:
+            found = [f + _few(mine, results) for f, (mine, _) in zip(found, cells, strict=True)]
+        rows.append((norm, *found))
+    return Table(title, heads, tuple(rows))
+
+
+def _accuracy(cells: Sequence[CellResult], reference: Sequence[CellResult]) -> str:
+    top1, top5 = figure_spread(cells, "top1"), figure_spread(cells, "top5")
+    return percent(top1) if top5 is None else f"{percent(top1)} / {percent(top5)}"
+
+
+def _few(cells: Sequence[CellResult], results: Results) -> str:
+    """Says where seeds are missing."""
+    return f" ({len(cells)} of {len(results.study.seeds)})" if 0 < len(cells) < len(results.study.seeds) else ""
+
+
+def _seeds_told(value: Spread | None, results: Results) -> str:
+    few = value is not None and value.count < len(results.study.seeds)
+    return f" ({value.count} of {len(results.study.seeds)})" if value is not None and few else ""
+
+
+def markdown(results: Results, *, figures: Sequence[str] = ()) -> str:
+    """The tables, notes, what is missing, and links to the figures.
+
+    Args:
+        results: of a study.
+        figures: names of picture files beside the text.
+    """
+    study = results.study
+    lines = [f"# {study.path.stem}", "", *_summary(results), ""]
+    for table in tables(results):
+        lines += [table.title + ".", ""]
+        lines.append("| " + " | ".join(_escape(", ".join(head)) for head in table.heads) + " |")
+        lines.append("|" + "|".join(["---", *["---:"] * (len(table.heads) - 1)]) + "|")
+        lines += ["| " + " | ".join(map(_escape, row)) + " |" for row in table.rows] + [""]
+    for note in results.notes:
+        lines += [note, ""]
+    if results.missing:
+        lines += [f"Missing, {len(results.missing)} of {len(study.cells)} cells:", ""]
+        lines += [f"- {text}" for text in _missing(results)] + [""]
+    lines += [f"![{name.rsplit('.', 1)[0].replace('_', ' ')}]({name})\n" for name in figures]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _summary(results: Results) -> list[str]:
+    study = results.study
+    minutes = sum(result.row["minutes"] for result in results.cells)
+    time = f"{minutes:.0f} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"
+    return [
+        f"{len(study.norms)} norms x {len(study.columns)} columns x {len(study.seeds)} seeds of {study.base_path}: "
+        f"{len(results.cells)} of {len(study.cells)} cells, {time}. Batch sizes are those of one process. "
+        "Tests are of the last checkpoint."
+    ]
+
+
+def _missing(results: Results) -> list[str]:
+    """Why cells are not there, and which: those not begun in one line, of the others each its own."""
+    lines = [f"{cell.index}, {cell.name}: {why}" for cell, why in results.missing if why != NOT_BEGUN]
+    numbers = [cell.index for cell, why in results.missing if why == NOT_BEGUN]
+    return lines if not numbers else [*lines, f"{NOT_BEGUN}: {', '.join(map(str, numbers))}"]
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def print_tables(results: Results, console: Console | None = None) -> None:
+    """Print the tables, then what is missing."""
+    console = console or Console()
+    for table in tables(results):
+        rich = RichTable(title=table.title, title_justify="left", title_style="bold")
+        for number, head in enumerate(table.heads):
+            rich.add_column("\n".join(head), justify="right" if number else "left", no_wrap=number == 0)
+        for row in table.rows:
+            rich.add_row(*row)
+        console.print(rich)
+    for note in results.notes:
+        console.print(note, markup=False)
+    if results.missing:
+        console.print(f"missing, {len(results.missing)} of {len(results.study.cells)} cells:", markup=False)
+        for text in _missing(results):
+            console.print(f"  {text}", markup=False, highlight=False)

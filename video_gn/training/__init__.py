@@ -1,0 +1,1 @@
+"""Training: the Lightning module, optimizer, schedule, mixing, and the callbacks that change weights."""

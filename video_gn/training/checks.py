@@ -1,0 +1,80 @@
+"""What a training, or a checkpoint that it goes on from, must fulfil before anything is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning import Trainer
+
+from video_gn.errors import CheckpointError, ConfigError
+from video_gn.models.bfloat16 import check_bfloat16_cpu
+from video_gn.models.norms import check_norm_training, has_statistics
+from video_gn.models.resnet3d import I3D
+from video_gn.training.mixing import Mixing
+
+
+def check_training(net: I3D, mixing: Mixing, trainer: Trainer, datamodule: Any) -> None:
+    """Refuse a training whose net cannot learn from such batches.
+
+    Args:
+        net: with its weights.
+        mixing: of the training.
+        trainer: that will train.
+        datamodule: its data module, or None.
+
+    Raises:
+        ConfigError: naming the option and what to do.
+    """
+    clip_NCTHW = None
+    if datamodule is not None and hasattr(datamodule, "clip"):
+        side = datamodule.augment.crop_px
+        clip_NCTHW = (datamodule.batch_size, 3, datamodule.clip.num_frames, side, side)
+    try:
+        check_norm_training(
+            net.arguments["norm"],
+            batch_size=2 if clip_NCTHW is None else clip_NCTHW[0],
+            world_size=trainer.world_size,
+            has_statistics=has_statistics(net),
+        )
+        on_cpu = trainer.strategy.root_device.type == "cpu"
+        if on_cpu and str(trainer.precision).startswith("bf16") and clip_NCTHW is not None:
+            check_bfloat16_cpu(net, clip_NCTHW[1:])
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if mixing.is_on and net.num_classes < 2:
+        raise ConfigError(
+            "model.mixing.mixup_alpha and cutmix_alpha must be 0 where there is one class alone: "
+            "there is nothing to mix. Set them to 0, or give data of more classes."
+        )
+
+
+def check_same_net(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise where two nets' arguments differ in what changes their weights or their function.
+
+    Raises:
+        CheckpointError: naming each argument, the checkpoint's value and the config's.
+    """
+    # Dropout and initialization change neither the weights' names nor the net's function at test.
+    ignored = {"dropout", "drop_path", "zero_init_last_norm"}
+    names = [n for n in sorted({*stored, *wanted}) if n not in ignored and stored.get(n) != wanted.get(n)]
+    if names:
+        differences = ", ".join(f"{n}: {stored.get(n)!r} there, {wanted.get(n)!r} here" for n in names)
+        raise CheckpointError(f"the checkpoint is of another network ({differences}). Set model.net as it was trained.")
+
+
+def rounded(values: Sequence[float]) -> list[float]:
+    """For a message."""
+    return [round(float(v), 4) for v in values]
+
+
+def class_difference(stored: Sequence[str], here: Sequence[str]) -> str:
+    """What differs between a checkpoint's classes and the data's, in words."""
+    if sorted(stored) == sorted(here):
+        return "the checkpoint's classes stand in another order than the data's. Set data.source.classes to its order."
+    missing = sorted(set(stored) - set(here))
+    new = sorted(set(here) - set(stored))
+    return (
+        f"the checkpoint has {len(stored)} classes, the data {len(here)}; only in the checkpoint: {missing[:5]}, "
+        f"only in the data: {new[:5]}. Set data.source.classes to the checkpoint's list."
+    )

@@ -1,0 +1,406 @@
+"""The LightningModule: a network, its loss and its optimizer; it never builds data.
+
+Shape letters: N videos, K views, T frames, C channels, H, W, Y classes.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.utilities import rank_zero_only
+from torch.nn import functional as F
+
+import video_gn
+from video_gn.clips import ClipBatch, Failure
+from video_gn.errors import CheckpointError, ConfigError, RunError
+from video_gn.evaluation.accuracy import MultiViewAccuracy
+from video_gn.evaluation.scores import normalize_clips, score_views
+from video_gn.models.norms import is_norm
+from video_gn.models.resnet3d import I3D
+from video_gn.run.checkpoint_files import KEY, environment
+from video_gn.training.checks import check_same_net, check_training, class_difference, rounded
+from video_gn.training.mixing import Mixing, mixing_rng
+from video_gn.training.optimizer import OptimizerConfig, build_optimizer, freeze_stages, scaled_lr
+from video_gn.training.schedule import ScheduleConfig, build_scheduler
+from video_gn.training.sharded import ShardedStrategy
+from video_gn.weights.load import WeightsOptions, load_into
+from video_gn.weights.report import LoadReport
+
+log = logging.getLogger(__name__)
+
+
+class VideoClassifier(LightningModule):
+    """Trains and tests a clip classifier.
+
+    Args:
+        net: clips (N, 3, T, H, W) -> logits in training, softmax scores (N, Y) in evaluation.
+        optimizer: kind and settings; the learning rate is scaled to the actual global batch.
+        schedule: of the learning rate, by epochs or optimizer steps.
+        weights: a file of any zoo to start from, or PACKAGE:NAME; see `video_gn.weights.load_into`. A checkpoint
+            that a run goes on from, or is tested with, comes before it.
+        weights_options: how they are read, and what may differ.
+        mean: of pixels in [0, 1], RGB; None takes the checkpoint's or the weights', or 0.45 without either
+            (Non-local Networks' code).
+        std: of pixels in [0, 1], RGB; None as for the mean, or 0.225.
+        views_per_forward: views of a test video that go through the network at a time.
+        mixing: mixup, cutmix and label smoothing of training batches; off by default.
+        compile: compile the training step's forward pass; evaluation runs as it is, so that no shape of a batch
+            costs a compilation.
+        activation_checkpointing: keep each block's input alone and compute the rest again in the backward pass.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(
+        self,
+        net: I3D,
+        *,
+        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
+        schedule: ScheduleConfig = ScheduleConfig(),  # noqa: B008
+        weights: str | None = None,
+        weights_options: WeightsOptions = WeightsOptions(),  # noqa: B008
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        views_per_forward: int = 10,
+        mixing: Mixing = Mixing(),  # noqa: B008
+        compile: bool = False,
+        activation_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.mixing = mixing
+        if views_per_forward < 1:
+            raise ValueError(f"views_per_forward must be at least 1, got {views_per_forward}")
+        self.input_is_told = mean is not None, std is not None
+        mean, std = mean or (0.45, 0.45, 0.45), std or (0.225, 0.225, 0.225)
+        if len(mean) != 3 or len(std) != 3 or not all(s > 0 for s in std):
+            raise ValueError(f"mean and std must be three numbers each, std above 0, got {mean} and {std}")
+        self.weights = weights
+        self.weights_options = weights_options
+        self.load_report: LoadReport | None = None
+        self.is_restored = False
+        self.net = net.to(memory_format=torch.channels_last_3d)
+        self.net.activation_checkpointing = activation_checkpointing
+        self.frozen = freeze_stages(self.net, optimizer.frozen_stages)
+        if compile:
+            self.net.compile()  # in place: parameters keep their names
+        self.optimizer_config = optimizer
+        self.schedule_config = schedule
+        self.views_per_forward = views_per_forward
+        self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32), persistent=False)
+        self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32), persistent=False)
+        self.val_metric = MultiViewAccuracy(net.num_classes)
+        self.test_metric = MultiViewAccuracy(net.num_classes)
+        self.classes: list[str] = []
+        self.failures: list[Failure] = []
+        self.eval_results: dict[str, float | None] = {}
+
+    def train(self, mode: bool = True) -> VideoClassifier:
+        """As torch's; frozen stages stay in eval mode, so that their running statistics stay too."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
+
+    def configure_model(self) -> None:
+        """Divide the net among the processes, where the strategy does; Lightning calls this before it restores."""
+        if isinstance(self.trainer.strategy, ShardedStrategy):
+            self.trainer.strategy.shard(self.net)
+
+    # ---- weights to start from ---------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        """Load `weights`, unless that was done or a checkpoint came; then see whether the net can be trained."""
+        self._load_weights_once()
+        self.check_training(self.trainer, getattr(self.trainer, "datamodule", None))
+        if self.frozen and self.load_report is None and not self.is_restored:
+            log.warning(
+                "model.optimizer.frozen_stages is %d and nothing was loaded: those stages stay at their random values",
+                self.optimizer_config.frozen_stages,
+            )
+
+    def check_training(self, trainer: Trainer, datamodule: Any) -> None:
+        """Refuse a training whose net cannot learn from such batches; see `check_training`."""
+        check_training(self.net, self.mixing, trainer, datamodule)
+
+    def on_validation_start(self) -> None:
+        """As `on_fit_start`."""
+        self._load_weights_once()
+
+    def on_test_start(self) -> None:
+        """As `on_fit_start`."""
+        self._load_weights_once()
+
+    def on_predict_start(self) -> None:
+        """As `on_fit_start`."""
+        self._load_weights_once()
+
+    def _load_weights_once(self) -> None:
+        if self.load_report is None and not self.is_restored:
+            datamodule = getattr(self.trainer, "datamodule", None)
+            self.load_weights(classes=getattr(datamodule, "classes", ()))
+
+    def load_weights(self, *, classes: Sequence[str] = ()) -> LoadReport | None:
+        """Load `weights` into the network and make its input as they were trained, unless told otherwise.
+
+        Args:
+            classes: the data's, by number: a classifier of other classes is not taken.
+
+        Returns:
+            What was done with every tensor; None where there are no weights to load.
+
+        Raises:
+            CheckpointError: for weights that cannot be read or do not fit.
+        """
+        if self.weights is None:
+            return None
+        options = self.weights_options
+        report = load_into(
+            self.net,
+            self.weights,
+            format=options.format,
+            norm_mismatch=options.norm_mismatch,
+            layout_mismatch=options.layout_mismatch,
+            ignore=options.ignore,
+            classes=classes,
+        )
+        self.load_report = report
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            log.info("%s", report.text())
+        self._take_input(report.preprocessing.mean, report.preprocessing.std, f"the weights {self.weights}")
+        return report
+
+    def _take_input(self, mean: Sequence[float], std: Sequence[float], of: str) -> None:
+        """Take mean and std, or warn where other ones were asked for."""
+        for name, buffer, values, told in zip(
+            ("mean", "std"), (self.mean, self.std), (mean, std), self.input_is_told, strict=True
+        ):
+            wanted = torch.tensor(list(values), dtype=buffer.dtype, device=buffer.device)
+            if not told:
+                buffer.copy_(wanted)
+            elif not torch.allclose(buffer, wanted, rtol=0, atol=5e-4):
+                log.warning(
+                    "model.%s is %s as asked, %s were trained with %s: scores will differ from theirs. "
+                    "Set model.%s to null to take theirs.",
+                    name, rounded(buffer.tolist()), of, rounded(values), name,
+                )  # fmt: skip
+
+    # ---- training ----------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer and its schedule for the actual global batch; prints what came out."""
+        trainer = self.trainer
+        datamodule = getattr(trainer, "datamodule", None)
+        batch_size = getattr(datamodule, "batch_size", None)
+        accumulate = trainer.accumulate_grad_batches
+        if batch_size is None:
+            if self.optimizer_config.reference_batch_size is not None:
+                raise RunError(
+                    "the data module has no batch_size, so the learning rate cannot be scaled to the global batch. "
+                    "Set model.optimizer.reference_batch_size to null."
+                )
+            batch_size = 1
+        global_batch = trainer.world_size * batch_size * accumulate
+        config = self.optimizer_config
+        total_steps = int(trainer.estimated_stepping_batches)
+        batches = trainer.num_training_batches  # infinite where there is nothing to train
+        steps_per_epoch = max(1, -(-int(batches) // accumulate)) if math.isfinite(batches) else 1
+        try:
+            optimizer = build_optimizer(self.net, config, global_batch_size=global_batch, is_norm=is_norm)
+            scheduler = build_scheduler(
+                optimizer,
+                self.schedule_config,
+                steps_per_epoch=steps_per_epoch,
+                total_steps=total_steps,
+                check_end=not getattr(trainer, "fast_dev_run", False),
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        if trainer.is_global_zero:
+            reference = config.reference_batch_size
+            lr = scaled_lr(config.lr, global_batch_size=global_batch, reference_batch_size=reference)
+            formula = f" = {config.lr:g} x {global_batch} / {reference}" if reference else ""
+            log.info(
+                "global batch %d = %d process(es) x %d clips x %d accumulated; "
+                "learning rate %g%s; %d steps, %d an epoch; seed %d",
+                global_batch, trainer.world_size, batch_size, accumulate,
+                lr, formula, total_steps, steps_per_epoch, getattr(datamodule, "seed", 0),
+            )  # fmt: skip
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: ClipBatch, batch_idx: int) -> None:
+        """Seed the random state (dropout) from the step alone, so that a resumed run draws the same."""
+        seed, batches = self._seed_and_batches(batch_idx)
+        entropy = np.random.SeedSequence([seed, batches, self.global_rank]).generate_state(2)
+        torch.manual_seed(int(entropy[0]))
+        np.random.seed(int(entropy[1]))
+        random.seed(int(entropy[1]))
+
+    def _seed_and_batches(self, batch_idx: int) -> tuple[int, int]:
+        seed = getattr(getattr(self.trainer, "datamodule", None), "seed", 0)
+        return seed, self.trainer.current_epoch * int(self.trainer.num_training_batches) + batch_idx
+
+    def training_step(self, batch: ClipBatch, batch_idx: int) -> torch.Tensor:
+        """Mean cross entropy of the batch's clips, weighted by what its accumulation window lacks."""
+        frames_NTCHW = batch.frames_NKTCHW.flatten(0, 1)
+        labels = batch.labels.repeat_interleave(batch.frames_NKTCHW.shape[1])
+        x_NCTHW, targets = normalize_clips(frames_NTCHW, self.mean, self.std), labels
+        if self.mixing.has_soft_targets:
+            rng = mixing_rng(*self._seed_and_batches(batch_idx), self.global_rank)
+            params = self.mixing.draw(rng, *x_NCTHW.shape[3:])
+            x_NCTHW, targets = self.mixing.apply(x_NCTHW, labels, self.net.num_classes, params)
+        loss = F.cross_entropy(self.net(x_NCTHW), targets)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
+        self.log("lr", self._lr(), batch_size=len(batch))
+        factor = self._window_factor(batch_idx)
+        return loss if factor == 1 else loss * factor
+
+    def _window_factor(self, batch_idx: int) -> float:
+        """What makes the gradient of an accumulation window the mean over its clips.
+
+        Lightning divides each loss by `accumulate_grad_batches`, also in an epoch's last window, which may hold
+        fewer batches (all batches are of one size). 7 batches, accumulated by 3: factors 1 1 1, 1 1 1, 3.
+        """
+        trainer = self._trainer
+        if trainer is None or trainer.accumulate_grad_batches == 1 or math.isinf(trainer.num_training_batches):
+            return 1.0
+        accumulate = trainer.accumulate_grad_batches
+        first = batch_idx - batch_idx % accumulate
+        return accumulate / min(accumulate, int(trainer.num_training_batches) - first)
+
+    def _lr(self) -> float:
+        optimizer: Any = self.optimizers()
+        return float(optimizer.param_groups[0]["lr"])
+
+    # ---- validation, test, prediction --------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the failures of the last validation; let all processes use the first one's running statistics."""
+        self.failures = []
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # Those that a checkpoint holds; DDP itself shares them at the next forward.
+            for buffer in self.net.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
+        """Score one clip of each video."""
+        self.failures.extend(batch.failures)
+        if len(batch) == 0:
+            return
+        frames_NTCHW = batch.frames_NKTCHW.flatten(0, 1)
+        # `forward` itself: a compiled call is for training's shapes alone.
+        scores_NY = self.net.forward(normalize_clips(frames_NTCHW, self.mean, self.std)).float()
+        self.val_metric.update(batch.video_ids, scores_NY, batch.labels, 1)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log val/loss, val/top1 and val/top5 over the decoded videos."""
+        self._warn_of_failures("validation")
+        results = self.val_metric.compute()
+        self.val_metric.reset()
+        self.eval_results = results
+        if results["num_videos"] == 0:
+            raise RunError("validation: none of the videos could be read")
+        for name, key in (("val/loss", "nll"), ("val/top1", "top1"), ("val/top5", "top5")):
+            value = results[key]
+            if value is not None:
+                # Every process has computed the same value from what all have seen.
+                self.log(
+                    name, torch.as_tensor(value, dtype=torch.float32), prog_bar=name != "val/top5", rank_zero_only=False
+                )
+
+    def on_test_epoch_start(self) -> None:
+        """Forget what an earlier test has seen."""
+        self.failures = []
+        self.test_metric.reset()
+
+    def test_step(self, batch: ClipBatch, batch_idx: int) -> torch.Tensor:
+        """Score all views of each video.
+
+        Returns:
+            float32 (N, K, Y), for callbacks that keep scores.
+        """
+        self.failures.extend(batch.failures)
+        scores_NKY = self.predict_step(batch, batch_idx)
+        if len(batch):
+            self.test_metric.update(batch.video_ids, scores_NKY.sum(1), batch.labels, scores_NKY.shape[1])
+        return scores_NKY
+
+    def on_test_epoch_end(self) -> None:
+        """Log test/top1 and test/top5; files are written by a callback."""
+        self._warn_of_failures("test")
+        self.eval_results = self.test_metric.compute()
+        for key in ("top1", "top5", "mean_class_accuracy"):
+            value = self.eval_results[key]
+            if value is not None:
+                self.log(f"test/{key}", torch.as_tensor(value, dtype=torch.float32))
+
+    def predict_step(self, batch: ClipBatch, batch_idx: int) -> torch.Tensor:
+        """Softmax scores of all views, float32 (N, K, Y)."""
+        scores = [
+            score_views(self.net, frames, mean_C=self.mean, std_C=self.std, views_per_forward=self.views_per_forward)
+            for frames in batch.frames_NKTCHW
+        ]
+        num_classes = self.net.num_classes
+        return torch.stack(scores) if scores else torch.zeros((0, 0, num_classes), device=self.device)
+
+    def _warn_of_failures(self, stage: str) -> None:
+        for failure in self.failures:
+            log.warning("%s: %s could not be read: %s", stage, failure.path, failure.reason)
+
+    # ---- checkpoints -------------------------------------------------------------------------
+
+    def describe(self) -> dict[str, Any]:
+        """What a checkpoint says of itself, in plain containers: enough to rebuild net and preprocessing."""
+        datamodule = getattr(self.trainer, "datamodule", None) if self._trainer is not None else None
+        data = datamodule.describe() if datamodule is not None else {}
+        return {
+            "version": video_gn.__version__,
+            "net": dict(self.net.arguments),
+            "mean": [float(v) for v in self.mean],
+            "std": [float(v) for v in self.std],
+            "environment": environment(),
+            **data,
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make the checkpoint stand alone."""
+        checkpoint[KEY] = self.describe()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another network or of other classes, before anything is loaded.
+
+        Raises:
+            CheckpointError: naming what differs.
+        """
+        stored = checkpoint.get(KEY)
+        if stored is None:
+            raise CheckpointError(f"the checkpoint has no key {KEY!r}: it was not written by this package")
+        datamodule = getattr(self.trainer, "datamodule", None) if self._trainer is not None else None
+        classes = list(getattr(datamodule, "classes", ()))
+        if classes and stored.get("classes") and classes != stored["classes"]:
+            raise CheckpointError(class_difference(stored["classes"], classes))
+        check_same_net(stored["net"], self.net.arguments)
+        self.is_restored = True
+        if stored.get("mean") and stored.get("std"):
+            self._take_input(stored["mean"], stored["std"], "the checkpoint's weights")
+        self.classes = list(stored.get("classes") or classes)
+        self._take_weights_in_training(checkpoint)
+
+    def _take_weights_in_training(self, checkpoint: dict[str, Any]) -> None:
+        """Where an averaged run goes on without averaging, it goes on with the weights that were in training."""
+        trainer = self._trainer
+        if "current_model_state" not in checkpoint or trainer is None or trainer.state.fn != "fit":
+            return
+        if not any(isinstance(callback, WeightAveraging) for callback in cast(Any, trainer).callbacks):
+            log.warning(
+                "the checkpoint's weights are averaged, this run's will not be: it goes on from those in training"
+            )
+            checkpoint["state_dict"] = checkpoint["current_model_state"]

@@ -1,0 +1,182 @@
+"""Sharded training (FSDP2): each process keeps a part of the weights, gradients and optimizer state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy, StrategyRegistry
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+from video_gn.errors import ConfigError
+from video_gn.run.trainer_settings import callbacks_of
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """Lightning's ModelParallelStrategy over all processes, with checkpoints like everybody's.
+
+    A training step gathers one residual block's weights at a time and gives them up again. In evaluation every process
+    holds all of them: processes have batches of their own number there, so none may wait for another.
+
+    A checkpoint is one file, written by the first process: whole tensors under the names and in the order that
+    training without sharding has, so that either goes on from the other's, and every program reads it. While it is
+    written the first process holds the whole state on its host.
+
+    Args:
+        process_group_backend: of torch.distributed; None takes nccl on GPUs and gloo on CPUs.
+    """
+
+    def __init__(self, process_group_backend: str | None = None) -> None:
+        super().__init__(
+            tensor_parallel_size=1, save_distributed_checkpoint=False, process_group_backend=process_group_backend
+        )
+
+    def setup_environment(self) -> None:
+        """Let all processes share the weights; Lightning's "auto" would be one group a node."""
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+    def shard(self, net: nn.Module) -> None:
+        """Divide a net's parameters: each residual block's, and the rest, is gathered as one.
+
+        Args:
+            net: on any device, with the same weights in each process.
+        """
+        if isinstance(net, FSDPModule):
+            return
+        mesh = self.device_mesh["data_parallel"]
+        # FSDP takes no other memory format; activations keep theirs.
+        net.to(memory_format=torch.contiguous_format)
+        for module in net.modules():
+            if isinstance(module, nn.ModuleList):
+                continue
+            for block in getattr(module, "res_blocks", ()):
+                fully_shard(block, mesh=mesh)
+        fully_shard(net, mesh=mesh)
+
+    # ---- evaluation --------------------------------------------------------------------------
+
+    def _sharded(self) -> Iterator[FSDPModule]:
+        assert self.lightning_module is not None
+        return (module for module in self.lightning_module.modules() if isinstance(module, FSDPModule))
+
+    def _hold_all(self) -> None:
+        # Tensors of Lightning's inference mode could not be used in training, whose buffers these are.
+        with torch.inference_mode(False):
+            for module in self._sharded():
+                module.set_reshard_after_forward(False, recurse=False)
+                module.unshard()
+
+    def _give_up(self) -> None:
+        for module in self._sharded():
+            module.set_reshard_after_forward(True, recurse=False)
+            module.reshard()
+
+    on_validation_start = on_test_start = on_predict_start = _hold_all
+    on_validation_end = on_test_end = on_predict_end = _give_up
+
+    # ---- checkpoints -------------------------------------------------------------------------
+
+    @property
+    def restore_checkpoint_after_setup(self) -> bool:
+        """As everywhere else: the data module must know its place before its loader is made."""
+        return False
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """Lightning restores it, by `load_optimizer_state_dict`."""
+        return True
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Whole tensors on the first process's host, and nothing on the others."""
+        assert self.lightning_module is not None
+        return self._whole(self.lightning_module.state_dict())
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """As `lightning_module_state_dict`."""
+        return self._whole(Strategy.optimizer_state(self, optimizer))
+
+    def _whole(self, state: Any) -> Any:
+        """Every process takes part in gathering; in the order of the state, which is the same in all."""
+        if isinstance(state, DTensor):
+            full = state.full_tensor()
+            return full.cpu() if self.is_global_zero else None
+        if isinstance(state, dict):
+            found = {key: self._whole(value) for key, value in state.items()}
+            return found if self.is_global_zero else {}
+        if isinstance(state, list):
+            return [self._whole(value) for value in state]
+        return state.cpu() if isinstance(state, torch.Tensor) else state
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read the file, in each process."""
+        return Strategy.load_checkpoint(self, checkpoint_path, weights_only=weights_only)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Take one's own part of each tensor."""
+        assert self.lightning_module is not None
+        own = self.lightning_module.state_dict()
+        whole = checkpoint["state_dict"]
+        parts = {name: _part(value, own[name]) if name in own else value for name, value in whole.items()}
+        self.lightning_module.load_state_dict(parts, strict=strict)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take one's own part of each tensor that is shaped like its parameter."""
+        for optimizer, whole in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            numbers = [number for group in whole["param_groups"] for number in group["params"]]
+            parameter_of = dict(zip(numbers, parameters, strict=True))
+            state = {
+                number: {name: _part(value, parameter_of[number]) for name, value in values.items()}
+                for number, values in whole["state"].items()
+            }
+            optimizer.load_state_dict({**whole, "state": state})
+
+
+StrategyRegistry.register("sharded", ShardedStrategy, description="FSDP2 over all processes")
+
+
+def _part(value: Any, like: torch.Tensor) -> Any:
+    """This process's part of a whole tensor; each process has the whole, so nothing is sent."""
+    if not isinstance(like, DTensor) or not isinstance(value, torch.Tensor) or value.shape != like.shape:
+        return value
+    whole = value.to(like.device)
+    return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def check_sharding(trainer: Trainer, *, precise_bn_batches: int, compiles: bool) -> None:
+    """Refuse what does not go together with a sharded net.
+
+    Args:
+        trainer: of the run.
+        precise_bn_batches: `precise_bn.num_batches`.
+        compiles: `model.compile`.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    strategy = trainer.strategy
+    if isinstance(strategy, ModelParallelStrategy) and not isinstance(strategy, ShardedStrategy):
+        raise ConfigError(
+            "trainer.strategy must be sharded for a sharded net, got "
+            f"{type(strategy).__name__}: its checkpoints would be directories of parts."
+        )
+    if not isinstance(strategy, ShardedStrategy):
+        return
+    refused = {
+        "averaging.kind must be none": any(isinstance(callback, WeightAveraging) for callback in callbacks_of(trainer)),
+        "precise_bn.num_batches must be 0": precise_bn_batches > 0,
+        "model.compile must be false": compiles,
+    }
+    for rule, is_broken in refused.items():
+        if is_broken:
+            raise ConfigError(
+                f"{rule} with the sharded strategy: no process holds all of the weights. Set it so, or train with "
+                "trainer.strategy=ddp."
+            )
