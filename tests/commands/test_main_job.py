@@ -109,6 +109,11 @@ def test_metrics_json_and_predictions_agree_with_the_scores(tested):
     assert metrics["mean_class_accuracy"] == pytest.approx(np.mean(per_class), abs=1e-12)
     assert (metrics["num_videos"], metrics["num_failed"], metrics["coverage"]) == (6, 0, 1.0)
     assert (metrics["num_clips"], metrics["num_crops"], metrics["failed"]) == (4, 1, [])
+    curve, alone = metrics["by_num_clips"], scores["scores"].argmax(2) == scores["labels"][:, None]
+    assert curve["num_clips"] == [1, 2, 3, 4]
+    assert curve["top1"][0] == pytest.approx(alone[:, 2].mean(), abs=1e-12)
+    assert curve["top1"][-1] == metrics["top1"]
+    assert curve["top1_single_view"] == pytest.approx(alone.mean(), abs=1e-12)
     assert list(rows[0]) == ["video", "label", "pred", "score", "top5", "num_views"]
     assert [r["pred"] for r in rows] == [names[i] for i in mean.argmax(1)]
     assert [r["label"] for r in rows] == [names[i] for i in scores["labels"]]

@@ -20,6 +20,7 @@ from lightning import Callback
 
 from video_gn.clips import ClipBatch
 from video_gn.errors import StoppedError
+from video_gn.evaluation.clip_curve import ClipCurve
 from video_gn.evaluation.results import video_result, write_results
 from video_gn.evaluation.unfinished import Kept, Part, Place, Unfinished
 from video_gn.lists.read import Manifest
@@ -123,9 +124,10 @@ class EvaluationWriter(Callback):
         places = dict(self._kept.places)
         for more, _ in everyone:
             places.update(more)
-        self._write_scores(directory / "scores.npz", places, rows)
         results = pl_module.eval_results
-        num_crops = datamodule.test_crops.num_crops
+        num_clips, num_crops = datamodule.views.num_clips, datamodule.test_crops.num_crops
+        curve = ClipCurve(num_clips=num_clips, num_crops=num_crops)
+        self._write_scores(directory / "scores.npz", places, rows, curve)
         metrics = {
             "top1": results["top1"],
             "top5": results["top5"],
@@ -133,8 +135,9 @@ class EvaluationWriter(Callback):
             "num_videos": len(manifest.records),
             "num_failed": len(failures),
             "coverage": len(rows.video_ids) / len(manifest.records),
-            "num_clips": datamodule.views.num_clips,
+            "num_clips": num_clips,
             "num_crops": num_crops,
+            "by_num_clips": curve.results(),
             "failed": [{"path": path, "reason": reason} for _, path, reason in failures],
             "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
         }
@@ -173,8 +176,8 @@ class EvaluationWriter(Callback):
         part.replace(path)
 
     @staticmethod
-    def _write_scores(path: Path, places: Mapping[int, Place], rows: Any) -> None:
-        """Merge the processes' files into one npz, video by video, in the order of the manifest."""
+    def _write_scores(path: Path, places: Mapping[int, Place], rows: Any, curve: ClipCurve) -> None:
+        """Merge the processes' files into one npz, video by video, in the order of the manifest; `curve` sees each."""
         video_ids = np.array(sorted(places), dtype=np.int64)
         labels = np.asarray(rows.labels, dtype=np.int64)
         part = path.with_name(f".{path.name}.tmp")
@@ -187,7 +190,9 @@ class EvaluationWriter(Callback):
                 header = {"descr": "<f4", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_2_0(entry, header)
                 for video_id in video_ids.tolist():
-                    entry.write(places[video_id].read().tobytes())
+                    scores_KY = places[video_id].read()
+                    curve.add(scores_KY, places[video_id].label)
+                    entry.write(scores_KY.tobytes())
         part.replace(path)
 
     # ---- predict -----------------------------------------------------------------------------
