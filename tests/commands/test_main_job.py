@@ -14,7 +14,7 @@ import torch
 import yaml
 from runs import TINY, run
 
-from video_gn.run.metrics_csv import read_metrics
+from video_gn.run.metrics_file import read_metrics
 
 # What a run directory holds after fit and test.
 FILES = (

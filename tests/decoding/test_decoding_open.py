@@ -316,7 +316,7 @@ def test_a_failure_in_the_middle_leaves_a_usable_reader(video: Path, monkeypatch
 
 
 def test_a_failing_file_system_is_not_the_end_of_the_video(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from video_gn.decoding import _probe
+    from video_gn.decoding import probe
 
     class Failing:
         def demux(self, stream: object):
@@ -324,16 +324,16 @@ def test_a_failing_file_system_is_not_the_end_of_the_video(video: Path, monkeypa
             yield
 
     with pytest.raises(DecodeError, match=r"video\.mp4: reading failed \(Input/output error\)"):
-        list(_probe.packets_of(str(video), Failing(), None))  # type: ignore[arg-type]
+        list(probe.packets_of(str(video), Failing(), None))  # type: ignore[arg-type]
 
 
 def test_no_decoder(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from video_gn.decoding import _probe
+    from video_gn.decoding import probe
 
     class Stream:
         index, type, codec_context = 0, "video", None
 
-    monkeypatch.setattr(_probe, "_video_streams", lambda container: [Stream()])
+    monkeypatch.setattr(probe, "_video_streams", lambda container: [Stream()])
     with pytest.raises(DecodeError, match="FFmpeg has no decoder for its video stream"):
         open_video(video)
 

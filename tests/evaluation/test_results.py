@@ -7,7 +7,7 @@ import pytest
 
 from video_gn.clips import VideoNote
 from video_gn.evaluation.results import top_labels, video_result, write_results
-from video_gn.run.metrics_csv import format_metrics, read_metrics
+from video_gn.run.metrics_file import format_metrics, read_metrics
 
 
 def test_top_labels_are_sorted_and_ties_go_to_the_lower_number():

@@ -12,7 +12,7 @@ import torch
 from runs import TINY, children, run, start
 from small import assert_same
 
-from video_gn.run.metrics_csv import read_metrics
+from video_gn.run.metrics_file import read_metrics
 
 KILLS = int(os.environ.get("VIDEO_GN_KILLS", "6"))
 EPOCHS, BATCHES = 4, 7  # windows of 2, 2, 2 and 1 batches: 4 optimizer steps an epoch

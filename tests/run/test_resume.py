@@ -10,7 +10,7 @@ import torch
 from runs import TINY, run, start
 from small import assert_same
 
-from video_gn.run.metrics_csv import read_metrics
+from video_gn.run.metrics_file import read_metrics
 
 KILLS = int(os.environ.get("VIDEO_GN_KILLS", "6"))
 EPOCHS, BATCHES = 6, 5

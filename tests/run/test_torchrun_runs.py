@@ -19,7 +19,7 @@ from test_exact_resume import assert_goes_on_like, lines_of, runs_of, steps_done
 
 from video_gn.errors import ConfigError
 from video_gn.run import torchrun as launch
-from video_gn.run.metrics_csv import read_metrics
+from video_gn.run.metrics_file import read_metrics
 
 KILLS = int(os.environ.get("VIDEO_GN_KILLS", "3"))
 EPOCHS, BATCHES = 2, 6  # windows of 2 batches: 3 optimizer steps an epoch

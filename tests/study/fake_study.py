@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from video_gn.run.metrics_csv import format_metrics
+from video_gn.run.metrics_file import format_metrics
 
 BASE = {
     "trainer": {"max_epochs": 2},

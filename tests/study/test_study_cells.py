@@ -171,12 +171,12 @@ def test_a_stopped_study_stops_its_child(tmp_path, number):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from video_gn.study import _running\n"
+        "from video_gn.study import running\n"
         "child = 'import signal, sys, time; signal.signal(15, lambda *a: sys.exit(\"ended\"));'\n"
         "child += 'print(\"up\", flush=True); time.sleep(60)'\n"
-        "real = _running.subprocess.Popen\n"
-        "_running.subprocess.Popen = lambda words, **k: real([sys.executable, '-c', child], **k)\n"
-        f"_running.run_child([], Path({str(tmp_path / 'log.txt')!r}))\n"
+        "real = running.subprocess.Popen\n"
+        "running.subprocess.Popen = lambda words, **k: real([sys.executable, '-c', child], **k)\n"
+        f"running.run_child([], Path({str(tmp_path / 'log.txt')!r}))\n"
     )
     study = subprocess.Popen([sys.executable, "-c", code])
     log, deadline = tmp_path / "log.txt", time.monotonic() + 60

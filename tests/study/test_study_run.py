@@ -9,7 +9,7 @@ import pytest
 import yaml
 from runs import TINY, run, start
 
-from video_gn.run.metrics_csv import read_metrics
+from video_gn.run.metrics_file import read_metrics
 from video_gn.study import list_cells, read_study, run_study
 
 EPOCHS, BATCHES = 3, 6

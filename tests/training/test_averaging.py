@@ -91,7 +91,7 @@ def test_a_run_validates_and_saves_the_average(tiny_videos, tmp_path):
         "fit", *TINY, f"--data.train={tiny_videos}", f"--run_dir={tmp_path / 'run'}", "--trainer.max_epochs=2",
         "--trainer.limit_train_batches=3", "--trainer.limit_val_batches=1", "--checkpoint.keep_steps=9",
         "--averaging.kind=ema", "--averaging.decay=0.5", "--averaging.start_step=3",
-        "--trainer.callbacks+=callbacks.test_averaging.Weights", f"--trainer.callbacks.path={tmp_path / 'seen.pt'}",
+        "--trainer.callbacks+=test_averaging.Weights", f"--trainer.callbacks.path={tmp_path / 'seen.pt'}",
     ]  # fmt: skip
     status, printed = run(words, tmp_path)
     assert status == 0, printed

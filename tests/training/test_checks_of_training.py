@@ -5,7 +5,7 @@ import torch
 from runs import TINY, run
 
 from video_gn.models import i3d
-from video_gn.run.metrics_csv import read_metrics
+from video_gn.run.metrics_file import read_metrics
 
 
 def fit(videos, path, *more):

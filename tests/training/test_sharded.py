@@ -12,7 +12,7 @@ from small import assert_same
 from test_exact_resume import runs_of
 
 from video_gn.errors import ConfigError
-from video_gn.run.metrics_csv import read_metrics
+from video_gn.run.metrics_file import read_metrics
 from video_gn.training.sharded import ShardedStrategy, check_sharding
 
 STATE = ("state_dict", "optimizer_states", "lr_schedulers", "global_step")

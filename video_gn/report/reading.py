@@ -17,7 +17,7 @@ import yaml
 from video_gn.errors import RunError
 from video_gn.report._npz import ScoresFile
 from video_gn.report.analysis import Predictions, ViewCurve, ViewCurveBuilder, natural_order
-from video_gn.run.metrics_csv import read_metrics
+from video_gn.run.metrics_file import read_metrics
 
 Value = TypeVar("Value")
 

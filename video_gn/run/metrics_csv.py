@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from video_gn.files import naming_full_disk
 from video_gn.run.checkpoints import RunCheckpoint
+from video_gn.run.metrics_file import format_metrics, read_metrics
 from video_gn.run.position import clips_seen
 from video_gn.run.trainer_settings import callbacks_of
 
@@ -123,38 +121,3 @@ def _tell_anew(trainer: Trainer, rows: list[dict[str, Any]]) -> None:
         for row in rows:
             figures = {name: value for name, value in row.items() if name not in ("step", "clips")}
             logger.log_metrics(figures, row["step"] - 1)  # Lightning's own count there begins at 0
-
-
-def format_metrics(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, header: bool) -> str:
-    """Rows of a metrics.csv as text.
-
-    Args:
-        rows: values by column; a missing one is left empty.
-        columns: in their order.
-        header: whether the header line comes first.
-    """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
-    if header:
-        writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """Rows of a metrics.csv; a last line that a kill cut short is left out.
-
-    Args:
-        path: of the file.
-
-    Returns:
-        For each row the columns that have a value: step, epoch and clips as int, the others as float.
-    """
-    text = Path(path).read_text()
-    whole = text[: text.rfind("\n") + 1]
-    rows = []
-    for raw in csv.DictReader(io.StringIO(whole)):
-        row: dict[str, Any] = {k: float(v) for k, v in raw.items() if v not in (None, "")}
-        row.update({name: int(row[name]) for name in ("step", "epoch", "clips") if name in row})
-        rows.append(row)
-    return rows

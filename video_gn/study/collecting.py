@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from video_gn.errors import RunError
-from video_gn.run.metrics_csv import read_metrics
+from video_gn.run.metrics_file import read_metrics
 from video_gn.study.cells import CellDirectory
 from video_gn.study.plan import Cell, Study
 from video_gn.study.settings import differences
