@@ -22,19 +22,9 @@ def test_there_are_configs():
 @pytest.fixture(scope="module")
 def build():
     """Parses a config as `video-gn fit` does and builds data module, net and optimizer settings."""
-    from lightning import Trainer
-    from lightning.pytorch.cli import LightningArgumentParser
+    from video_gn.commands.fit import config_parser
 
-    from video_gn.commands._run_arguments import add_run_arguments
-    from video_gn.data.datamodule import VideoDataModule
-    from video_gn.training.module import VideoClassifier
-
-    parser = LightningArgumentParser()
-    parser.add_argument("--seed_everything", type=int)
-    add_run_arguments(parser)
-    parser.add_class_arguments(Trainer, "trainer", instantiate=False)
-    parser.add_class_arguments(VideoClassifier, "model")
-    parser.add_class_arguments(VideoDataModule, "data")
+    parser = config_parser()
 
     def run(path):
         return parser.instantiate_classes(parser.parse_path(str(path)))

@@ -1,10 +1,8 @@
-import argparse
 import json
-from dataclasses import asdict
 
 import pytest
 
-from video_gn.bench.options import add_commands
+from video_gn.__main__ import main
 from video_gn.bench.test import EvalSetup, bench_test, format_page
 from video_gn.errors import ConfigError, DecodeError
 
@@ -46,8 +44,7 @@ def test_a_file_that_cannot_be_read(tmp_path):
         bench_test(EvalSetup(**TINY), videos=[str(tmp_path / "a.mp4")], rounds=1)
 
 
-def test_the_command_lines_defaults_are_the_setups():
-    parser = argparse.ArgumentParser()
-    add_commands(parser)
-    options = parser.parse_args(["test"])
-    assert {name: getattr(options, name) for name in EvalSetup.__dataclass_fields__} == asdict(EvalSetup())
+def test_the_command_lines_defaults_are_the_setups(monkeypatch):
+    seen = []
+    monkeypatch.setattr("video_gn.bench.test.bench_test", lambda setup, **_: seen.append(setup) or 0)
+    assert main(["bench", "test"]) == 0 and seen == [EvalSetup()]

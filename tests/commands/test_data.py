@@ -76,4 +76,4 @@ def test_prepared_videos_train_and_what_failed_is_named(broken):
 def test_copy_asks_for_a_number(tiny_videos, tmp_path):
     status, printed = run(["data", "prepare", tiny_videos, "out", "--copy"], tmp_path)
     assert status == 2
-    assert "--copy packs files as they are: say how many go into a tar file with --shards" in printed
+    assert "--copy packs files unchanged: give the number of videos of each tar file with --shards" in printed

@@ -254,7 +254,7 @@ def wait_for_lines(output, number, is_alive):
 def check_stopped(here, output, status, printed, number):
     assert status == 128 + number, printed
     assert f"stopped by {number.name}; " in printed
-    assert "the same command goes on from there" in printed
+    assert "the same command resumes from there" in printed
     assert "Traceback" not in printed
     assert (here / "one.jsonl").read_bytes().startswith(output.read_bytes())
     assert output.read_bytes().endswith(b"\n")
@@ -334,7 +334,7 @@ def test_a_worker_that_dies_is_told(here, capsys, monkeypatch):
 
 @pytest.mark.parametrize(("total", "shown"), [(None, "7/?"), (9, "7/9")])
 def test_progress_on_a_terminal(monkeypatch, total, shown):
-    from video_gn.commands.actions import _with_progress
+    from video_gn.commands._terminal import with_progress
 
     class Terminal(io.StringIO):
         def isatty(self):
@@ -342,5 +342,5 @@ def test_progress_on_a_terminal(monkeypatch, total, shown):
 
     monkeypatch.setattr("sys.stderr", Terminal())
     monkeypatch.setenv("COLUMNS", "100")
-    assert list(_with_progress(iter("ab"), total, 5)) == ["a", "b"]
+    assert list(with_progress(iter("ab"), total, 5)) == ["a", "b"]
     assert shown in sys.stderr.getvalue()

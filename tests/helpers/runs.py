@@ -16,7 +16,9 @@ _CONTEXT.set_forkserver_preload(
     [
         "video_gn.commands.fit",
         "video_gn.evaluation.predictor",
-        "video_gn.commands.actions",
+        "video_gn.commands.data",
+        "video_gn.commands.infer",
+        "video_gn.labelling.running",
         "torch.distributed.run",
         "torch.utils.tensorboard",
         "runs",

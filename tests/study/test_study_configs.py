@@ -50,20 +50,10 @@ def _held_out(study, seed):
 
 
 def test_fit_takes_every_setting_of_the_repositorys_studies():
-    from lightning import Trainer
-    from lightning.pytorch.cli import LightningArgumentParser
+    from video_gn.commands.fit import config_parser
 
-    from video_gn.commands._run_arguments import add_run_arguments
-    from video_gn.data.datamodule import VideoDataModule
-    from video_gn.training.module import VideoClassifier
-
-    parser = LightningArgumentParser(exit_on_error=False)
-    parser.add_argument("-c", "--config", action="config")
-    parser.add_argument("--seed_everything", type=int)
-    add_run_arguments(parser)
-    parser.add_class_arguments(Trainer, "trainer", instantiate=False)
-    parser.add_class_arguments(VideoClassifier, "model")
-    parser.add_class_arguments(VideoDataModule, "data")
+    parser = config_parser()
+    parser.exit_on_error = False
     for path in STUDIES:
         study = read_study(path)
         for norm in study.norms:

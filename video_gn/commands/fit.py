@@ -1,4 +1,4 @@
-"""LightningCLI with a run directory: fit, validate, test, predict."""
+"""`video-gn fit`, `validate`, `test` and `predict`: LightningCLI with a run directory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import StrategyRegistry
 
-from video_gn.commands._run_arguments import add_run_arguments
+from video_gn.commands._terminal import set_up_logging
 from video_gn.data.datamodule import VideoDataModule, build_datamodule
 from video_gn.data.loader import explain
 from video_gn.errors import CheckpointError, ConfigError, ManifestError, RunError
@@ -28,7 +28,7 @@ from video_gn.run import checkpoint_files as checkpoint
 from video_gn.run import slurm
 from video_gn.run import torchrun as launch
 from video_gn.run.broken_videos import BrokenVideos
-from video_gn.run.checkpoints import AtomicCheckpointIO
+from video_gn.run.checkpoints import AtomicCheckpointIO, RunCheckpoint
 from video_gn.run.directory import RunDirectory, SaveConfig
 from video_gn.run.memory import keep_freed_memory
 from video_gn.run.metrics_csv import MetricsCSV
@@ -38,8 +38,11 @@ from video_gn.run.same_data import SameData
 from video_gn.run.signals import StopFlag
 from video_gn.run.speaking import OneSpeaks
 from video_gn.run.trainer_settings import TRAINER_DEFAULTS, check_trainer, rounded
-from video_gn.training.ddp import SteadyDDP
+from video_gn.training.averaging import AveragingConfig
+from video_gn.training.ddp import DDPConfig, SteadyDDP
+from video_gn.training.guard import NonFiniteGuard
 from video_gn.training.module import VideoClassifier
+from video_gn.training.precise_bn import PreciseBN
 from video_gn.training.sharded import check_sharding
 from video_gn.weights.convert import zoo_labels
 from video_gn.weights.files import read_file
@@ -81,7 +84,7 @@ class VideoCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add --run_dir and what a run has beside model, data and trainer; one seed for everything."""
-        add_run_arguments(parser)
+        _add_run_arguments(parser)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
     def _parse_ckpt_path(self) -> None:
@@ -330,16 +333,50 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def run(command: str, words: Sequence[str]) -> int:
-    """Run a Lightning command.
+def config_parser(prog: str | None = None) -> LightningArgumentParser:
+    """A parser of a fit's config and options, for who reads them without a run.
+
+    Args:
+        prog: Name of the program, for its messages.
+    """
+    parser = LightningArgumentParser(prog=prog)
+    parser.add_argument("-c", "--config", action="config")
+    parser.add_argument("--seed_everything", type=int, default=0)
+    _add_run_arguments(parser)
+    parser.add_class_arguments(Trainer, "trainer", instantiate=False)
+    parser.add_lightning_class_args(VideoClassifier, "model")
+    parser.add_lightning_class_args(VideoDataModule, "data")
+    return parser
+
+
+def _add_run_arguments(parser: LightningArgumentParser) -> None:
+    """Add the options of a run beside model, data and trainer."""
+    parser.add_argument(
+        "--run_dir", type=str | None, default=None, help="Directory of the run (default: runs/<the config's stem>)."
+    )
+    parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+    parser.add_class_arguments(AveragingConfig, "averaging")
+    parser.add_class_arguments(PreciseBN, "precise_bn")
+    parser.add_class_arguments(NonFiniteGuard, "guard")
+    parser.add_class_arguments(DDPConfig, "ddp")
+
+
+def main(command: str, words: Sequence[str]) -> int:
+    """Run fit, validate, test or predict; see `video_gn.__main__`.
 
     Args:
         command: "fit", "validate", "test" or "predict".
-        words: its options.
+        words: Its options.
 
     Returns:
-        0, or 3 where videos could not be read in a test or prediction.
+        0, or 3 if videos could not be read in a test or prediction.
     """
+    set_up_logging()
+    with slurm.refusals_noted(), launch.leaving_group():
+        return _run(command, words)
+
+
+def _run(command: str, words: Sequence[str]) -> int:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # The words are ours to pass; sys.argv holds them too when we are the console script.

@@ -1,4 +1,4 @@
-"""What `video-gn infer` does with its options."""
+"""`video-gn infer`: labels video files with a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,61 +9,84 @@ import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from video_gn.checks import LAYOUTS, not_negative, positive
 from video_gn.clips import Failure
-from video_gn.data.loader import explain
-from video_gn.decoding import BACKENDS
+from video_gn.commands._terminal import set_up_logging, with_progress
 from video_gn.errors import ConfigError
-from video_gn.evaluation.predictor import DEAD_WORKER_ADVICE, Predictor
-from video_gn.evaluation.results import write_results
-from video_gn.labelling.inputs import Inputs
-from video_gn.labelling.merging import merge
-from video_gn.labelling.options import LINES_SUFFIX, check_options
-from video_gn.labelling.parts import parse_shard
-from video_gn.labelling.running import Predict, Progress, check_shards, describe, label
-from video_gn.lists.class_names import read_labels
-from video_gn.run.memory import keep_freed_memory
+from video_gn.labelling.options import LINES_SUFFIX, add_options, check_options
+
+if TYPE_CHECKING:
+    from video_gn.evaluation.predictor import Predictor
+    from video_gn.labelling.inputs import Inputs
+    from video_gn.labelling.running import Predict
 
 log = logging.getLogger(__name__)
 
 
-def run(options: argparse.Namespace, *, progress: Progress) -> int:
-    """Label videos, or merge what has been labelled.
-
-    Args:
-        options: of the command line.
-        progress: shown to the user.
-
-    Returns:
-        The exit status: 0; 3 where videos could not be read; 128 and the number of a signal that stopped it.
-
-    Raises:
-        ConfigError: for options that do not go together.
-        ManifestError: for a list that cannot be read.
-        CheckpointError: for a checkpoint that cannot be used.
-        RunError: where a loading worker died, or a file cannot be written.
-    """
+def main(command: str, words: Sequence[str]) -> int:
+    """Parse the words and run the command; see `video_gn.__main__`."""
+    options = _parser().parse_args(words)
+    set_up_logging()
     check_options(options)
     if options.merge is not None:
         return _merge(options)
+
+    from video_gn.data.loader import explain
+    from video_gn.evaluation.predictor import DEAD_WORKER_ADVICE
+    from video_gn.labelling.inputs import Inputs
+    from video_gn.labelling.parts import parse_shard
+
     _check_machine(options)
     shard = None if options.shard is None else parse_shard(options.shard, os.environ)
     inputs = Inputs(options.videos, options.list, shard=shard)
     try:
         if options.output is not None and options.output.endswith(LINES_SUFFIX):
-            return _label_lines(options, inputs, progress)
-        return _label_at_once(options, inputs, progress)
+            return _label_lines(options, inputs)
+        return _label_at_once(options, inputs)
     except RuntimeError as error:
-        told = explain(error, advice=DEAD_WORKER_ADVICE)
-        if told is None:
+        explained = explain(error, advice=DEAD_WORKER_ADVICE)
+        if explained is None:
             raise
-        raise told from error
+        raise explained from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="video-gn infer",
+        description="Label video files: the best classes of each video and of each of its clips, with times.",
+        epilog="Exit status: 0 if all were read, 3 if some could not be, 2 for bad arguments, 128 + N for signal N. "
+        "`video-gn predict` writes the same json for the videos of a data module, on all ranks of a launch.",
+    )
+    parser.add_argument("videos", nargs="*", metavar="PATH", help="files, directories (searched through), globs, lists")
+    parser.add_argument("--checkpoint", "--ckpt_path", metavar="FILE", help="a training run's, or any zoo's weights")
+    parser.add_argument("--labels", metavar="FILE", help="class names: one a line, or json (the checkpoint's own)")
+    parser.add_argument("--layout", choices=LAYOUTS, help="layout, if a zoo's file does not say (nonlocal)")
+    parser.add_argument("--output", metavar="FILE", help="file to write the results to, .json, .csv or .jsonl")
+    parser.add_argument("--top_k", type=positive, default=5, metavar="K", help="labels of each video (5)")
+    parser.add_argument(
+        "--num_clips", type=positive, metavar="K", help="clips of a video (as the checkpoint was tested)"
+    )
+    parser.add_argument(
+        "--crops", choices=("center", "three", "full"), help="crops of a clip (as the checkpoint was tested)"
+    )
+    parser.add_argument("--views_per_forward", type=positive, default=10, metavar="N", help="views at a time (10)")
+    parser.add_argument("--backend", default="auto", help="decoder: auto, pyav, decord or torchcodec (auto)")
+    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, ... (a GPU if there is one)")
+    parser.add_argument(
+        "--num_workers", type=not_negative, metavar="N", help="processes that decode (one a core, at most 8)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="print no table")
+    add_options(parser)
+    return parser
 
 
 def _check_machine(options: argparse.Namespace) -> None:
+    import torch
+
+    from video_gn.decoding import BACKENDS
+
     if options.backend != "auto" and options.backend not in BACKENDS:
         raise ConfigError(f"--backend must be auto, {', '.join(BACKENDS)}, got {options.backend!r}")
     try:
@@ -73,7 +96,11 @@ def _check_machine(options: argparse.Namespace) -> None:
 
 
 def _predictor(options: argparse.Namespace) -> tuple[Predictor, Predict]:
-    """A predictor, and what gives the results of records."""
+    """A predictor, and its function from records to results."""
+    from video_gn.evaluation.predictor import Predictor
+    from video_gn.lists.class_names import read_labels
+    from video_gn.run.memory import keep_freed_memory
+
     predictor = Predictor.from_checkpoint(
         options.checkpoint,
         device=options.device,
@@ -93,13 +120,15 @@ def _predictor(options: argparse.Namespace) -> tuple[Predictor, Predict]:
     )
 
 
-def _label_at_once(options: argparse.Namespace, inputs: Inputs, progress: Progress) -> int:
-    """Results are held to the end, for a table and one .json or .csv."""
+def _label_at_once(options: argparse.Namespace, inputs: Inputs) -> int:
+    """Hold the results to the end, for a table and one .json or .csv."""
+    from video_gn.evaluation.results import write_results
+
     _, predict = _predictor(options)
     records = list(inputs)
     videos: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
-    for result in progress(predict(records), len(records), 0):
+    for result in with_progress(predict(records), len(records)):
         if isinstance(result, Failure):
             failed.append({"path": result.path, "reason": result.reason})
             log.warning("%s could not be read: %s", result.path, result.reason)
@@ -114,25 +143,29 @@ def _label_at_once(options: argparse.Namespace, inputs: Inputs, progress: Progre
     return 3 if failed else 0
 
 
-def _label_lines(options: argparse.Namespace, inputs: Inputs, progress: Progress) -> int:
-    """Results are written as they come, and none is held."""
+def _label_lines(options: argparse.Namespace, inputs: Inputs) -> int:
+    """Write each result as it comes, and hold none."""
+    from video_gn.labelling.running import check_shards, describe, label
+
     output = Path(options.output)
     if inputs.shard is not None:
         check_shards(output, inputs.shard)
         output = inputs.shard.path(output)
     predictor, predict = _predictor(options)
     about = describe(predictor, options.checkpoint, top_k=options.top_k, backend=options.backend, shard=inputs.shard)
-    tally = label(predict, inputs, output, about=about, overwrite=options.overwrite, progress=progress)
+    tally = label(predict, inputs, output, about=about, overwrite=options.overwrite, progress=with_progress)
     words = f"{tally.labelled} labelled, {tally.failed} failed, {tally.before} of them before: {output}"
     if tally.stopped_by:
         name = signal.Signals(tally.stopped_by).name
-        log.warning("stopped by %s; %s; the same command goes on from there", name, words)
+        log.warning("stopped by %s; %s; the same command resumes from there", name, words)
     else:
         log.info("%s", words)
     return tally.exit_status
 
 
 def _merge(options: argparse.Namespace) -> int:
+    from video_gn.labelling.merging import merge
+
     output = Path(options.output)
     tally = merge(Path(options.merge), output, partial=options.partial, overwrite=options.overwrite)
     log.info("%d labelled, %d failed: %s", tally.labelled, tally.failed, output)

@@ -1,0 +1,154 @@
+"""`video-gn bench`: measures speed, side by side in one run."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from video_gn.checks import LAYOUTS, positive
+from video_gn.commands._terminal import set_up_logging
+
+_FORMATS = ("contiguous", "channels_last_3d")
+_PRECISIONS = ("float32", "bfloat16")
+# Name, default, what: the defaults of `EvalSetup`, which imports torch; a test compares them.
+_TEST_SIZES = (
+    ("num_videos", 8, "videos of a test"),
+    ("num_clips", 10, "clips of a video"),
+    ("frames", 8, "frames of a clip"),
+    ("size", 112, "height and width, px"),
+    ("width", 64, "channels of the stem"),
+    ("num_processes", 2, "processes that share the videos"),
+)
+
+
+def main(command: str, words: Sequence[str]) -> int:
+    """Parse the words and run the command; see `video_gn.__main__`."""
+    parser = argparse.ArgumentParser(prog="video-gn bench", description="Measure speed, side by side in one run.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_add_data, _add_weights, _add_test, _add_train):
+        added = add(commands)
+        added.add_argument("--rounds", type=positive, default=5, metavar="N", help="rounds, each of all contenders (5)")
+        added.add_argument("--output", "--json", metavar="FILE", help="json file to write the figures to")
+    options = parser.parse_args(words)
+    set_up_logging()
+    status: int = options.run(options)
+    return status
+
+
+# ---- data ----------------------------------------------------------------------------------------
+
+
+def _add_data(commands: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "data", help="decoding and clips: ratios of medians", description="Ratios of the data path's medians."
+    )
+    parser.add_argument("videos", nargs="*", metavar="VIDEO", help="files to measure on (a made one: 10 s, 340x256)")
+    parser.add_argument("--peers", action="store_true", help="also measure the other projects that are installed")
+    parser.set_defaults(run=_data)
+    return parser
+
+
+def _data(options: argparse.Namespace) -> int:
+    from video_gn.bench.data import bench_data
+
+    return bench_data(options.videos, rounds=options.rounds, output=options.output, peers=options.peers)
+
+
+# ---- weights -------------------------------------------------------------------------------------
+
+
+def _add_weights(commands: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "weights", help="loading of weight files", description="Loading of weight files, against plain loaders."
+    )
+    parser.set_defaults(run=_weights)
+    return parser
+
+
+def _weights(options: argparse.Namespace) -> int:
+    from video_gn.bench.weights import bench_weights
+
+    return bench_weights(rounds=options.rounds, output=options.output)
+
+
+# ---- test ----------------------------------------------------------------------------------------
+
+
+def _add_test(commands: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "test", help="what several processes save of a test's time, one thread each"
+    )
+    parser.add_argument("videos", nargs="*", metavar="VIDEO", help="files to read (a made one: 10 s, 340x256)")
+    for name, value, what in _TEST_SIZES:
+        parser.add_argument(f"--{name}", type=positive, default=value, metavar="N", help=f"{what} ({value})")
+    parser.set_defaults(run=_test)
+    return parser
+
+
+def _test(options: argparse.Namespace) -> int:
+    from video_gn.bench.test import EvalSetup, bench_test
+
+    setup = EvalSetup(**{name: getattr(options, name) for name, _, _ in _TEST_SIZES})
+    return bench_test(setup, videos=options.videos, rounds=options.rounds, output=options.output)
+
+
+# ---- train ---------------------------------------------------------------------------------------
+
+
+def _add_train(commands: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "train",
+        help="a training step of each norm: time and memory",
+        description="A training step's time and peak memory for each norm, against Batch Norm and pytorchvideo's "
+        "i3d_r50 as it comes. All of it takes tens of minutes on a CPU; fewer norms, formats or rounds take less.",
+    )
+    parser.add_argument("--num_clips", type=positive, default=2, metavar="N", help="clips of a step (2)")
+    parser.add_argument("--frames", type=positive, default=32, metavar="N", help="frames of a clip (32)")
+    parser.add_argument("--size", type=positive, default=224, metavar="PX", help="height and width (224)")
+    parser.add_argument("--width", type=positive, default=64, metavar="N", help="channels of the stem (64)")
+    parser.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        default="slowfast",
+        help="layout of our nets; pytorchvideo's is measured with slowfast alone (slowfast)",
+    )
+    parser.add_argument("--norms", nargs="+", default=(), metavar="NORM", help="norms, such as batch group (all)")
+    parser.add_argument("--formats", nargs="+", default=_FORMATS, choices=_FORMATS, help="memory formats (both)")
+    parser.add_argument(
+        "--precisions", nargs="+", default=_PRECISIONS, choices=_PRECISIONS, help="precisions, by autocast (both)"
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="also compile nets, channels_last_3d; a minute or more for each"
+    )
+    parser.add_argument("--no_memory", action="store_true", help="do not measure memory")
+    parser.add_argument("--keep_memory", action="store_true", help="keep freed memory on a CPU, as fit does")
+    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1 (auto)")
+    parser.set_defaults(run=_train)
+    return parser
+
+
+def _train(options: argparse.Namespace) -> int:
+    from video_gn.bench.train import TrainSetup, bench_train
+    from video_gn.run.memory import keep_freed_memory
+
+    setup = TrainSetup(
+        num_clips=options.num_clips,
+        frames=options.frames,
+        size=options.size,
+        width=options.width,
+        layout=options.layout,
+        device=options.device,
+    )
+    if options.keep_memory and not setup.on_cuda:
+        keep_freed_memory()
+    return bench_train(
+        setup,
+        norms=options.norms,
+        formats=options.formats,
+        precisions=options.precisions,
+        compiled=options.compile,
+        memory=not options.no_memory,
+        rounds=options.rounds,
+        output=options.output,
+    )

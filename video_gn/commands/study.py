@@ -1,0 +1,46 @@
+"""`video-gn study`: trains and tests every cell of a comparison."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+
+from video_gn.commands._terminal import set_up_logging
+
+log = logging.getLogger(__name__)
+
+
+def main(command: str, words: Sequence[str]) -> int:
+    """Parse the words and run the command; see `video_gn.__main__`."""
+    parser = argparse.ArgumentParser(
+        prog="video-gn study",
+        description="Train and test every combination of a study's norms, batch sizes, clips and seeds, each in its "
+        "own run directory, then write study.csv, table.md and figures. The same command resumes a stopped study; "
+        "finished cells are not run again. Further words are settings of every cell, as of fit: --data.train videos",
+        epilog="Exit status: 0 if no cell failed, 1 if one did or nothing can be collected, 2 for bad settings, "
+        "128 + N for signal N. As SLURM array jobs: --cell $SLURM_ARRAY_TASK_ID, and --collect when they are done.",
+        # A fit setting must not be taken for a short form of one of these.
+        allow_abbrev=False,
+    )
+    parser.add_argument("-c", "--config", required=True, metavar="STUDY", help="study, such as configs/study/*.yaml")
+    parser.add_argument("--out", metavar="DIR", help="directory of the study (runs/study/<the file's stem>)")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--cell", metavar="I[/N]", help="run cell I alone, or part I of N parts; from 0")
+    action.add_argument(
+        "--list", action="store_const", const="list", dest="action", help="list the cells and their states"
+    )
+    action.add_argument(
+        "--collect", action="store_const", const="collect", dest="action", help="run nothing; write table and figures"
+    )
+    parser.set_defaults(action="study")
+    options, settings = parser.parse_known_args(words)
+    set_up_logging()
+
+    from video_gn.study import run_study
+
+    try:
+        return run_study(options.config, out=options.out, words=settings, cell=options.cell, action=options.action)
+    except KeyboardInterrupt:
+        log.warning("stopped; the same command resumes from the last checkpoint")
+        return 130

@@ -1,0 +1,99 @@
+"""`video-gn weights`: shows what weight files hold, and converts them."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from video_gn.checks import LAYOUTS
+from video_gn.commands._terminal import set_up_logging
+
+log = logging.getLogger(__name__)
+
+
+def main(command: str, words: Sequence[str]) -> int:
+    """Parse the words and run the command; see `video_gn.__main__`."""
+    parser = argparse.ArgumentParser(
+        prog="video-gn weights",
+        description="Look into weight files, and convert them. Nothing in a file is executed. In place of a FILE, "
+        "timm:NAME, torchvision:NAME and pytorchvideo:NAME fetch a package's weights.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_inspect(commands)
+    _add_convert(commands)
+    options = parser.parse_args(words)
+    set_up_logging()
+
+    from video_gn.errors import ConfigError
+    from video_gn.weights import FORMATS
+
+    if options.format not in ("auto", *FORMATS):
+        raise ConfigError(f"--format must be auto, {', '.join(FORMATS)}, got {options.format!r}. Choose one of these.")
+    run: int = options.run(options)
+    return run
+
+
+# ---- inspect -------------------------------------------------------------------------------------
+
+
+def _add_inspect(commands: Any) -> None:
+    parser = commands.add_parser(
+        "inspect",
+        help="format, tensors, norms, layout, classes and preprocessing",
+        description="Show what a weight file holds, and which network it belongs to.",
+    )
+    parser.add_argument("file", metavar="FILE", help="weight file")
+    parser.add_argument("--tensors", action="store_true", help="list every tensor")
+    parser.add_argument("--format", default="auto", help="zoo whose format the file has (auto)")
+    parser.set_defaults(run=_inspect)
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from video_gn.weights.inspect import inspect
+
+    sys.stdout.write(inspect(options.file, format=options.format, tensors=options.tensors) + "\n")
+    return 0
+
+
+# ---- convert -------------------------------------------------------------------------------------
+
+
+def _add_convert(commands: Any) -> None:
+    parser = commands.add_parser(
+        "convert",
+        help="to .safetensors, .ckpt, .pyth or .pth",
+        description="Write weights in another format: DST.safetensors and DST.ckpt have this package's tensor names "
+        "and describe the network, DST.pyth has pytorchvideo's names, DST.pth torchvision's. An image network is "
+        "inflated.",
+    )
+    parser.add_argument("source", metavar="SRC", help="weight file to read")
+    parser.add_argument("target", metavar="DST", help="weight file to write")
+    parser.add_argument(
+        "--names", choices=("video_gn", "pytorchvideo", "torchvision"), help="tensor names (those of DST's suffix)"
+    )
+    parser.add_argument("--format", default="auto", help="zoo whose format SRC has (auto)")
+    parser.add_argument("--layout", choices=LAYOUTS, help="layout, if the file does not say (nonlocal)")
+    parser.add_argument("--labels", metavar="FILE", help="class names to store: one a line, or json")
+    parser.add_argument("--overwrite", action="store_true", help="replace DST")
+    parser.set_defaults(run=_convert)
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from video_gn.lists.class_names import read_labels
+    from video_gn.weights.convert import convert
+
+    report = convert(
+        options.source,
+        options.target,
+        names=options.names,
+        format=options.format,
+        layout=options.layout,
+        labels=read_labels(options.labels) if options.labels else (),
+        overwrite=options.overwrite,
+    )
+    sys.stdout.write(report.text() + "\n")
+    log.info("weights: %s", options.target)
+    return 0
