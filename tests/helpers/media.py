@@ -177,3 +177,15 @@ def decode_in_order(path: str | Path) -> list[np.ndarray]:
                 pixels = frame.to_ndarray(format="rgb24", interpolation="BICUBIC")
                 frames.append(np.rot90(pixels, frame.rotation // 90))
     return frames
+
+
+def all_frames(path: str | Path) -> np.ndarray:
+    """Every frame that `video_gn.decoding` reads; uint8 (T, H, W, 3)."""
+    from video_gn.decoding import open_video
+    from video_gn.errors import FrameCountError
+
+    with open_video(path) as reader:
+        try:
+            return reader.frames_at(range(reader.info.num_frames)).numpy()
+        except FrameCountError:
+            return reader.frames_at(range(reader.info.num_frames)).numpy()

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from media import write_numbered_video
 
-from video_gn.decoding import _shards
+from video_gn import processes
 from video_gn.decoding import tar_members as _tar
-from video_gn.decoding._shards import member_url, read_member
-from video_gn.decoding.tar_members import exists, is_member, join_path, locate, split_path
+from video_gn.decoding.tar_members import exists, is_member, join_path, locate, member_url, read_member, split_path
 from video_gn.errors import DecodeError, RunError
 from video_gn.lists.manifest import Manifest
 from video_gn.lists.read import VideoRecord, read_manifest
@@ -44,7 +43,7 @@ def samples_of(paths):
     return [Sample(f"k{i}", path, i, {"label": "x"}) for i, path in enumerate(paths)]
 
 
-def decode(url, protocols=_shards.PROTOCOLS):
+def decode(url, protocols=_tar.PROTOCOLS):
     with av.open(url, options={"protocol_whitelist": protocols}) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
@@ -161,7 +160,7 @@ def test_frames_are_those_of_the_loose_file(tmp_path, sources, folder):
 
 
 def test_seeking_within_a_member(shard, sources):
-    with av.open(member_url(f"{shard}::k4.mp4"), options={"protocol_whitelist": _shards.PROTOCOLS}) as container:
+    with av.open(member_url(f"{shard}::k4.mp4"), options={"protocol_whitelist": _tar.PROTOCOLS}) as container:
         assert container.size == sources[4].stat().st_size
         last = list(container.decode(video=0))[-1].to_ndarray(format="rgb24")
         container.seek(0)
@@ -307,7 +306,7 @@ def test_wrong_settings_and_lists_are_refused(tmp_path, sources):
 
 
 def test_prepared_videos_go_into_shards(tmp_path, sources, monkeypatch):
-    monkeypatch.setattr(prepare, "_START_METHOD", "fork")
+    monkeypatch.setattr(processes, "START_METHOD", "fork")
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"not a video")
     manifest = listed(sources[0], broken, *sources[1:])
@@ -341,7 +340,7 @@ def test_real_videos_read_alike_from_a_shard(tmp_path, real_videos):
             return type(error)
 
     for i, path in enumerate(paths):
-        inside = outcome(member_url(f"{shard}::k{i}{path.suffix}"), _shards.PROTOCOLS)
+        inside = outcome(member_url(f"{shard}::k{i}{path.suffix}"), _tar.PROTOCOLS)
         assert inside == outcome(f"file:{path}", "file"), path
 
 

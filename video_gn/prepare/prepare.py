@@ -25,7 +25,6 @@ from video_gn.lists.manifest import Manifest
 from video_gn.lists.read import check_same_classes, write_manifest
 from video_gn.lists.records import VideoRecord
 from video_gn.prepare._prepare_journal import Journal, claimed, note
-from video_gn.prepare._prepare_pool import Lost, run_tasks
 from video_gn.prepare._prepare_task import Chunk, Task, digest, make, state_of
 from video_gn.prepare.encode import EncodeSettings
 from video_gn.prepare.names import output_names, sample_keys, with_raw_videos
@@ -36,6 +35,7 @@ from video_gn.prepare.tar_shards import (
     shard_name,
     write_failures,
 )
+from video_gn.processes import Lost, num_cores, run_tasks
 
 __all__ = ["PrepareSummary", "prepare", "with_raw_videos"]
 
@@ -46,8 +46,6 @@ KEY_FRAME_INTERVAL = 32
 CRF = 20.0
 # A frame takes milliseconds; only a hang takes so long for one.
 _STALL_SECONDS = 120.0
-# Spawned, not forked: the caller may have threads, and a fork would copy their locks as they stand.
-_START_METHOD = "spawn"
 
 
 @dataclass(frozen=True)
@@ -132,7 +130,7 @@ def prepare(
     """
     settings = EncodeSettings(short_side_px, key_frame_interval, float(crf))
     if num_workers is None:
-        num_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        num_workers = num_cores()
     for name, value in (("num_workers", num_workers), ("shards", 1 if shards is None else shards)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value!r}.")
@@ -224,7 +222,7 @@ class _Run:
             work,
             num_workers=min(num_workers, max(1, len(waiting))),
             stall_seconds=_STALL_SECONDS,
-            start_method=_START_METHOD,
+            preload=__name__,
         )
         for task, result in results:
             place = place_of[task.name]

@@ -27,11 +27,10 @@ from video_gn.lists.read import MISSING, Manifest, find_videos, read_listing
 from video_gn.lists.records import TextColumn
 from video_gn.lists.scan_columns import SCAN_COLUMNS, FactColumns, FileFacts
 from video_gn.lists.tables import LIST_SUFFIXES
-from video_gn.prepare import probe as _scan_probe
 from video_gn.prepare._scan_journal import Journal, write_whole
-from video_gn.prepare._scan_pool import Lost, run_tasks
-from video_gn.prepare.probe import Depth, file_state
+from video_gn.prepare.probe import Depth, file_state, probe
 from video_gn.prepare.scan_summary import ScanSummary, summarize
+from video_gn.processes import Lost, num_cores, run_tasks
 
 __all__ = ["TARGET_SUFFIXES", "ScanSummary", "scan"]
 
@@ -40,6 +39,7 @@ log = logging.getLogger(__name__)
 TARGET_SUFFIXES = (".csv", ".parquet")
 _TIMEOUT_SECONDS = {"headers": 60.0, "packets": 60.0, "full": 600.0}
 _ROWS_AT_A_TIME = 8192
+_TASKS_AT_ONCE = 32
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Manifest
 
@@ -106,7 +106,7 @@ def scan(
     """
     if full and headers_only:
         raise ValueError("full and headers_only must not both be set, got both. Choose one.")
-    num_workers = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
+    num_workers = num_cores() if num_workers is None else num_workers
     depth: Depth = "full" if full else "headers" if headers_only else "packets"
     timeout_seconds = _TIMEOUT_SECONDS[depth] if timeout_seconds is None else timeout_seconds
     if num_workers < 1:
@@ -208,11 +208,16 @@ def _from_manifest(manifest: Manifest) -> _Rows:
 # ---- probing ---------------------------------------------------------------------------------
 
 
-def probe_if_changed(path: str, depth: Depth, size: int | None, mtime: int | None) -> FileFacts | None:
-    """What a worker does with a file: nothing (None) where it is known and still as it was."""
+# Path, depth, and what is known of the file: its size and time of change, or two None.
+_Task = tuple[str, Depth, int | None, int | None]
+
+
+def probe_if_changed(task: _Task, beat: Callable[[], None]) -> FileFacts | None:
+    """Probe a file, in a worker; None where it is known and unchanged. No beat: the limit is for the whole file."""
+    path, depth, size, mtime = task
     if mtime is not None and (size, mtime) == file_state(path):
         return None
-    return _scan_probe.probe(path, depth)
+    return probe(path, depth)
 
 
 class _Steps:
@@ -239,7 +244,7 @@ class _Steps:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def _tasks(self) -> Iterator[tuple[Any, ...]]:
+    def _tasks(self) -> Iterator[_Task]:
         sizes, times, done = self.facts.numbers["size_bytes"], self.facts.numbers["mtime_ns"], self.facts.is_done
         for place, key in enumerate(self.keys):
             known = (int(sizes[place]), int(times[place])) if done[place] and times[place] >= 0 else (None, None)
@@ -251,7 +256,8 @@ class _Steps:
             self._tasks(),
             WORK,
             num_workers=min(self.num_workers, len(self.keys)),
-            timeout_seconds=self.timeout_seconds,
+            stall_seconds=self.timeout_seconds,
+            tasks_at_once=_TASKS_AT_ONCE,
             preload=__name__,
         )
         for (key, *_), found in results:
@@ -266,7 +272,7 @@ class _Steps:
             yield None
 
 
-WORK: Callable[..., FileFacts | None] = probe_if_changed
+WORK = probe_if_changed
 
 
 # ---- writing ---------------------------------------------------------------------------------

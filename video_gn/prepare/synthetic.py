@@ -31,6 +31,7 @@ import av
 import numpy as np
 
 from video_gn.errors import RunError
+from video_gn.processes import num_cores
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +172,7 @@ def synthesize(
     if len(size_px) != 2 or any(side < 32 or side % 2 for side in size_px):
         raise ValueError(f"size_px must be an even height and width of at least 32, got {size_px!r}.")
     if num_workers is None:
-        num_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        num_workers = num_cores()
     _check("num_workers", num_workers, 1)
     out = Path(out)
     counts = {"train": num_train_per_class, "val": num_val_per_class}
