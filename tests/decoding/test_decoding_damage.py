@@ -11,7 +11,7 @@ import pytest
 from media import decode_in_order, read_number, read_numbers, write_numbered_video
 
 from video_gn.decoding import open_video
-from video_gn.decoding.pyav_reader import PyAVReader
+from video_gn.decoding._pyav import PyAVReader
 from video_gn.errors import DecodeError, FrameCountError
 
 NUM_FRAMES = 60

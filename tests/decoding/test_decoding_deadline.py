@@ -19,8 +19,8 @@ from media import read_number, read_numbers, write_numbered_video
 
 from video_gn.decoding import open_video
 from video_gn.decoding._decoder import PacketDecoder
+from video_gn.decoding._pyav import PyAVReader
 from video_gn.decoding.probe import packets_of, timeout_seconds
-from video_gn.decoding.pyav_reader import PyAVReader
 from video_gn.errors import ConfigError, DecodeError
 
 VARIABLE = "VIDEO_GN_DECODE_TIMEOUT_SECONDS"

@@ -10,8 +10,7 @@ from media import decode_in_order, numbered_frame, read_numbers, write_numbered_
 from PIL import Image
 
 from video_gn.decoding import open_video
-from video_gn.decoding.frame_folders import frame_names, is_frame
-from video_gn.decoding.frames_reader import FRAMES_FPS
+from video_gn.decoding.frame_folders import FRAMES_FPS, frame_names, is_frame
 from video_gn.errors import DecodeError
 
 

@@ -28,7 +28,7 @@ from av.stream import Discard
 from media import decode_in_order, write_numbered_video
 
 from video_gn.decoding import open_video
-from video_gn.decoding.pyav_reader import PyAVReader
+from video_gn.decoding._pyav import PyAVReader
 from video_gn.errors import DecodeError, FrameCountError
 
 NUM_DAMAGED = int(os.environ.get("VIDEO_GN_DAMAGED", "24"))

@@ -19,7 +19,7 @@ from test_decoding_torchcodec import TORCHCODEC
 from video_gn import decoding
 from video_gn.decoding import VideoReader, open_video
 from video_gn.decoding._base import ReaderBase
-from video_gn.decoding.decord_reader import import_decord
+from video_gn.decoding.libraries import import_decord
 from video_gn.errors import DecodeError
 
 BACKENDS = ["auto", "pyav", "decord", TORCHCODEC]

@@ -13,7 +13,7 @@ from media import decode_in_order
 from places import REAL_VIDEOS
 
 from video_gn.decoding import open_video
-from video_gn.decoding.pyav_reader import PyAVReader
+from video_gn.decoding._pyav import PyAVReader
 from video_gn.errors import DecodeError, FrameCountError
 
 pytestmark = pytest.mark.needs_real_videos

@@ -20,7 +20,8 @@ from places import REAL_VIDEOS
 
 from video_gn import decoding
 from video_gn.decoding import _held, _torchcodec, open_video
-from video_gn.decoding.pyav_reader import PyAVReader
+from video_gn.decoding._pyav import PyAVReader
+from video_gn.decoding.libraries import import_torchcodec
 from video_gn.errors import DecodeError
 
 needs_torchcodec = pytest.mark.needs_torchcodec
@@ -320,7 +321,7 @@ def test_why_the_libraries_do_not_load(monkeypatch: pytest.MonkeyPatch, text: st
 
     monkeypatch.setattr(importlib, "import_module", fail)
     with pytest.raises(ImportError, match=reason):
-        _torchcodec.import_decoders()
+        import_torchcodec()
 
 
 def test_auto_does_not_take_it(video: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from video_gn.bench.measuring import describe_machine, one_thread, side_by_side,
 from video_gn.data.crops import TestCrops, TrainTransform
 from video_gn.data.dataset import ClipConfig, EvalDataset, Sample, TrainDataset
 from video_gn.decoding import open_video
-from video_gn.decoding.decord_reader import import_decord
+from video_gn.decoding.libraries import import_decord, import_torchcodec
 from video_gn.errors import DecodeError
 from video_gn.lists.read import VideoRecord
 
@@ -246,7 +246,7 @@ def _test_indices(num_frames: int) -> np.ndarray:
 
 def _torchcodec_opener(seek_mode: str) -> tuple[Any, Callable[[str], Any]]:
     # Tells what is missing: the package, or FFmpeg's libraries.
-    decoders = importlib.import_module("video_gn.decoding._torchcodec").import_decoders()
+    decoders = import_torchcodec()
     samplers: Any = importlib.import_module("torchcodec.samplers")
     return samplers, lambda path: decoders.VideoDecoder(path, num_ffmpeg_threads=1, seek_mode=seek_mode)
 

@@ -12,7 +12,7 @@ from os import PathLike, fsdecode
 from typing import Any
 
 from video_gn.decoding._base import VideoReader
-from video_gn.decoding.frame_folders import FolderError
+from video_gn.decoding.frame_folders import FolderError, FramesReader
 from video_gn.errors import DecodeError
 
 __all__ = ["BACKENDS", "VideoReader", "choose_backend", "open_video"]
@@ -21,13 +21,13 @@ _logger = logging.getLogger(__name__)
 
 
 def _open_pyav(path: str, *, num_threads: int, short_side_px: int | None = None) -> VideoReader:
-    from video_gn.decoding.pyav_reader import PyAVReader
+    from video_gn.decoding._pyav import PyAVReader
 
     return PyAVReader(path, num_threads=num_threads, short_side_px=short_side_px)
 
 
 def _open_decord(path: str, *, num_threads: int) -> VideoReader:
-    from video_gn.decoding.decord_reader import DecordReader
+    from video_gn.decoding._decord import DecordReader
 
     return DecordReader(path, num_threads=num_threads)
 
@@ -132,8 +132,6 @@ def open_video(
     except FolderError as error:
         # The back end has looked, within its time limit: asking each path here would cost a question more for each.
         if backend == "auto":
-            from video_gn.decoding.frames_reader import FramesReader
-
             return FramesReader(fsdecode(path), short_side_px=short_side_px)
         reason = f"a directory, not a video file: frame folders are read with backend='auto', not {backend!r}"
         raise DecodeError(path, reason) from error

@@ -14,7 +14,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from video_gn.decoding._base import scaled_size
-from video_gn.decoding.probe import PacketTable, late, limit_of, open_stream, packets_of, read_table
+from video_gn.decoding.probe import PacketTable, header_fps, late, limit_of, open_stream, packets_of, read_table
 from video_gn.errors import DecodeError
 
 _logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class PacketDecoder:
         try:
             self.codec = self._stream.codec_context.codec.canonical_name
             self.table: PacketTable = read_table(path, self._container, self._stream)
-            self.header_fps = float(self._stream.average_rate or self._stream.guessed_rate or 0)
+            self.header_fps = header_fps(self._stream)
         except BaseException:
             self.close()
             raise

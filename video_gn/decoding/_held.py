@@ -10,7 +10,7 @@ import torch
 
 from video_gn.decoding._base import ReaderBase
 from video_gn.decoding._decoder import PacketDecoder
-from video_gn.decoding.pyav_reader import PyAVReader
+from video_gn.decoding._pyav import PyAVReader
 from video_gn.errors import DecodeError
 
 

@@ -9,20 +9,18 @@ system, which may be of another version: 8-bit pixels may differ by two levels f
 
 from __future__ import annotations
 
-import importlib
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from video_gn.decoding._base import check_indices, group_repeats
 from video_gn.decoding._held import HeldReader, in_order
-from video_gn.decoding._shards import is_member, member_url
+from video_gn.decoding._pyav import PyAVReader
+from video_gn.decoding.libraries import import_torchcodec
 from video_gn.decoding.probe import open_stream
-from video_gn.decoding.pyav_reader import PyAVReader
+from video_gn.decoding.tar_members import is_member, member_url
 
 # They name other files or hosts, and torchcodec cannot be kept from opening those.
 _LISTS = frozenset({"concat", "dash", "hls", "imf", "sdp", "rtsp"})
@@ -52,7 +50,7 @@ class TorchCodecReader(HeldReader):
 
     def __init__(self, path: str, *, num_threads: int = 1, device: str = "cpu") -> None:
         super().__init__(path, num_threads=num_threads)
-        decoders = import_decoders()
+        decoders = import_torchcodec()
         with PyAVReader(path) as reader:
             self._info, self._seconds = reader.info, reader.frame_seconds
             self._refuse_what_is_wrong(reader)
@@ -108,42 +106,6 @@ class TorchCodecReader(HeldReader):
         if _LISTS & set(name.split(",")):
             self._refuse(f"the file is a list of others ({name})")
         return index
-
-
-def import_decoders() -> Any:
-    """The module `torchcodec.decoders`, once it is sure that FFmpeg's libraries are there.
-
-    Raises:
-        ImportError: where they are not, or cannot be loaded with this torch.
-        ModuleNotFoundError: without torchcodec.
-    """
-    try:
-        decoders = importlib.import_module("torchcodec.decoders")
-        # Later releases can be imported without FFmpeg, for pictures alone, and fail at the first video.
-        loader = importlib.import_module("torchcodec._internally_replaced_utils")
-        if hasattr(loader, "load_core_libraries"):
-            loader.load_core_libraries()
-    except (RuntimeError, OSError) as error:
-        raise ImportError(_explain(str(error))) from error
-    return decoders
-
-
-def _explain(text: str) -> str:
-    """Why torchcodec's libraries do not load, out of its long report of one trial for each FFmpeg version."""
-    causes = re.findall(r"^\s*OSError: (?!Could not load this library)(.*)$", text, flags=re.MULTILINE)
-    others = [cause for cause in causes if not re.search(r"\blib(av|sw)\w+\b.*cannot open shared object", cause)]
-    if causes and not others:
-        return (
-            "backend='torchcodec' needs FFmpeg's shared libraries (libavcodec, libavformat, ...), and none of a "
-            "version that torchcodec knows was found. Install FFmpeg (Debian, Ubuntu: apt-get install ffmpeg), or use "
-            "backend='pyav', which brings its own."
-        )
-    first = others[0] if others else (text.strip().splitlines() or ["no reason given"])[0]
-    return (
-        f"backend='torchcodec' cannot load torchcodec's libraries ({first}). Install FFmpeg's shared libraries "
-        "(Debian, Ubuntu: apt-get install ffmpeg) and the torchcodec that goes with this torch (pip install "
-        "video-gn[torchcodec]), or use backend='pyav'."
-    )
 
 
 def _first_line(error: Exception) -> str:

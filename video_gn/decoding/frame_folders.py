@@ -1,8 +1,13 @@
 """Frame folders: directories whose numbered pictures are the frames of one video.
 
-A picture counts by its name: `img_00001.jpg`, `image_00001.png`, `frame_000001.jpeg`, `frame000001.webp`,
-`00001.jpg`; any number of zeros, either case. Other files, such as the optical flow (`flow_x_00001.jpg`) that the
-same tools write beside the frames, are passed over. Numbers begin at 0 or 1 and have no gaps.
+A file counts as a frame by its name: `img_00001.jpg`, `image_00001.png`, `frame_000001.jpeg`, `frame000001.webp`,
+`00001.jpg`; any number of zeros, either case. Other files are ignored, such as the optical flow
+(`flow_x_00001.jpg`) that the same tools write beside the frames. Numbers begin at 0 or 1 and have no gaps.
+
+Pictures are decoded whole, without JPEG's reduced decoding, so frames are the pictures' own pixels. Grey and palette
+pictures become RGB; transparency is dropped. A rotation in the EXIF data is not applied: tools that extract frames
+from videos rotate the pixels and write no such tag. Damage that leaves a JPEG decodable goes unnoticed, since libjpeg
+patches it without a word.
 
 Source: mmaction2 reads `img_{:05}.jpg` from 1 on (its `RawframeDataset`); `image_`, `frame_` and bare numbers are
 what other extractions of UCF-101, EPIC-KITCHENS and Something-Something V2 come with.
@@ -13,17 +18,35 @@ what other extractions of UCF-101, EPIC-KITCHENS and Something-Something V2 come
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Sequence
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from video_gn.clips import VideoInfo
+from video_gn.decoding._base import ReaderBase, check_indices, group_repeats, scaled_size
 from video_gn.errors import DecodeError
 
+if TYPE_CHECKING:  # lists use this module too, and must not wait for torch
+    import torch
+    from PIL import Image
+
+# Frames per second, which pictures do not store: what mmaction2 takes for raw frames (its `AVADataset`, fps=30), and
+# near the rate of most videos of Kinetics.
+FRAMES_FPS = 30.0
 FRAME_EXTENSIONS = (".jpeg", ".jpg", ".png", ".webp")
 _NAME = re.compile(
     rf"((?:(?:img|image|frame)[_-]?)?)([0-9]+)(?:{'|'.join(map(re.escape, FRAME_EXTENSIONS))})", re.IGNORECASE
 )
+_FORMATS = ("JPEG", "PNG", "WEBP")
+# 16 bits and more for a pixel: Pillow would clip them to 8.
+_DEEP_MODES = ("I", "F")
 NAMES_IN_WORDS = "img_00001.jpg, frame_000001.png, 00001.jpg, ..."
 NO_FRAMES = f"a directory, not a video file, and without numbered pictures ({NAMES_IN_WORDS})"
 
@@ -152,3 +175,106 @@ def without_count(name: str, separator: str | None) -> str | None:
         return None
     shorter, _, count = name.rpartition(separator)
     return shorter.strip() if shorter.strip() and count.strip().isascii() and count.strip().isdecimal() else None
+
+
+class FramesReader(ReaderBase):
+    """Reads frames of a frame folder. See `video_gn.decoding.VideoReader`.
+
+    Opening lists the directory once and reads the head of its first picture.
+
+    Args:
+        path: Local directory.
+        short_side_px: Size that a longer short side is scaled down to, bilinear with antialiasing; None scales nothing.
+
+    Raises:
+        DecodeError: for a directory without numbered pictures, with gaps in their numbers, or whose first picture
+            cannot be read.
+    """
+
+    def __init__(self, path: str, *, short_side_px: int | None = None) -> None:
+        super().__init__(path)
+        self._names = list_frames(path)
+        with self._open(self._names[0]) as picture:
+            self._size = picture.size
+        height, width = scaled_size(self._size[1], self._size[0], short_side_px)
+        self._seconds = np.arange(len(self._names)) / FRAMES_FPS
+        self._seconds.flags.writeable = False
+        self._info = VideoInfo(
+            path=path,
+            num_frames=len(self._names),
+            fps=FRAMES_FPS,
+            width=width,
+            height=height,
+            rotation_degrees=0,
+            codec="frames",
+            duration_seconds=len(self._names) / FRAMES_FPS,
+        )
+
+    def frames_at(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
+        """Decode frames; see `VideoReader.frames_at`.
+
+        Raises:
+            DecodeError: for a picture that is damaged or of another size than the first one; it names the picture.
+        """
+        import torch
+
+        self._check_usable()
+        checked = check_indices(indices, num_frames=self._info.num_frames, path=self.path)
+        wanted, places = group_repeats(checked)
+        out = np.empty((len(checked), self._info.height, self._info.width, 3), dtype=np.uint8)
+        for index, where in zip(wanted.tolist(), places, strict=True):
+            out[where[0]] = self._decode(self._names[index])
+            for repeat in where[1:]:
+                out[repeat] = out[where[0]]
+        return torch.from_numpy(out)
+
+    def _open(self, name: str) -> Image.Image:
+        from PIL import Image
+
+        with self._naming(name):
+            return Image.open(Path(self.path) / name, formats=_FORMATS)
+
+    def _decode(self, name: str) -> np.ndarray:
+        """uint8 (H, W, 3)."""
+        from PIL import Image
+
+        with self._open(name) as picture:
+            if picture.size != self._size:
+                raise DecodeError(
+                    self.path,
+                    f"its pictures differ in size: {self._names[0]} is {_in_words(self._size)}, {name} is "
+                    f"{_in_words(picture.size)}",
+                )
+            if picture.mode.startswith(_DEEP_MODES):
+                raise DecodeError(self.path, f"{name} must have 8 bits for a color, got Pillow's mode {picture.mode}")
+            picture.info.pop("transparency", None)  # which would only make Pillow warn
+            with self._naming(name):
+                rgb = picture.convert("RGB")
+        size = (self._info.width, self._info.height)
+        return np.asarray(rgb if size == rgb.size else rgb.resize(size, Image.Resampling.BILINEAR))
+
+    @contextlib.contextmanager
+    def _naming(self, name: str) -> Iterator[None]:
+        """Turn what Pillow raises for a damaged picture into an error that names it."""
+        from PIL import Image
+
+        try:
+            yield
+        except Image.UnidentifiedImageError as error:
+            raise DecodeError(self.path, f"the picture {name} cannot be read (it is no JPEG, PNG or WebP)") from error
+        # What Pillow raises for a damaged picture, beside OSError.
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            EOFError,
+            struct.error,
+            zlib.error,
+            Image.DecompressionBombError,
+        ) as e:
+            reason = getattr(e, "strerror", None) or str(e) or type(e).__name__
+            raise DecodeError(self.path, f"the picture {name} cannot be read ({reason})") from e
+
+
+def _in_words(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"

@@ -32,8 +32,8 @@ from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
 from video_gn.decoding._bitstream import PacketFacts, make_inspector
-from video_gn.decoding._shards import PROTOCOLS, is_member, member_url
 from video_gn.decoding.frame_folders import FolderError
+from video_gn.decoding.tar_members import PROTOCOLS, is_member, member_url
 from video_gn.errors import ConfigError, DecodeError
 
 _TIMEOUT_VARIABLE = "VIDEO_GN_DECODE_TIMEOUT_SECONDS"
@@ -46,6 +46,11 @@ _HEAD_BYTES = 4096
 # A playlist with a video's name must not make FFmpeg open other files or the network.
 _OPTIONS = {"protocol_whitelist": PROTOCOLS}
 _NO_TIME = np.iinfo(np.int64).min
+# FFmpeg's own rate for what has none, such as single pictures.
+DEFAULT_FPS = 25.0
+# A header's rate that is further from the frames' own times is not believed; rounding to
+# milliseconds in short videos stays well below.
+_FPS_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -313,6 +318,37 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
         and bool(shown[0] != _NO_TIME and (np.diff(shown) > 0).all()),
         num_video_streams=len(_video_streams(container)),
     )
+
+
+def header_fps(stream: VideoStream) -> float:
+    """Frames per second that the container's header states; 0 where it states none."""
+    return float(stream.average_rate or stream.guessed_rate or 0)
+
+
+def rate_and_duration(table: PacketTable, header_fps: float) -> tuple[float, float]:
+    """Frames per second, and seconds from the first frame to the end of the last.
+
+    The header's rate counts where it agrees with the frames' own times. Where the file has no usable times, frames
+    are 1 / fps apart.
+
+    Args:
+        table: With at least one frame.
+        header_fps: See `header_fps`.
+    """
+    fps, num_frames = header_fps, table.num_frames
+    if not table.has_times:
+        fps = fps or DEFAULT_FPS
+        return fps, (num_frames - 1) / fps + 1 / fps
+    shown = table.pts[table.is_shown]
+    base = float(table.time_base)
+    span, last = float(shown.max() - shown.min()) * base, table.end_duration * base
+    measured = (num_frames - 1) / span if span > 0 else 0.0
+    # In a few frames of variable rate the last one's duration weighs too much.
+    if measured and not abs(fps / measured - 1) <= _FPS_TOLERANCE:
+        full = num_frames / (span + last) if table.end_duration > 0 else measured
+        fps = fps if abs(fps / full - 1) <= _FPS_TOLERANCE else full
+    fps = fps or DEFAULT_FPS
+    return fps, span + (last if table.end_duration > 0 else 1 / fps)
 
 
 def _leave_out_torn(is_shown: np.ndarray, is_corrupt: np.ndarray) -> np.ndarray:

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 INDEX_SUFFIX = ".idx"
 # Between a shard and its member. Two colons end no ordinary file name, and a tar is no folder.
 SEPARATOR = "::"
+# What FFmpeg may open: a playlist with a video's name must not lead to other files or the network.
+PROTOCOLS = "file,subfile"
 _MARK = f".tar{SEPARATOR}"
 _MAGIC = b"video-gn tar index 1\n"
 _HEAD = struct.Struct("<QQ")  # bytes of the tar, number of members
@@ -137,6 +139,42 @@ def locate(path: str) -> Member:
             f"Remove {tar_path}{INDEX_SUFFIX}, or make the shard again",
         )
     return Member(tar_path, offset, size)
+
+
+def member_url(path: str) -> str:
+    """What FFmpeg opens for `SHARD.tar::MEMBER`: the member's bytes within the shard, read in place.
+
+    Raises:
+        DecodeError: see `locate`; and for a member without a byte.
+        ValueError: for a path of another form.
+    """
+    member = locate(path)
+    if member.size == 0:
+        raise DecodeError(path, "the file is empty (0 bytes)")
+    # "file:" keeps FFmpeg from taking "a:b.tar" for a protocol; what follows the colon is taken as it is.
+    end = member.offset + member.size
+    return f"subfile,,start,{member.offset},end,{end},,:file:{member.tar_path}"
+
+
+def read_member(path: str) -> bytes:
+    """All bytes of a shard's member, for libraries that do not know FFmpeg's protocols.
+
+    Raises:
+        DecodeError: see `locate`; and for a shard that cannot be read.
+        ValueError: for a path of another form.
+    """
+    member = locate(path)
+    try:
+        with open(member.tar_path, "rb", buffering=0) as file:
+            data = os.pread(file.fileno(), member.size, member.offset)
+            while len(data) < member.size:  # one call gives 2 GB at most
+                more = os.pread(file.fileno(), member.size - len(data), member.offset + len(data))
+                if not more:
+                    raise DecodeError(path, f"the shard is cut off: {len(data)} of {member.size} bytes are there")
+                data += more
+    except OSError as error:
+        raise DecodeError(path, f"the shard cannot be read ({error.strerror})") from error
+    return data
 
 
 def exists(path: str) -> bool:

@@ -32,7 +32,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -44,10 +44,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 from video_gn import sampling
-from video_gn.decoding.frame_folders import FolderError
-from video_gn.decoding.frames_reader import FRAMES_FPS, FramesReader
-from video_gn.decoding.pyav_reader import PyAVReader, UntrustedError
-from video_gn.errors import DecodeError, FrameCountError
+from video_gn.decoding.raw import RawReader, StartOverError, open_raw
+from video_gn.errors import DecodeError
 
 _VERSION = 1  # to be raised when the same settings give other files
 # A count that has to be corrected, and times that turn out to be wrong, are found one after the other.
@@ -121,75 +119,6 @@ class Encoded:
     num_bytes: int
 
 
-class _StartOverError(Exception):
-    """What is known of the frames has changed while they were read."""
-
-
-class _FrameReader(PyAVReader):
-    """Gives frames as they were decoded, without the conversion to RGB."""
-
-    def decoded(self, first: int, stop: int) -> Generator[VideoFrame, None, None]:
-        """Frames [first, stop), in order.
-
-        Raises:
-            _StartOverError: where the frames are to be counted anew.
-            DecodeError: where they cannot be decoded.
-        """
-        skips_none = np.zeros(len(self._index_of_row), dtype=bool)
-        for index in range(first, stop):
-            try:
-                if self._doubt is None:
-                    frame = self._frame_by_time(index, skips_none)
-                else:
-                    frame = self._frame_by_count(index)
-            except UntrustedError as error:
-                self._distrust(str(error))
-                raise _StartOverError from error
-            except FrameCountError as error:
-                raise _StartOverError from error
-            except av.error.FFmpegError as error:
-                raise DecodeError(self.path, f"decoding failed ({error.strerror})") from error
-            yield frame
-
-    @property
-    def header_rate(self) -> Fraction:
-        """Frames per second as a fraction that an mp4 file can hold."""
-        return Fraction(min(self.info.fps, _MAX_RATE)).limit_denominator(1001)
-
-    @property
-    def clock(self) -> Fraction:
-        """Seconds of a unit of time: the file's own, unless frames have no times in it."""
-        base = self.table.time_base
-        usable = self.table.has_times and base.numerator * _MAX_UNITS >= base.denominator
-        return base if usable else 1 / (self.header_rate * 1000)
-
-
-class _PictureReader(FramesReader):
-    """Gives the pictures of a frame folder as frames that were decoded."""
-
-    header_rate = Fraction(FRAMES_FPS)
-    clock = 1 / (header_rate * 1000)
-
-    def decoded(self, first: int, stop: int) -> Generator[VideoFrame, None, None]:
-        """Frames [first, stop), in order.
-
-        Raises:
-            DecodeError: where a picture cannot be read.
-        """
-        for index in range(first, stop):
-            yield VideoFrame.from_ndarray(self.frames_at([index])[0].numpy(), format="rgb24")
-
-
-_Reader = _FrameReader | _PictureReader
-
-
-def _open(source: str) -> _Reader:
-    try:
-        return _FrameReader(source)
-    except FolderError:
-        return _PictureReader(source)
-
-
 def encode(
     source: str,
     target: Path,
@@ -211,13 +140,13 @@ def encode(
         DecodeError: where the video cannot be read, or the written file is not what it should be.
         OSError: where the file cannot be written.
     """
-    with _open(source) as reader:
+    with open_raw(source) as reader:
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             first, stop = _frames_of(reader, segment)
             try:
                 size = _write(reader, range(first, stop), target, settings, on_frame)
                 break
-            except _StartOverError as error:
+            except StartOverError as error:
                 if attempt == _MAX_ATTEMPTS:
                     raise DecodeError(source, "its frames are counted differently each time") from error
     verify(target, num_frames=stop - first, size=size, on_frame=on_frame)
@@ -236,22 +165,22 @@ def verify(path: Path, *, num_frames: int, size: tuple[int, int], on_frame: Call
     Raises:
         DecodeError: where other frames come out than went in, or they cannot be told apart by their times.
     """
-    with _FrameReader(os.fspath(path)) as reader:
+    with open_raw(os.fspath(path)) as reader:
         info = reader.info
         if (info.num_frames, info.width, info.height, info.rotation_degrees) != (num_frames, *size, 0):
             raise DecodeError(path, f"{num_frames} frames of {size} px were to be written, got {info}")
         count = 0
         try:
-            for _ in reader.decoded(0, num_frames):
+            for _ in reader.frames(0, num_frames):
                 count += 1
                 on_frame()
-        except _StartOverError as error:
+        except StartOverError as error:
             raise DecodeError(path, f"what was written is damaged ({error.__cause__})") from error
         if reader.doubt is not None or count != num_frames:
             raise DecodeError(path, f"{num_frames} frames were to be written, {count} decode ({reader.doubt})")
 
 
-def _frames_of(reader: _Reader, segment: tuple[float | None, float | None]) -> tuple[int, int]:
+def _frames_of(reader: RawReader, segment: tuple[float | None, float | None]) -> tuple[int, int]:
     if segment == (None, None):
         return 0, reader.info.num_frames
     start, end = segment
@@ -275,7 +204,7 @@ class _Pictures:
         DecodeError: for a picture of one row or column.
     """
 
-    def __init__(self, reader: _Reader, settings: EncodeSettings) -> None:
+    def __init__(self, reader: RawReader, settings: EncodeSettings) -> None:
         info = reader.info
         self._turns = -info.rotation_degrees // 90 % 4
         self._stored = (info.height, info.width) if self._turns % 2 else (info.width, info.height)
@@ -339,11 +268,11 @@ def _rows(plane: Any) -> np.ndarray:
 
 
 def _write(
-    reader: _Reader, indices: range, target: Path, settings: EncodeSettings, on_frame: Callable[[], None]
+    reader: RawReader, indices: range, target: Path, settings: EncodeSettings, on_frame: Callable[[], None]
 ) -> tuple[int, int]:
     """Encode frames into a file that is then safe on disk; (width, height)."""
     pictures = _Pictures(reader, settings)
-    clock = reader.clock
+    clock = _clock(reader)
     seconds = reader.frame_seconds
     ends = np.append(seconds[1:], reader.info.duration_seconds)[indices.start : indices.stop]
     ticks = np.round((seconds[indices.start : indices.stop] - seconds[indices.start]) / float(clock)).astype(np.int64)
@@ -353,7 +282,7 @@ def _write(
     length_of = dict(zip(ticks.tolist(), np.maximum(durations, 1).tolist(), strict=True))
     # bitexact: no library versions and times in the file. faststart: one read from the front finds everything.
     options = {"fflags": "+bitexact", "movflags": "+faststart", "video_track_timescale": str(clock.denominator)}
-    decoded = reader.decoded(indices.start, indices.stop)
+    decoded = reader.frames(indices.start, indices.stop)
     with contextlib.closing(decoded), av.open(f"file:{target}", "w", format="mp4", options=options) as container:
         stream: Any = None
         for tick, frame in zip(ticks.tolist(), decoded, strict=True):
@@ -371,14 +300,26 @@ def _write(
     return pictures.size
 
 
-def _add_stream(container: Any, reader: _Reader, settings: EncodeSettings, picture: VideoFrame) -> Any:
+def _rate(reader: RawReader) -> Fraction:
+    """Frames per second as a fraction that an mp4 file can hold."""
+    return Fraction(min(reader.info.fps, _MAX_RATE)).limit_denominator(1001)
+
+
+def _clock(reader: RawReader) -> Fraction:
+    """Seconds of a unit of time: the file's own, where it has one that mp4 can hold."""
+    base = reader.time_base
+    usable = base is not None and base.numerator * _MAX_UNITS >= base.denominator
+    return base if base is not None and usable else 1 / (_rate(reader) * 1000)
+
+
+def _add_stream(container: Any, reader: RawReader, settings: EncodeSettings, picture: VideoFrame) -> Any:
     stream = container.add_stream(
         "libx264",
-        rate=reader.header_rate,
+        rate=_rate(reader),
         options={"preset": "medium", "crf": repr(settings.crf), "x264-params": settings.x264_params},
     )
     stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "yuv420p"
-    stream.time_base = stream.codec_context.time_base = reader.clock
+    stream.time_base = stream.codec_context.time_base = _clock(reader)
     context = stream.codec_context
     context.color_range, context.colorspace = picture.color_range, picture.colorspace
     context.color_primaries, context.color_trc = picture.color_primaries, picture.color_trc

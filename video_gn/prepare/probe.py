@@ -16,16 +16,13 @@ from av.video.stream import VideoStream
 
 from video_gn.decoding import open_video
 from video_gn.decoding.frame_folders import FolderError, folder_state
-from video_gn.decoding.probe import PacketTable, open_stream, read_table
+from video_gn.decoding.probe import DEFAULT_FPS, PacketTable, header_fps, open_stream, rate_and_duration, read_table
 from video_gn.errors import DecodeError, FrameCountError
 from video_gn.lists.scan_columns import FileFacts
 
 Depth = Literal["headers", "packets", "full"]
 # Memory of the frames that `full` holds at a time.
 _DECODED_BYTES = 64 << 20
-# As the reader has them, see video_gn.decoding.pyav_reader.
-_DEFAULT_FPS = 25.0
-_FPS_TOLERANCE = 0.05
 # ISO 14496-12, 8.3.2.3: the matrix of a picture that is shown as it is stored.
 _UNITY = b"".join(n.to_bytes(4, "big") for n in (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30))
 # Matroska's element ProjectionPoseRoll, and how much of a file its head is looked for in.
@@ -107,12 +104,8 @@ def _from_packets(path: str, *, headers_only: bool) -> FileFacts:
     return facts
 
 
-def _header_fps(stream: VideoStream) -> float:
-    return float(stream.average_rate or stream.guessed_rate or 0)
-
-
 def _from_header(container: InputContainer, stream: VideoStream) -> FileFacts:
-    fps = _header_fps(stream) or _DEFAULT_FPS
+    fps = header_fps(stream) or DEFAULT_FPS
     duration: float | None = None
     if stream.duration is not None and stream.time_base is not None:
         duration = float(stream.duration * stream.time_base)
@@ -141,7 +134,7 @@ def _facts(
 def _from_table(path: str, table: PacketTable, stream: VideoStream) -> FileFacts:
     if table.num_frames == 0:
         raise DecodeError(path, f"none of its {len(table.pts)} video packets is whole and to be shown")
-    fps, duration = _rate_and_duration(table, _header_fps(stream))
+    fps, duration = rate_and_duration(table, header_fps(stream))
     return _facts(stream, table.num_frames, fps, duration, key_frame_interval(table))
 
 
@@ -150,22 +143,6 @@ def key_frame_interval(table: PacketTable) -> int:
     keys = np.flatnonzero(table.is_key)
     shown_before = np.concatenate(([0], np.cumsum(table.is_shown)))
     return max(1, int(np.diff(shown_before[[0, *keys, len(table.is_key)]]).max()))
-
-
-def _rate_and_duration(table: PacketTable, header_fps: float) -> tuple[float, float]:
-    """Frames per second and seconds, as a reader of the file has them before anything is decoded."""
-    fps, base, num = header_fps, float(table.time_base), table.num_frames
-    if not table.has_times:
-        fps = fps or _DEFAULT_FPS
-        return fps, num / fps
-    shown = table.pts[table.is_shown]
-    span = float(shown.max() - shown.min()) * base
-    measured = (num - 1) / span if span > 0 else 0.0
-    if measured and not abs(fps / measured - 1) <= _FPS_TOLERANCE:
-        full = num / (span + table.end_duration * base) if table.end_duration > 0 else measured
-        fps = fps if abs(fps / full - 1) <= _FPS_TOLERANCE else full
-    fps = fps or _DEFAULT_FPS
-    return fps, span + (table.end_duration * base if table.end_duration > 0 else 1 / fps)
 
 
 def _may_be_turned(path: str, format_name: str) -> bool:

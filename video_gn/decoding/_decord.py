@@ -7,37 +7,19 @@ it, so that its frames are PyAV's frames.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from video_gn.decoding._base import check_indices, group_repeats
 from video_gn.decoding._held import HeldReader, in_order
-from video_gn.decoding._shards import is_member, read_member
-from video_gn.decoding.pyav_reader import PyAVReader
-
-
-def import_decord() -> Any:
-    """The module `decord`, with its FFmpeg kept to itself.
-
-    Its loader makes the symbols of its libraries visible to all that are loaded later: torchcodec then calls
-    decord's FFmpeg in place of the system's, and crashes.
-
-    Raises:
-        ImportError: where it is not installed, or cannot be loaded.
-    """
-    visible = ctypes.RTLD_GLOBAL
-    vars(ctypes)["RTLD_GLOBAL"] = ctypes.RTLD_LOCAL
-    try:
-        return importlib.import_module("decord")
-    finally:
-        vars(ctypes)["RTLD_GLOBAL"] = visible
+from video_gn.decoding._pyav import PyAVReader
+from video_gn.decoding.libraries import import_decord
+from video_gn.decoding.tar_members import is_member, read_member
 
 
 class DecordReader(HeldReader):

@@ -25,14 +25,9 @@ from av.video.frame import VideoFrame
 from video_gn.clips import VideoInfo
 from video_gn.decoding._base import ReaderBase, check_indices, group_repeats
 from video_gn.decoding._decoder import PacketDecoder, RgbConverter
-from video_gn.decoding.probe import PacketTable, describe
+from video_gn.decoding.probe import PacketTable, describe, rate_and_duration
 from video_gn.errors import DecodeError, FrameCountError
 
-# FFmpeg's own rate for what has none, such as single pictures.
-_DEFAULT_FPS = 25.0
-# A header's rate that is further from the frames' own times is not believed; rounding to
-# milliseconds in short videos stays well below.
-_FPS_TOLERANCE = 0.05
 # With several threads, each start over empties all of them.
 _MIN_SKIP_PACKETS_PER_THREAD = 8
 
@@ -251,22 +246,8 @@ class PyAVReader(ReaderBase):
     # Facts
 
     def _describe(self, table: PacketTable) -> tuple[VideoInfo, np.ndarray]:
-        base = float(table.time_base)
-        fps = self._decoder.header_fps
-        times: list[int | None] = []
-        if table.has_times:
-            shown = np.sort(table.pts[table.is_shown])
-            times = shown.tolist()
-            span = float(shown[-1] - shown[0]) * base
-            measured = (len(shown) - 1) / span if span > 0 else 0.0
-            # In a few frames of variable rate the last one's duration weighs too much.
-            if measured and not abs(fps / measured - 1) <= _FPS_TOLERANCE:
-                end = span + table.end_duration * base
-                full = len(shown) / end if table.end_duration > 0 else measured
-                fps = fps if abs(fps / full - 1) <= _FPS_TOLERANCE else full
-        fps = fps or _DEFAULT_FPS
-        seconds = self._seconds_of(times or [None] * table.num_frames, fps)
-        last = table.end_duration * base if table.has_times and table.end_duration > 0 else 1 / fps
+        fps, duration = rate_and_duration(table, self._decoder.header_fps)
+        times = np.sort(table.pts[table.is_shown]).tolist() if table.has_times else [None] * table.num_frames
         height, width = self._converter.size
         info = VideoInfo(
             path=self.path,
@@ -276,9 +257,9 @@ class PyAVReader(ReaderBase):
             height=height,
             rotation_degrees=self._converter.rotation_degrees,
             codec=self._decoder.codec,
-            duration_seconds=float(seconds[-1]) + last,
+            duration_seconds=duration,
         )
-        return info, seconds
+        return info, self._seconds_of(times, fps)
 
     def _seconds_of(self, times: Sequence[int | None], fps: float) -> np.ndarray:
         """Seconds from the first frame; evenly spaced where the times are not all known and ascending."""

@@ -1,0 +1,81 @@
+"""Frames of a video in order, as they were decoded, without the conversion to RGB: what a copy is encoded from."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.video.frame import VideoFrame
+
+from video_gn.decoding._pyav import PyAVReader, UntrustedError
+from video_gn.decoding.frame_folders import FolderError, FramesReader
+from video_gn.errors import DecodeError, FrameCountError
+
+
+class StartOverError(Exception):
+    """The reader has corrected the number or the times of its frames while they were read: choose frames again."""
+
+
+class RawVideo(PyAVReader):
+    """A video file; besides `frames`, see `video_gn.decoding.VideoReader`."""
+
+    @property
+    def time_base(self) -> Fraction | None:
+        """Seconds of a unit of the file's times; None where its frames have none."""
+        return self.table.time_base if self.table.has_times else None
+
+    def frames(self, first: int, stop: int) -> Generator[VideoFrame, None, None]:
+        """Frames [first, stop), in order.
+
+        Raises:
+            StartOverError: where number or times of the frames turn out to be others.
+            DecodeError: where they cannot be decoded.
+        """
+        skips_none = np.zeros(len(self._index_of_row), dtype=bool)
+        for index in range(first, stop):
+            try:
+                if self._doubt is None:
+                    frame = self._frame_by_time(index, skips_none)
+                else:
+                    frame = self._frame_by_count(index)
+            except UntrustedError as error:
+                self._distrust(str(error))
+                raise StartOverError from error
+            except FrameCountError as error:
+                raise StartOverError from error
+            except av.error.FFmpegError as error:
+                raise DecodeError(self.path, f"decoding failed ({error.strerror})") from error
+            yield frame
+
+
+class RawFolder(FramesReader):
+    """A frame folder; as `RawVideo`."""
+
+    doubt: str | None = None
+    time_base: Fraction | None = None
+
+    def frames(self, first: int, stop: int) -> Generator[VideoFrame, None, None]:
+        """Frames [first, stop), in order.
+
+        Raises:
+            DecodeError: where a picture cannot be read.
+        """
+        for index in range(first, stop):
+            yield VideoFrame.from_ndarray(self.frames_at([index])[0].numpy(), format="rgb24")
+
+
+RawReader = RawVideo | RawFolder
+
+
+def open_raw(path: str) -> RawReader:
+    """Open a video or a frame folder; use it in a `with` statement.
+
+    Raises:
+        DecodeError: see `video_gn.decoding.open_video`.
+    """
+    try:
+        return RawVideo(path)
+    except FolderError:
+        return RawFolder(path)
