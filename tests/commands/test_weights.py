@@ -212,7 +212,7 @@ def test_weights_alone_are_no_checkpoint_to_go_on_from(tiny_videos, tmp_path):
         assert "--model.weights" in printed
     status, printed = run(fit(tiny_videos, tmp_path / "y", "--ckpt_path=b.ckpt"), tmp_path)
     assert status == 2, printed
-    assert "has no key 'optimizer_states': it is no checkpoint of a run to go on from" in printed
+    assert "has no key 'optimizer_states': it is no checkpoint of a run to resume" in printed
     outputs = []
     for number, name in enumerate(("--ckpt_path=b.ckpt", "--model.weights=b.safetensors", "--model.weights=b.pyth")):
         status, printed = run([*test, f"--run_dir={tmp_path / str(number)}", name], tmp_path)

@@ -18,7 +18,7 @@ from video_gn.decoding._base import scaled_size
 from video_gn.evaluation.predictor import Predictor
 from video_gn.lists.read import VideoRecord
 from video_gn.models import i3d
-from video_gn.run.checkpoint_files import KEY, NET_PREFIX
+from video_gn.weights.about import KEY, NET_PREFIX
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,22 @@
-"""The newest whole checkpoint is found, damage is seen, and another machine is named."""
+"""The newest whole checkpoint is found, damage is seen, nothing is executed, and another machine is named."""
 
+import collections
+import io
 import logging
+import os
 
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
+from pickles import Calls, in_torch
+from runs import TINY, run
+from small import assert_same
 
 from video_gn.errors import CheckpointError
-from video_gn.run.checkpoint_files import KEY, environment, environment_differences, newest_checkpoint, read_checkpoint
+from video_gn.run.checkpoint_files import environment, environment_differences, newest_checkpoint, read_checkpoint
+from video_gn.run.checkpoints import AtomicCheckpointIO
+from video_gn.weights.about import KEY
 
 
 def write(path, step):
@@ -68,6 +78,75 @@ def test_none_and_none_whole(tmp_path):
     write(tmp_path / "last.ckpt", 9).write_bytes(b"x")
     with pytest.raises(CheckpointError, match=r"last\.ckpt: not a checkpoint"):
         newest_checkpoint(tmp_path)
+
+
+def whole_checkpoint():
+    weight = torch.randn(6, 3, 2, 5, 5).to(memory_format=torch.channels_last_3d)
+    state = collections.OrderedDict(weight=weight, half=torch.randn(7).bfloat16(), count=torch.tensor(3))
+    state["tied"], state["part"] = state["weight"], state["half"][2:4]
+    momentum = {0: {"momentum_buffer": torch.randn_like(weight), "step": 2}}
+    groups = [{"lr": 0.1, "params": [0, 1], "betas": (0.9, 0.99)}]
+    return {
+        KEY: {"net": {"width": 4, "norm_options": None}, "mean": [0.1, 0.2, 1 / 3], "classes": ["a", "ç"]},
+        "state_dict": state,
+        "global_step": 3,
+        "optimizer_states": [{"state": momentum, "param_groups": groups}],
+        "loops": {"fit_loop": {"total": {"ready": 1}, "empty": {}, "none": None, "nan": float("nan")}},
+        "callbacks": {"Averaging": {"eight": torch.randn(4).to(torch.float8_e4m3fn), "best": -1e-300}},
+    }
+
+
+def test_what_is_resumed_is_what_was_saved(tmp_path):
+    path, saved = tmp_path / "last.ckpt", whole_checkpoint()
+    AtomicCheckpointIO().save_checkpoint(saved, path)
+    found = AtomicCheckpointIO().load_checkpoint(path, weights_only=None)
+    path.write_bytes(bytes(path.stat().st_size))  # in place: tensors that are mapped would be zeros now
+    eight, wanted = (content["callbacks"]["Averaging"].pop("eight") for content in (found, saved))
+    assert torch.equal(eight.float(), wanted.float()) and eight.dtype == wanted.dtype
+    assert_same(found, {**saved, "state_dict": dict(saved["state_dict"])})
+    weight, buffer = found["state_dict"]["weight"], found["optimizer_states"][0]["state"][0]["momentum_buffer"]
+    assert weight.stride() == saved["state_dict"]["weight"].stride() == buffer.stride()
+    assert weight.data_ptr() == found["state_dict"]["tied"].data_ptr()
+    found["state_dict"]["half"][3] = 9
+    assert found["state_dict"]["part"][1] == 9
+
+
+DEEP_KEY = b"\x80\x04}" + b")" + b"\x85" * 500_000 + b"K\x01s."  # torch's own unpickler ends the process
+
+
+def test_hostile_files_are_refused(tmp_path):
+    mark, path = tmp_path / "mark", tmp_path / "last.ckpt"
+    called = io.BytesIO()
+    torch.save(
+        {KEY: {"net": {}}, "state_dict": {"a": torch.ones(2)}, "global_step": Calls(os.mkdir, str(mark))}, called
+    )
+    foreign = io.BytesIO()
+    torch.save({**whole_checkpoint(), "more": np.array(["text"])}, foreign)
+    for data, match in (
+        (called.getvalue(), r"holds a call of posix.mkdir: that is a program"),
+        (in_torch(DEEP_KEY), "damaged, or not a checkpoint .a key of type tuple"),
+        (in_torch(b"\x80\x02" + b"]" * 300_000 + b"a" * 299_999 + b"."), "nested deeper"),
+        (foreign.getvalue(), "not a checkpoint of a run: it holds numpy.ndarray"),
+        (safetensors.torch.save({"state_dict": torch.ones(2)}), "dict in a file of kind safetensors"),
+        (in_torch(b"\x80\x02]."), "but list in a file of kind torch"),
+    ):
+        path.write_bytes(data)
+        for read in (AtomicCheckpointIO().load_checkpoint, read_checkpoint, lambda p: newest_checkpoint(p.parent)):
+            with pytest.raises(CheckpointError, match=match):
+                read(path)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_a_hostile_file_as_ckpt_path(tiny_videos, tmp_path, command):
+    (tmp_path / "deep.ckpt").write_bytes(in_torch(DEEP_KEY))
+    torch.save({KEY: Calls(os.mkdir, "mark")}, tmp_path / "call.ckpt")
+    for name, words in (("deep.ckpt", "a key of type tuple"), ("call.ckpt", "nothing was executed")):
+        argv = [command, *TINY, f"--data.{command.replace('fit', 'train')}={tiny_videos}", f"--ckpt_path={name}"]
+        status, printed = run([*argv, f"--run_dir={tmp_path / 'run'}"], tmp_path)
+        assert status == 2, printed
+        assert words in printed and "Traceback" not in printed
+    assert not (tmp_path / "mark").exists()
 
 
 def test_another_machine_is_named(monkeypatch):

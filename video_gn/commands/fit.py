@@ -44,6 +44,7 @@ from video_gn.training.guard import NonFiniteGuard
 from video_gn.training.module import VideoClassifier
 from video_gn.training.precise_bn import PreciseBN
 from video_gn.training.sharded import check_sharding
+from video_gn.weights.about import KEY
 from video_gn.weights.convert import zoo_labels
 from video_gn.weights.files import read_file
 from video_gn.weights.formats import recognize
@@ -145,7 +146,7 @@ class VideoCLI(LightningCLI):
             )
         if found is not None:
             content = content or checkpoint.read_checkpoint(found, resume=self.subcommand == "fit")
-            self.about, self.global_step = dict(content[checkpoint.KEY]), int(content["global_step"])
+            self.about, self.global_step = dict(content[KEY]), int(content["global_step"])
             log.info("checkpoint: %s (step %d)", found, self.global_step)
             if self.subcommand == "fit":
                 for line in checkpoint.environment_differences(self.about.get("environment") or {}):

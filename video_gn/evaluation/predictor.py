@@ -22,7 +22,7 @@ from video_gn.evaluation.results import video_result
 from video_gn.evaluation.scores import score_views
 from video_gn.lists.read import VideoRecord
 from video_gn.models.resnet3d import I3D
-from video_gn.run.checkpoint_files import KEY
+from video_gn.weights.about import KEY
 from video_gn.weights.build import build_net
 from video_gn.weights.convert import describe
 from video_gn.weights.files import read_file

@@ -1,9 +1,8 @@
-"""Reading this package's own checkpoints: plain containers alone, nothing is executed."""
+"""Reads the checkpoints of runs: the newest whole one of a directory, and what differs from where it was written."""
 
 from __future__ import annotations
 
 import logging
-import pickle
 import platform
 import zipfile
 from collections.abc import Mapping
@@ -14,58 +13,71 @@ from typing import Any
 import torch
 
 from video_gn.errors import CheckpointError
+from video_gn.weights.about import KEY
+from video_gn.weights.files import naming_damage, read_file
 
 log = logging.getLogger(__name__)
 
-KEY = "video_gn"
-NET_PREFIX = "net."
+# What a checkpoint of a run holds, and what training needs beside it to resume.
+_CONTENT = {KEY: dict, "state_dict": dict, "global_step": int}
+_TRAINING = {"optimizer_states": list, "loops": dict}
 
 
 def read_checkpoint(path: str | Path, *, resume: bool = False) -> dict[str, Any]:
-    """Read a checkpoint that a run has written.
+    """Read a checkpoint that a run has written, and check that it has what a run needs.
 
     Args:
-        path: of the file; its tensors are mapped, not read.
-        resume: a training will go on from it: every byte is checked.
+        path: Checkpoint file. Its tensors are mapped, not read.
+        resume: Also check every byte of the file and require the state that training resumes from.
 
     Returns:
         The whole checkpoint.
 
     Raises:
-        CheckpointError: for a file that is missing, cut short, not of this package, or without what a training needs.
+        CheckpointError: If the file is missing, damaged, not of this package, or lacks what training needs.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"{path}: not a checkpoint of a run, or cut short ({reason}). "
-            "Weights in another form go into --model.weights."
-        ) from error
-    needed = [KEY, "state_dict", "global_step", *(["optimizer_states", "loops"] if resume else [])]
-    missing = [key for key in needed if key not in content] if isinstance(content, dict) else needed
-    if missing:
-        raise CheckpointError(
-            f"{path}: has no key {missing[0]!r}: it is no checkpoint of a run{' to go on from' if resume else ''}. "
-            f"Weights alone go into --model.weights {path}"
-        )
+    content = read_plain(path)
+    advice = f"Weights alone go into --model.weights {path}"
+    for key, kind in (_CONTENT | _TRAINING if resume else _CONTENT).items():
+        if not isinstance(content.get(key), kind):
+            raise CheckpointError(
+                f"{path}: has no key {key!r}: it is no checkpoint of a run{' to resume' if resume else ''}. {advice}"
+            )
     if resume:
-        _check_bytes(path)
-    return dict(content)
+        _check_bytes(Path(path))
+    return content
+
+
+def read_plain(path: str | Path, *, mapped: bool = True) -> dict[str, Any]:
+    """Read a file of plain containers and tensors that torch.save wrote; nothing in it is executed.
+
+    Args:
+        path: File to read.
+        mapped: Map the tensors instead of reading them; see `read_file`.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, of another kind, or holds objects of other libraries.
+    """
+    found = read_file(path, mapped=mapped)
+    if found.container != "torch" or not isinstance(found.content, dict):
+        raise CheckpointError(
+            f"{path}: not a checkpoint of a run, but {type(found.content).__name__} in a file of kind "
+            f"{found.container}. Weights alone go into --model.weights {path}"
+        )
+    if found.foreign:
+        raise CheckpointError(
+            f"{path}: not a checkpoint of a run: it holds {found.foreign[0]}, and a run writes plain containers and "
+            f"tensors alone. Weights alone go into --model.weights {path}"
+        )
+    return found.content
 
 
 def _check_bytes(path: Path) -> None:
     """Compare the file's checksums: a flipped bit in a weight would go unseen otherwise."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}). Go on from another one.") from error
+    with naming_damage(path), zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
     if damaged is not None:
-        raise CheckpointError(f"{path}: damaged: the checksum of {damaged} is wrong. Go on from another one.")
+        raise CheckpointError(f"{path}: damaged: the checksum of {damaged} is wrong. Resume from another checkpoint.")
 
 
 def newest_checkpoint(directory: Path) -> tuple[Path, dict[str, Any]] | None:

@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from video_gn.errors import ConfigError
 from video_gn.files import naming_full_disk
 from video_gn.run.batch_change import BatchChange, find_change, write_progress
+from video_gn.run.checkpoint_files import read_plain
 from video_gn.run.position import clips_seen
 
 
@@ -53,6 +54,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(final)
+
+    def load_checkpoint(
+        self, path: str | os.PathLike[str], map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint onto the CPU; nothing in it is executed, and its tensors do not depend on the file.
+
+        Args:
+            path: Checkpoint file.
+            map_location: Ignored.
+            weights_only: Ignored: no object is ever built.
+
+        Raises:
+            CheckpointError: If the file is damaged or holds more than plain containers and tensors.
+        """
+        return read_plain(Path(path), mapped=False)
 
 
 def link(source: Path, target: Path) -> None:

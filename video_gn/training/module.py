@@ -25,12 +25,13 @@ from video_gn.evaluation.accuracy import MultiViewAccuracy
 from video_gn.evaluation.scores import normalize_clips, score_views
 from video_gn.models.norms import is_norm
 from video_gn.models.resnet3d import I3D
-from video_gn.run.checkpoint_files import KEY, environment
+from video_gn.run.checkpoint_files import environment
 from video_gn.training.checks import check_same_net, check_training, class_difference, rounded
 from video_gn.training.mixing import Mixing, mixing_rng
 from video_gn.training.optimizer import OptimizerConfig, build_optimizer, freeze_stages, scaled_lr
 from video_gn.training.schedule import ScheduleConfig, build_scheduler
 from video_gn.training.sharded import ShardedStrategy
+from video_gn.weights.about import KEY
 from video_gn.weights.load import WeightsOptions, load_into
 from video_gn.weights.report import LoadReport
 

@@ -10,9 +10,12 @@ from typing import Any
 import yaml
 
 from video_gn.errors import CheckpointError
-from video_gn.run.checkpoint_files import KEY
 from video_gn.sampling import SPACINGS
 from video_gn.weights.files import FileContent
+
+# Where a checkpoint of this package says what it is, and what its network's tensors bear before their names.
+KEY = "video_gn"
+NET_PREFIX = "net."
 
 
 def _is_count(value: object) -> bool:

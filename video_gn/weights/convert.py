@@ -16,7 +16,7 @@ import video_gn
 from video_gn.errors import CheckpointError
 from video_gn.lists.class_names import kinetics400
 from video_gn.models.resnet3d import I3D
-from video_gn.run.checkpoint_files import KEY, NET_PREFIX
+from video_gn.weights.about import KEY, NET_PREFIX
 from video_gn.weights.build import build_net
 from video_gn.weights.files import read_file
 from video_gn.weights.formats import OWN, Source, recognize

@@ -109,32 +109,33 @@ class FileContent:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-def read_file(path: str | os.PathLike[str], *, header_only: bool = False) -> FileContent:
+def read_file(path: str | os.PathLike[str], *, header_only: bool = False, mapped: bool = True) -> FileContent:
     """Read a file of weights without running anything in it.
 
-    torch's files and safetensors are mapped: values are read when they are used, so the file must stay as it is.
-
     Args:
-        path: of the file; its ending is not looked at.
-        header_only: for safetensors take names, shapes and dtypes alone, as tensors on the meta device. Other
-            containers are read as ever.
+        path: File to read; its ending is not looked at.
+        header_only: For safetensors, return names, shapes and dtypes alone, as tensors on the meta device. Other
+            containers are read in full.
+        mapped: Map torch's files and safetensors instead of reading them: values are read when they are used, so the
+            file must stay as it is. False reads torch's files into memory, so that the tensors outlive the file.
 
     Raises:
         CheckpointError: for a file that is missing, cut short, damaged, no checkpoint, or a program.
     """
     name = os.fspath(path)
     head, size = _head(name)
-    with _damage(name):
+    with naming_damage(name):
         container = _recognize(name, head, size)
         if container == "safetensors":
             return _read_safetensors(name, header_only=header_only)
         if container == "caffe2 pickle":
             return _read_caffe2(name, size)
-        return _read_torch(name, size, container)
+        return _read_torch(name, size, container, mapped=mapped)
 
 
 @contextmanager
-def _damage(path: str) -> Iterator[None]:
+def naming_damage(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn whatever a damaged file raises while it is read (`DAMAGE`) into a `CheckpointError` with its path."""
     try:
         yield
     except DAMAGE as error:
@@ -272,7 +273,7 @@ def _storage_sizes(path: str) -> dict[str, int]:
     return {entry.filename.removeprefix(prefix): entry.file_size for entry in entries}
 
 
-def _read_torch(path: str, size: int, container: str) -> FileContent:
+def _read_torch(path: str, size: int, container: str, *, mapped: bool) -> FileContent:
     """Let torch do zip, storages, byte order and mapping, and our unpickler all the rest.
 
     `weights_only=True` would refuse each foreign object together with the weights beside it; it also lets a tensor
@@ -290,7 +291,7 @@ def _read_torch(path: str, size: int, container: str) -> FileContent:
             with Path(path).open("rb") as file:
                 tree = torch.load(file, map_location="cpu", mmap=False, **options)
         else:
-            tree = torch.load(path, map_location="cpu", mmap=container == "torch", **options)
+            tree = torch.load(path, map_location="cpu", mmap=mapped and container == "torch", **options)
         content = plain(tree, reading.foreign)
     if container != "torch" and reading.storages != set(reading.last or ()):
         raise CheckpointError(f"{path}: the values of some of its tensors are missing. {AGAIN}")

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 
 from video_gn.errors import CheckpointError
-from video_gn.run.checkpoint_files import KEY
-from video_gn.weights.about import metadata_words, own_words, slowfast_words
+from video_gn.weights.about import KEY, metadata_words, own_words, slowfast_words
 from video_gn.weights.files import FileContent
 from video_gn.weights.keymaps import KEYMAPS, STAGES, Keymap
 
