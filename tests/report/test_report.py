@@ -1,136 +1,17 @@
-import csv
 import json
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from fake_run import METRICS, checked, make_test, make_training, page_of
 
 from video_gn import report
 from video_gn.errors import RunError
-from video_gn.report import reading as _read
-from video_gn.report import write_report
+from video_gn.report import reading, write_report
 
-CLASSES = ["bend", "jack", "<b>&\"'</b>", "走路", "a|b", "class 10", "class 2"]
-NUM_CLIPS, NUM_CROPS = 4, 2
-METRICS = "step,epoch,lr,train/loss,val/loss,val/top1,val/top5\n"
-
-
-def make_test(directory, *, num_videos=30, labelled=True, classes=CLASSES, failed=(), seed=0):
-    """test/ of a run, written the way the test command writes it; returns labels and scores (V, K, Y)."""
-    rng = np.random.default_rng(seed)
-    folder = directory / "test"
-    folder.mkdir(parents=True, exist_ok=True)
-    labels = rng.integers(len(classes), size=num_videos) if labelled else np.full(num_videos, -1)
-    scores = rng.random((num_videos, NUM_CLIPS * NUM_CROPS, len(classes)))
-    scores[np.arange(num_videos), :, labels] += 0.4
-    scores = (scores / scores.sum(2, keepdims=True)).astype(np.float32)
-    np.savez(folder / "scores.npz", video_ids=np.arange(num_videos), labels=labels, scores=scores)
-    mean = scores.astype(np.float64).mean(1)
-    order = np.argsort(-mean, axis=1, kind="stable")[:, :5]
-    with (folder / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["video", "label", "pred", "score", "top5", "num_views"])
-        for i in range(num_videos):
-            label = classes[labels[i]] if labelled else ""
-            best = [classes[j] for j in order[i]]
-            writer.writerow([f"data/<v> {i}.mp4", label, best[0], f"{mean[i].max():.6f}", "|".join(best), 8])
-    metrics = {
-        "top1": float((order[:, 0] == labels).mean()) if labelled else None,
-        "top5": float((order == labels[:, None]).any(1).mean()) if labelled else None,
-        "mean_class_accuracy": 0.5 if labelled else None,
-        "num_videos": num_videos + len(failed),
-        "num_failed": len(failed),
-        "coverage": num_videos / (num_videos + len(failed)),
-        "num_clips": NUM_CLIPS,
-        "num_crops": NUM_CROPS,
-        "failed": [{"path": path, "reason": reason} for path, reason in failed],
-        "checkpoint": f"{directory}/checkpoints/best.ckpt",
-    }
-    (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
-    (folder / "config.yaml").write_text("seed_everything: 0\n")
-    return labels, scores
-
-
-def make_training(directory, num_steps=50):
-    directory.mkdir(parents=True, exist_ok=True)
-    lines = []
-    for step in range(1, num_steps + 1):
-        val = f"{2 / step},{step / 100},{step / 60}" if step % 10 == 0 else ",,"
-        lines.append(f"{step},{(step - 1) // 10},{0.1 if step < 30 else 0.001},{3 / step},{val}\n")
-    (directory / "metrics.csv").write_text(METRICS + "".join(lines))
-    (directory / "config.yaml").write_text(
-        "seed_everything: 7\ndata: {clip: {num_frames: 16, stride: 2}, batch_size: 8, train: '<videos>'}\n"
-        "model:\n  net: {class_path: video_gn.models.i3d, init_args: {depth: 50, norm: group, num_groups: 32}}\n"
-    )
-
-
-def page_of(directory):
-    return write_report(directory).read_text(encoding="utf-8")
-
-
-class Checker(HTMLParser):
-    """Tags must nest and close, ids be unique, links stay inside the page, and nothing be loaded or run."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.ids, self.links, self.text = [], [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        names = [name for name, _ in attrs]
-        assert len(names) == len(set(names)), (tag, attrs)
-        assert tag not in ("script", "link", "img", "iframe", "object", "embed", "base"), tag
-        assert not any(name.startswith("on") or name in ("src", "srcset", "action") for name in names), attrs
-        self.ids += [value for name, value in attrs if name == "id"]
-        self.links += [value for name, value in attrs if name == "href"]
-        if tag not in ("meta", "br"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        assert tag in ("path", "rect", "circle"), tag
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if "style" not in self.open:
-            self.text.append(data)
-
-
-def checked(page):
-    """Text of a page that has passed the checks."""
-    checker = Checker()
-    checker.feed(page)
-    checker.close()
-    assert not checker.open
-    assert len(checker.ids) == len(set(checker.ids))
-    assert checker.links
-    assert {link[1:] for link in checker.links} == set(checker.ids)
-    assert "http" not in page.replace("http-equiv", "")
-    assert "url(" not in page
-    rest = page
-    while "<svg" in rest:
-        start = rest.index("<svg")
-        end, depth = start, 0
-        while True:  # charts hold inner svgs
-            opened, closed = rest.find("<svg", end + 1), rest.find("</svg>", end + 1)
-            if 0 <= opened < closed:
-                depth, end = depth + 1, opened
-            elif depth:
-                depth, end = depth - 1, closed
-            else:
-                break
-        image = rest[start : closed + 6]
-        assert "nan" not in image.split(">")[0]
-        ElementTree.fromstring(image)
-        rest = rest[closed + 6 :]
-    return " ".join("".join(checker.text).split())
-
-
-# ---- the page ----------------------------------------------------------------------------------
+HOSTILE = "</td><script>alert(1)</script>'\"\udc80"
 
 
 def test_the_page_of_a_whole_run(tmp_path):
@@ -142,14 +23,18 @@ def test_the_page_of_a_whole_run(tmp_path):
 
     page = page_of(run)
     text = checked(page)
+    single = float((scores.argmax(2) == labels[:, None]).mean())
 
     assert (run / "report.html") == write_report(run)
     assert f"top-1{100 * top1:.1f}%" in text
     assert "coverage93.75%30 of 32 videos read" in text
     assert "views of a video4 × 24 clips, 2 crops of each" in text
-    assert "ResNet-50 I3D · group norm, 32 groups · clips of 16 frames, stride 2 · batch 8 a process" in text
+    assert "ResNet-50 I3D · group norm, 32 groups · clips of 16 frames, stride 2 · batch size 8 in a process" in text
     assert "50 optimizer steps, 5 epochs begun; training loss 0.06 at the last logged step" in text
     assert "best validation top-1 50.0% at step 50 (epoch 5), last 50.0%" in text
+    assert f"A single view is right for {100 * single:.1f}% of the videos (mean over views), all views together" in text
+    assert "Top-1 by number of clips averaged" in text
+    assert "<title>1 clip: top-1 " in page
     assert "x/<i>broken</i>.mp4no video stream" in text
     assert "<b>&\"'</b>" in text
     assert "<i>broken" not in page
@@ -194,7 +79,7 @@ def test_no_directory_and_an_empty_one(tmp_path):
         write_report(tmp_path)
 
 
-@pytest.mark.parametrize("name", list(_read.FILES))
+@pytest.mark.parametrize("name", list(reading.FILES))
 def test_each_file_alone_and_each_file_missing(tmp_path, name):
     whole = tmp_path / "whole"
     make_training(whole)
@@ -208,10 +93,10 @@ def test_each_file_alone_and_each_file_missing(tmp_path, name):
     (whole / name).unlink()
     text = checked(page_of(whole))
     assert "1 file is missing" in text
-    assert f"{name}{_read.FILES[name]}missing" in text
+    assert f"{name}{reading.FILES[name]}missing" in text
 
 
-@pytest.mark.parametrize("name", list(_read.FILES))
+@pytest.mark.parametrize("name", list(reading.FILES))
 @pytest.mark.parametrize("part", [0.0, 0.3, 0.5, 0.97])
 def test_a_file_that_was_cut_short_is_no_end(tmp_path, name, part):
     make_training(tmp_path)
@@ -227,12 +112,11 @@ def test_a_file_that_was_cut_short_is_no_end(tmp_path, name, part):
         ("config.yaml", b"a: [1,", "config.yaml cannot be read: ParserError"),
         ("config.yaml", b"- 1\n", "config.yaml cannot be read: ValueError: it must hold a mapping, not list"),
         ("test/metrics.json", b"[1]", "it must hold an object, not list"),
-        ("test/metrics.json", b"\xff\xfe", "test/metrics.json cannot be read: UnicodeDecodeError"),
+        ("test/metrics.json", b"\xff\xfe", "test/metrics.json cannot be read: JSONDecodeError"),
         ("metrics.csv", b"a,b\n1,2\n", "metrics.csv cannot be read: KeyError: 'step'"),
         ("metrics.csv", METRICS.encode() + b"1,0,x,,,,\n", "metrics.csv cannot be read: ValueError"),
         ("metrics.csv", METRICS.encode() + b"1,0,1,1,1,1,1,1\n", "metrics.csv cannot be read: TypeError"),
-        ("test/predictions.csv", b"", "line 1: its columns must hold video, label, pred, score, top5, num_views"),
-        ("test/scores.npz", b"PK", "test/scores.npz cannot be read: ValueError: it must be a whole npz archive"),
+        ("test/predictions.csv", b"", "line 1: its columns must hold video, label, pred, score, top5"),
     ],
 )
 def test_damage_is_told(tmp_path, name, content, told):
@@ -246,6 +130,18 @@ def test_values_of_wrong_types_in_metrics_json(tmp_path):
     make_test(tmp_path)
     (tmp_path / "test/metrics.json").write_text('{"top1": "good", "top5": NaN, "num_videos": null, "failed": [3, {}]}')
     assert "top-1–" in checked(page_of(tmp_path))
+
+
+@pytest.mark.parametrize("curve", [None, [], {}, {"num_clips": [1, 2], "top1": [0.5], "top1_single_view": 0.5}])
+def test_a_test_without_accuracies_by_number_of_clips(tmp_path, curve):
+    """Earlier versions wrote none; damaged ones count as none."""
+    make_test(tmp_path)
+    metrics = json.loads((tmp_path / "test/metrics.json").read_text())
+    (tmp_path / "test/metrics.json").write_text(json.dumps(metrics | {"by_num_clips": curve}))
+    text = checked(page_of(tmp_path))
+    assert "test/metrics.json holds no accuracy by number of clips" in text
+    assert "A single view" not in text
+    assert "Accuracy by score" in text
 
 
 def test_before_the_test_the_validation_stands_at_the_top(tmp_path):
@@ -287,7 +183,7 @@ def test_files_of_different_tests_are_noticed(tmp_path):
     make_test(tmp_path)
     metrics = json.loads((tmp_path / "test/metrics.json").read_text())
     (tmp_path / "test/metrics.json").write_text(json.dumps(metrics | {"top1": 0.01}))
-    assert "test/metrics.json says top-1 1.00%" in checked(page_of(tmp_path))
+    assert "Top-1 is 1.00% in test/metrics.json, but" in checked(page_of(tmp_path))
 
 
 def test_many_classes_have_no_matrix_and_fold_their_table(tmp_path):
@@ -337,6 +233,31 @@ def test_names_that_are_no_text_or_turn_the_line_around(tmp_path):
     path.write_bytes(b"\n".join(rows) + b"\n")
     text = checked(page_of(tmp_path))
     assert r"a\xe9\x01\u202egpj.mp4" in text
+
+
+def test_no_name_becomes_markup(tmp_path):
+    run = tmp_path / "<script>'\""
+    make_training(run)
+    make_test(run, classes=[HOSTILE, f"{HOSTILE}&amp;", "c"], failed=[(HOSTILE, HOSTILE)])
+    net = {"class_path": HOSTILE, "init_args": {"norm": HOSTILE}}
+    (run / "config.yaml").write_text(json.dumps({"model": {"net": net}}))
+    page = page_of(run)
+    text = checked(page)
+    assert "<script" not in page
+    shown = "</td><script>alert(1)</script>'\"\\x80"
+    assert f"{shown} norm" in text, "the subtitle"
+    assert f"network{shown}" in text, "the settings"
+    assert f"{shown}{shown}" in text, "a failed video and its reason"
+    assert f"{shown}&amp;" in text, "a class"
+    page = page_of_classes(run, [f"{HOSTILE}{number}" for number in range(60)])
+    assert "<script" not in page, "no matrix, but folded tables"
+
+
+def page_of_classes(run, classes):
+    make_test(run, classes=classes, num_videos=200)
+    page = page_of(run)
+    checked(page)
+    return page
 
 
 def test_resumes_are_shown(tmp_path):

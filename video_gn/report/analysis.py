@@ -1,6 +1,6 @@
-"""Figures that the page shows, from predictions and scores. Numpy only; accuracies are fractions.
+"""Figures of a test's predictions: classes, confusions, mistakes, calibration. Accuracies are fractions.
 
-Shape letters: V videos, K views, Y classes.
+Shape letters: V videos, Y classes.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ class Predictions:
     """A test's predictions, in columns.
 
     Args:
-        videos: paths.
-        classes: names that occur as label or prediction, in natural order.
-        labels: int64 (V,) numbers of `classes`, -1 where a video has none.
-        preds: int64 (V,).
-        scores: float64 (V,) of the predicted class.
-        ranks: int64 (V,) place of the label among the five best, 1 to 5, or 0.
-        num_views: int64 (V,).
+        videos: Paths.
+        classes: Names that occur as label or prediction, in natural order.
+        labels: int64 (V,), places in `classes`, -1 for a video without a label.
+        preds: int64 (V,), places in `classes`.
+        scores: float64 (V,), score of the predicted class.
+        ranks: int64 (V,), rank of the label among the five best classes, 1 to 5, or 0.
     """
 
     videos: list[str]
@@ -33,16 +32,15 @@ class Predictions:
     preds: np.ndarray
     scores: np.ndarray
     ranks: np.ndarray
-    num_views: np.ndarray
 
     @property
     def num_labelled(self) -> int:
-        """Videos that have a label."""
+        """Videos with a label."""
         return int((self.labels >= 0).sum())
 
     @property
     def num_correct(self) -> int:
-        """Labelled videos whose prediction is right."""
+        """Labelled videos that were predicted right."""
         return int((self.labels == self.preds).sum())
 
 
@@ -58,11 +56,7 @@ def natural_order(names: Iterable[str]) -> list[str]:
 
 
 def wilson_interval(num_correct: float, num_videos: int) -> tuple[float, float]:
-    """95% confidence interval of an accuracy.
-
-    Args:
-        num_correct: right ones of them.
-        num_videos: at least 1.
+    """95% confidence interval of the accuracy `num_correct` / `num_videos`.
 
     Source: Wilson 1927, score interval, z = 1.96.
     """
@@ -76,12 +70,8 @@ def wilson_interval(num_correct: float, num_videos: int) -> tuple[float, float]:
 def smooth(values: np.ndarray, window: float) -> np.ndarray:
     """Exponential moving average without the pull of a start value.
 
-    y[t] = sum_s d^(t-s) x[s] / sum_s d^(t-s) over s <= t, d = 1 - 1/window. What is not finite is left
-    out of the sums, so that a single NaN does not end the curve.
-
-    Args:
-        values: (n,).
-        window: at least 1; 1 gives the values themselves.
+    y[t] = sum_s d^(t-s) x[s] / sum_s d^(t-s) over s <= t, d = 1 - 1/window. Values that are not finite are left
+    out of the sums, so that a single NaN does not end the curve. A window of 1 gives the values themselves.
     """
     decay = 1.0 - 1.0 / max(1.0, window)
     total, weight = 0.0, 0.0
@@ -99,13 +89,13 @@ class ClassRow:
     """One class of a test.
 
     Args:
-        name: of the class.
-        num_videos: that have this label.
-        num_correct: of them.
-        num_top5: of them with the label among the five best.
-        num_predicted: videos that were given this class, among the labelled.
-        mistaken_for: the class most often given in its place; "" where none was.
-        num_mistaken: how often.
+        name: Its name.
+        num_videos: Videos with this label.
+        num_correct: Those of them that were predicted right.
+        num_top5: Those of them with the label among the five best classes.
+        num_predicted: Labelled videos that were predicted as this class.
+        mistaken_for: The class most often predicted in its place; "" if none was.
+        num_mistaken: How often that was.
     """
 
     name: str
@@ -118,13 +108,13 @@ class ClassRow:
 
     @property
     def accuracy(self) -> float:
-        """Right ones among the videos of this class; NaN where it has none."""
+        """Share of the class's videos that were predicted right; NaN if it has none."""
         return self.num_correct / self.num_videos if self.num_videos else math.nan
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Videos of one class that were given another."""
+    """Classes that were confused: `count` of the `num_videos` videos of `label` were predicted as `pred`."""
 
     label: int
     pred: int
@@ -133,7 +123,7 @@ class Pair:
 
 
 def count_pairs(predictions: Predictions) -> list[tuple[int, int, int]]:
-    """(label, prediction, count) of what occurs among the labelled videos: no dense table of Y x Y."""
+    """(label, prediction, count) of each pair that occurs among the labelled videos: no dense table of Y x Y."""
     labelled = predictions.labels >= 0
     num_classes = len(predictions.classes)
     code, count = np.unique(
@@ -143,7 +133,7 @@ def count_pairs(predictions: Predictions) -> list[tuple[int, int, int]]:
 
 
 def class_rows(predictions: Predictions) -> list[ClassRow]:
-    """A row for each class with a label or a prediction; the hardest first, those without videos last."""
+    """A row for each class with a label or a prediction; the hardest first, classes without videos last."""
     labelled = predictions.labels >= 0
     labels, size = predictions.labels[labelled], len(predictions.classes)
     videos = np.bincount(labels, minlength=size)
@@ -173,7 +163,7 @@ def class_rows(predictions: Predictions) -> list[ClassRow]:
 
 
 def confused_pairs(predictions: Predictions, limit: int) -> list[Pair]:
-    """The pairs of classes that were mixed up most often; of equal counts those of the smaller class first."""
+    """The pairs of classes confused most often; of equal counts those of the smaller class first."""
     pairs = count_pairs(predictions)
     videos = np.bincount(predictions.labels[predictions.labels >= 0], minlength=len(predictions.classes))
     wrong = [Pair(label, pred, count, int(videos[label])) for label, pred, count in pairs if label != pred]
@@ -181,7 +171,7 @@ def confused_pairs(predictions: Predictions, limit: int) -> list[Pair]:
 
 
 def confident_mistakes(predictions: Predictions, limit: int) -> list[int]:
-    """Places of the labelled videos that are wrong, by falling score; NaN scores last."""
+    """Places of the labelled videos that were predicted wrong, by falling score; NaN scores last."""
     wrong = np.flatnonzero((predictions.labels >= 0) & (predictions.labels != predictions.preds))
     order = np.argsort(-predictions.scores[wrong], kind="stable")[:limit]
     return [int(place) for place in wrong[order]]
@@ -189,17 +179,15 @@ def confident_mistakes(predictions: Predictions, limit: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far scores can be taken as probabilities.
+    """How far scores can be taken as probabilities, by bins of score.
 
     Args:
-        edges: (bins + 1,) of score.
         counts: (bins,) labelled videos.
-        scores: (bins,) their mean score; NaN where there are none.
-        accuracies: (bins,) their accuracy; NaN where there are none.
+        scores: (bins,) their mean score, NaN in an empty bin.
+        accuracies: (bins,) their accuracy, NaN in an empty bin.
         expected_error: mean over videos of |accuracy - score| of their bin.
     """
 
-    edges: np.ndarray
     counts: np.ndarray
     scores: np.ndarray
     accuracies: np.ndarray
@@ -207,7 +195,7 @@ class Calibration:
 
 
 def calibrate(predictions: Predictions, num_bins: int = 10) -> Calibration | None:
-    """Reliability by bins of equal width; None where no labelled video has a finite score.
+    """Reliability by bins of equal width; None if no labelled video has a finite score.
 
     Source: expected calibration error of Guo et al. 2017 (arXiv:1706.04599), Eq. 5.
     """
@@ -223,89 +211,4 @@ def calibrate(predictions: Predictions, num_bins: int = 10) -> Calibration | Non
         mean_score = np.bincount(place, weights=scores, minlength=num_bins) / counts
         accuracy = np.bincount(place, weights=correct, minlength=num_bins) / counts
     error = float(np.nansum(np.abs(accuracy - mean_score) * counts) / counts.sum())
-    return Calibration(np.linspace(0.0, 1.0, num_bins + 1), counts, mean_score, accuracy, error)
-
-
-@dataclass(frozen=True)
-class ViewCurve:
-    """Accuracy by number of clips.
-
-    Args:
-        num_videos: in the file.
-        num_labelled: of them.
-        num_classes: scores of a view.
-        num_clips: of a video.
-        num_crops: of a clip.
-        single_view: accuracy of a view alone, the mean over all views.
-        counts: numbers of clips whose scores are averaged, rising.
-        accuracies: top-1 for each of `counts`.
-        num_not_finite: labelled videos with a score that is no number; they count as wrong.
-    """
-
-    num_videos: int
-    num_labelled: int
-    num_classes: int
-    num_clips: int
-    num_crops: int
-    single_view: float
-    counts: tuple[int, ...]
-    accuracies: tuple[float, ...]
-    num_not_finite: int
-
-
-def spread(count: int, num_clips: int) -> list[int]:
-    """`count` of `num_clips` clips, spread evenly: each the middle of its share.
-
-    1 of 10 -> [5]; 2 of 10 -> [2, 7]; 3 of 10 -> [1, 5, 8].
-    """
-    return [(2 * i + 1) * num_clips // (2 * count) for i in range(count)]
-
-
-class ViewCurveBuilder:
-    """Adds up, video by video, how often the mean of so many clips is right.
-
-    Args:
-        num_clips: of a video.
-        num_crops: of a clip; views lie clip by clip, a clip's crops side by side.
-    """
-
-    def __init__(self, *, num_clips: int, num_crops: int) -> None:
-        self._clips, self._crops = num_clips, num_crops
-        # At most 20 points of the curve: the sums of all counts of 100 clips would be 5000 a video.
-        counts = np.unique(np.linspace(1, num_clips, min(num_clips, 20)).round().astype(int))
-        self._counts = tuple(int(c) for c in counts)
-        self._correct = np.zeros(len(self._counts), dtype=np.int64)
-        self._single = self._labelled = self._not_finite = 0
-
-    def add(self, scores_VKY: np.ndarray, labels_V: np.ndarray) -> None:
-        """Add some videos; those without a label, -1, are left out."""
-        if len(labels_V) and labels_V.max() >= scores_VKY.shape[2]:
-            raise ValueError(f"labels must be below the {scores_VKY.shape[2]} classes of scores, got {labels_V.max()}")
-        keep = labels_V >= 0
-        scores_VKY, labels_V = scores_VKY[keep].astype(np.float64), labels_V[keep]
-        finite = np.isfinite(scores_VKY).all(axis=(1, 2))
-        self._labelled += len(labels_V)
-        self._not_finite += int((~finite).sum())
-        scores_VKY, labels_V = scores_VKY[finite], labels_V[finite]
-        self._single += int((scores_VKY.argmax(2) == labels_V[:, None]).sum())
-        videos, _, classes = scores_VKY.shape
-        clips_VKY = scores_VKY.reshape(videos, self._clips, self._crops, classes).mean(2)
-        for place, count in enumerate(self._counts):
-            mean_VY = clips_VKY[:, spread(count, self._clips)].mean(1)
-            self._correct[place] += int((mean_VY.argmax(1) == labels_V).sum())
-
-    def finish(self, *, num_videos: int, num_classes: int) -> ViewCurve | None:
-        """The curve; None where no video has a label."""
-        if not self._labelled:
-            return None
-        return ViewCurve(
-            num_videos=num_videos,
-            num_labelled=self._labelled,
-            num_classes=num_classes,
-            num_clips=self._clips,
-            num_crops=self._crops,
-            single_view=self._single / (self._labelled * self._clips * self._crops),
-            counts=self._counts,
-            accuracies=tuple(float(c) / self._labelled for c in self._correct),
-            num_not_finite=self._not_finite,
-        )
+    return Calibration(counts, mean_score, accuracy, error)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from video_gn.report._html import Markup, count, esc, percent, shorten, text_width_px
+from markupsafe import Markup
+
 from video_gn.report.analysis import Predictions, count_pairs
+from video_gn.report.text import count, esc, percent, shorten, text_width_px
 
 MAX_CLASSES = 50
 _FONT_PX = 11.0

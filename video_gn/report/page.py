@@ -1,80 +1,37 @@
-"""The page: one HTML file that loads nothing from elsewhere and runs no script."""
+"""Builds the page of a run: gives the template `page.html` the figures, charts and rows to show.
+
+The template escapes every value (jinja2's autoescape) but the charts, which are SVG made here.
+"""
 
 from __future__ import annotations
 
 import shlex
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 import video_gn
-from video_gn.report._html import Markup, count, details, esc, join, paragraph, path, table
-from video_gn.report._style import CSS
-from video_gn.report._test_section import headline, sections_of_test
-from video_gn.report._training_section import section_of_training
-from video_gn.report.reading import Run
+from video_gn.report import training
+from video_gn.report.analysis import (
+    Predictions,
+    calibrate,
+    class_rows,
+    confident_mistakes,
+    confused_pairs,
+    wilson_interval,
+)
+from video_gn.report.matrix import MAX_CLASSES, confusion_matrix
+from video_gn.report.plots import Axis, Curve, line_chart
+from video_gn.report.reading import MISSING, Run
+from video_gn.report.text import count, file_size, percent, printable, whole
 
-# Nothing may be loaded or run: not even where a name of a file or class should slip through as markup.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-
-
-def build_page(run: Run) -> str:
-    """The page of a run.
-
-    Args:
-        run: what `read_run` gives.
-    """
-    sections = [
-        ("Training", section_of_training(run)),
-        *sections_of_test(run),
-        ("Settings", _settings(run)),
-        ("Reproduce", _reproduce(run)),
-        ("Files", _files(run)),
-    ]
-    sections = [(title, content) for title, content in sections if content]
-    links = "".join(f'<a href="#{_anchor(title)}">{esc(title)}</a>' for title, _ in sections)
-    body = [f'<section id="{_anchor(title)}"><h2>{esc(title)}</h2>\n{content}</section>' for title, content in sections]
-    title = run.directory.resolve().name or str(run.directory)
-    return join(
-        [
-            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{esc(_POLICY)}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{esc(title)} · video_gn report</title>\n<style>{CSS}</style>\n</head>\n<body>",
-            f"<header><h1>{esc(title)}</h1>",
-            f'<p class="sub">{_subtitle(run)}</p></header>',
-            _problems(run),
-            headline(run),
-            f"<nav>{links}</nav>",
-            *body,
-            f"<footer>Written by video_gn {esc(video_gn.__version__)} from the files of this run directory. "
-            "Intervals are 95% Wilson intervals over videos.</footer>\n</body>\n</html>\n",
-        ]
-    )
-
-
-def _anchor(title: str) -> str:
-    return title.lower().replace(" ", "-")
-
-
-def _subtitle(run: Run) -> Markup:
-    """One line of what was trained, as far as the config tells."""
-    net = "model.net.init_args"
-    depth, norm, layout = (run.setting(f"{net}.{key}") for key in ("depth", "norm", "layout"))
-    parts = [f"ResNet-{depth} I3D" if depth is not None else "", f"{norm} norm" if norm is not None else ""]
-    groups = run.setting(f"{net}.num_groups")
-    if norm == "group" and groups is not None:
-        parts[-1] += f", {groups} groups"
-    parts.append(f"layout {layout}" if layout is not None else "")
-    frames, stride = run.setting("data.clip.num_frames"), run.setting("data.clip.stride")
-    parts.append(f"clips of {frames} frames, stride {stride}" if frames is not None and stride is not None else "")
-    batch = run.setting("data.batch_size")
-    parts.append(f"batch {batch} a process" if batch is not None else "")
-    return Markup(" · ".join(esc(part) for part in parts if part) or path(str(run.directory)))
-
-
-def _problems(run: Run) -> Markup:
-    broken = [note for note in run.notes.values() if note.problem not in ("", "missing")]
-    texts = [f"{note.name} {note.problem}. What it would show is left out." for note in broken]
-    return join(paragraph(text, "warning") for text in texts)
-
+_NUM_PAIRS = 30
+_NUM_MISTAKES = 25
+_MAX_FAILED = 500
 
 _SETTINGS = (
     ("network", "model.net.class_path"),
@@ -88,7 +45,7 @@ _SETTINGS = (
     ("stride", "data.clip.stride"),
     ("training crop, px", "data.augment.crop_px"),
     ("training short side, px", "data.augment.short_side_px"),
-    ("batch of a process", "data.batch_size"),
+    ("batch size of a process", "data.batch_size"),
     ("processes", "trainer.devices"),
     ("nodes", "trainer.num_nodes"),
     ("accumulated batches", "trainer.accumulate_grad_batches"),
@@ -111,59 +68,233 @@ _SETTINGS = (
 )
 
 
-def _settings(run: Run) -> Markup:
-    found = [(label, run.setting(key)) for label, key in _SETTINGS]
-    items = "".join(f"<dt>{esc(label)}</dt><dd>{esc(value)}</dd>" for label, value in found if value is not None)
-    listing = Markup(f"<dl>{items}</dl>") if items else ""
-    texts = [details(f"{file}, complete", Markup(f"<pre>{esc(text)}</pre>")) for file, text in run.configs.items()]
-    return join([listing, *texts]) or paragraph("No config.yaml lies in this directory.", "note")
+class Tile(NamedTuple):
+    """A figure at the top of the page: what it is, its value, and a hint below it."""
+
+    label: str
+    value: str
+    hint: str
 
 
-def _reproduce(run: Run) -> Markup:
+def build_page(run: Run) -> str:
+    """The page of a run, from what `read_run` gives."""
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(
+        loader=loader, autoescape=True, finalize=printable, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.globals.update(count=count, file_size=file_size, percent=percent, whole=whole, max_failed=_MAX_FAILED)
+    predictions, failed = run.predictions, run.failed
+    tested = {} if predictions is None or not predictions.num_labelled else _tested(predictions)
+    context = {
+        "title": run.directory.resolve().name or str(run.directory),
+        "version": video_gn.__version__,
+        "run": run,
+        "subtitle": _subtitle(run),
+        "problems": [note for note in run.notes.values() if note.problem not in ("", MISSING)],
+        "num_missing": sum(note.problem == MISSING for note in run.notes.values()),
+        **_headline(run),
+        "training": training.section(run.rows) if run.rows else None,
+        "views": _views(run),
+        "pairs": None,
+        **tested,
+        "predicted": None if tested or predictions is None else _predicted(predictions),
+        "failed": failed[:_MAX_FAILED],
+        "num_failed_more": max(0, len(failed) - _MAX_FAILED),
+        "reasons": Counter(reason for _, reason in failed).most_common(_MAX_FAILED),
+        "settings": [(label, value) for label, key in _SETTINGS if (value := run.setting(key)) is not None],
+        "commands": _commands(run),
+        "resumes": [name for name in run.configs if name.startswith("config.resume-")],
+    }
+    return environment.get_template("page.html").render(context)
+
+
+def _subtitle(run: Run) -> str:
+    """What was trained, in one line, as far as the config has it."""
+    net = "model.net.init_args"
+    depth, norm, layout = (run.setting(f"{net}.{key}") for key in ("depth", "norm", "layout"))
+    groups = run.setting(f"{net}.num_groups")
+    frames, stride = run.setting("data.clip.num_frames"), run.setting("data.clip.stride")
+    batch = run.setting("data.batch_size")
+    parts = (
+        None if depth is None else f"ResNet-{depth} I3D",
+        None if norm is None else f"{norm} norm" + (f", {groups} groups" if norm == "group" and groups else ""),
+        None if layout is None else f"layout {layout}",
+        None if frames is None or stride is None else f"clips of {frames} frames, stride {stride}",
+        None if batch is None else f"batch size {batch} in a process",
+    )
+    return " · ".join(part for part in parts if part)
+
+
+# ---- the figures at the top ----------------------------------------------------------------------
+
+
+def _headline(run: Run) -> dict[str, Any]:
+    """`tiles`, `warnings` and `untested`: the test's figures, else what there is instead."""
+    predictions = run.predictions
+    if run.test:
+        return {"tiles": _test_tiles(run), "warnings": _test_warnings(run), "untested": False}
+    if predictions is not None and predictions.num_labelled:
+        num_videos = predictions.num_labelled
+        tiles = []
+        for label, right in (("top-1", predictions.num_correct), ("top-5", int((predictions.ranks > 0).sum()))):
+            tiles.append(Tile(label, percent(right / num_videos), _interval(right / num_videos, num_videos)))
+        warning = "Counted from test/predictions.csv alone: it does not list videos that could not be read."
+        return {"tiles": tiles, "warnings": [warning], "untested": False}
+    untested = run.notes["test/metrics.json"].problem == MISSING and predictions is None
+    return {"tiles": _validation_tiles(run), "warnings": [], "untested": untested}
+
+
+def _num_labelled(run: Run) -> int | None:
+    """Labelled videos that the test read; those it read, if there is no table of predictions."""
+    if run.predictions is not None:
+        return run.predictions.num_labelled
+    listed, failed = run.number("num_videos"), run.number("num_failed")
+    return None if listed is None or failed is None else int(listed - failed)
+
+
+def _test_tiles(run: Run) -> list[Tile]:
+    labelled, listed, failed = _num_labelled(run), run.number("num_videos"), run.number("num_failed")
+    top1, top5 = run.number("top1"), run.number("top5")
+    clips, crops = run.number("num_clips"), run.number("num_crops")
+    known = listed is not None and failed is not None
+    read = f"{whole(int(listed - failed))} of {count(int(listed), 'video')} read" if known else ""  # type: ignore[operator,arg-type]
+    views = Tile("views of a video", "–", "")
+    if clips is not None and crops is not None:
+        hint = f"{count(int(clips), 'clip')}, {count(int(crops), 'crop')} of each"
+        views = Tile("views of a video", f"{clips:.0f} × {crops:.0f}", hint)
+    tiles = [
+        Tile("top-1", percent(top1), _interval(top1, labelled)),
+        Tile("top-5", percent(top5), _interval(top5, labelled) or "no top-5 under 5 classes"),
+        Tile("mean class accuracy", percent(run.number("mean_class_accuracy")), "mean over classes"),
+        Tile("coverage", percent(run.number("coverage"), 2 if failed else 0), read),
+        views,
+    ]
+    return tiles[3:] if labelled == 0 else tiles
+
+
+def _test_warnings(run: Run) -> list[str]:
+    warnings = []
+    failed, labelled = run.number("num_failed"), _num_labelled(run)
+    if failed:
+        warnings.append(
+            f"{count(int(failed), 'video')} could not be read. Accuracies are over the videos that were read; "
+            "see Failed videos for names and reasons."
+        )
+    if labelled == 0:
+        warnings.append("No tested video has a label: there are predictions, but no accuracy.")
+    elif run.predictions is not None and labelled:
+        counted, stated = run.predictions.num_correct / labelled, run.number("top1")
+        # A difference of less than one video is rounding.
+        if stated is not None and abs(counted - stated) > 0.5 / labelled:
+            warnings.append(
+                f"Top-1 is {percent(stated, 2)} in test/metrics.json, but {percent(counted, 2)} counted from the rows "
+                "of test/predictions.csv: the files may come from different tests."
+            )
+    return warnings
+
+
+def _validation_tiles(run: Run) -> list[Tile]:
+    tiles = []
+    for key, label in (("val/top1", "best validation top-1"), ("val/top5", "best validation top-5")):
+        rows = [row for row in run.rows if np.isfinite(row.get(key, np.nan))]
+        if rows:
+            best = max(rows, key=lambda row: row[key])
+            tiles.append(Tile(label, percent(best[key]), f"step {whole(best['step'])}, epoch {best['epoch'] + 1}"))
+    return tiles
+
+
+def _interval(accuracy: float | None, num_videos: int | None) -> str:
+    if accuracy is None or not num_videos or not 0 <= accuracy <= 1:
+        return ""
+    low, high = wilson_interval(accuracy * num_videos, num_videos)
+    return f"95% interval {100 * low:.1f} to {100 * high:.1f}"
+
+
+# ---- the test --------------------------------------------------------------------------------------
+
+
+def _views(run: Run) -> dict[str, Any] | None:
+    """Accuracy by number of clips and by score; None if the test left neither."""
+    curve = run.clip_curve
+    calibration = None if run.predictions is None else calibrate(run.predictions)
+    charts = []
+    if curve is not None and len(curve.num_clips) > 1:
+        line = Curve("top-1", np.array(curve.num_clips), np.array(curve.top1), 3, "dots")
+        hint = [count(number, "clip") for number in curve.num_clips]
+        x, y = Axis("clips", whole=True), Axis("top-1 accuracy", "percent")
+        charts.append(line_chart("Top-1 by number of clips averaged", [line], x=x, y=y, hint=hint))
+    if calibration is not None:
+        filled = calibration.counts > 0
+        scores, accuracies = calibration.scores[filled], calibration.accuracies[filled]
+        ends = np.array([0.0, 1.0])
+        ideal = Curve("score = accuracy", ends, ends, 2, "faint", dashed=True, shows_last=False)
+        found = Curve("accuracy", scores, accuracies, 1, "dots", shows_last=False)
+        hint = [count(number, "video") for number in calibration.counts[filled].tolist()]
+        x = Axis("score of the predicted class", "percent", (0.0, 1.0))
+        y = Axis("top-1 accuracy", "percent", (0.0, 1.02))
+        charts.append(line_chart("Accuracy by score", [ideal, found], x=x, y=y, hint=hint))
+    several = (run.number("num_clips") or 1) * (run.number("num_crops") or 1) > 1
+    # Tests of earlier versions left no curve, though they had labels and several views.
+    lacks_curve = curve is None and several and run.number("top1") is not None
+    if not (charts or curve or lacks_curve):
+        return None
+    error = None if calibration is None else calibration.expected_error
+    return {
+        "charts": charts, "curve": curve, "several": several, "lacks_curve": lacks_curve, "calibration_error": error,
+    }  # fmt: skip
+
+
+def _tested(predictions: Predictions) -> dict[str, Any]:
+    """Confusions, classes and mistakes of the labelled videos."""
+    classes = predictions.classes
+    matrix = confusion_matrix(predictions) if len(classes) <= MAX_CLASSES else Markup("")
+    mistakes = []
+    for place in confident_mistakes(predictions, _NUM_MISTAKES):
+        label, pred = (classes[numbers[place]] for numbers in (predictions.labels, predictions.preds))
+        rank, score = int(predictions.ranks[place]), float(predictions.scores[place])
+        mistakes.append(
+            {"video": predictions.videos[place], "label": label, "pred": pred, "score": score, "rank": rank}
+        )
+    return {
+        "classes": classes,
+        "pairs": confused_pairs(predictions, _NUM_PAIRS),
+        "matrix": matrix,
+        "class_rows": class_rows(predictions),
+        "mistakes": mistakes,
+    }
+
+
+def _predicted(predictions: Predictions) -> list[tuple[str, int, float]]:
+    """How often each class was predicted, most often first: name, videos, share."""
+    counts, total = Counter(predictions.preds.tolist()).most_common(), len(predictions.videos)
+    return [(predictions.classes[number], videos, videos / total) for number, videos in counts]
+
+
+# ---- how it was made -------------------------------------------------------------------------------
+
+
+def _commands(run: Run) -> str:
+    """Commands that train and test the same again, and that use the result."""
+
+    def quoted(*parts: str) -> str:
+        return shlex.quote("/".join((parts[0].rstrip("/") or "/", *parts[1:])))
+
     here = str(run.directory)
-    config = _quoted(here, "config.yaml")
     commands = []
     if "config.yaml" in run.configs:
-        again = _quoted(here.rstrip("/") + "-again")
-        commands.append(f"# train again, into another directory\nvideo-gn fit -c {config} --run_dir {again}")
-    tested = "test/config.yaml" in run.configs
-    if tested or "config.yaml" in run.configs:
-        what, config = ("again", _quoted(here, "test/config.yaml")) if tested else ("the best checkpoint", config)
-        commands.append(f"# test {what}\nvideo-gn test -c {config} --run_dir {_quoted(here)}")
-    commands.append(f"# this page\nvideo-gn report {_quoted(here)}")
-    checkpoint = run.test.get("checkpoint")
-    best = run.directory / "checkpoints" / "best.ckpt"
-    checkpoint = checkpoint if isinstance(checkpoint, str) else str(best) if best.is_file() else None
+        again = quoted(here.rstrip("/") + "-again")
+        commands.append(
+            f"# train again, into another directory\nvideo-gn fit -c {quoted(here, 'config.yaml')} --run_dir {again}"
+        )
+    for name, what in (("test/config.yaml", "again"), ("config.yaml", "the best checkpoint")):
+        if name in run.configs:
+            commands.append(f"# test {what}\nvideo-gn test -c {quoted(here, name)} --run_dir {quoted(here)}")
+            break
+    commands.append(f"# this page\nvideo-gn report {quoted(here)}")
+    checkpoint, best = run.test.get("checkpoint"), run.directory / "checkpoints" / "best.ckpt"
+    if not isinstance(checkpoint, str):
+        checkpoint = str(best) if best.is_file() else ""
     if checkpoint:
-        options = f"--checkpoint {_quoted(checkpoint)} --output labels.json"
+        options = f"--checkpoint {quoted(checkpoint)} --output labels.json"
         commands.append(f"# label other videos\nvideo-gn infer VIDEO... {options}")
-    parts = [Markup(f"<pre>{esc(chr(10).join(commands))}</pre>")]
-    resumes = [file for file in run.configs if file.startswith("config.resume-")]
-    if resumes:
-        hint = f"This training was resumed; what the resumes were started with: {', '.join(resumes)} under Settings."
-        parts.append(paragraph(hint, "note"))
-    if isinstance(run.test.get("checkpoint"), str):
-        parts.append(Markup(f'<p class="note">Tested checkpoint: {path(str(run.test["checkpoint"]))}</p>'))
-    return join(parts)
-
-
-def _quoted(*parts: str) -> str:
-    return shlex.quote("/".join((parts[0].rstrip("/") or "/", *parts[1:])))
-
-
-def _files(run: Run) -> Markup:
-    missing = [note for note in run.notes.values() if note.problem == "missing"]
-    rows = []
-    for note in run.notes.values():
-        size = _size(note.num_bytes) if note.changed else ""
-        rows.append((path(note.name), note.purpose, note.problem or "read", size, note.changed))
-    listing = table(["file", "holds", "state", "size", "last change"], rows, numeric=[3], label="Files of the run")
-    hint = f"{count(len(missing), 'file is', 'files are')} missing; what would be shown from there is left out."
-    return join([listing, paragraph(hint, "note") if missing else ""])
-
-
-def _size(num_bytes: int) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:.1f} {unit}"
-    return f"{num_bytes} B"
+    return "\n".join(commands)

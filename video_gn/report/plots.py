@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from markupsafe import Markup
 
-from video_gn.report._html import Markup, count, esc, paragraph, percent
+from video_gn.report.text import count, esc, percent
 
-# Half the page, or all of it.
-_WIDTHS = {"half": 540, "full": 1098}
+# Half the page, or all of it; a second image takes the place of the widest on a phone.
+_WIDTHS = {"half": {"": 540}, "full": {"wide": 1098, "narrow": 540}}
 _HEIGHT = 290
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66, 12, 10, 42
 # More than the pixels of a chart cannot be seen: a run of 400,000 steps has 40,000 rows.
@@ -34,7 +35,7 @@ class Curve:
         style: "line"; "faint", a thin line of raw values, thinned by keeping each stretch's extremes;
             "dots", a line with a dot for each point that tells its values.
         dashed: whether the line is broken, so that colour is not all that tells curves apart.
-        tells_last: whether the legend gives the last value.
+        shows_last: whether the legend gives the last value.
     """
 
     label: str
@@ -43,7 +44,7 @@ class Curve:
     color: int
     style: Literal["line", "faint", "dots"] = "line"
     dashed: bool = False
-    tells_last: bool = True
+    shows_last: bool = True
 
 
 @dataclass(frozen=True)
@@ -229,21 +230,24 @@ def line_chart(
         return Markup(f'{head}<p class="note">No finite value was logged.</p></figure>')
     limits = y.limits or _y_limits(y, drawn)
     y = replace(y, limits=limits)
-    width = _WIDTHS[size]
-    scale_x = _Scale(x, np.concatenate([c.x for c in drawn]).astype(np.float64), (_LEFT, width - _RIGHT))
     scale_y = _Scale(y, np.zeros(1), (_HEIGHT - _BOTTOM, _TOP))
     spoken = f"{title}: " + "; ".join(f"{c.label} {_last(c, y)}" for c in drawn)
-    body = [_frame(scale_x, scale_y), *(_curve(c, scale_x, scale_y, hint) for c in drawn)]
-    image = f'<svg viewBox="0 0 {width} {_HEIGHT}" role="img" aria-label="{esc(spoken)}">{"".join(body)}</svg>'
-    return Markup(f"{head}{image}{_cut_off(drawn, y, limits[1])}</figure>")
+    images = ""
+    for kind, width in _WIDTHS[size].items():
+        scale_x = _Scale(x, np.concatenate([c.x for c in drawn]).astype(np.float64), (_LEFT, width - _RIGHT))
+        body = "".join([_frame(scale_x, scale_y), *(_curve(c, scale_x, scale_y, hint) for c in drawn)])
+        extent = f'class="{kind}" viewBox="0 0 {width} {_HEIGHT}"'
+        images += f'<svg {extent} role="img" aria-label="{esc(spoken)}">{body}</svg>'
+    return Markup(f"{head}{images}{_cut_off(drawn, y, limits[1])}</figure>")
 
 
 def _cut_off(curves: Sequence[Curve], y: Axis, top: float) -> str:
     """Says what the frame hides."""
     values = np.concatenate([_visible(y, curve) for curve in curves])
     above = int((values > top * (1 + 1e-9)).sum())
-    text = f"Above the frame: {count(above, 'raw value')}, up to {values.max():.4g}."
-    return paragraph(text, "note") if above else ""
+    return (
+        f'<p class="note">Above the frame: {count(above, "raw value")}, up to {values.max():.4g}.</p>' if above else ""
+    )
 
 
 def _last(curve: Curve, y: Axis) -> str:
@@ -260,7 +264,7 @@ def _legend_entry(curve: Curve, y: Axis, drawn: bool) -> str:
     dot = '<circle cx="11" cy="5" r="3"/>' if curve.style == "dots" else ""
     kind = f"swatch c{curve.color} {curve.style}"
     swatch = f'<svg class="{kind}" viewBox="0 0 22 10" aria-hidden="true"><path d="M1 5H21"{dash}/>{dot}</svg>'
-    value = f" <b>{esc(_last(curve, y))}</b>" if curve.tells_last or not drawn else ""
+    value = f" <b>{esc(_last(curve, y))}</b>" if curve.shows_last or not drawn else ""
     return f"<span>{swatch}{esc(curve.label)}{value}</span>"
 
 

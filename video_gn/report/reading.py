@@ -1,4 +1,4 @@
-"""Reads what lies in a run directory. A file that is missing or damaged is noted, never fatal."""
+"""Reads a run directory. A file that is missing or damaged is noted, never fatal."""
 
 from __future__ import annotations
 
@@ -15,43 +15,58 @@ import numpy as np
 import yaml
 
 from video_gn.errors import RunError
-from video_gn.report._npz import ScoresFile
-from video_gn.report.analysis import Predictions, ViewCurve, ViewCurveBuilder, natural_order
+from video_gn.report.analysis import Predictions, natural_order
 from video_gn.run.metrics_file import read_metrics
 
 Value = TypeVar("Value")
 
-# What each file is for, and who writes it; the order is that of the page's table.
+# What each file holds and who writes it, in the order of the page's table.
 FILES: Mapping[str, str] = {
-    "config.yaml": "the resolved settings, written by video-gn fit",
-    "metrics.csv": "the training curves, written by video-gn fit",
-    "test/config.yaml": "the settings of the test, written by video-gn test",
-    "test/metrics.json": "the test's figures, written by video-gn test",
+    "config.yaml": "resolved settings of the training, written by video-gn fit",
+    "metrics.csv": "training curves, written by video-gn fit",
+    "test/config.yaml": "settings of the test, written by video-gn test",
+    "test/metrics.json": "accuracies of the test, written by video-gn test",
     "test/predictions.csv": "a prediction for each video, written by video-gn test",
-    "test/scores.npz": "the scores of each view, written by video-gn test",
+    "test/scores.npz": "scores of each view, written by video-gn test",
 }
-_PREDICTION_COLUMNS = ("video", "label", "pred", "score", "top5", "num_views")
-# What reading a damaged file raises: OSError and ValueError cover json, utf-8, numpy and zip headers.
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, csv.Error, yaml.YAMLError)
+MISSING = "missing"
+_PREDICTION_COLUMNS = ("video", "label", "pred", "score", "top5")
+# What reading a damaged file raises: OSError and ValueError cover json and utf-8.
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, csv.Error, yaml.YAMLError)
 
 
 @dataclass(frozen=True)
 class FileNote:
-    """What became of one file.
+    """The state of one file.
 
     Args:
-        name: relative to the run directory.
-        purpose: what it is for.
-        problem: why it could not be read; "" where it could, "missing" where there is none.
-        num_bytes: its size; 0 where there is none.
-        changed: UTC time of its last change; "" where there is none.
+        name: Path relative to the run directory.
+        purpose: What it holds.
+        problem: Why it could not be read; "" if it could, `MISSING` if there is none.
+        num_bytes: Its size; 0 if it is missing.
+        changed: UTC time of its last change; "" if it is missing.
     """
 
     name: str
     purpose: str
-    problem: str
-    num_bytes: int
-    changed: str
+    problem: str = MISSING
+    num_bytes: int = 0
+    changed: str = ""
+
+
+@dataclass(frozen=True)
+class ClipAccuracies:
+    """Top-1 accuracy by the number of clips whose scores are averaged.
+
+    Args:
+        num_clips: Numbers of clips, rising.
+        top1: Accuracy for each of them.
+        single_view: Accuracy of a view alone, the mean over all views.
+    """
+
+    num_clips: list[int]
+    top1: list[float]
+    single_view: float
 
 
 @dataclass
@@ -59,14 +74,13 @@ class Run:
     """A run directory's contents; what could not be read stays empty.
 
     Args:
-        directory: as the caller gave it.
-        notes: by file name, in the order of `FILES`, then the configs of resumes.
-        rows: of metrics.csv.
-        configs: text by file name.
-        config: config.yaml parsed, or test/config.yaml where that is all there is.
-        test: of test/metrics.json.
-        predictions: of test/predictions.csv.
-        views: accuracies by number of views, from test/scores.npz.
+        directory: As the caller gave it.
+        notes: State of each file, in the order of `FILES`, then the configs of resumes.
+        rows: Rows of metrics.csv, by step.
+        configs: Text of each config.
+        config: config.yaml parsed, or test/config.yaml if there is no other.
+        test: Contents of test/metrics.json.
+        predictions: Contents of test/predictions.csv.
     """
 
     directory: Path
@@ -76,20 +90,31 @@ class Run:
     config: Mapping[str, Any] = field(default_factory=dict)
     test: Mapping[str, Any] = field(default_factory=dict)
     predictions: Predictions | None = None
-    views: ViewCurve | None = None
 
     def setting(self, key: str) -> Any:
-        """A config's value by its dotted key; None where it is not there."""
+        """A config's value by its dotted key; None if it is not there."""
         value: Any = self.config
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
         return value
 
     def number(self, key: str) -> float | None:
-        """A finite number of test/metrics.json; None where there is none."""
+        """A finite number of test/metrics.json; None if there is none."""
         value = self.test.get(key)
         usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         return float(value) if usable else None  # type: ignore[arg-type]
+
+    @property
+    def clip_curve(self) -> ClipAccuracies | None:
+        """`by_num_clips` of test/metrics.json; None if it is missing, as in tests of earlier versions, or unusable."""
+        try:
+            values = self.test["by_num_clips"]
+            num_clips, top1 = [int(number) for number in values["num_clips"]], [float(a) for a in values["top1"]]
+            curve = ClipAccuracies(num_clips, top1, float(values["top1_single_view"]))
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return None
+        finite = all(map(math.isfinite, [*top1, curve.single_view]))
+        return curve if finite and len(num_clips) == len(top1) > 0 else None
 
     @property
     def failed(self) -> list[tuple[str, str]]:
@@ -102,11 +127,8 @@ class Run:
 def read_run(directory: Path) -> Run:
     """Read a run directory.
 
-    Args:
-        directory: of a run.
-
     Raises:
-        RunError: where there is no such directory, or it holds none of a run's files.
+        RunError: if there is no such directory, or it holds none of a run's files.
     """
     if not directory.is_dir():
         raise RunError(f"run_dir must be a directory, got {str(directory)!r}. Give the --run_dir of a fit or test.")
@@ -126,7 +148,7 @@ def read_run(directory: Path) -> Run:
     run.rows = _read(run, "metrics.csv", _read_rows, [])
     run.test = _read(run, "test/metrics.json", _read_json, {})
     run.predictions = _read(run, "test/predictions.csv", read_predictions, None)
-    run.views = _read(run, "test/scores.npz", lambda path: read_view_curve(path, num_crops=_num_crops(run)), None)
+    _read(run, "test/scores.npz", lambda path: None, None)
     order = {name: place for place, name in enumerate(FILES)}
     run.notes = dict(sorted(run.notes.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
     return run
@@ -134,9 +156,9 @@ def read_run(directory: Path) -> Run:
 
 def _read(run: Run, name: str, reader: Callable[[Path], Value], otherwise: Value) -> Value:
     path = run.directory / name
-    purpose = FILES.get(name, "the settings of a resume, written by video-gn fit")
+    purpose = FILES.get(name, "settings of a resume, written by video-gn fit")
     if not path.is_file():
-        run.notes[name] = FileNote(name, purpose, "missing", 0, "")
+        run.notes[name] = FileNote(name, purpose)
         return otherwise
     problem = ""
     value = otherwise
@@ -162,31 +184,23 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:
-    value = json.loads(path.read_text(encoding="utf-8"))
+    value = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     if not isinstance(value, dict):
         raise ValueError(f"it must hold an object, not {type(value).__name__}")
     return value
 
 
-def _num_crops(run: Run) -> int:
-    return max(1, int(run.number("num_crops") or 1))
-
-
 def read_predictions(path: Path) -> Predictions:
     """Read a test/predictions.csv.
 
-    Args:
-        path: of the file.
-
     Raises:
-        ValueError: for a missing column, a short row or a score that is no number; names the line.
+        ValueError: for a missing column, a short row or a score that is no number; it names the line.
     """
     videos: list[str] = []
     labels: list[str] = []
     preds: list[str] = []
     scores: list[float] = []
     ranks: list[int] = []
-    num_views: list[int] = []
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         lines = csv.reader(file)
         header = next(lines, [])
@@ -201,7 +215,6 @@ def read_predictions(path: Path) -> Predictions:
             label, pred = row[column["label"]], row[column["pred"]]
             try:
                 scores.append(float(row[column["score"]]))
-                num_views.append(int(row[column["num_views"]]))
             except ValueError as error:
                 raise ValueError(f"line {lines.line_num}: {error}") from error
             videos.append(row[column["video"]])
@@ -217,20 +230,19 @@ def read_predictions(path: Path) -> Predictions:
         preds=np.array([number[name] for name in preds], dtype=np.int64),
         scores=np.array(scores, dtype=np.float64),
         ranks=np.array(ranks, dtype=np.int64),
-        num_views=np.array(num_views, dtype=np.int64),
     )
 
 
 def rank_in_top5(label: str, pred: str, top5: str) -> int:
-    """Place of a label among the five best classes: 1 to 5, or 0 where it is none of them.
+    """Rank of a label among the five best classes: 1 to 5, or 0 if it is none of them.
 
-    A class name may hold the separator itself ("a|b"), so the list is searched and not split; the place
+    A class name may hold the separator itself ("a|b"), so the list is searched and not split; the rank
     is then an upper bound, at most 5.
 
     Args:
-        label: the right class.
-        pred: the best class.
-        top5: class names, best first, with "|" between them.
+        label: The right class.
+        pred: The best class.
+        top5: Class names, best first, joined by "|".
     """
     if not label:
         return 0
@@ -238,25 +250,3 @@ def rank_in_top5(label: str, pred: str, top5: str) -> int:
         return 1
     found = f"|{top5}|".find(f"|{label}|")
     return 0 if found < 0 else min(5, 1 + top5[:found].count("|"))
-
-
-def read_view_curve(path: Path, *, num_crops: int) -> ViewCurve | None:
-    """Accuracy by number of clips, from a test/scores.npz, a few MB at a time.
-
-    Args:
-        path: of the file.
-        num_crops: crops of a clip; where it does not divide the views, each view counts as a clip.
-
-    Returns:
-        None where no video has a label.
-
-    Raises:
-        ValueError: for arrays of other shapes or types than a test writes, or a damaged archive.
-    """
-    with ScoresFile(path) as file:
-        num_videos, num_views, num_classes = file.shape
-        crops = num_crops if num_views % num_crops == 0 else 1
-        builder = ViewCurveBuilder(num_clips=num_views // crops, num_crops=crops)
-        for first, scores_VKY in file.chunks():
-            builder.add(scores_VKY, file.labels[first : first + len(scores_VKY)])
-    return builder.finish(num_videos=num_videos, num_classes=num_classes)

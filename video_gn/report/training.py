@@ -1,0 +1,106 @@
+"""What the page shows of a training: curves of loss, accuracy and learning rate by optimizer step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from markupsafe import Markup
+
+from video_gn.report.analysis import smooth
+from video_gn.report.plots import Axis, Curve, line_chart
+
+# A learning rate that spans more than this is drawn on a logarithmic axis.
+_LOG_FROM = 30.0
+_STEPS = Axis("optimizer step", whole=True)
+
+Rows = Sequence[dict[str, Any]]
+
+
+class Column(NamedTuple):
+    """The rows of metrics.csv that have a value in a column.
+
+    Args:
+        steps: int64 (n,).
+        values: float64 (n,).
+        epochs: n of them, from 1; logged ones count from 0.
+    """
+
+    steps: np.ndarray
+    values: np.ndarray
+    epochs: list[int]
+
+    def hints(self) -> list[str]:
+        """Where each value stands, for its dot."""
+        return [f"step {step:,}, epoch {epoch}" for step, epoch in zip(self.steps.tolist(), self.epochs, strict=True)]
+
+
+def column(rows: Rows, name: str) -> Column:
+    """A column of metrics.csv."""
+    found = [row for row in rows if name in row]
+    steps = np.array([row["step"] for row in found], dtype=np.int64)
+    return Column(steps, np.array([row[name] for row in found], dtype=np.float64), [row["epoch"] + 1 for row in found])
+
+
+def smoothing_window(num_rows: int) -> float:
+    """Rows that the smoothed loss averages over: a fiftieth of the run, at least 5."""
+    return max(5.0, num_rows / 50)
+
+
+def section(rows: Rows) -> dict[str, Any]:
+    """Charts and the figures of the sentences around them."""
+    loss, top1 = column(rows, "train/loss"), column(rows, "val/top1")
+    bad = loss.steps[~np.isfinite(loss.values)]
+    best = None
+    if np.isfinite(top1.values).any():
+        place = int(np.nanargmax(top1.values))
+        best = {"step": int(top1.steps[place]), "epoch": top1.epochs[place], "value": float(top1.values[place])}
+    return {
+        "step": rows[-1]["step"],
+        "epoch": rows[-1]["epoch"] + 1,
+        "loss": f"{loss.values[-1]:.4g}" if len(loss.values) else None,
+        "best": best,
+        "last_top1": float(top1.values[-1]) if best else None,
+        "charts": [chart for chart in (_loss(rows), _accuracy(rows), _learning_rate(rows)) if chart],
+        "num_not_finite": len(bad),
+        "first_not_finite": int(bad[0]) if len(bad) else None,
+        "window": round(smoothing_window(len(loss.steps))) if len(loss.steps) else None,
+        "validated": len(top1.steps) > 0,
+    }
+
+
+def _loss(rows: Rows) -> Markup | None:
+    curves = []
+    train, val = column(rows, "train/loss"), column(rows, "val/loss")
+    if len(train.steps):
+        smoothed = smooth(train.values, smoothing_window(len(train.steps)))
+        curves.append(Curve("train, each logged step", train.steps, train.values, 1, "faint", shows_last=False))
+        curves.append(Curve("train, smoothed", train.steps, smoothed, 1))
+    if len(val.steps):
+        curves.append(Curve("validation", val.steps, val.values, 2, "dots", dashed=True))
+    y = Axis("cross-entropy, nats")
+    return line_chart("Loss", curves, x=_STEPS, y=y, hint=val.hints(), size="full") if curves else None
+
+
+def _accuracy(rows: Rows) -> Markup | None:
+    rows = [row for row in rows if "val/top1" in row or "val/top5" in row]
+    if not rows:
+        return None
+    curves = []
+    for name, label, color in (("val/top1", "top-1", 3), ("val/top5", "top-5", 4)):
+        found = column([{name: np.nan, **row} for row in rows], name)
+        if np.isfinite(found.values).any():
+            curves.append(Curve(label, found.steps, found.values, color, "dots", dashed=color == 4))
+    y = Axis("accuracy", "percent")
+    return line_chart("Validation accuracy", curves, x=_STEPS, y=y, hint=column(rows, "step").hints())
+
+
+def _learning_rate(rows: Rows) -> Markup | None:
+    steps, values, _ = column(rows, "lr")
+    if not len(steps):
+        return None
+    positive = values[np.isfinite(values) & (values > 0)]
+    spans = len(positive) == len(values) and positive.max() > _LOG_FROM * positive.min()
+    y = Axis("learning rate", "log") if spans else Axis("learning rate")
+    return line_chart("Learning rate", [Curve("lr", steps, values, 1)], x=_STEPS, y=y)
