@@ -1,12 +1,9 @@
 """A training that is asked to stop: one checkpoint at the step's end, and the end of one that never stopped."""
 
-import multiprocessing
 import os
 import random
 import re
 import signal
-import subprocess
-import time
 
 import pytest
 import torch
@@ -22,9 +19,6 @@ from test_exact_resume import (  # noqa: F401 - whole is a fixture
     whole,
     words,
 )
-
-from video_gn.errors import StoppedError
-from video_gn.run import signals
 
 STOPS = int(os.environ.get("VIDEO_GN_KILLS", "3"))
 # What a stopped training tells, once.
@@ -104,59 +98,3 @@ def test_all_processes_stop_at_the_same_step(tiny_videos, tmp_path):
         assert content["global_step"] == len(done[0])
         told = [len(re.findall(TIMES, (here / f"log-{r}.txt").read_text(), re.MULTILINE)) for r in range(2)]
         assert told == [1, 0]
-
-
-# ---- the parts -----------------------------------------------------------------------------------
-
-
-def test_outside_of_a_training_the_signal_ends_it_where_it_is():
-    flag = signals.StopFlag()
-    before = [signal.getsignal(n) for n in signals.SIGNALS]
-    with flag.installed(), pytest.raises(StoppedError, match="SIGUSR1: stopped") as found:
-        signal.raise_signal(signal.SIGUSR1)
-    assert found.value.status == 138
-    assert [signal.getsignal(n) for n in signals.SIGNALS] == before
-
-
-def test_the_first_signal_is_the_one_that_is_waited_for():
-    flag = signals.StopFlag()
-    with flag.installed(), flag.waiting("step"):
-        before = time.monotonic()
-        signal.raise_signal(signal.SIGUSR1)
-        first = flag.since_seconds
-        signal.raise_signal(signal.SIGTERM)
-        assert flag.number == signal.SIGTERM
-    assert before <= first == flag.since_seconds <= time.monotonic()
-
-
-def test_ctrl_c_twice_is_at_once(capfd):
-    flag = signals.StopFlag()
-    with flag.installed(), flag.waiting("step"):
-        signal.raise_signal(signal.SIGINT)
-        assert flag.number == signal.SIGINT
-        with pytest.raises(StoppedError, match="SIGINT: stopped"):
-            signal.raise_signal(signal.SIGINT)
-    assert capfd.readouterr().err == "SIGINT: stopping at the end of this step (once more: at once)\n"
-
-
-def test_a_worker_ignores_signals_and_can_be_ended_all_the_same(tmp_path):
-    context = multiprocessing.get_context("fork")
-
-    def work():
-        signals.ignore_in_worker(0)
-        (tmp_path / "ready").touch()
-        time.sleep(60)
-
-    with signals.held_back():
-        process = context.Process(target=work)
-        process.start()
-        subprocess.run(["kill", "-TERM", str(process.pid)], check=True)  # before it is ready: it waits
-    while not (tmp_path / "ready").exists():
-        time.sleep(0.01)
-    # From somebody else than its parent, as a cluster sends them.
-    subprocess.run(["bash", "-c", f"for s in TERM USR1 INT; do kill -$s {process.pid}; done"], check=True)
-    time.sleep(0.2)
-    assert process.is_alive()
-    process.terminate()
-    process.join(10)
-    assert process.exitcode == 0

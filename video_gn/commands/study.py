@@ -37,10 +37,15 @@ def main(command: str, words: Sequence[str]) -> int:
     options, settings = parser.parse_known_args(words)
     set_up_logging()
 
+    from video_gn.errors import StoppedError
     from video_gn.study import run_study
 
     try:
         return run_study(options.config, out=options.out, words=settings, cell=options.cell, action=options.action)
-    except KeyboardInterrupt:
+    except StoppedError as error:
+        raise StoppedError(
+            f"{error} The same command resumes from the last checkpoint.", status=error.status
+        ) from error
+    except KeyboardInterrupt:  # between two cells
         log.warning("stopped; the same command resumes from the last checkpoint")
         return 130

@@ -1,10 +1,11 @@
-"""Signals that end a run: noted in the main process, and ignored by the processes that load for it."""
+"""Signals that stop a run: the main process notes them, and its loading workers ignore them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -17,17 +18,17 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class StopFlag:
-    """Whether a signal asked this process to stop. A handler does nothing more: a save or a collective inside of it
-    would come at a moment of its own on each process.
+    """Whether a signal asked this process to stop. The handler only notes it: a save or a collective call inside a
+    handler would come at another moment on each rank.
 
-    While nothing is under way there is nothing to wait for: outside of `waiting` the signal ends the run where it is,
-    and so does a second Ctrl-C anywhere but within `held`.
+    Outside `waiting` there is no unit of work to finish, so the signal ends the run at once; and so does a second
+    Ctrl-C anywhere but within `held`.
     """
 
     def __init__(self) -> None:
         self.number = 0  # of the signal; 0 for none
         self.since_seconds = 0.0  # when it came, by time.monotonic
-        self._what = ""  # that is waited for the end of
+        self._what = ""  # unit of work to finish first
         self._is_held = False
         self._grace_seconds: float | None = None
         self._timer: threading.Timer | None = None
@@ -43,29 +44,29 @@ class StopFlag:
         if not self._what or is_again or self._is_late:
             self.check()
         if self._timer is None and self._grace_seconds is not None:
-            self._timer = threading.Timer(self._grace_seconds, self._come_late)
+            self._timer = threading.Timer(self._grace_seconds, self._run_late)
             self._timer.daemon = True
             self._timer.start()
         again = " (once more: at once)" if number == signal.SIGINT else ""
-        # Python's own stderr cannot be written to from inside of a write to it.
+        # Python's own stderr cannot be written to from within a write to it.
         os.write(2, f"{signal.Signals(number).name}: stopping at the end of this {self._what}{again}\n".encode())
 
-    def _come_late(self) -> None:
+    def _run_late(self) -> None:
         self._is_late = True
-        os.kill(os.getpid(), self.number)  # handlers are the main thread's
+        os.kill(os.getpid(), self.number)  # handlers run in the main thread
 
     def check(self) -> None:
-        """End the run where a signal has come.
+        """End the run if a signal has come.
 
         Raises:
-            StoppedError: it names the signal.
+            StoppedError: It names the signal.
         """
         if self.number:
             raise StoppedError(f"{signal.Signals(self.number).name}: stopped.", status=128 + self.number)
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """Take the signals over; from a thread that is not the main one, nothing is taken over."""
+        """Handle the signals; does nothing in a thread other than the main one."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -78,17 +79,17 @@ class StopFlag:
                 signal.signal(number, handler)
 
     def leave(self) -> None:
-        """The run ends: what comes now must not disturb it. `installed` undoes that."""
+        """Ignore all further signals: the run is ending, and must not be disturbed. `installed` undoes that."""
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
     @contextlib.contextmanager
     def waiting(self, what: str, *, grace_seconds: float | None = None) -> Iterator[None]:
-        """Somebody looks at `number` at the end of each of something.
+        """Within it somebody looks at `number` at the end of each unit of work.
 
         Args:
-            what: that has an end to wait for, in a word.
-            grace_seconds: how long it may still take after a signal; None for as long as it wants.
+            what: Name of the unit of work to finish first, such as "step".
+            grace_seconds: Time it may still take after a signal; None sets no limit.
         """
         self._what, self._grace_seconds = what, grace_seconds
         try:
@@ -101,10 +102,10 @@ class StopFlag:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """What is done whole, whatever comes; a signal that has come before or meanwhile ends the run after it.
+        """Block that a signal cannot interrupt; a signal received before or during it is raised at its end.
 
         Raises:
-            StoppedError: at its end.
+            StoppedError: At its end.
         """
         self._is_held = True
         try:
@@ -113,18 +114,47 @@ class StopFlag:
             self._is_held = False
         self.check()
 
+    def wait_for(self, child: subprocess.Popen[bytes], *, grace_seconds: float) -> int:
+        """Wait for a child process; if a signal or an error ends the wait, the child ends too.
 
-# ---- loading processes ---------------------------------------------------------------------------
+        The child gets SIGTERM, at which a run of this package saves and leaves, and SIGKILL if it is still there
+        after `grace_seconds`. SIGUSR1 is not passed on: it would make the child requeue the job that it lies in.
+
+        Args:
+            child: Started by this process.
+            grace_seconds: Time that the child may take to end.
+
+        Returns:
+            Its exit status; negative for a signal.
+
+        Raises:
+            StoppedError: After a signal, once the child is gone.
+        """
+        try:
+            return child.wait()
+        except BaseException as error:
+            if isinstance(error, StoppedError):
+                self.leave()
+            child.terminate()
+            try:
+                child.wait(grace_seconds)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+            raise
+
+
+# ---- loading workers -----------------------------------------------------------------------------
 
 
 def ignore_in_worker(worker_id: int) -> None:
-    """For `DataLoader(worker_init_fn=...)`: stopping is the main process's business.
+    """For `DataLoader(worker_init_fn=...)`: signals stop the main process, not its workers.
 
-    A cluster may signal every process of a job; a worker that dies of it would take the step under way with it. Only
-    the main process's own SIGTERM, with which torch ends a worker, counts.
+    A cluster may signal every process of a job; a worker that dies would take the step under way with it. Only the
+    main process's own SIGTERM, with which torch ends a worker, counts.
 
     Args:
-        worker_id: unused.
+        worker_id: Unused.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the decoders' threads inherit it
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
@@ -138,7 +168,7 @@ def _end_with(parent: int) -> None:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Signals wait while workers are started, and in these for good."""
+    """Block the signals while workers start: they wait for this process, and stay blocked in the workers."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
