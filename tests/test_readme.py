@@ -1,4 +1,4 @@
-"""Every command of the README is taken out of the page and run as printed; only paths are replaced."""
+"""Every command of the README pages is taken out of the page and run as printed; every link leads somewhere."""
 
 import hashlib
 import json
@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -20,19 +21,40 @@ from video_gn.models import i3d
 from video_gn.weights.keymaps import KEYMAPS
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+PAGES = [
+    README,
+    *sorted(p for top in ("configs", "scripts", "tests", "video_gn") for p in (ROOT / top).rglob("README.md")),
+]
+# Measurements take minutes at the size that the pages name.
+SMALLER = {
+    "bench data": "--rounds 1",
+    "bench test": "--num_videos 2 --num_clips 2 --size 32 --width 4 --rounds 1",
+    "bench train": "--num_clips 1 --frames 8 --size 32 --width 8 --formats channels_last_3d --no_memory --rounds 1",
+    "bench weights": "--rounds 1",
+}
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def name_of(page):
+    return str(page.relative_to(ROOT))
 
 
-COMMANDS = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
+def blocks(page, language):
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    return [text for name, text in found if name == language]
+
+
+def commands(page):
+    return [line for block in blocks(page, "bash") for line in block.splitlines() if line.strip()]
+
+
+def prose(page):
+    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
 def place(tiny_videos, tmp_path_factory):
-    """A directory where the README's paths exist: small configs under the same names, small videos, Kinetics csvs."""
+    """A directory where the pages' paths exist: small configs under the same names, small videos, Kinetics csvs."""
     here = tmp_path_factory.mktemp("readme")
     write_small_configs(here)
     shutil.copytree(ROOT / "scripts", here / "scripts")
@@ -78,45 +100,92 @@ def write_weights(here):
         (here / "cache" / f"{name}.sha256").write_text(f"{digest}  {name}\n")
 
 
-def test_there_are_commands():
-    assert len(COMMANDS) >= 9
-    assert all(c.startswith(("video-gn ", "python ")) for c in COMMANDS), COMMANDS
+def execute(command, here, more=""):
+    """Run a command of a page in a directory."""
+    words = shlex.split(f"{command} {more}")
+    if words[0] == "video-gn":
+        status, printed = run(words[1:], here)
+    else:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([sys.executable, *words[1:]], cwd=here, env=environment, capture_output=True, text=True)
+        status, printed = done.returncode, done.stdout + done.stderr
+    assert status == 0, f"{command}\n{printed}"
 
 
-def test_the_commands_run_in_their_order(place):
-    for command in COMMANDS:
-        words = shlex.split(command)
-        if words[0] == "video-gn":
-            status, printed = run(words[1:], place)
-        else:
-            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            done = subprocess.run(
-                [sys.executable, *words[1:]], cwd=place, env=environment, capture_output=True, text=True
-            )
-            status, printed = done.returncode, done.stdout + done.stderr
-        assert status == 0, f"{command}\n{printed}"
-    assert len(json.loads((place / "labels.json").read_text())["videos"]) == 30
-    assert (place / "labels.csv").is_file()
-    assert (place / "many.json").read_bytes() == (place / "labels.json").read_bytes()
-    assert (place / "runs/batch_norm/checkpoints/best.ckpt").is_file()
+@pytest.fixture(scope="module")
+def after_first(place):
+    """The directory after the first page's commands: the other pages go on from there."""
+    for command in commands(README):
+        execute(command, place)
+    return place
+
+
+def test_there_are_pages_and_commands():
+    assert {name_of(page) for page in PAGES} >= {
+        "README.md",
+        "configs/README.md",
+        "configs/study/README.md",
+        "scripts/slurm/README.md",
+        "tests/README.md",
+        "video_gn/README.md",
+        *(f"video_gn/{folder}/README.md" for folder in ("bench", "data", "decoding", "labelling", "run", "weights")),
+    }
+    lines = [line for page in PAGES for line in commands(page)]
+    assert len(commands(README)) >= 6 and len(lines) >= 25
+    assert all(line.startswith(("video-gn ", "python ")) for line in lines), lines
+    assert len(set(lines)) == len(lines)
+
+
+def test_the_first_page(after_first):
+    here = after_first
+    assert len(json.loads((here / "labels.json").read_text())["videos"]) == 30
+    assert (here / "runs/i3d_r50_gn_32x2_b4/test/metrics.json").is_file()
+    assert (here / "runs/i3d_r50_gn_32x2_b4/weights.json").is_file()
+    table = README.read_text().partition("## What a run leaves")[2].partition("\n## ")[0]
+    rows = [re.findall(r"`([^`]+)`", line.split("|")[1]) for line in table.splitlines() if line.startswith("| `")]
+    names = {name for row in rows for name in row}
+    assert {"config.yaml", "test/metrics.json", "report.html"} <= names
+    # The last three are left by other runs: a broken video, a stopped test, a second training.
+    for name in names - {"weights.json", "predict/predictions.json", "failures.csv", "test/unfinished/", "previous/"}:
+        assert (here / "runs/mine" / ("checkpoints" if name == "last.ckpt" else "") / name).exists(), name
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES[1:] if commands(page)], ids=name_of)
+def test_the_commands_of_a_folders_page(after_first, page):
+    for command in commands(page):
+        if not command.startswith("video-gn bench"):
+            execute(command, after_first)
+
+
+def test_what_the_folders_commands_leave(after_first):
+    here = after_first
+    assert (here / "labels.csv").is_file()
+    assert (here / "many.json").read_bytes() == (here / "labels.json").read_bytes()
+    assert (here / "runs/batch_norm/checkpoints/best.ckpt").is_file()
+    assert (here / "runs/mine/predict/predictions.json").is_file()
     for name in ("study.csv", "table.md", "error_by_norm.png", "curves.svg"):
-        assert (place / "runs/study/weizmann" / name).is_file()
-    assert (place / "runs/i3d_r50_gn_32x2_b4/test/metrics.json").is_file()
-    assert (place / "runs/i3d_r50_gn_32x2_b4/weights.json").is_file()
-    table = README.partition("### What a run leaves")[2].partition("\n## ")[0]
-    assert "`config.yaml`" in table
-    for name in re.findall(r"^\| `(\w+\.\w+)`", table, re.MULTILINE):
-        if name == "failures.csv":
-            continue  # there only where a video is broken; another test has one
-        assert (place / "runs" / ("from_imagenet" if name == "weights.json" else "mine") / name).is_file()
-    for block in blocks("python"):
-        done = subprocess.run([sys.executable, "-c", block], cwd=place, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert ("'label'" if "predict" in block else "inflated") in done.stdout
+        assert (here / "runs/study/weizmann" / name).is_file()
 
 
-def test_the_two_scripts_are_run_by_ci_and_stand_first():
-    first = re.search(r"^```\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)[1]
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [c for page in PAGES for c in commands(page) if c.startswith("video-gn bench")])
+def test_a_measurement_at_a_smaller_size(place, command):
+    execute(command, place, SMALLER[" ".join(command.split()[1:3])])
+
+
+@pytest.mark.parametrize(("page", "place_of_block"), [(p, n) for p in PAGES for n, _ in enumerate(blocks(p, "python"))])
+def test_python(after_first, page, place_of_block, monkeypatch, capsys):
+    monkeypatch.chdir(after_first)
+    block = blocks(page, "python")[place_of_block]
+    exec(compile(block, name_of(page), "exec"), {})
+    printed = capsys.readouterr().out
+    assert bool(printed) == ("print(" in block)
+    assert "'label'" in printed or "predict(" not in block
+    assert "inflated" in printed or "load_into" not in block
+
+
+def test_the_two_scripts_are_run_by_ci():
+    first = blocks(README, "")[0]
     assert first.splitlines() == ["bash scripts/demo.sh", "bash scripts/test.sh"]
     ci = (ROOT / ".ci/run").read_text()
     for command in first.splitlines():
@@ -124,8 +193,60 @@ def test_the_two_scripts_are_run_by_ci_and_stand_first():
         assert os.access(ROOT / command.split()[1], os.X_OK)
 
 
-def test_paths_and_settings_that_the_page_names_exist():
-    text = README + (ROOT / "CHANGELOG.md").read_text()
-    for path in re.findall(r"(?:configs|scripts)/[\w/]+\.(?:yaml|sh|py)", text):
-        assert (ROOT / path).is_file(), path
+def test_the_first_page_is_short():
+    assert len(README.read_text().splitlines()) <= 220
+
+
+def anchors(page):
+    """The anchors that GitHub gives to a page's headings."""
+    heads = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page):
+    text = prose(page)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists() and found.is_relative_to(ROOT), target
+        assert not anchor or anchor in anchors(found), target
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=name_of)
+def test_files_that_a_page_names_exist(page):
+    text = page.read_text()
     assert "@@" not in text
+    named = set(re.findall(r"(?:configs|scripts|tests|video_gn)/[\w/]+\.(?:yaml|sh|py|sbatch|md)", text))
+    if page.name == "README.md":
+        named |= set(re.findall(r"`((?:[\w-]+/)*[\w-]+\.(?:py|sbatch))`", text))
+    if page.parent.name == "video_gn":
+        named |= set(re.findall(r"`([\w/]+/)`", text))
+    for path in named:
+        assert any((place / path).exists() for place in (ROOT, page.parent, ROOT / "video_gn")), path
+
+
+def test_the_packages_page_names_every_folder_and_config():
+    package = ROOT / "video_gn"
+    text = (package / "README.md").read_text()
+    for path in package.iterdir():
+        if path.suffix == ".py" and path.name != "__init__.py":
+            assert f"`{path.name}`" in text, path.name
+        elif path.is_dir() and (path / "__init__.py").is_file():
+            assert f"`{path.name}/`" in text, path.name
+    text = (ROOT / "configs/README.md").read_text() + (ROOT / "configs/study/README.md").read_text()
+    for path in (ROOT / "configs").rglob("*.yaml"):
+        assert path.name in text or path.parent.name == "kinetics400", path
+
+
+def test_extras_are_those_of_the_package():
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        extras = set(tomllib.load(file)["project"]["optional-dependencies"])
+    rows = README.read_text().partition("| extra")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)`", rows, re.MULTILINE)) == extras
+    asked = {
+        name for page in PAGES for names in re.findall(r"\.\[([\w,]+)\]", page.read_text()) for name in names.split(",")
+    }
+    assert asked and asked <= extras

@@ -1,4 +1,4 @@
-"""The README's commands for a cluster are run as printed; only paths and numbers of processes are replaced."""
+"""The commands of scripts/slurm/README.md are run as printed; only paths and numbers of processes are replaced."""
 
 import json
 import re
@@ -11,10 +11,10 @@ from small import write_small_configs
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs_slurm, pytest.mark.timeout(900)]
 
-README = (ROOT / "README.md").read_text()
+PAGE = (ROOT / "scripts/slurm/README.md").read_text()
 COMMANDS = [
     line
-    for block in re.findall(r"^```shell\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    for block in re.findall(r"^```shell\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     for line in block.splitlines()
     if line.startswith("sbatch")
 ]
@@ -37,7 +37,7 @@ def place(tiny_videos, tmp_path_factory):
 
 
 def submit(cluster, place, script):
-    """The README's command with this script, with one process on a node and two jobs of an array."""
+    """The page's command with this script, with one process on a node and two jobs of an array."""
     (command,) = [line for line in COMMANDS if f"/{script}.sbatch" in line]
     assert command.startswith("sbatch ")
     command = command.replace("-per-node 8", "-per-node 1").replace("--array 0-7", "--array 0-1")
