@@ -83,6 +83,10 @@ class DiskFullError(RunError):
     """A file could not be written for want of room; the message names it, what is free, and what to do."""
 
 
+class UnwritableError(RefusedError):
+    """A file could not be written because its directory is read-only, forbidden or no directory."""
+
+
 class StoppedError(VideoGNError):
     """A signal ended a run; the message says what the run goes on from.
 

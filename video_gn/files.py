@@ -1,10 +1,15 @@
-"""Files and locks: locks that the kernel releases after a kill, and errors of a full disk that say what to do."""
+"""Files written whole or not at all, errors of a full or read-only disk that say what to do, and locks.
+
+A file is written beside its name as `.NAME.PID.tmp`, synced and renamed: after a kill or an error the old file is there
+or the new one, never a part.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import fcntl
+import json
 import logging
 import os
 import re
@@ -14,64 +19,148 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from video_gn.errors import DiskFullError
+from video_gn.errors import DiskFullError, UnwritableError, VideoGNError
 
 log = logging.getLogger(__name__)
+
+# ---- whole files --------------------------------------------------------------------------------
+
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+
+
+@contextlib.contextmanager
+def whole_path(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Write a file by its name; it replaces the target when the block ends, and is removed after an error.
+
+    The target's directory is made. The name stands for an empty file, so that a directory that cannot be written to is
+    noticed before the work.
+
+    Raises:
+        DiskFullError: no room; the old file is whole.
+        UnwritableError: the directory is read-only or forbidden, or no directory.
+    """
+    target = Path(target)
+    part = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    with naming_full_disk(target):  # around all: it says what is free without the part
+        try:
+            with _naming_unwritable(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                part.open("wb").close()
+            yield part
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            with _naming_unwritable(target):
+                part.replace(target)
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink()
+
+
+@contextlib.contextmanager
+def whole_file(target: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
+    """As `whole_path`, with the file open.
+
+    Args:
+        target: File to write.
+        mode: "w" for text as UTF-8, where bytes of a file name that are no text stay what they are; "wb" for bytes.
+    """
+    text = {} if "b" in mode else {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
+    with whole_path(target) as part, part.open(mode, **text) as file:  # type: ignore[call-overload]
+        yield file
+
+
+def write_text(target: str | os.PathLike[str], text: str) -> None:
+    """Write a text file, whole or not at all; errors are those of `whole_path`."""
+    with whole_file(target) as file:
+        file.write(text)
+
+
+def write_json(target: str | os.PathLike[str], value: Any) -> None:
+    """Write a JSON file, whole or not at all; errors are those of `whole_path`."""
+    write_text(target, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def remove_temporary(directory: Path, *, name: str = "*", recursive: bool = False) -> None:
+    """Remove the temporary files of killed processes. Call it while holding the lock that all writers there hold.
+
+    Args:
+        directory: Directory to clean.
+        name: Glob pattern of the targets whose temporary files go.
+        recursive: Also clean the directories below.
+    """
+    pattern = f".{name}.*.tmp"
+    for stale in directory.rglob(pattern) if recursive else directory.glob(pattern):
+        if _TEMPORARY.fullmatch(stale.name):
+            stale.unlink(missing_ok=True)
+
+
+# ---- errors of the disk -------------------------------------------------------------------------
 
 # No room, no room for this user, and a file above the shell's limit (ulimit -f).
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def full_disk(error: BaseException, path: Path) -> DiskFullError | None:
-    """The error of a full disk that is behind an error, with what to do about it; None for any other.
+@contextlib.contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Turn the error of a full disk into one that names the file and says what to do; other errors pass.
+
+    Raises:
+        DiskFullError: no room.
+    """
+    try:
+        yield
+    except VideoGNError:
+        raise  # says itself what to do
+    except Exception as error:
+        full = _full_disk(error, path)
+        if full is None:
+            raise
+        raise full from error
+
+
+def _full_disk(error: BaseException, path: Path) -> DiskFullError | None:
+    """The error of a full disk that is behind an error; None if there is none.
 
     torch raises a RuntimeError of its own when a write fails, and so may what is closed on the way out.
-
-    Args:
-        error: that was raised.
-        path: what was written, or the directory that it lies in.
     """
     chain: list[BaseException] = []
     behind: BaseException | None = error
     while behind is not None and behind not in chain:
         chain.append(behind)
         behind = behind.__cause__ or behind.__context__
-    # One that was told is behind what was raised while it was on its way out.
-    told = next((e for e in chain if isinstance(e, DiskFullError)), None)
-    found = next((e for e in chain if isinstance(e, OSError) and e.errno in _FULL), None)
-    return told if told is not None or found is None else DiskFullError(_told(found, path))
+    # One that names its file is behind what was raised on its way out.
+    named = next((e for e in chain if isinstance(e, DiskFullError)), None)
+    number = next((n for n in map(_error_number, chain) if n in _FULL), None)
+    if named is not None or number is None:
+        return named
+    directory = next(p for p in (path, *path.absolute().parents) if p.is_dir())
+    usage = shutil.disk_usage(directory)
+    return DiskFullError(
+        f"{path} could not be written: {os.strerror(number)}. {usage.free / 1e6:.1f} of {usage.total / 1e6:.1f} MB are "
+        f"free there. What was saved before is whole. Make room, or raise the quota or limit, and run the command "
+        "again. A training resumes with --ckpt_path last, and takes less room with fewer checkpoint.keep_steps."
+    )
+
+
+def _error_number(error: BaseException) -> int | None:
+    """The system's error number, also of ffmpeg's errors and of safetensors', which has it in the text alone."""
+    if isinstance(number := getattr(error, "errno", None), int):
+        return number
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 @contextlib.contextmanager
-def naming_full_disk(path: Path, *, part: Path | None = None) -> Iterator[None]:
-    """Turn the error of a full disk into one that says what to do; others go on as they are.
-
-    Args:
-        path: what is written.
-        part: the file beside it that is written first; it is removed, since it takes the room that is missing.
-
-    Raises:
-        DiskFullError: where there is no room.
-    """
+def _naming_unwritable(target: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, RuntimeError) as error:
-        if part is not None:
-            part.unlink(missing_ok=True)
-        told = full_disk(error, path)
-        if told is None:
+    except OSError as error:
+        if error.errno in _FULL:
             raise
-        raise told from error
-
-
-def _told(error: OSError, path: Path) -> str:
-    directory = next(p for p in (path, *path.parents) if p.is_dir())
-    usage = shutil.disk_usage(directory)
-    return (
-        f"{path} could not be written: {error.strerror}. {usage.free / 1e6:.1f} of {usage.total / 1e6:.1f} MB are free "
-        f"there. What was saved before is whole: make room, or raise the quota or limit, and go on with --ckpt_path "
-        "last. Fewer kept checkpoints (checkpoint.keep_steps) take less."
-    )
+        raise UnwritableError(
+            f"{target} could not be written: {error.strerror or error} ({target.parent}). Choose a directory that this "
+            "user may write to, or change its permissions."
+        ) from error
 
 
 # ---- locks ------------------------------------------------------------------------------------

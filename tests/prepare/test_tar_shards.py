@@ -14,7 +14,7 @@ from media import write_numbered_video
 from video_gn import processes
 from video_gn.decoding import tar_members as _tar
 from video_gn.decoding.tar_members import exists, is_member, join_path, locate, member_url, read_member, split_path
-from video_gn.errors import DecodeError, RunError
+from video_gn.errors import DecodeError, RunError, UnwritableError
 from video_gn.lists.manifest import Manifest
 from video_gn.lists.read import VideoRecord, read_manifest
 from video_gn.prepare import prepare
@@ -139,7 +139,7 @@ def test_an_index_that_is_stale_is_made_anew(tmp_path, shard, sources, damage):
 
 def test_a_directory_that_cannot_be_written_needs_no_index(shard, monkeypatch):
     def refuse(*args):
-        raise PermissionError(13, "Permission denied")
+        raise UnwritableError("t-000000.tar.idx could not be written: Permission denied")
 
     monkeypatch.setattr(_tar, "write_index", refuse)
     assert locate(f"{shard}::k1.mp4").size

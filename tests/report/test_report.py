@@ -8,7 +8,7 @@ import pytest
 from fake_run import METRICS, checked, make_test, make_training, page_of
 
 from video_gn import report
-from video_gn.errors import RunError
+from video_gn.errors import RunError, UnwritableError
 from video_gn.report import reading, write_report
 
 HOSTILE = "</td><script>alert(1)</script>'\"\udc80"
@@ -65,7 +65,7 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
         raise OSError("disk full")
 
     monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UnwritableError, match="disk full"):
         write_report(tmp_path)
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == old
     assert [p.name for p in tmp_path.iterdir() if "tmp" in p.name] == []

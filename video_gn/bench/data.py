@@ -29,7 +29,6 @@ from video_gn.bench.measuring import (
     resident_bytes,
     side_by_side,
     summarize,
-    write_json,
 )
 from video_gn.bench.peers import bench_peers, format_peers
 from video_gn.clips import VideoNote
@@ -39,6 +38,7 @@ from video_gn.data.dataset import ClipConfig, EvalDataset, TrainDataset
 from video_gn.data.layout import read_views
 from video_gn.decoding import VideoReader, open_video
 from video_gn.errors import DecodeError, FrameCountError, RunError
+from video_gn.files import write_json
 from video_gn.lists.read import VideoRecord
 
 # The targets hold for a video as Kinetics has them: 340 x 256, 10 s, a key frame in 250.
@@ -96,7 +96,7 @@ def bench_data(videos: Sequence[str], *, rounds: int = 5, output: str | None = N
     if peers:
         sys.stdout.write("\n" + format_peers(result["peers"]))
     if output is not None:
-        write_json(result, output)
+        write_json(output, result)
     return 0
 
 

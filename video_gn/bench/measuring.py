@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import statistics
@@ -100,17 +99,3 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def write_json(result: Mapping[str, Any], output: str | Path) -> None:
-    """Write figures under a file's name only when they are whole.
-
-    Args:
-        result: of a bench.
-        output: the file; its directory is made.
-    """
-    target = Path(output)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.tmp")
-    part.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    part.replace(target)

@@ -23,7 +23,7 @@ import torch
 from torch import distributed
 
 from video_gn.bench._video import write_typical_video
-from video_gn.bench.measuring import describe_machine, ratio_of_medians, side_by_side, summarize, write_json
+from video_gn.bench.measuring import describe_machine, ratio_of_medians, side_by_side, summarize
 from video_gn.data.collate import collate
 from video_gn.data.crops import TestCrops
 from video_gn.data.dataset import ClipConfig, EvalDataset
@@ -32,6 +32,7 @@ from video_gn.decoding import open_video
 from video_gn.errors import ConfigError
 from video_gn.evaluation.accuracy import MultiViewAccuracy
 from video_gn.evaluation.scores import score_views
+from video_gn.files import write_json
 from video_gn.lists.read import VideoRecord
 from video_gn.models.resnet3d import i3d
 
@@ -113,7 +114,7 @@ def bench_test(
     }
     sys.stdout.write(format_page(result))
     if output is not None:
-        write_json(result, output)
+        write_json(output, result)
     return 0
 
 

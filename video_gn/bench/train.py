@@ -29,8 +29,9 @@ from video_gn.bench._train_step import (
     peak_bytes,
     set_checkpointing,
 )
-from video_gn.bench.measuring import describe_machine, ratio_of_medians, side_by_side, summarize, write_json
+from video_gn.bench.measuring import describe_machine, ratio_of_medians, side_by_side, summarize
 from video_gn.errors import ConfigError
+from video_gn.files import write_json
 from video_gn.models.norms import NORMS, norm_kind
 from video_gn.models.resnet3d import I3D, min_clip
 
@@ -98,7 +99,7 @@ def bench_train(
     }
     sys.stdout.write(format_page(result))
     if output is not None:
-        write_json(result, output)
+        write_json(output, result)
     return 0
 
 

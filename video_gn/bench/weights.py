@@ -26,8 +26,8 @@ from video_gn.bench.measuring import (
     ratio_of_medians,
     side_by_side,
     summarize,
-    write_json,
 )
+from video_gn.files import write_json
 from video_gn.models.resnet3d import I3D, i3d
 from video_gn.weights import load_into
 from video_gn.weights.keymaps import KEYMAPS
@@ -62,7 +62,7 @@ def bench_weights(*, rounds: int = 5, output: str | None = None, width: int = 64
             result["files"][name] = {**_measure(net, path, plain, rounds), "memory": peaks[name]}
     sys.stdout.write(format_page(result))
     if output is not None:
-        write_json(result, output)
+        write_json(output, result)
     return 0
 
 

@@ -24,7 +24,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from video_gn.errors import DecodeError
+from video_gn.errors import DecodeError, RunError
+from video_gn.files import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -232,8 +233,8 @@ def read_index(tar_path: str | os.PathLike[str]) -> TarIndex:
         return index
     try:
         write_index(tar_path, index)
-    except OSError as error:
-        log.debug("%s cannot be written: %s", beside, error.strerror)  # a data set may be read-only
+    except RunError as error:
+        log.debug("%s", error)  # a data set may be read-only
     return index
 
 
@@ -266,19 +267,11 @@ def build_index(tar_path: str | os.PathLike[str]) -> TarIndex:
 
 
 def write_index(tar_path: str | os.PathLike[str], index: TarIndex) -> None:
-    """Write a shard's index beside it, whole or not at all.
-
-    Raises:
-        OSError: where it cannot be written.
-    """
+    """Write a shard's index beside it, whole or not at all; errors are those of `video_gn.files.whole_path`."""
     tar_path = Path(tar_path)
     content = _MAGIC + _HEAD.pack(index.num_bytes, len(index.rows)) + index.rows.tobytes()
-    partial = tar_path.with_name(f".{tar_path.name}{INDEX_SUFFIX}.{os.getpid()}.tmp")
-    try:
-        partial.write_bytes(content + struct.pack("<I", zlib.crc32(content)))
-        partial.replace(tar_path.with_name(tar_path.name + INDEX_SUFFIX))
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(tar_path.with_name(tar_path.name + INDEX_SUFFIX), "wb") as file:
+        file.write(content + struct.pack("<I", zlib.crc32(content)))
 
 
 def _parse(data: bytes) -> TarIndex | None:

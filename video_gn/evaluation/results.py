@@ -11,6 +11,7 @@ from typing import IO, Any
 import numpy as np
 
 from video_gn.clips import VideoNote
+from video_gn.files import whole_file
 
 
 def top_labels(scores_Y: np.ndarray, classes: Sequence[str], top_k: int) -> list[dict[str, Any]]:
@@ -71,14 +72,8 @@ def write_results(path: str | Path, videos: Iterable[dict[str, Any]], failed: It
     """
     path = Path(path)
     check_ending(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.tmp")
-    try:
-        with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            (_write_json if path.suffix == ".json" else _write_csv)(file, videos, failed)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        (_write_json if path.suffix == ".json" else _write_csv)(file, videos, failed)
 
 
 def _write_json(file: IO[str], videos: Iterable[dict[str, Any]], failed: Iterable[dict[str, str]]) -> None:

@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from video_gn.clips import Failure
 from video_gn.errors import RunError
+from video_gn.files import write_json
 from video_gn.run.checkpoint_files import environment, environment_differences
 from video_gn.run.directory import config_differences
 
@@ -106,11 +107,7 @@ class Unfinished:
         if self.directory.is_dir():
             log.warning("%s is of another test (%s): starting anew", self.directory, "; ".join(differences[:3]))
         shutil.rmtree(self.directory, ignore_errors=True)
-        self.directory.mkdir(parents=True)
-        part = place.with_name(f".{place.name}.tmp")
-        text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
-        part.write_text(text, encoding="utf-8", errors="surrogateescape")
-        part.replace(place)
+        write_json(place, about)
         return Kept()
 
     def _read(self) -> Kept:

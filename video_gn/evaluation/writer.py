@@ -6,7 +6,6 @@ Scores go to disk as they come, so that a long test does not grow in memory, and
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import signal
 import zipfile
@@ -23,6 +22,7 @@ from video_gn.errors import StoppedError
 from video_gn.evaluation.clip_curve import ClipCurve
 from video_gn.evaluation.results import video_result, write_results
 from video_gn.evaluation.unfinished import Kept, Part, Place, Unfinished
+from video_gn.files import whole_file, whole_path, write_json
 from video_gn.lists.read import Manifest
 
 log = logging.getLogger(__name__)
@@ -156,8 +156,7 @@ class EvaluationWriter(Callback):
 
     def _write_predictions(self, path: Path, rows: Any, manifest: Manifest, classes: Sequence[str]) -> None:
         order = np.argsort(-rows.scores, axis=1, kind="stable")[:, :5]
-        part = path.with_name(f".{path.name}.tmp")
-        with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with whole_file(path) as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["video", "label", "pred", "score", "top5", "num_views"])
             for row, video_id in enumerate(rows.video_ids):
@@ -173,15 +172,13 @@ class EvaluationWriter(Callback):
                         rows.num_views[row],
                     ]
                 )
-        part.replace(path)
 
     @staticmethod
     def _write_scores(path: Path, places: Mapping[int, Place], rows: Any, curve: ClipCurve) -> None:
         """Merge the processes' files into one npz, video by video, in the order of the manifest; `curve` sees each."""
         video_ids = np.array(sorted(places), dtype=np.int64)
         labels = np.asarray(rows.labels, dtype=np.int64)
-        part = path.with_name(f".{path.name}.tmp")
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
+        with whole_path(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
             for name, array in (("video_ids", video_ids), ("labels", labels)):
                 with archive.open(f"{name}.npy", "w") as entry:
                     np.lib.format.write_array(entry, array)
@@ -193,7 +190,6 @@ class EvaluationWriter(Callback):
                     scores_KY = places[video_id].read()
                     curve.add(scores_KY, places[video_id].label)
                     entry.write(scores_KY.tobytes())
-        part.replace(path)
 
     # ---- predict -----------------------------------------------------------------------------
 
@@ -226,12 +222,3 @@ class EvaluationWriter(Callback):
         if trainer.is_global_zero:
             failed = [{"path": path, "reason": reason} for _, path, reason in failures]
             write_results(self.run_dir / "predict" / "predictions.json", [results[i] for i in sorted(results)], failed)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file under its final name only when it is whole."""
-    part = path.with_name(f".{path.name}.tmp")
-    # A path may hold bytes that are no text; they go through as they are.
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    part.write_text(text, encoding="utf-8", errors="surrogateescape")
-    part.replace(path)

@@ -18,7 +18,7 @@ from typing import IO, Any, Self
 
 from video_gn.clips import Failure
 from video_gn.errors import ConfigError, RunError
-from video_gn.files import HeldError, hold
+from video_gn.files import HeldError, hold, write_json
 from video_gn.lists.read import VideoRecord
 
 _VERSION = 1
@@ -72,14 +72,7 @@ def read_about(path: Path) -> About | None:
 
 def write_about(path: Path, about: About) -> None:
     """Write what a file of lines was made with, whole or not at all."""
-    place = about_path(path)
-    part = place.with_name(f".{place.name}.tmp")
-    with part.open("w", encoding="utf-8", errors="surrogateescape") as file:
-        json.dump({"version": _VERSION, **vars(about)}, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(place)
+    write_json(about_path(path), {"version": _VERSION, **vars(about)})
 
 
 def difference(mine: About, theirs: About) -> str | None:

@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from video_gn.errors import ConfigError
 from video_gn.evaluation.results import write_results
+from video_gn.files import whole_file
 from video_gn.labelling.lines import About, about_path, decode, difference, encode, read_about, write_about
 from video_gn.labelling.options import LINES_SUFFIX
 from video_gn.labelling.parts import Shard, find_shards
@@ -197,14 +198,8 @@ def _write_lines(
         raise ConfigError(
             f"--output must be new or the result of a merge, got {output}. Choose another, or add --overwrite."
         )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    part = output.with_name(f".{output.name}.tmp")
-    try:
-        with part.open("wb") as file:
-            for entry in entries:
-                tally.add(entry)
-                file.write(encode(entry))
+    with whole_file(output, "wb") as file:
+        for entry in entries:
+            tally.add(entry)
+            file.write(encode(entry))
         write_about(output, about)
-        part.replace(output)
-    finally:
-        part.unlink(missing_ok=True)

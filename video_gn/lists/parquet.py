@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from video_gn.errors import ManifestError
+from video_gn.files import whole_path
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -101,7 +102,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def write_parquet(path: Path, kinds: Mapping[str, type], batches: Iterator[Sequence[list[Any]]]) -> None:
-    """Write columns.
+    """Write columns, whole or not at all.
 
     Args:
         path: of the file.
@@ -111,7 +112,7 @@ def write_parquet(path: Path, kinds: Mapping[str, type], batches: Iterator[Seque
     pa, parquet = require_pyarrow(path)
     types = {str: pa.string(), int: pa.int64(), float: pa.float64()}
     schema = pa.schema([(name, types[kind]) for name, kind in kinds.items()])
-    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+    with whole_path(path) as part, parquet.ParquetWriter(part, schema, compression="zstd") as writer:
         for columns in batches:
             arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))

@@ -16,6 +16,7 @@ from typing import Any
 
 from video_gn.decoding.frame_folders import Folders
 from video_gn.errors import ManifestError
+from video_gn.files import whole_file
 from video_gn.lists.file_names import is_video
 from video_gn.lists.parquet import read_parquet, read_parquet_header
 from video_gn.lists.rows import (
@@ -225,10 +226,8 @@ def _write_text(path: Path, text: str) -> None:
     except UnicodeEncodeError as error:
         line = text[text.rfind("\n", 0, error.start) + 1 :].split("\n", 1)[0]
         raise ManifestError(f"{path}: a field must be text, got {line!r}. Rename the file.") from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_bytes(data)
-    partial.replace(path)
+    with whole_file(path, "wb") as file:
+        file.write(data)
 
 
 def check_classes(names: list[str], *, origin: str) -> tuple[str, ...]:

@@ -9,22 +9,18 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from video_gn.errors import RunError
-from video_gn.files import HeldError, hold
+from video_gn.files import HeldError, hold, remove_temporary
 
 log = logging.getLogger(__name__)
 
 JOURNAL = ".prepare.journal"
 _LOCK = ".prepare.lock"
-_PARTIAL = ".partial"
-# What was half written: by `partial_path`, and as lists and indices of shards are.
-_LEFT_OVER = re.compile(r"\..+(\.partial|\.(csv|txt|idx)\.\d+\.tmp)")
 
 
 class Journal:
@@ -90,17 +86,10 @@ def note(directory: Path, entry: dict[str, Any]) -> None:
         os.close(descriptor)
 
 
-def partial_path(path: Path) -> Path:
-    """Where a file is written before it has its name; one for each process."""
-    return path.with_name(f".{os.getpid()}.{path.name}{_PARTIAL}")
-
-
-def publish(directory: Path, partial: Path, entry: dict[str, Any]) -> None:
-    """Note a file that was written, and give it its name."""
-    path = directory / entry["name"]
-    path.unlink(missing_ok=True)
+def announce(directory: Path, entry: dict[str, Any]) -> None:
+    """Note a file that is written whole under its temporary name, and is given its own next."""
+    (directory / entry["name"]).unlink(missing_ok=True)
     note(directory, entry)
-    partial.replace(path)
 
 
 @contextmanager
@@ -120,8 +109,5 @@ def claimed(directory: Path) -> Iterator[None]:
             f"{directory}: another run ({error.holder}) is at work in out_dir. Wait for it, or choose another."
         ) from error
     with lock:
-        for below, _, names in os.walk(directory):
-            for name in names:
-                if _LEFT_OVER.fullmatch(name):
-                    (Path(below) / name).unlink(missing_ok=True)
+        remove_temporary(directory, recursive=True)
         yield

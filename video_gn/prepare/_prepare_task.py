@@ -13,7 +13,8 @@ from typing import Any
 from video_gn.decoding.frame_folders import folder_state
 from video_gn.decoding.tar_members import is_member, split_path
 from video_gn.errors import DecodeError
-from video_gn.prepare._prepare_journal import note, partial_path, publish
+from video_gn.files import whole_path
+from video_gn.prepare._prepare_journal import announce, note
 from video_gn.prepare.encode import EncodeSettings, encode
 
 
@@ -65,23 +66,20 @@ def make(task: Task, beat: Callable[[], None], *, out: Path, settings: EncodeSet
         OSError: where nothing can be written.
     """
     path = out / task.name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = partial_path(path)
     try:
-        done = encode(task.source, written, settings, segment=task.segment, on_frame=beat)
-        entry = {
-            "name": task.name,
-            "key": task.key,
-            "bytes": done.num_bytes,
-            "num_frames": done.num_frames,
-            "size": [done.width, done.height],
-        }
-        publish(out, written, entry)
+        with whole_path(path) as written:
+            done = encode(task.source, written, settings, segment=task.segment, on_frame=beat)
+            entry = {
+                "name": task.name,
+                "key": task.key,
+                "bytes": done.num_bytes,
+                "num_frames": done.num_frames,
+                "size": [done.width, done.height],
+            }
+            announce(out, entry)
     except DecodeError as error:
         entry = {"name": task.name, "key": task.key, "failed": error.reason}
         note(out, entry)
-    finally:
-        written.unlink(missing_ok=True)
     return entry
 
 

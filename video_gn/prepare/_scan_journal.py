@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -126,15 +125,3 @@ def _is_row(row: Any) -> bool:
         and isinstance(facts.codec, str | None)
         and all(value is None or type(value) in (int, float) for value in numbers)
     )
-
-
-def write_whole(path: Path, write: Any) -> None:
-    """Let `write(temporary path)` write a file, and give it its name when it is whole and on the disk."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

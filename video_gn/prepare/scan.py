@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 
 from video_gn.errors import ManifestError
+from video_gn.files import whole_file
 from video_gn.lists.file_names import found_parts, holds_frame_folders, list_dir
 from video_gn.lists.parquet import require_pyarrow, write_parquet
 from video_gn.lists.read import MISSING, Manifest, find_videos, read_listing
 from video_gn.lists.records import TextColumn
 from video_gn.lists.scan_columns import SCAN_COLUMNS, FactColumns, FileFacts
 from video_gn.lists.tables import LIST_SUFFIXES
-from video_gn.prepare._scan_journal import Journal, write_whole
+from video_gn.prepare._scan_journal import Journal
 from video_gn.prepare.probe import Depth, file_state, probe
 from video_gn.prepare.scan_summary import ScanSummary, summarize
 from video_gn.processes import Lost, num_cores, run_tasks
@@ -129,7 +130,7 @@ def scan(
         for _ in progress(steps) if progress else steps:
             pass
         journal.flush()
-        write_whole(target, lambda path: _write(path, target.suffix.lower(), rows, names, facts))
+        _write(target, rows, names, facts)
         journal.remove()
     splits = rows.texts.get("split")
     return summarize(
@@ -326,12 +327,12 @@ def _columns(rows: _Rows, names: Sequence[str], facts: FactColumns) -> tuple[dic
     return kinds, batches()
 
 
-def _write(path: Path, suffix: str, rows: _Rows, names: Sequence[str], facts: FactColumns) -> None:
+def _write(target: Path, rows: _Rows, names: Sequence[str], facts: FactColumns) -> None:
     kinds, batches = _columns(rows, names, facts)
-    if suffix == ".parquet":
-        write_parquet(path, kinds, batches)
+    if target.suffix.lower() == ".parquet":
+        write_parquet(target, kinds, batches)
         return
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with whole_file(target) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(kinds)
         for columns in batches:

@@ -31,6 +31,7 @@ import av
 import numpy as np
 
 from video_gn.errors import RunError
+from video_gn.files import whole_path, write_json
 from video_gn.processes import num_cores
 
 log = logging.getLogger(__name__)
@@ -202,7 +203,7 @@ def synthesize(
         # Spawned, not forked: the caller may have threads, and a fork would copy their locks as they stand.
         with ProcessPoolExecutor(min(num_workers, len(missing)), mp_context=get_context("spawn")) as pool:
             num_written = sum(pool.map(write, missing))
-    _describe(out, {**parameters, "complete": True})
+    write_json(out / _DESCRIPTION, {**parameters, "complete": True})
     num_bytes = sum(path.stat().st_size for path in paths.values())
     log.info("%s: %d videos, %d of them new, %.1f MB", out, len(paths), num_written, num_bytes / 1e6)
     return SyntheticSummary(out, len(paths), num_written, num_bytes)
@@ -355,19 +356,15 @@ def _draw_texture(rng: np.random.Generator, size_px: tuple[int, int]) -> np.ndar
 
 def _encode(frames: np.ndarray, path: Path, *, fps: int) -> None:
     """Write an H.264 mp4, whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        # bitexact: no library versions and times in the file.
-        with av.open(str(partial), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-            stream = container.add_stream("libx264", rate=fps, options=dict(_CODEC_OPTIONS))
-            stream.height, stream.width = frames.shape[1:3]
-            stream.pix_fmt = "yuv420p"
-            for frame in frames:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-            container.mux(stream.encode())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    # bitexact: no library versions and times in the file.
+    options = {"fflags": "+bitexact"}
+    with whole_path(path) as part, av.open(f"file:{part}", "w", format="mp4", options=options) as container:
+        stream = container.add_stream("libx264", rate=fps, options=dict(_CODEC_OPTIONS))
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
 
 
 def _claim(out: Path, parameters: dict[str, Any]) -> None:
@@ -377,7 +374,7 @@ def _claim(out: Path, parameters: dict[str, Any]) -> None:
     there = sorted(path.name for path in out.iterdir()) if out.exists() else []
     if not there:
         out.mkdir(parents=True, exist_ok=True)
-        _describe(out, {**parameters, "complete": False})
+        write_json(out / _DESCRIPTION, {**parameters, "complete": False})
         return
     try:
         found = dict(json.loads((out / _DESCRIPTION).read_text(encoding="utf-8")))
@@ -393,12 +390,6 @@ def _claim(out: Path, parameters: dict[str, Any]) -> None:
     if differ:
         values = ", ".join(f"{key} {found.get(key)!r} and not {parameters.get(key)!r}" for key in differ)
         raise RunError(f"{out}: out must be a data set of the same parameters, got {values}. Choose another directory.")
-
-
-def _describe(out: Path, content: dict[str, Any]) -> None:
-    partial = out / f".{_DESCRIPTION}.{os.getpid()}.tmp"
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.replace(out / _DESCRIPTION)
 
 
 def _path(out: Path, split: str, name: str, index: int) -> Path:

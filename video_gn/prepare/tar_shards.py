@@ -31,11 +31,12 @@ from video_gn.decoding.tar_members import (
     write_index,
 )
 from video_gn.errors import ManifestError, RunError
+from video_gn.files import whole_path
 from video_gn.lists.manifest import Manifest
 from video_gn.lists.read import write_manifest
 from video_gn.lists.records import VideoRecord
 from video_gn.lists.tables import write_table
-from video_gn.prepare._prepare_journal import Journal, claimed, partial_path, publish
+from video_gn.prepare._prepare_journal import Journal, announce, claimed
 from video_gn.prepare.names import sample_keys, stem_of
 
 __all__ = [
@@ -152,14 +153,11 @@ def publish_shard(directory: Path, name: str, key: str, samples: Sequence[Sample
         OSError: see `write_shard`.
     """
     path = directory / name
-    partial = partial_path(path)
     path.with_name(name + INDEX_SUFFIX).unlink(missing_ok=True)
-    try:
-        entry = {"name": name, "key": key, "bytes": write_shard(partial, samples)}
-        index = build_index(partial)
-        publish(directory, partial, entry)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_path(path) as part:
+        entry = {"name": name, "key": key, "bytes": write_shard(part, samples)}
+        index = build_index(part)
+        announce(directory, entry)
     write_index(path, index)
     return entry
 

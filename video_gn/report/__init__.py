@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from video_gn.files import write_text
 from video_gn.report.page import build_page
 from video_gn.report.reading import read_run
 
@@ -29,10 +29,5 @@ def write_report(run_dir: Path) -> Path:
     run_dir = Path(run_dir)
     page = build_page(read_run(run_dir))
     target = run_dir / "report.html"
-    part = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        part.write_text(page, encoding="utf-8")
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    write_text(target, page)
     return target

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from video_gn.files import whole_path
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -253,15 +255,12 @@ def write_figures(data: StudyData, directory: Path) -> list[Path]:
     """
     import matplotlib
 
-    directory.mkdir(parents=True, exist_ok=True)
     first = "error_by_norm" if len({size for _, size in data.columns}) == 1 else "error_vs_batch"
     paths = []
     for name, figure in ((first, error_figure(data)), ("curves", curves_figure(data))):
         for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
             path = directory / f"{name}.{suffix}"
-            part = directory / f".{name}.tmp.{suffix}"
-            with matplotlib.rc_context(_STYLE):
-                figure.savefig(part, dpi=_DPI, metadata=metadata)
-            part.replace(path)
+            with whole_path(path) as part, matplotlib.rc_context(_STYLE):
+                figure.savefig(part, format=suffix, dpi=_DPI, metadata=metadata)
             paths.append(path)
     return paths

@@ -13,6 +13,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from video_gn.clips import ClipBatch
 from video_gn.errors import RunError
+from video_gn.files import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -90,12 +91,10 @@ class BrokenVideos(Callback):
         if self.table is None:
             return
         rows = {row["path"]: row["reason"] for row in _read_table(self.table)} | self.broken
-        part = self.table.with_name(f".{self.table.name}.tmp")
-        with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with whole_file(self.table) as file:
             writer = csv.writer(file)
             writer.writerow(("path", "reason"))
             writer.writerows(rows.items())
-        part.replace(self.table)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say how many there were."""

@@ -19,7 +19,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from video_gn.errors import ConfigError
-from video_gn.files import naming_full_disk
+from video_gn.files import remove_temporary, whole_file, whole_path
 from video_gn.run.batch_change import BatchChange, find_change, write_progress
 from video_gn.run.checkpoint_files import read_plain
 from video_gn.run.position import clips_seen
@@ -44,16 +44,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if storage_options is not None:
             raise TypeError(f"storage_options must be None, got {storage_options!r}")
         final = Path(path)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        for stale in final.parent.glob(f".{final.name}.*.tmp"):
-            stale.unlink(missing_ok=True)  # left by a killed process; the run directory is locked
-        part = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-        with naming_full_disk(final, part=part):
-            with part.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(final)
+        remove_temporary(final.parent, name=final.name)  # of a killed process; the run directory is locked
+        with whole_file(final, "wb") as file:
+            torch.save(checkpoint, file)
 
     def load_checkpoint(
         self, path: str | os.PathLike[str], map_location: Any = None, weights_only: bool | None = None
@@ -73,15 +66,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 def link(source: Path, target: Path) -> None:
     """Make `target` a second name of `source`'s present content, replacing `target` atomically."""
-    part = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    part.unlink(missing_ok=True)
-    try:
-        os.link(source, part)
-    except OSError:  # a file system without hard links
-        with naming_full_disk(target, part=part):
+    with whole_path(target) as part:
+        part.unlink()
+        try:
+            os.link(source, part)
+        except OSError:  # a file system without hard links
             part.write_bytes(source.read_bytes())
-    part.replace(target)
-    part.unlink(missing_ok=True)  # where both were names of one file already, rename does nothing at all
 
 
 class RunCheckpoint(Checkpoint):
@@ -148,8 +138,7 @@ class RunCheckpoint(Checkpoint):
         """Mend what a kill left half done, also where there is nothing left to train."""
         if not trainer.is_global_zero:
             return
-        for stale in self.directory.glob(".*.tmp"):
-            stale.unlink(missing_ok=True)
+        remove_temporary(self.directory)
         last = self.directory / "last.ckpt"
         from_last = trainer.ckpt_path is not None and last.is_file() and Path(trainer.ckpt_path).samefile(last)
         if self.resumes and self.change is not None:

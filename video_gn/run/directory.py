@@ -13,7 +13,7 @@ import yaml
 from lightning import Callback, LightningModule, Trainer
 
 from video_gn.errors import RefusedError, RunError
-from video_gn.files import HeldError, hold
+from video_gn.files import HeldError, hold, write_text
 
 log = logging.getLogger(__name__)
 
@@ -167,10 +167,7 @@ class SaveConfig(Callback):
                 log.warning("config differs from %s: %s", first, line)
         else:
             target = first
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name}.tmp")
-        part.write_text(self.text)
-        part.replace(target)
+        write_text(target, self.text)
 
 
 def _next_resume_name(run_dir: Path) -> Path:

@@ -10,7 +10,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from video_gn.files import naming_full_disk
+from video_gn.files import naming_full_disk, write_text
 from video_gn.run.checkpoints import RunCheckpoint
 from video_gn.run.metrics_file import format_metrics, read_metrics
 from video_gn.run.position import clips_seen
@@ -98,11 +98,7 @@ class MetricsCSV(Callback):
             file.truncate()
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(f".{self.path.name}.tmp")
-        with naming_full_disk(self.path, part=part):
-            part.write_text(format_metrics(rows, self._columns, header=True))
-        part.replace(self.path)
+        write_text(self.path, format_metrics(rows, self._columns, header=True))
         self._row = rows[-1] if rows else {}
         tail = len(format_metrics(rows[-1:], self._columns, header=False).encode())
         self._offset = self.path.stat().st_size - tail

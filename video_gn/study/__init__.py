@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from video_gn.errors import RunError
+from video_gn.files import write_text
 from video_gn.study.cells import CellDirectory
 from video_gn.study.collecting import Results, collect, spread, write_csv
 from video_gn.study.plan import Cell, Study, read_study
@@ -109,9 +110,7 @@ def write_results(study: Study, out: Path) -> Results:
     from video_gn.report.study_figures import write_figures
 
     pictures = write_figures(_drawn(results), out)
-    part = out / ".table.md.tmp"
-    part.write_text(markdown(results, figures=[p.name for p in pictures if p.suffix == ".png"]), encoding="utf-8")
-    part.replace(out / "table.md")
+    write_text(out / "table.md", markdown(results, figures=[p.name for p in pictures if p.suffix == ".png"]))
     print_tables(results)
     log.info("results: %s, table.md, %s", out / "study.csv", ", ".join(p.name for p in pictures))
     return results

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 
 from video_gn import files as locks
 from video_gn.errors import ConfigError, RunError
+from video_gn.files import write_json
 from video_gn.study.plan import Cell, Study
 from video_gn.study.settings import differences
 
@@ -77,10 +77,7 @@ class CellDirectory:
 
     def write(self, record: CellRecord) -> None:
         """Write cell.json under its name only when it is whole."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        part = self.path / f".cell.json.{os.getpid()}.tmp"
-        part.write_text(json.dumps(vars(record), indent=2) + "\n", encoding="utf-8")
-        part.replace(self.path / "cell.json")
+        write_json(self.path / "cell.json", vars(record))
 
     def changes(self, study: Study, record: CellRecord) -> list[str]:
         """Lines "key: old -> new" of what the cell was run with and what the study says now.

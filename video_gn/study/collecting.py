@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from video_gn.errors import RunError
+from video_gn.files import whole_file
 from video_gn.run.metrics_file import read_metrics
 from video_gn.study.cells import CellDirectory
 from video_gn.study.plan import Cell, Study
@@ -228,13 +229,10 @@ def _range(values: set[float]) -> str:
 
 def write_csv(results: Results, path: Path) -> None:
     """Write study.csv: a row for each finished cell, under its name only when it is whole."""
-    part = path.with_name(f".{path.name}.tmp")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    with part.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows({k: _cell_text(v) for k, v in result.row.items()} for result in results.cells)
-    part.replace(path)
 
 
 def _cell_text(value: Any) -> Any:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import torch
 
 import video_gn
 from video_gn.errors import CheckpointError
+from video_gn.files import whole_path
 from video_gn.lists.class_names import kinetics400
 from video_gn.models.resnet3d import I3D
 from video_gn.weights.about import KEY, NET_PREFIX
@@ -77,10 +76,7 @@ def convert(
     state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
     if not _has_classifier(found):
         state = {k: v for k, v in state.items() if not k.startswith(CLASSIFIER)}
-    try:
-        _write(target, _renamed(state, wanted), about)
-    except OSError as error:
-        raise CheckpointError(f"{target}: cannot be written ({error.strerror or error})") from error
+    _write(target, _renamed(state, wanted), about)
     if target.suffix == ".pth":
         log.warning("%s holds tensors alone: layout, norm, classes, mean and std are not kept in it", target)
     return report
@@ -161,21 +157,14 @@ def _renamed(state: dict[str, torch.Tensor], names: str) -> dict[str, torch.Tens
 
 
 def _write(target: Path, state: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
-    """Under a name of its own first, so that no half file ever bears the target's."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    try:
+    with whole_path(target) as part:
         if target.suffix == ".safetensors":
             from safetensors.torch import save_file
 
-            save_file(state, temporary, metadata={KEY: json.dumps(about)})
+            save_file(state, part, metadata={KEY: json.dumps(about)})
         else:
-            torch.save(_container(target.suffix, state, about), temporary)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(target)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+            with part.open("wb") as file:
+                torch.save(_container(target.suffix, state, about), file)
 
 
 def _container(suffix: str, state: dict[str, torch.Tensor], about: dict[str, Any]) -> dict[str, Any]:

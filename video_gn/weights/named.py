@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from video_gn.errors import CheckpointError
+from video_gn.files import remove_temporary, whole_path, write_text
 
 log = logging.getLogger(__name__)
 
@@ -73,16 +74,12 @@ def find_weights(name: str | os.PathLike[str]) -> Path:
 
 def _fetch(text: str, package: str, model: str, target: Path, record: Path) -> None:
     log.info("%s: fetching into %s", text, target)
-    for stale in target.parent.glob(f".{target.name}.*.part"):
-        stale.unlink(missing_ok=True)  # left by a killed process: the lock is ours
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    remove_temporary(target.parent, name=target.name)  # of a killed process: the lock is ours
     try:
-        FETCHERS[package](model, str(temporary))
-        part = record.with_name(f".{target.name}.{os.getpid()}.sha256.part")
-        part.write_text(f"{file_digest(temporary)}  {target.name}\n", encoding="utf-8")
-        # The record first: a kill between the two leaves a record without a file, which is fetched again.
-        part.replace(record)
-        temporary.replace(target)
+        with whole_path(target) as part:
+            FETCHERS[package](model, str(part))
+            # The record first: a kill between the two leaves a record without a file, which is fetched again.
+            write_text(record, f"{file_digest(part)}  {target.name}\n")
     except ModuleNotFoundError as error:
         raise CheckpointError(f"{text}: needs the package {error.name!r}. Install it: pip install {package}") from error
     except _DOWNLOAD_ERRORS as error:
@@ -91,8 +88,6 @@ def _fetch(text: str, package: str, model: str, target: Path, record: Path) -> N
             f"{text}: {package} could not bring these weights ({reason}). Check the name; where there is no network, "
             "fetch the file elsewhere and give its path."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _check(text: str, target: Path, record: Path, wanted: str | None) -> None:
