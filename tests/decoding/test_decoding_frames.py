@@ -139,7 +139,7 @@ class TestErrors:
     @pytest.mark.parametrize("backend", ["pyav", "decord"])
     def test_another_back_end(self, folder: Path, backend: str) -> None:
         assert reason_of(folder, backend=backend) == (
-            f"a directory, not a video file: frame folders are read with backend='auto', not {backend!r}"
+            f"a directory, not a video file: only backend='auto' reads frame folders, not {backend!r}"
         )
 
     @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ class TestErrors:
             (["img_00.jpg", "img_02.jpg"], "picture 1 is missing: img_02.jpg"),
             (["7.jpg", "8.jpg"], "picture 1 is missing: 7.jpg"),
             (["img_1.jpg", "img_01.png"], r"picture 1 is there twice \(img_01.png and img_1.jpg\)"),
-            (["img_1.jpg", "frame_2.jpg"], r"pictures of two series are in it \(frame_2.jpg and img_1.jpg\)"),
+            (["img_1.jpg", "frame_2.jpg"], r"it has pictures of two series \(frame_2.jpg and img_1.jpg\)"),
             (["x.jpg"], "without numbered pictures"),
         ],
     )

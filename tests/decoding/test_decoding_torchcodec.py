@@ -125,7 +125,11 @@ class TestRefused:
         ("name", "kwargs", "reason"),
         [
             ("b.avi", {"codec": "mpeg4"}, "it has B-frames in AVI"),
-            ("open.mp4", {"codec": "mpeg4", "bframes": 2}, "it starts at key frames that do not stand alone"),
+            (
+                "open.mp4",
+                {"codec": "mpeg4", "bframes": 2},
+                "it starts at key frames that cannot be decoded by themselves",
+            ),
             ("444.mkv", {"codec": "ffv1", "pix_fmt": "yuv411p"}, "key frames that do not|may convert yuv411p"),
             ("10.mp4", {"pix_fmt": "yuv422p10le"}, "it may convert yuv422p10le to other colours"),
         ],
@@ -161,7 +165,7 @@ class TestRefused:
             return info, seconds
 
         monkeypatch.setattr(_torchcodec.PyAVReader, "_describe", upright)
-        with pytest.raises(DecodeError, match="it turns frames by 180 degrees where 0 are right"):
+        with pytest.raises(DecodeError, match="it rotates frames by 180 degrees where 0 are right"):
             open_video(path, "torchcodec")
 
     def test_a_frame_of_another_time(self, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -227,7 +227,7 @@ def test_a_header_that_is_not_the_members_is_noticed(shard):
         file.seek(found.offset - 512)
         file.write(b"other")
     os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert "what lies before byte" in reason_of(f"{shard}::k1.mp4")
+    assert "the bytes before" in reason_of(f"{shard}::k1.mp4")
     assert locate(f"{shard}::k2.mp4")
 
 

@@ -1,7 +1,7 @@
 """Reading frames of a video by index.
 
-`open_video(path)` gives a `VideoReader`: `.info`, `.frame_seconds` and `.frames_at(indices)`. The path is a file, or a
-directory whose numbered pictures are the frames.
+`open_video(path)` returns a `VideoReader`: `.info`, `.frame_seconds` and `.frames_at(indices)`. The path is a file, a
+member of a tar (`train-000000.tar::0001.mp4`), or a directory whose numbered pictures are the frames.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ def _open_torchcodec(path: str, *, num_threads: int, device: str = "cpu") -> Vid
     return TorchCodecReader(path, num_threads=num_threads, device=device)
 
 
-# name: (opener, module that it needs, package that brings the module)
+# name: (opener, module that it needs, package that contains the module)
 BACKENDS: dict[str, tuple[Callable[..., VideoReader], str, str]] = {
     "pyav": (_open_pyav, "av", "av"),
     "decord": (_open_decord, "decord", "decord2"),
     "torchcodec": (_open_torchcodec, "torchcodec", "video-gn[torchcodec]"),
 }
-# What "auto" takes. PyAV is right about every file that FFmpeg reads, and also the faster one: it converts no
-# frame that is not asked for, leaves out pictures that no other one refers to, and starts over only where that
-# shortens the way. decord needs PyAV to know whether it can be trusted, so it is no way out without PyAV.
+# The back end of "auto". PyAV gives the right frames of every file that FFmpeg reads, and is also the fastest: it
+# converts only the frames asked for, skips pictures that no other picture refers to, and seeks only where that saves
+# decoding. decord needs PyAV to know whether it can be trusted, so it is no fallback without PyAV.
 _AUTO = "pyav"
 _WITH_DEVICE = ("torchcodec",)
 _WITH_SCALING = ("pyav",)
@@ -54,16 +54,16 @@ _announced: set[str] = set()
 
 
 def choose_backend(backend: str = "auto", *, scales: bool = False) -> str:
-    """The name of the back end that `open_video` takes; what "auto" chooses is logged once in a process.
+    """The name of the back end that `open_video` uses; the choice of "auto" is logged once in a process.
 
     Data sets call this before their workers start, so that the log has one line and not one for each worker.
 
     Args:
         backend: "auto" or a key of `BACKENDS`.
-        scales: whether it must scale frames while it decodes.
+        scales: Whether frames are to be scaled while decoding.
 
     Raises:
-        ValueError: for an unknown back end, or one that does not scale and must.
+        ValueError: for an unknown back end, or one that cannot scale if `scales` is set.
     """
     if backend != "auto" and backend not in BACKENDS:
         raise ValueError(
@@ -92,13 +92,13 @@ def open_video(
     """Open a video for reading frames by index; use it in a `with` statement, in the process that opens it.
 
     Args:
-        path: a local file; or, with backend="auto", a directory of numbered pictures (`img_00001.jpg`, ...).
-        backend: "auto" takes the fastest back end that is right for the file; a back end asked for by name
-            gives the same frames or raises, and is never replaced by another.
-        num_threads: decoding threads. Data loaders decode in many workers, with one thread each.
-        device: where frames are decoded and left: "cpu", or "cuda" with backend="torchcodec".
-        short_side_px: even; frames with a longer short side come out scaled down to it, their long side floored to an
-            even number; the others, and all with None, as they are. With the back ends "auto" and "pyav".
+        path: Local file; or, with backend="auto", a directory of numbered pictures (`img_00001.jpg`, ...).
+        backend: "auto" or a key of `BACKENDS`. "auto" is PyAV for files. Each back end gives the same frames or raises;
+            one asked for by name is never replaced by another.
+        num_threads: Decoding threads. Data loaders decode in many workers, with one thread each.
+        device: Where frames are decoded and left: "cpu", or "cuda" with backend="torchcodec".
+        short_side_px: Short side that larger frames are scaled down to, even; their long side is floored to an even
+            number. Smaller frames keep their size, and with None all do. For the back ends "auto" and "pyav".
 
     Returns:
         A reader.
@@ -106,10 +106,10 @@ def open_video(
     Raises:
         ValueError: for an unknown back end, a thread count below 1, an odd short side, or a device or scaling
             that the back end does not have.
-        ImportError: where the back end's package, or FFmpeg's libraries that it needs, are not installed.
-        DecodeError: for what is missing, empty, not a video, without a video stream, or without a frame that
-            decodes; for a directory without numbered pictures, or with gaps in their numbers; and where a back end
-            asked for by name cannot be relied on, or gets a directory.
+        ImportError: if the back end's package, or FFmpeg's libraries that it needs, are not installed.
+        DecodeError: for a file that is missing, empty, not a video, without a video stream, or without a frame that
+            decodes; for a directory without numbered pictures, or with gaps in their numbers; and if a back end asked
+            for by name cannot be relied on for this file, or gets a directory.
     """
     name = choose_backend(backend, scales=short_side_px is not None)
     if num_threads < 1:
@@ -130,10 +130,10 @@ def open_video(
     try:
         return opener(fsdecode(path), num_threads=num_threads, **options)
     except FolderError as error:
-        # The back end has looked, within its time limit: asking each path here would cost a question more for each.
+        # The back end found out within its time limit: asking here first would cost one more system call per video.
         if backend == "auto":
             return FramesReader(fsdecode(path), short_side_px=short_side_px)
-        reason = f"a directory, not a video file: frame folders are read with backend='auto', not {backend!r}"
+        reason = f"a directory, not a video file: only backend='auto' reads frame folders, not {backend!r}"
         raise DecodeError(path, reason) from error
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != module:

@@ -1,4 +1,4 @@
-"""What every back end offers, and what they share: checked indices, closing, no pickling."""
+"""The reader's interface, and what all back ends share: checked indices, closing, no pickling."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class VideoReader(Protocol):
     def frame_seconds(self) -> np.ndarray:
         """float64 (num_frames,): when each frame is shown, counted from the first one; strictly ascending.
 
-        Where the file has no usable times (AVI with B-frames, raw streams), frames are 1 / fps apart. The end
-        of the last frame is `info.duration_seconds`.
+        If the file has no usable times (AVI with B-frames, raw streams), frames are 1 / fps apart. The last frame ends
+        at `info.duration_seconds`.
         """
         ...
 
@@ -40,7 +40,7 @@ class VideoReader(Protocol):
 
         Args:
             indices: (n,), n >= 1, each in [0, num_frames); any order, repeats allowed. Each frame is decoded
-                at most once in a call. Calls with growing indices go on from where the last one ended.
+                at most once in a call. Calls with growing indices continue from the last one's end.
 
         Returns:
             uint8 (n, H, W, 3), RGB, contiguous, rotated as the file's metadata asks.
@@ -48,10 +48,10 @@ class VideoReader(Protocol):
         Raises:
             IndexError: for an index outside the video.
             ValueError: for no indices, or indices that are not a row of integers.
-            FrameCountError: where fewer frames decode than the packets promised. `info.num_frames` and
-                `frame_seconds` are right from then on: draw the indices again from them, once.
-            DecodeError: where the video cannot be decoded, or gives no data for a minute (with PyAV; the
-                environment variable VIDEO_GN_DECODE_TIMEOUT_SECONDS sets another time).
+            FrameCountError: if fewer frames decode than the packets promised. `info.num_frames` and `frame_seconds`
+                are corrected: draw the indices again from them, once.
+            DecodeError: if the video cannot be decoded, or gives no data for a minute (with PyAV; the environment
+                variable VIDEO_GN_DECODE_TIMEOUT_SECONDS sets another time).
         """
         ...
 
@@ -70,11 +70,7 @@ class VideoReader(Protocol):
 
 
 class ReaderBase:
-    """Facts, closing, `with`, and the refusal to leave the process, for every reader.
-
-    Args:
-        path: the video's path.
-    """
+    """Facts, closing, `with`, and the refusal to be pickled, for every reader."""
 
     _info: VideoInfo
     _seconds: np.ndarray
@@ -99,8 +95,8 @@ class ReaderBase:
         self._is_closed = True
 
     def __del__(self) -> None:
-        # PyAV's containers and streams refer to each other: without this, the files of forgotten readers
-        # stay open until the garbage collector comes by.
+        # PyAV's containers and streams refer to each other: without this, the files of readers that were never closed
+        # stay open until the garbage collector runs.
         if not getattr(self, "_is_closed", True) and self._pid == os.getpid():
             self.close()
 
@@ -126,15 +122,7 @@ class ReaderBase:
 
 
 def check_indices(indices: Sequence[int] | np.ndarray, *, num_frames: int, path: str) -> np.ndarray:
-    """Check the argument of `frames_at`.
-
-    Args:
-        indices: what the caller asked for.
-        num_frames: frames of the video.
-        path: the video's path, for the message.
-
-    Returns:
-        int64 (n,), n >= 1.
+    """The argument of `frames_at` as int64 (n,), n >= 1.
 
     Raises:
         IndexError: for an index outside [0, num_frames).
@@ -144,14 +132,12 @@ def check_indices(indices: Sequence[int] | np.ndarray, *, num_frames: int, path:
     if array.ndim != 1:
         raise ValueError(
             f"indices must be one row of frame numbers, got an array of shape {array.shape} for {path}. "
-            "Flatten it, and reshape what comes back."
+            "Flatten it, and reshape the result."
         )
     if array.size == 0:
-        raise ValueError(f"indices must be at least one frame number, got none for {path}. Do not ask for no frames.")
+        raise ValueError(f"indices must be at least one frame number, got none for {path}. Ask for a frame.")
     if array.dtype.kind not in "iu":
-        raise ValueError(
-            f"indices must be integers, got {array.dtype} for {path}. Round them the way you mean it first."
-        )
+        raise ValueError(f"indices must be integers, got {array.dtype} for {path}. Round them first.")
     wrong = array[(array < 0) | (array >= num_frames)]
     if wrong.size:
         raise IndexError(
@@ -162,16 +148,10 @@ def check_indices(indices: Sequence[int] | np.ndarray, *, num_frames: int, path:
 
 
 def scaled_size(height: int, width: int, short_side_px: int | None) -> tuple[int, int]:
-    """Size of frames that come out of a reader with their short side scaled down; never up.
+    """(height, width) of frames after scaling down their short side to `short_side_px`; never up.
 
-    Args:
-        height: px.
-        width: px.
-        short_side_px: what a longer short side is scaled to, even; None scales nothing.
-
-    Returns:
-        (height, width), px; the long side is floored to an even number: FFmpeg converts pictures of odd width in
-        another way, slower and a level brighter.
+    The long side is floored to an even number: FFmpeg converts pictures of odd width in another way, slower and a
+    level brighter.
     """
     if short_side_px is None or min(height, width) <= short_side_px:
         return height, width
@@ -181,11 +161,7 @@ def scaled_size(height: int, width: int, short_side_px: int | None) -> tuple[int
 
 
 def group_repeats(indices: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Sort indices and say where each one goes.
-
-    Returns:
-        The different indices, ascending, and for each of them its places in `indices`.
-    """
+    """The different indices, ascending, and for each of them its places in `indices`."""
     wanted, counts = np.unique(indices, return_counts=True)
     places = np.split(np.argsort(indices, kind="stable"), np.cumsum(counts)[:-1])
     return wanted, places

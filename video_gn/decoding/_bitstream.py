@@ -1,8 +1,8 @@
-"""What a packet's own bytes say: how many pictures it shows, and whether decoding may begin at it.
+"""Reads from a packet's own bytes how many pictures it shows, and whether decoding may begin at it.
 
 A container's key-frame flag is not enough for random access. With an open GOP, H.264's flagged packet is a
-plain I picture, and pictures after it may still refer to what came before; VP8 packets may show nothing;
-MPEG-4 in AVI packs two pictures into a packet. Only what is read here is relied on.
+plain I picture, and pictures after it may still refer to earlier ones; VP8 packets may show nothing; MPEG-4 in AVI
+packs two pictures into a packet.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ class PacketFacts(NamedTuple):
     """One packet.
 
     Args:
-        num_shown: pictures in it that are to be shown.
-        num_pictures: pictures in it, hidden and empty ones included.
-        is_restart: its first picture needs nothing from before, nor does any picture that follows it
-            both in the file and on the screen. (Pictures that follow it in the file but are shown before
-            it may.)
-        has_b_picture: it holds a bidirectional picture (known for MPEG-4 only).
-        has_sets: it carries every parameter set that its pictures need.
-        has_new_sets: it carries a parameter set that the container's header does not have.
+        num_shown: Pictures to be shown.
+        num_pictures: All pictures, hidden and empty ones included.
+        is_restart: Its first picture needs nothing from before, nor does any picture that follows it both in the file
+            and on the screen. (Pictures that follow it in the file but are shown before it may.)
+        has_b_picture: It holds a bidirectional picture (known for MPEG-4 only).
+        has_sets: It carries every parameter set that its pictures need.
+        has_new_sets: It carries a parameter set that the container's header does not have.
     """
 
     num_shown: int = 1
@@ -39,14 +38,14 @@ _PLAIN = PacketFacts()  # most packets: made once, since a file has thousands of
 
 
 def make_inspector(codec: str, extradata: bytes) -> Inspector | None:
-    """The function that reads the packets of a codec.
+    """The function that reads the packets of a codec, by FFmpeg's name of it.
 
     Args:
         codec: FFmpeg's name of the codec.
-        extradata: the codec's header as the container stores it; may be empty.
+        extradata: The codec's header as the container stores it; may be empty.
 
     Returns:
-        None for a codec whose packets are not understood here: its videos are decoded from the start.
+        None for a codec that is not known here: its videos are decoded from the start.
     """
     make = _INSPECTORS.get(codec)
     return None if make is None else make(extradata)

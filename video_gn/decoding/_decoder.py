@@ -1,4 +1,4 @@
-"""Feeds a file's packets to FFmpeg's decoder, from the start or from a row of its packet table."""
+"""Feeds a file's packets to FFmpeg's decoder, from the start or from a row of its packet table; converts frames."""
 
 from __future__ import annotations
 
@@ -29,10 +29,6 @@ _SCALING = Interpolation.AREA
 
 class PacketDecoder:
     """The open file, the decoder, and the row of the packet that comes next.
-
-    Args:
-        path: a local file.
-        num_threads: decoding threads.
 
     Raises:
         DecodeError: see `open_stream` and `read_table`.
@@ -65,10 +61,10 @@ class PacketDecoder:
         self._container.close()
 
     def reopen(self) -> None:
-        """Begin again with a fresh decoder at the start of the file.
+        """Restart with a fresh decoder at the start of the file.
 
         Raises:
-            DecodeError: where the file cannot be opened any more.
+            DecodeError: if the file cannot be opened any more.
         """
         self.close()
         self._container, self._stream = open_stream(self.path, num_threads=self.num_threads)
@@ -85,10 +81,10 @@ class PacketDecoder:
     def seek(self, row: int) -> bool:
         """Try to go to a row.
 
-        What the container's index says is not trusted: the packets that follow are held against the table.
+        The container's index is not trusted: the packets that follow are compared with the table.
 
         Returns:
-            False where the packet could not be found this way; the decoder then stands nowhere.
+            False if the packet was not found this way; call `reopen` or `seek` before the next `feed`.
         """
         table = self.table
         self._packets = iter(())
@@ -127,15 +123,15 @@ class PacketDecoder:
         self._skips = skips
 
     def feed(self, *, skip_unreferenced: bool = False) -> list[VideoFrame]:
-        """Decode the next packet; at the end of the file, empty the decoder.
+        """Decode the next packet; at the end of the file, flush the decoder.
 
         A packet that does not decode sets `is_damaged` and gives nothing.
 
         Args:
-            skip_unreferenced: leave the packet's picture out if no other one refers to it.
+            skip_unreferenced: Skip the packet's picture if no other one refers to it.
 
         Raises:
-            DecodeError: where the file cannot be read on, or keeps the decoder busy for the container's
+            DecodeError: if the file cannot be read further, or keeps the decoder busy for the container's
                 `read_timeout` without a frame. (One packet's decoding cannot be interrupted.)
         """
         began = time.monotonic()
@@ -149,7 +145,7 @@ class PacketDecoder:
         if frames or skip_unreferenced:
             self._fruitless_seconds = 0.0
             return frames
-        # The time between two calls is the caller's own.
+        # The time between two calls is the caller's and does not count.
         self._fruitless_seconds += time.monotonic() - began
         limit = limit_of(self._container)
         if self._fruitless_seconds > limit:
@@ -162,8 +158,8 @@ class PacketDecoder:
         except av.error.FFmpegError:
             self.is_damaged = True
             return []
-        # FFmpeg patches a damaged picture with what lies in the buffer it was given. Holding on to the last frame
-        # until the next one is there, whether or not anybody wants it, makes that the same in every pass.
+        # FFmpeg patches a damaged picture with the present content of its buffer. Holding the last frame until the
+        # next one is decoded, whether or not it is wanted, makes that the same in every pass.
         self._last = frames or self._last[-1:]
         self.is_damaged = self.is_damaged or any(frame.is_corrupt for frame in frames)
         self.num_decoded += len(frames)
@@ -172,11 +168,11 @@ class PacketDecoder:
     def first_frames(self) -> list[VideoFrame]:
         """Begin at the start, and decode until a frame comes out.
 
-        That also shows the decoder the first packet, in which encoders say who they are; FFmpeg decodes some
-        of them in their own ways, so it must know before it begins in the middle of a file.
+        That also shows the decoder the first packet, in which encoders name themselves; FFmpeg treats some of them
+        specially, so it must see that before it begins in the middle of a file.
 
         Raises:
-            DecodeError: where not one frame decodes.
+            DecodeError: if no frame decodes.
         """
         if self.table.doubt or not self.seek(0):
             self.reopen()
@@ -189,15 +185,10 @@ class PacketDecoder:
 
 
 class RgbConverter:
-    """Writes decoded frames as RGB into an array, turned as the metadata asks, all of the first one's size.
+    """Writes decoded frames as RGB into an array, rotated as the metadata asks, all of the first one's size.
 
-    Unscaled 8-bit 4:2:0 takes FFmpeg's own fast path, which decord takes too; elsewhere chroma is
-    interpolated, and BICUBIC is what decord asks for.
-
-    Args:
-        first: the video's first frame.
-        path: for a warning.
-        short_side_px: what a longer short side is scaled down to, in the same pass; None scales nothing.
+    Unscaled 8-bit 4:2:0 takes FFmpeg's fast path, which decord takes too. Otherwise chroma is interpolated, by BICUBIC
+    as decord does. A short side above `short_side_px` is scaled down in the same pass.
     """
 
     def __init__(self, first: VideoFrame, path: str, short_side_px: int | None = None) -> None:
@@ -206,30 +197,26 @@ class RgbConverter:
         # FFmpeg gives the angle counterclockwise, numpy turns counterclockwise.
         turns, rest = divmod(first.rotation, 90)
         if rest:
-            _logger.warning("%s: asks to be rotated by %d degrees, which is left undone", path, first.rotation)
+            _logger.warning("%s: asks to be rotated by %d degrees, which is not done", path, first.rotation)
             turns = 0
         self._turns = turns % 4
         self._reformatter = VideoReformatter()
 
     @property
     def rotation_degrees(self) -> int:
-        """The turn, clockwise."""
+        """The rotation, clockwise."""
         return -90 * self._turns % 360
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of what is written."""
+        """(height, width) of written frames."""
         return (self._width, self._height) if self._turns % 2 else (self._height, self._width)
 
     def write(self, frame: VideoFrame, out_HWC: np.ndarray) -> None:
-        """Convert one frame.
-
-        Args:
-            frame: decoded.
-            out_HWC: uint8 (H, W, 3), written to.
+        """Convert one frame into `out_HWC`, uint8 (H, W, 3).
 
         Raises:
-            av.error.FFmpegError: where FFmpeg cannot convert it.
+            av.error.FFmpegError: if FFmpeg cannot convert it.
         """
         # One reformatter for all frames: a new one for each costs as much as the conversion itself.
         rgb = self._reformatter.reformat(

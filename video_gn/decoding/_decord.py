@@ -1,8 +1,8 @@
-"""The decord back end (the package `decord2`), held to what PyAV reads.
+"""The decord back end (the package `decord2`), compared with PyAV's reading.
 
 decord takes the largest of several video streams, does not know edit lists, packed B-frames or open GOPs,
-and patches damaged pictures without a word. What could go wrong that way is refused here before decord sees
-it, so that its frames are PyAV's frames.
+and patches damaged pictures silently. Files where that matters are refused here before decord opens them, so that its
+frames are PyAV's frames.
 """
 
 from __future__ import annotations
@@ -23,19 +23,15 @@ from video_gn.decoding.tar_members import is_member, read_member
 
 
 class DecordReader(HeldReader):
-    """Reads frames of a video with decord. See `video_gn.decoding.VideoReader`.
-
-    Args:
-        path: a local file.
-        num_threads: decord's decoding threads.
+    """Reads frames of a video with decord. See `video_gn.decoding.VideoReader` and `open_video`.
 
     Raises:
-        DecodeError: for what cannot be opened, or what decord would read wrongly.
-        ImportError: where decord is not installed.
+        DecodeError: for a file that cannot be opened, or that decord would read wrongly.
+        ImportError: if decord is not installed.
     """
 
     NAME = "decord"
-    # To the bit (all of FFmpeg's fast path).
+    # Equal to the bit (all of FFmpeg's fast path).
     SAME_PIXELS = frozenset({"yuv420p"})
 
     def __init__(self, path: str, *, num_threads: int = 1) -> None:
@@ -52,7 +48,7 @@ class DecordReader(HeldReader):
             self._refuse_what_is_wrong(reader)
         self._decord.logging.set_level(self._decord.logging.QUIET)
         try:
-            # The tolerance is as near to "no frame made up" as decord takes.
+            # The tolerance is as near to "no invented frame" as decord accepts.
             # An absolute path keeps FFmpeg from taking "a:b.mp4" for a protocol.
             source = io.BytesIO(read_member(path)) if is_member(path) else str(Path(path).absolute())
             self._reader = self._decord.VideoReader(source, num_threads=num_threads, fault_tol=1e-9)
@@ -63,7 +59,7 @@ class DecordReader(HeldReader):
     def frames_at(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
         """Decode frames; see `VideoReader.frames_at`.
 
-        The first call decodes the file once with PyAV too, to know that it is not damaged.
+        The first call also decodes the file once with PyAV, to know that it is not damaged.
         """
         self._check_usable()
         checked = check_indices(indices, num_frames=self._info.num_frames, path=self.path)

@@ -1,4 +1,4 @@
-"""What decord and torchcodec share: a reader that is held to what PyAV reads, and refuses where it may differ."""
+"""Base of the decord and torchcodec readers: compared with PyAV's reading, and refused where they may differ."""
 
 from __future__ import annotations
 
@@ -15,15 +15,10 @@ from video_gn.errors import DecodeError
 
 
 class HeldReader(ReaderBase):
-    """A reader of another library, whose frames are PyAV's frames or an error.
-
-    Args:
-        path: the video's path.
-        num_threads: of the decoder that looks for damage.
-    """
+    """A reader of another library, whose frames are PyAV's frames or an error."""
 
     NAME: ClassVar[str]
-    # Formats whose conversion to RGB is PyAV's.
+    # Pixel formats that the library converts to RGB as PyAV does.
     SAME_PIXELS: ClassVar[frozenset[str]]
 
     def __init__(self, path: str, *, num_threads: int) -> None:
@@ -47,7 +42,7 @@ class HeldReader(ReaderBase):
         if not table.is_shown.all():
             self._refuse("packets of it show no frame")
         if not table.is_closed[table.is_key].all():
-            self._refuse("it starts at key frames that do not stand alone")
+            self._refuse("it starts at key frames that cannot be decoded by themselves")
         if reader.pix_fmt not in self.SAME_PIXELS:
             self._refuse(f"it may convert {reader.pix_fmt} to other colours")
 
@@ -61,7 +56,7 @@ class HeldReader(ReaderBase):
             self._refuse(f"it gives frames of shape {tuple(frames.shape)} where {shape} is right")
 
     def _check_undamaged(self) -> None:
-        """Decode the whole file with PyAV, once: damage shows in nothing less, and these libraries keep quiet."""
+        """Decode the whole file with PyAV, once: nothing less shows damage, which these libraries do not report."""
         if self._is_undamaged:
             return
         decoder = PacketDecoder(self.path, num_threads=self._num_threads)
@@ -82,15 +77,7 @@ class HeldReader(ReaderBase):
 
 
 def in_order(frames: torch.Tensor, places: Sequence[np.ndarray]) -> torch.Tensor:
-    """Frames as they were asked for.
-
-    Args:
-        frames: (different frames, H, W, 3), ascending.
-        places: as of `group_repeats`.
-
-    Returns:
-        (n, H, W, 3), contiguous.
-    """
+    """Different frames, ascending, at their places of `group_repeats`: (n, H, W, 3), contiguous."""
     order = np.empty(sum(map(len, places)), dtype=np.int64)
     for row, where in enumerate(places):
         order[where] = row

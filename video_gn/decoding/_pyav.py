@@ -1,14 +1,14 @@
-"""The PyAV back end: reads everything FFmpeg reads, and is the one that is right about every file.
+"""The PyAV back end: reads everything FFmpeg reads, and gives the right frames of every file.
 
-How frames are told apart:
+How frames are identified:
 
-- By time. Where the packet table has no doubts, each frame carries its packet's time, which says its index.
-  Decoding starts at the last restart at or before the frame that is wanted, whenever that is further on.
-- By counting, from the start of the file: where the table has doubts, and from the first moment that something
-  does not fit (a damaged packet, a frame that is missing). Damaged files are decoded with one thread.
+- By time, if the packet table has no doubts: each frame carries its packet's time, which gives its index.
+  Decoding starts at the last restart at or before the wanted frame, if that is ahead of the decoder.
+- By counting from the start of the file, if the table has doubts, and from the moment that something does not fit
+  (a damaged packet, a missing frame). Damaged files are decoded with one thread.
 
-What stays unnoticed: damage in parts of the file that no call has decoded, damage that the codec cannot see (VP8
-has no checks), and a whole picture that refers to a damaged one which is shown later than all that was asked for.
+Unnoticed: damage in parts of the file that no call has decoded, damage that the codec cannot see (VP8 has no checks),
+and a whole picture that refers to a damaged one which is shown after all that was asked for.
 """
 
 from __future__ import annotations
@@ -28,24 +28,19 @@ from video_gn.decoding._decoder import PacketDecoder, RgbConverter
 from video_gn.decoding.probe import PacketTable, describe, rate_and_duration
 from video_gn.errors import DecodeError, FrameCountError
 
-# With several threads, each start over empties all of them.
+# With several threads, each seek flushes all of them.
 _MIN_SKIP_PACKETS_PER_THREAD = 8
 
 
 class UntrustedError(Exception):
-    """What came out of the decoder does not fit the packet table."""
+    """The decoder's frames do not fit the packet table."""
 
 
 class PyAVReader(ReaderBase):
-    """Reads frames of a video with PyAV. See `video_gn.decoding.VideoReader`.
-
-    Args:
-        path: a local file.
-        num_threads: decoding threads; 1 is best where several workers decode.
-        short_side_px: what a longer short side is scaled down to; None scales nothing.
+    """Reads frames of a video with PyAV. See `video_gn.decoding.VideoReader` and `open_video`.
 
     Raises:
-        DecodeError: for what cannot be opened, holds no frame, or keeps one waiting (see `_probe`).
+        DecodeError: for a file that cannot be opened, holds no frame, or does not answer in time (see `probe`).
     """
 
     def __init__(self, path: str, *, num_threads: int = 1, short_side_px: int | None = None) -> None:
@@ -72,29 +67,29 @@ class PyAVReader(ReaderBase):
         self._may_skip = num_threads == 1 and self._decoder.codec == "h264"
         self._was_skipped = np.zeros(table.num_frames, dtype=bool)
         self._times: list[int | None] = []
-        # The decoder stands where it gave its first frame, and goes on from there.
-        self._position = -1  # index of the last frame that was taken from the queue
-        self._first_index = 0  # of the frame that decoding began with
+        # The decoder has given its first frame, and continues from there.
+        self._position = -1  # index of the last frame taken from the queue
+        self._first_index = 0  # index of the frame that decoding began with
         self._info, self._seconds = self._describe(table)
 
     @property
     def num_decoded(self) -> int:
-        """Frames decoded so far, those included that were only passed through."""
+        """Frames decoded so far, including those passed over."""
         return self._decoder.num_decoded
 
     @property
     def doubt(self) -> str | None:
-        """Why frames are counted from the start of the file, or None where they are told apart by their times."""
+        """Why frames are counted from the start of the file; None if they are identified by their times."""
         return self._doubt
 
     @property
     def pix_fmt(self) -> str:
-        """FFmpeg's name of the pixel format that the first frame has before conversion."""
+        """FFmpeg's name of the first frame's pixel format, before conversion."""
         return self._pix_fmt
 
     @property
     def table(self) -> PacketTable:
-        """What the pass over the packets found."""
+        """The video's packets."""
         return self._decoder.table
 
     def close(self) -> None:
@@ -135,12 +130,12 @@ class PyAVReader(ReaderBase):
                 out_THWC[repeat] = out_THWC[where[0]]
 
     def _lose_place(self) -> None:
-        """Whatever is asked for next, begin at a restart."""
+        """Let the next frame begin at a restart."""
         self._queue.clear()
         self._position = np.iinfo(np.int64).max
 
     def _distrust(self, reason: str) -> None:
-        """From now on count frames from the start; with one thread: with more, FFmpeg patches damage differently."""
+        """From now on count frames from the start, in one thread: in several, FFmpeg patches damage differently."""
         self._doubt = reason
         self._decoder.num_threads = 1
         self._lose_place()
@@ -165,7 +160,7 @@ class PyAVReader(ReaderBase):
             self._queue.popleft()
 
     def _rows_to_skip(self, wanted: np.ndarray) -> np.ndarray:
-        """Rows whose frames nobody wants; frames past the last one may be wanted by the next call."""
+        """Rows whose frames are not wanted; frames past the last wanted one may be wanted by the next call."""
         skip = np.zeros(len(self._index_of_row), dtype=bool)
         if self._may_skip and self._doubt is None:
             skip = (self._index_of_row >= 0) & (self._index_of_row < wanted[-1])
@@ -173,7 +168,7 @@ class PyAVReader(ReaderBase):
         return skip
 
     def _stand_before(self, target: int) -> None:
-        """Make the decoder's way to a frame as short as it can be."""
+        """Move the decoder to the nearest place before a frame, unless it is there already."""
         last = int(np.searchsorted(self._restart_indices, target, side="right")) - 1
         row, index = int(self._restart_rows[last]), int(self._restart_indices[last])
         threads = self._decoder.num_threads
@@ -183,10 +178,10 @@ class PyAVReader(ReaderBase):
             return
         self._queue.clear()
         if row == 0:
-            # A fresh decoder: what damage that nobody noticed has left in the old one must not show.
+            # A fresh decoder, free of what unnoticed damage has left in the old one.
             self._decoder.reopen()
         elif not self._decoder.seek(row):
-            # An index that leads astray is not tried again.
+            # An index that leads to wrong places is not tried again.
             self._restart_rows, self._restart_indices = self._restart_rows[:1], self._restart_indices[:1]
             self._decoder.reopen()
             index = 0
@@ -205,7 +200,7 @@ class PyAVReader(ReaderBase):
         self._check_undamaged()
 
     def _advance(self, frame: VideoFrame) -> None:
-        """Take note of the frame that came out, and that none before it is missing."""
+        """Note which frame came out, and check that none before it is missing."""
         index = -1 if frame.pts is None else self._index_of_time.get(frame.pts, -1)
         if 0 <= index < self._first_index:
             return  # shown before the restart, but after it in the file: not whole (an open GOP)

@@ -1,10 +1,10 @@
-"""The torchcodec back end (the extra `video-gn[torchcodec]`), held to what PyAV reads.
+"""The torchcodec back end (the extra `video-gn[torchcodec]`), compared with PyAV's reading.
 
-torchcodec finds frames by the times of the packets and begins at key frames. It is wrong, or gives up, where
-packets hold two pictures or none, where an edit list hides frames and where key frames do not stand alone; it
-patches damaged pictures without a word. What could go wrong that way is refused here, and each frame's own time
-is held against the packet table's, so that its frames are PyAV's frames. It decodes with the FFmpeg of the
-system, which may be of another version: 8-bit pixels may differ by two levels from PyAV's.
+torchcodec finds frames by the times of the packets and begins at key frames. It is wrong, or gives up, if packets hold
+two pictures or none, if an edit list hides frames, or if key frames cannot be decoded by themselves; it patches
+damaged pictures silently. Files where that matters are refused here, and each frame's own time is compared with the
+packet table, so that its frames are PyAV's frames. It decodes with the system's FFmpeg, which may be of another
+version: 8-bit pixels may differ by two levels from PyAV's.
 """
 
 from __future__ import annotations
@@ -22,28 +22,25 @@ from video_gn.decoding.libraries import import_torchcodec
 from video_gn.decoding.probe import open_stream
 from video_gn.decoding.tar_members import is_member, member_url
 
-# They name other files or hosts, and torchcodec cannot be kept from opening those.
+# Formats that name other files or hosts, which torchcodec cannot be kept from opening.
 _LISTS = frozenset({"concat", "dash", "hls", "imf", "sdp", "rtsp"})
-# What its C++ side raises; and paths that are no text are more than it takes.
+# What its C++ side raises; UnicodeError for paths that are no text.
 _ERRORS = (RuntimeError, ValueError, IndexError, UnicodeError)
 
 
 class TorchCodecReader(HeldReader):
-    """Reads frames of a video with torchcodec. See `video_gn.decoding.VideoReader`.
+    """Reads frames of a video with torchcodec. See `video_gn.decoding.VideoReader` and `open_video`.
 
-    Args:
-        path: a local file.
-        num_threads: torchcodec's decoding threads; without effect on a GPU.
-        device: where torchcodec decodes and leaves the frames: "cpu", or "cuda" with or without a number. A GPU
-            converts to RGB in its own way: its colours are near to those of the CPU, not equal to them.
+    A GPU converts to RGB in its own way: its colours are near those of the CPU, not equal to them. `num_threads` has
+    no effect there.
 
     Raises:
-        DecodeError: for what cannot be opened, or what torchcodec would read wrongly, or not on the device.
-        ImportError: where torchcodec, or FFmpeg's shared libraries, are not installed.
+        DecodeError: for a file that cannot be opened, or that torchcodec would read wrongly, or not on the device.
+        ImportError: if torchcodec, or FFmpeg's shared libraries, are not installed.
     """
 
     NAME = "torchcodec"
-    # Seen: to the bit in 8 bits, by 1 level in the mean in 10.
+    # Seen: equal to the bit in 8 bits, 1 level apart in the mean in 10.
     SAME_PIXELS = frozenset(
         {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "yuv420p10le", "yuv444p10le"}
     )
@@ -71,17 +68,17 @@ class TorchCodecReader(HeldReader):
         except _ERRORS as error:
             self._refuse(f"it cannot open the file ({_first_line(error)})", error)
         self._refuse_count(num_frames)
-        # Counterclockwise, rounded to quarters; that of the header, where PyAV goes by the first frame's.
+        # Counterclockwise, rounded to quarters, from the header; PyAV takes the first frame's.
         turn = round(-(self._reader.metadata.rotation or 0)) % 360
         if turn != self._info.rotation_degrees:
-            self._refuse(f"it turns frames by {turn} degrees where {self._info.rotation_degrees} are right")
+            self._refuse(f"it rotates frames by {turn} degrees where {self._info.rotation_degrees} are right")
         if device != "cpu" and self._reader.cpu_fallback:
             self._refuse(f"{device} cannot decode it ({self._reader.cpu_fallback})")
 
     def frames_at(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
         """Decode frames, onto the reader's device; see `VideoReader.frames_at`.
 
-        The first call decodes the file once with PyAV too, to know that it is not damaged.
+        The first call also decodes the file once with PyAV, to know that it is not damaged.
         """
         self._check_usable()
         checked = check_indices(indices, num_frames=self._info.num_frames, path=self.path)
@@ -99,7 +96,7 @@ class TorchCodecReader(HeldReader):
         return in_order(frames, places)
 
     def _find_stream(self) -> int:
-        """The stream that PyAV reads: torchcodec by itself takes the largest."""
+        """The stream that PyAV reads; torchcodec's own choice is the largest."""
         container, stream = open_stream(self.path)
         name, index = container.format.name, int(stream.index)
         container.close()

@@ -52,11 +52,11 @@ NO_FRAMES = f"a directory, not a video file, and without numbered pictures ({NAM
 
 
 class FolderError(DecodeError):
-    """A directory where a video file is read: it may be a frame folder.
+    """A directory where a video file was expected: it may be a frame folder.
 
     Args:
-        path: the directory's.
-        reason: one line, without the path.
+        path: The directory's path.
+        reason: One line, without the path.
     """
 
     def __init__(self, path: str, reason: str = "a directory, not a video file") -> None:
@@ -64,19 +64,19 @@ class FolderError(DecodeError):
 
 
 def is_frame(name: str) -> bool:
-    """Whether a file's name is that of a numbered picture."""
+    """Whether a file's name is a numbered picture's."""
     return _NAME.fullmatch(name) is not None
 
 
 def frame_names(path: str, names: Sequence[str]) -> list[str]:
-    """The numbered pictures of a directory, in their order.
+    """The numbered pictures of a directory, in order.
 
     Args:
-        path: of the directory, for messages.
-        names: of all that is in it.
+        path: The directory's path, for messages.
+        names: Names of all its entries.
 
     Raises:
-        DecodeError: for no picture, pictures of two series, a number that is there twice, and one that is missing.
+        DecodeError: for no picture, pictures of two series, a repeated number, or a missing one.
     """
     series: dict[str, str] = {}
     by_number: dict[int, str] = {}
@@ -87,7 +87,7 @@ def frame_names(path: str, names: Sequence[str]) -> list[str]:
         first = series.setdefault(match[1].lower(), name)
         if len(series) > 1:
             other = next(iter(series.values()))
-            raise DecodeError(path, f"pictures of two series are in it ({other} and {first}); leave one of them there")
+            raise DecodeError(path, f"it has pictures of two series ({other} and {first}); keep one of them there")
         other = by_number.setdefault(int(match[2]), name)
         if other != name:
             raise DecodeError(path, f"picture {int(match[2])} is there twice ({other} and {name})")
@@ -104,10 +104,10 @@ def frame_names(path: str, names: Sequence[str]) -> list[str]:
 
 
 def list_frames(path: str) -> list[str]:
-    """Names of a frame folder's pictures, in their order; one listing of the directory.
+    """Names of a frame folder's pictures, in order; lists the directory once.
 
     Raises:
-        DecodeError: see `frame_names`; and for a directory that cannot be listed.
+        DecodeError: see `frame_names`; also for a directory that cannot be listed.
     """
     try:
         names = os.listdir(path)
@@ -117,10 +117,10 @@ def list_frames(path: str) -> list[str]:
 
 
 def folder_state(path: str) -> tuple[int, int]:
-    """Bytes of a directory's numbered pictures, and when the last of them, or the directory, was changed.
+    """Total bytes of a directory's numbered pictures, and the latest change (ns) among them and the directory.
 
     Raises:
-        OSError: where it cannot be listed.
+        OSError: if it cannot be listed.
     """
     size, mtime = 0, os.stat(path).st_mtime_ns
     with os.scandir(path) as entries:
@@ -132,10 +132,10 @@ def folder_state(path: str) -> tuple[int, int]:
 
 
 class Folders:
-    """Which paths of a list are directories: each parent is listed once, and no directory is asked for by itself.
+    """Tells which paths of a list are directories: lists each parent once instead of asking for each path.
 
     Args:
-        base: where relative paths start.
+        base: Directory that relative paths start from.
     """
 
     def __init__(self, base: str | Path) -> None:
@@ -153,14 +153,14 @@ class Folders:
             try:
                 with os.scandir(parent or os.curdir) as entries:
                     self._below[parent] = frozenset(entry.name for entry in entries if entry.is_dir())
-            except OSError:  # no such directory, or one that may not be read: what is in it cannot be opened
+            except OSError:  # no such directory, or one that may not be read: its entries cannot be opened either
                 self._below[parent] = frozenset()
         return last in self._below[parent]
 
     def readings(self, name: str, separator: str | None) -> list[str]:
-        """What of a line's text before the label is a directory: all of it, or what comes before a whole number.
+        """The directories that a line's text before the label may name: all of it, or the part before a whole number.
 
-        mmaction2's lists of frame folders have lines `folder num_frames label`. The pictures are counted all the same.
+        mmaction2's lists of frame folders have lines `folder num_frames label`. The pictures are counted in any case.
 
         Returns:
             None, one, or both of these, without a slash at the end.

@@ -1,4 +1,4 @@
-"""Imports of the optional decoding libraries, each with what it needs to load in one process with the others."""
+"""Imports decord and torchcodec so that both can be loaded in one process, with errors that say what to install."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 
 def import_decord() -> Any:
-    """The module `decord`, with its FFmpeg kept to itself.
+    """The module `decord`, with its FFmpeg hidden from other libraries.
 
-    Its loader makes the symbols of its libraries visible to all that are loaded later: torchcodec then calls
-    decord's FFmpeg in place of the system's, and crashes.
+    Its loader makes the symbols of its libraries visible to all that are loaded later: torchcodec would call decord's
+    FFmpeg in place of the system's, and crash.
 
     Raises:
-        ImportError: where it is not installed, or cannot be loaded.
+        ImportError: if it is not installed, or cannot be loaded.
     """
     visible = ctypes.RTLD_GLOBAL
     vars(ctypes)["RTLD_GLOBAL"] = ctypes.RTLD_LOCAL
@@ -29,8 +29,8 @@ def import_torchcodec() -> Any:
     """The module `torchcodec.decoders`, once FFmpeg's libraries are known to be there.
 
     Raises:
-        ImportError: where they are not, or cannot be loaded with this torch.
-        ModuleNotFoundError: without torchcodec.
+        ImportError: if they are missing, or cannot be loaded with this torch.
+        ModuleNotFoundError: if torchcodec is not installed.
     """
     try:
         decoders = importlib.import_module("torchcodec.decoders")
@@ -44,7 +44,7 @@ def import_torchcodec() -> Any:
 
 
 def _explain(text: str) -> str:
-    """Why torchcodec's libraries do not load, out of its long report of one trial for each FFmpeg version."""
+    """Why torchcodec's libraries do not load, from its long report of one attempt for each FFmpeg version."""
     causes = re.findall(r"^\s*OSError: (?!Could not load this library)(.*)$", text, flags=re.MULTILINE)
     others = [cause for cause in causes if not re.search(r"\blib(av|sw)\w+\b.*cannot open shared object", cause)]
     if causes and not others:

@@ -1,14 +1,14 @@
-"""Open a file with PyAV and list its video packets, without decoding: counts, times, places to start from.
+"""Opens a file with PyAV and lists its video packets, without decoding: counts, times, places to start from.
 
-No file may keep a worker waiting for ever. VIDEO_GN_DECODE_TIMEOUT_SECONDS (60) bounds, each for itself:
+No file may block a worker for ever. VIDEO_GN_DECODE_TIMEOUT_SECONDS (60) limits each of these:
 
-- looking at the file, opening it and reading its first bytes, which a thread does that is given up in time. A
-  stale mount shows itself here: each such file costs the wait once, and a thread that stays asleep.
+- looking at the file, opening it and reading its first bytes, in a thread that is abandoned in time. A stale mount
+  shows here: each such file costs the wait once, and a thread that sleeps on.
 - FFmpeg's opening, and its reading of each packet, through its interrupt callback.
 - packets without content, one after the other.
 
-What cannot be bounded: FFmpeg asks its callback before each system call, so one read of a mount that dies between
-two packets waits in the kernel as long as the kernel lets it (mount NFS with `soft`), as does PyAV's seeking.
+What cannot be limited: FFmpeg asks its callback before each system call, so one read of a mount that dies between
+two packets waits in the kernel as long as the kernel allows (mount NFS with `soft`), as does PyAV's seeking.
 """
 
 from __future__ import annotations
@@ -39,39 +39,39 @@ from video_gn.errors import ConfigError, DecodeError
 _TIMEOUT_VARIABLE = "VIDEO_GN_DECODE_TIMEOUT_SECONDS"
 # Generous: a network file system that is merely busy answers within seconds.
 _TIMEOUT_SECONDS = 60.0
-# Up to this share of a file's frames, damaged packets promise none.
+# Up to this share of a file's frames, damaged packets do not count as frames.
 _MAX_TORN_SHARE = 0.05
-# What the first look at a file reads.
+# Read by the first look at a file.
 _HEAD_BYTES = 4096
 # A playlist with a video's name must not make FFmpeg open other files or the network.
 _OPTIONS = {"protocol_whitelist": PROTOCOLS}
 _NO_TIME = np.iinfo(np.int64).min
-# FFmpeg's own rate for what has none, such as single pictures.
+# FFmpeg's own rate for files without one, such as single pictures.
 DEFAULT_FPS = 25.0
-# A header's rate that is further from the frames' own times is not believed; rounding to
-# milliseconds in short videos stays well below.
+# A header's rate that differs more from the frames' own times is not believed; rounding to milliseconds in short
+# videos stays well below.
 _FPS_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PacketTable:
-    """The video packets of a file, one row for each, as they lie in the file.
+    """The video packets of a file, one row for each, in the file's order.
 
     Args:
-        pts: int64, when the row's frame is shown, in `time_base`; the lowest int64 where it is not known.
+        pts: int64, when the row's frame is shown, in `time_base`; the lowest int64 if unknown.
         dts: int64, when it is to be decoded; likewise.
         sizes: int64, bytes.
         is_shown: bool, whether the row promises a frame.
         is_key: bool, the container's flag.
-        is_restart: bool, decoding may begin here for this row's frame and all that are shown after it; the
-            first row always is one.
-        is_closed: bool, a restart after which no frame comes that is shown before it (a closed GOP).
-        time_base: seconds of a unit of time.
-        end_duration: int64, how long the last frame is shown, 0 where the file does not say.
-        doubt: why frames must be told apart by counting them from the start of the file, or None: then each
-            frame has its own time, and decoding from any restart gives the same frames.
-        has_times: whether `pts` of shown rows are the times of the frames.
-        num_video_streams: in the file, cover pictures not counted.
+        is_restart: bool, decoding may begin here for this row's frame and all that are shown after it; always true for
+            the first row.
+        is_closed: bool, a restart that no later row's frame is shown before (a closed GOP).
+        time_base: Seconds of a unit of time.
+        end_duration: int64, how long the last frame is shown; 0 if the file does not say.
+        doubt: Why frames must be identified by counting them from the start of the file. None: each frame has its own
+            time, and decoding from any restart gives the same frames.
+        has_times: Whether `pts` of shown rows are the times of the frames.
+        num_video_streams: Video streams in the file, cover pictures not counted.
     """
 
     pts: np.ndarray
@@ -97,12 +97,12 @@ def open_stream(path: str, *, num_threads: int = 1) -> tuple[InputContainer, Vid
     """Open a file and choose its first video stream that is not a cover picture.
 
     Args:
-        path: a local file.
-        num_threads: for decoding.
+        path: Local file, or a member of a tar.
+        num_threads: Decoding threads.
 
     Raises:
         ConfigError: see `timeout_seconds`.
-        DecodeError: for what is missing, empty, not a video, holds no video, or keeps one waiting.
+        DecodeError: for a file that is missing, empty, not a video, holds no video, or does not answer in time.
         FolderError: for a directory.
     """
     limit = timeout_seconds()
@@ -130,7 +130,7 @@ def timeout_seconds() -> float:
     """How long to wait for data, from VIDEO_GN_DECODE_TIMEOUT_SECONDS; data loader workers inherit it.
 
     Raises:
-        ConfigError: where it is set to what is not a number of seconds.
+        ConfigError: if it is set to anything but a number of seconds above 0.
     """
     text = os.environ.get(_TIMEOUT_VARIABLE)
     if not text:
@@ -148,21 +148,20 @@ def timeout_seconds() -> float:
 
 
 def limit_of(container: InputContainer) -> float:
-    """Seconds that an open file may take to give its next packet."""
+    """Seconds that reading an open file's next packet may take."""
     return math.inf if container.read_timeout is None else float(container.read_timeout)
 
 
 def late(path: str, limit: float, when: str) -> DecodeError:
-    """The error for a file that keeps one waiting."""
+    """The error for a file that does not answer in time."""
     return DecodeError(
         path,
-        f"no data for {limit:g} seconds {when}. "
-        f"Look at the disk or mount it lies on, or set {_TIMEOUT_VARIABLE} to more",
+        f"no data for {limit:g} seconds {when}. Look at the disk or mount it lies on, or raise {_TIMEOUT_VARIABLE}",
     )
 
 
 def _check_within(path: str, limit: float) -> None:
-    """`_check_file` in a thread, since nothing else gets away from a system call that does not return."""
+    """`_check_file` in a thread, the only way to leave a system call that does not return."""
     errors: list[DecodeError] = []
 
     def work() -> None:
@@ -182,7 +181,7 @@ def _check_within(path: str, limit: float) -> None:
 
 def _check_file(path: str) -> None:
     if is_member(path):
-        member_url(path)  # looks at the shard, and at the member's header
+        member_url(path)  # reads the shard's index, and the member's header
         return
     try:
         status = Path(path).stat()
@@ -231,13 +230,13 @@ def describe(error: av.error.FFmpegError) -> str:
 
 
 def packets_of(path: str, container: InputContainer, stream: VideoStream) -> Generator[Packet, None, None]:
-    """The stream's packets from where the file stands, empty ones left out.
+    """The stream's packets from the file's present position, without empty ones.
 
-    A container that breaks off ends here; a file system that fails does not. Close what is left of it before
+    A container that breaks off ends the packets; a file system that fails is an error. Close the generator before
     seeking or asking for packets again: PyAV keeps one clock for a container.
 
     Raises:
-        DecodeError: where the file cannot be read on, or nothing comes for the container's `read_timeout`.
+        DecodeError: if reading fails, or gives nothing for the container's `read_timeout`.
     """
     since = time.monotonic()
     try:
@@ -259,7 +258,7 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
     """Pass over the packets of a freshly opened file.
 
     Raises:
-        DecodeError: where there are none, or the file cannot be read.
+        DecodeError: if there are none, or the file cannot be read.
     """
     codec = stream.codec_context.codec.canonical_name
     inspect = make_inspector(codec, stream.codec_context.extradata or b"")
@@ -321,19 +320,15 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
 
 
 def header_fps(stream: VideoStream) -> float:
-    """Frames per second that the container's header states; 0 where it states none."""
+    """Frames per second by the container's header; 0 if it has none."""
     return float(stream.average_rate or stream.guessed_rate or 0)
 
 
 def rate_and_duration(table: PacketTable, header_fps: float) -> tuple[float, float]:
-    """Frames per second, and seconds from the first frame to the end of the last.
+    """Frames per second, and seconds from the first frame to the end of the last, of a table with a frame.
 
-    The header's rate counts where it agrees with the frames' own times. Where the file has no usable times, frames
-    are 1 / fps apart.
-
-    Args:
-        table: With at least one frame.
-        header_fps: See `header_fps`.
+    The header's rate is used if it agrees with the frames' own times. If the file has no usable times, frames are
+    1 / fps apart.
     """
     fps, num_frames = header_fps, table.num_frames
     if not table.has_times:
@@ -352,20 +347,20 @@ def rate_and_duration(table: PacketTable, header_fps: float) -> tuple[float, flo
 
 
 def _leave_out_torn(is_shown: np.ndarray, is_corrupt: np.ndarray) -> np.ndarray:
-    """Which packets promise a frame where some are damaged.
+    """Which packets promise a frame if some are damaged.
 
-    A torn picture, often the last one of a file that was cut, may decode in part. Nobody misses one of many, but
-    among a few they are promised too.
+    A torn picture, often the last one of a file that was cut, may decode in part. It is left out if there are many
+    other frames, and counted if there are few.
     """
     is_torn = is_shown & is_corrupt
     return is_shown & ~is_torn if is_torn.sum() <= _MAX_TORN_SHARE * is_shown.sum() else is_shown
 
 
 def _count_packed(num_shown: np.ndarray) -> np.ndarray:
-    """Which packets give a frame where a packet may hold two pictures (MPEG-4's packed B-frames).
+    """Which packets give a frame if a packet may hold two pictures (MPEG-4's packed B-frames).
 
-    A decoder gives one frame for a packet and keeps what is left over for the next one, often a packet made
-    empty for that purpose. What the last packet leaves over is lost.
+    A decoder gives one frame for a packet and keeps the rest for the next one, often a packet made empty for that
+    purpose. The rest of the last packet is lost.
     """
     gives = np.zeros(len(num_shown), dtype=bool)
     kept = 0
@@ -398,19 +393,19 @@ def _find_doubt(
 
 
 def _find_restarts(pts: np.ndarray, is_shown: np.ndarray, is_key: np.ndarray, facts: list[PacketFacts]) -> np.ndarray:
-    """Rows where decoding may begin: nothing that lies before them is shown after them.
+    """Rows where decoding may begin: no earlier row's frame is shown after theirs.
 
-    Where a file repeats parameter sets on its way, a row must bring its own.
+    If a file repeats parameter sets on its way, a row must bring its own.
     """
     has_new_sets = any(fact.has_new_sets for fact in facts)
     restart = np.array([fact.is_restart and (fact.has_sets or not has_new_sets) for fact in facts])
     latest = np.maximum.accumulate(np.where(is_shown, pts, _NO_TIME))  # hidden rows bound nothing
     restart &= is_key & is_shown & (pts > np.concatenate(([_NO_TIME], latest[:-1])))
-    restart[0] = True  # where everybody begins
+    restart[0] = True  # decoding can always begin there
     return restart
 
 
 def _is_first_of_rest(pts: np.ndarray, is_shown: np.ndarray) -> np.ndarray:
-    """Rows that no later row's frame is shown before."""
+    """Rows whose frame is shown before the frames of all later rows."""
     times = np.where(is_shown, pts, np.iinfo(np.int64).max)
     return is_shown & (np.minimum.accumulate(times[::-1])[::-1] == pts)

@@ -1,4 +1,4 @@
-"""Frames of a video in order, as they were decoded, without the conversion to RGB: what a copy is encoded from."""
+"""Reads frames in order as they were decoded, without conversion to RGB, to encode a copy of a video from them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from video_gn.errors import DecodeError, FrameCountError
 
 
 class StartOverError(Exception):
-    """The reader has corrected the number or the times of its frames while they were read: choose frames again."""
+    """The reader has corrected the number or the times of its frames while reading: choose the frames again."""
 
 
 class RawVideo(PyAVReader):
@@ -30,8 +30,8 @@ class RawVideo(PyAVReader):
         """Frames [first, stop), in order.
 
         Raises:
-            StartOverError: where number or times of the frames turn out to be others.
-            DecodeError: where they cannot be decoded.
+            StartOverError: if the number or the times of the frames turn out to be wrong.
+            DecodeError: if they cannot be decoded.
         """
         skips_none = np.zeros(len(self._index_of_row), dtype=bool)
         for index in range(first, stop):
@@ -60,7 +60,7 @@ class RawFolder(FramesReader):
         """Frames [first, stop), in order.
 
         Raises:
-            DecodeError: where a picture cannot be read.
+            DecodeError: if a picture cannot be read.
         """
         for index in range(first, stop):
             yield VideoFrame.from_ndarray(self.frames_at([index])[0].numpy(), format="rgb24")

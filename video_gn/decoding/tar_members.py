@@ -1,11 +1,11 @@
-"""Finds files inside tar shards: `train-000000.tar::0001.mp4` is the member `0001.mp4` of a tar.
+"""Reads files inside tar shards in place: `train-000000.tar::0001.mp4` is the member `0001.mp4` of a tar.
 
-Where the members of a shard lie is read once and kept beside it (`train-000000.tar.idx`), so that a random
-member costs a look into an array and one block, its own header, which is held against the index: a shard
-that was replaced or damaged does not pass for the old one.
+The places of a shard's members are read once and kept beside it (`train-000000.tar.idx`), so that finding a member
+takes a search in an array and one read, of its own header. That header is compared with the index, so a shard that
+was replaced or damaged is noticed.
 """
 
-# os.path, not pathlib: this is done for each video that is opened.
+# os.path, not pathlib: this runs for each video that is opened.
 # ruff: noqa: PTH123
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from video_gn.files import whole_file
 log = logging.getLogger(__name__)
 
 INDEX_SUFFIX = ".idx"
-# Between a shard and its member. Two colons end no ordinary file name, and a tar is no folder.
+# Between a shard and its member. Ordinary file names do not end in two colons, and a tar is no folder.
 SEPARATOR = "::"
 # What FFmpeg may open: a playlist with a video's name must not lead to other files or the network.
 PROTOCOLS = "file,subfile"
@@ -42,12 +42,12 @@ _COLUMNS = np.dtype([("name", "<u8"), ("offset", "<u8"), ("size", "<u8"), ("head
 
 
 class Member(NamedTuple):
-    """Where a member's bytes lie.
+    """Where a member's bytes are.
 
     Args:
-        tar_path: of the shard.
-        offset: of the first byte, counted from the shard's first.
-        size: bytes.
+        tar_path: The shard's path.
+        offset: First byte, counted from the shard's start.
+        size: Bytes.
     """
 
     tar_path: str
@@ -57,12 +57,12 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TarIndex:
-    """The members of a shard, 28 bytes each: 240,000 of them in every worker are no burden.
+    """The members of a shard, 28 bytes each: 240,000 of them fit in every worker.
 
     Args:
-        rows: sorted by name: a hash of the name, where the bytes lie, and a checksum of the header.
-        num_bytes: of the tar.
-        damage: what is wrong with the tar, where something is.
+        rows: One for each member, sorted by its name's hash: hash, offset, size, and a checksum of its header.
+        num_bytes: Size of the tar.
+        damage: What is wrong with the tar; None if nothing is.
     """
 
     rows: np.ndarray
@@ -105,20 +105,20 @@ def join_path(tar_path: str | os.PathLike[str], member: str) -> str:
 
 
 def locate(path: str) -> Member:
-    """Find a member of a shard; the shard's index is read once in a process.
+    """Find a member of a shard; a process reads each shard's index once.
 
     Args:
         path: `SHARD.tar::MEMBER`.
 
     Raises:
-        DecodeError: names shard and member: no such shard or member, a shard that is cut off or is not what
-            its index says, or a file that has this very name.
+        DecodeError: for a shard or member that is missing, a shard that is cut off or differs from its index, or a
+            file that has this very name.
         ValueError: for a path of another form.
     """
     tar_path, name = split_path(path)
     if os.path.lexists(path):
         raise DecodeError(
-            path, f"a file of this very name is there, and it may mean {name!r} in {tar_path} too. Rename the file"
+            path, f"a file of this very name exists, and it may also mean {name!r} in {tar_path}. Rename the file"
         )
     index = _index_of(path, tar_path)
     found = index.find(name)
@@ -136,23 +136,23 @@ def locate(path: str) -> Member:
     if zlib.crc32(header) != checksum:
         raise DecodeError(
             path,
-            f"the shard is damaged, or was replaced: what lies before byte {offset} is not the member's header. "
+            f"the shard is damaged, or was replaced: the bytes before {offset} are not the member's header. "
             f"Remove {tar_path}{INDEX_SUFFIX}, or make the shard again",
         )
     return Member(tar_path, offset, size)
 
 
 def member_url(path: str) -> str:
-    """What FFmpeg opens for `SHARD.tar::MEMBER`: the member's bytes within the shard, read in place.
+    """The URL by which FFmpeg reads the member's bytes within its shard.
 
     Raises:
-        DecodeError: see `locate`; and for a member without a byte.
+        DecodeError: see `locate`; also for a member without a byte.
         ValueError: for a path of another form.
     """
     member = locate(path)
     if member.size == 0:
         raise DecodeError(path, "the file is empty (0 bytes)")
-    # "file:" keeps FFmpeg from taking "a:b.tar" for a protocol; what follows the colon is taken as it is.
+    # "file:" keeps FFmpeg from taking "a:b.tar" for a protocol; nothing after its colon is special.
     end = member.offset + member.size
     return f"subfile,,start,{member.offset},end,{end},,:file:{member.tar_path}"
 
@@ -161,7 +161,7 @@ def read_member(path: str) -> bytes:
     """All bytes of a shard's member, for libraries that do not know FFmpeg's protocols.
 
     Raises:
-        DecodeError: see `locate`; and for a shard that cannot be read.
+        DecodeError: see `locate`; also for a shard that cannot be read.
         ValueError: for a path of another form.
     """
     member = locate(path)
@@ -179,7 +179,7 @@ def read_member(path: str) -> bytes:
 
 
 def exists(path: str) -> bool:
-    """Whether a shard has this member, for lists; a shard that cannot be read has none."""
+    """Whether a shard has this member, for lists; False for a shard that cannot be read."""
     try:
         tar_path, name = split_path(path)
         return _index_of(path, tar_path).find(name) is not None
@@ -209,12 +209,12 @@ def _index_of(path: str, tar_path: str) -> TarIndex:
 
 
 def read_index(tar_path: str | os.PathLike[str]) -> TarIndex:
-    """The members of a shard: from the file beside it, or where that is absent or stale, from the shard.
+    """The members of a shard: from the index beside it, or from the shard if that is absent or stale.
 
-    A whole shard's index is then written beside it, if the directory allows that.
+    A whole shard's index is then written beside it, if the directory allows it.
 
     Raises:
-        OSError: where the shard cannot be read.
+        OSError: if the shard cannot be read.
     """
     tar_path = Path(tar_path)
     beside = tar_path.with_name(tar_path.name + INDEX_SUFFIX)
@@ -226,7 +226,7 @@ def read_index(tar_path: str | os.PathLike[str]) -> TarIndex:
                 return index
         log.debug("%s is stale", beside)
     except OSError:
-        pass  # none is there: the shard says it all
+        pass  # there is none: read the shard
     index = build_index(tar_path)
     if index.damage:
         log.warning("%s: %s", tar_path, index.damage)
@@ -239,10 +239,10 @@ def read_index(tar_path: str | os.PathLike[str]) -> TarIndex:
 
 
 def build_index(tar_path: str | os.PathLike[str]) -> TarIndex:
-    """Go through the headers of a shard; of one that is cut off, as far as it goes.
+    """Read the headers of a shard; of one that is cut off, as far as they reach.
 
     Raises:
-        OSError: where the shard cannot be read.
+        OSError: if the shard cannot be read.
     """
     found: dict[str, tuple[int, int, int]] = {}
     damage = None
@@ -275,7 +275,7 @@ def write_index(tar_path: str | os.PathLike[str], index: TarIndex) -> None:
 
 
 def _parse(data: bytes) -> TarIndex | None:
-    """An index as it lies on disk; None for anything else."""
+    """The index in a file's bytes; None if they are anything else."""
     start = len(_MAGIC) + _HEAD.size
     if len(data) < start + 4 or not data.startswith(_MAGIC):
         return None
