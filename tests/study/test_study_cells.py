@@ -69,7 +69,7 @@ def test_a_cell_whose_settings_changed_is_an_error_before_anything_runs(write, t
     out, commands = tmp_path / "out", Commands()
     assert run_study(write(), out=out, cell="5", runner=commands) == 0
     changed = write(settings={"trainer.max_epochs": 4})
-    match = r"cell 5, gn_16x2_b8_s1, was begun with other settings: trainer\.max_epochs: 3 -> 4\. Undo the change, .*"
+    match = r"cell 5, gn_16x2_b8_s1, was started with other settings: trainer\.max_epochs: 3 -> 4\. Undo the change, .*"
     with pytest.raises(ConfigError, match=match + "or remove .*cells/gn_16x2_b8_s1 to run the cell again"):
         run_study(changed, out=out, runner=commands)
     with pytest.raises(ConfigError, match=r"data\.train: \"videos\" -> \"moved\""):
@@ -78,7 +78,9 @@ def test_a_cell_whose_settings_changed_is_an_error_before_anything_runs(write, t
     assert run_study(write(), out=out, words=["--data.loader.num_workers=3"], cell="5", runner=commands) == 0
     assert len(commands.calls) == 2, "what makes a run faster or slower may change"
     results = collect(read_study(write(settings={"trainer.max_epochs": 4})), out)
-    assert {c.index: why for c, why in results.missing}[5] == ("begun with other settings: trainer.max_epochs: 3 -> 4")
+    assert {c.index: why for c, why in results.missing}[5] == (
+        "started with other settings: trainer.max_epochs: 3 -> 4"
+    )
 
 
 def test_settings_may_be_mended_as_long_as_nothing_was_trained(write, tmp_path):
@@ -165,18 +167,22 @@ def test_a_command_in_a_process_of_its_own(tmp_path):
     assert told[0] == "before" and told[1].startswith("video-gn ") and "no command 'nothing'" in told[2]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_stopped_study_stops_its_child(tmp_path, number):
     """The signal comes to the study alone: the child gets SIGTERM, and the study waits for its end."""
     code = (
         "import sys\n"
         "from pathlib import Path\n"
+        "from video_gn.errors import StoppedError\n"
         "from video_gn.study import running\n"
         "child = 'import signal, sys, time; signal.signal(15, lambda *a: sys.exit(\"ended\"));'\n"
         "child += 'print(\"up\", flush=True); time.sleep(60)'\n"
         "real = running.subprocess.Popen\n"
         "running.subprocess.Popen = lambda words, **k: real([sys.executable, '-c', child], **k)\n"
-        f"running.run_child([], Path({str(tmp_path / 'log.txt')!r}))\n"
+        "try:\n"
+        f"    running.run_child([], Path({str(tmp_path / 'log.txt')!r}))\n"
+        "except StoppedError as error:\n"
+        "    sys.exit(error.status)\n"
     )
     study = subprocess.Popen([sys.executable, "-c", code])
     log, deadline = tmp_path / "log.txt", time.monotonic() + 60

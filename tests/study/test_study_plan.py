@@ -68,7 +68,7 @@ def test_listed_cells_and_clips(write):
     ("changes", "match"),
     [
         ({"norm": {}}, r"s\.yaml: no key 'norm' in a study; there are base, norms, clips, batch_sizes"),
-        ({"base": None}, "base must be the path of a config that fit takes"),
+        ({"base": None}, "base must be the path of a config of fit, relative to this file"),
         ({"base": "none.yaml"}, r"none\.yaml cannot be read: No such file"),
         ({"norms": {}}, r"norms must be lines LABEL: .* at least one, got \{\}"),
         ({"norms": {"XN": {"norm": "x"}}}, r"s\.yaml: norms\.XN\.norm must be one of .*batch.*group.*, got 'x'"),
@@ -83,7 +83,7 @@ def test_listed_cells_and_clips(write):
         ({"batch_sizes": []}, r"batch_sizes must be a list of whole numbers, at least one, got \[\]"),
         ({"batch_sizes": [8, 2.5]}, r"batch_sizes must be a list of whole numbers"),
         ({"batch_sizes": [8, 8]}, "batch_sizes must be different from each other"),
-        ({"cells": [{"batch_size": 8}]}, "batch_sizes must be left out where cells are listed"),
+        ({"cells": [{"batch_size": 8}]}, "batch_sizes must be left out if cells are listed"),
         ({"cells": [], "batch_sizes": None}, "cells must be a list of"),
         ({"cells": [{"size": 8}], "batch_sizes": None}, r"cells\[0\] must be {clip: LABEL, batch_size: N}"),
         ({"cells": [{"clip": "9x9", "batch_size": 8}], "batch_sizes": None}, r"cells\[0\]\.clip must be one of 16x2"),
@@ -94,10 +94,10 @@ def test_listed_cells_and_clips(write):
         ({"seeds": {0: {"data.batch_size": 3}}}, r"seeds\.0\.data\.batch_size is set by the study itself"),
         (
             {"seeds": {0: {"model.net.norm": "batch"}}},
-            r"seeds\.0: model\.net\.init_args\.norm is what the study",
+            r"seeds\.0: model\.net\.init_args\.norm is varied or set by the study",
         ),
-        ({"settings": {"model.net.norm": "layer"}}, r"settings: model\.net\.init_args\.norm is what the study varies"),
-        ({"settings": {"data.split.val_groups": []}}, r"settings: data\.split\.val_groups is what the study varies"),
+        ({"settings": {"model.net.norm": "layer"}}, r"settings: model\.net\.init_args\.norm is varied or set"),
+        ({"settings": {"data.split.val_groups": []}}, r"settings: data\.split\.val_groups is varied or set"),
         ({"settings": {"seed_everything": 3}}, r"settings\.seed_everything is set by the study itself"),
         ({"settings": 3}, "settings must be settings, KEY: VALUE, got 3"),
         ({"settings": {"trainer.max_steps": 9}}, r"bn_16x2_b8_s0: trainer\.max_steps must be -1, got 9"),
@@ -123,7 +123,7 @@ def test_files_that_are_no_studies(tmp_path):
     for text, match in (
         ("a: [", "is not yaml"),
         ("3", "must hold settings, KEY: VALUE, got int"),
-        ("norms:\n  BN: {norm: batch}\n  BN: {norm: group}\n", "key 'BN' stands there twice"),
+        ("norms:\n  BN: {norm: batch}\n  BN: {norm: group}\n", "key 'BN' is given twice"),
     ):
         path.write_text(text)
         with pytest.raises(ConfigError, match=match):
@@ -139,11 +139,17 @@ def test_files_that_are_no_studies(tmp_path):
         (["data.train", "x"], "further settings must be --KEY VALUE, got 'data.train'"),
         (["--data.train"], "--data.train must have a value, got none"),
         (["--data.train", "--x=1"], "--data.train must have a value, got none"),
-        (["--data.batch_size", "3"], r"the command line: data\.batch_size is what the study varies"),
-        (["--model.net.norm=layer"], r"the command line: model\.net\.init_args\.norm is what the study varies"),
-        (["--run_dir=x"], "the command line: run_dir is what the study varies or sets itself"),
-        (['--model.net.init_args={"norm": "group"}'], r"model\.net\.init_args\.norm is what the study varies"),
-        (["--data=other.yaml"], "the command line: data is what the study varies or sets itself"),
+        (["--data.batch_size", "3"], r"the command line: data\.batch_size is varied or set by the study itself"),
+        (
+            ["--model.net.norm=layer"],
+            r"the command line: model\.net\.init_args\.norm is varied or set by the study itself",
+        ),
+        (["--run_dir=x"], "the command line: run_dir is varied or set by the study itself"),
+        (
+            ['--model.net.init_args={"norm": "group"}'],
+            r"model\.net\.init_args\.norm is varied or set by the study itself",
+        ),
+        (["--data=other.yaml"], "the command line: data is varied or set by the study itself"),
     ],
 )
 def test_words_that_do_not_fit(write, words, match):

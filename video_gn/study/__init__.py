@@ -1,7 +1,7 @@
 """Studies: norms x batch sizes x clips x seeds on any data, cell by cell, to a table and figures like the paper's.
 
-Every cell is a run directory of its own, trained by `video-gn fit` and tested by `video-gn test` in
-processes of their own. What was finished stays, what was begun goes on.
+Every cell is its own run directory, trained by `video-gn fit` and tested by `video-gn test`, each in its own
+process. Finished cells are not run again, started ones resume.
 """
 
 from __future__ import annotations
@@ -42,22 +42,23 @@ def run_study(
     action: str = "study",
     runner: Runner = run_child,
 ) -> int:
-    """`video-gn study`.
+    """Run `video-gn study`.
 
     Args:
-        path: of the study's file.
-        out: the study's directory; None is runs/study/<the file's stem>.
-        words: further settings of every cell, as of fit.
-        cell: "I" or "I/N", to run a part and not collect; None runs all, then collects.
+        path: File of the study.
+        out: Directory of the study; None is runs/study/<the file's stem>.
+        words: Further settings of every cell, as of fit.
+        cell: "I" or "I/N" runs a part and does not collect; None runs all, then collects.
         action: "study", "list" or "collect".
-        runner: runs a cell's commands.
+        runner: Runs a cell's commands.
 
     Returns:
-        0, or 1 where a cell failed.
+        0, or 1 if a cell failed.
 
     Raises:
         ConfigError: for a file or settings that do not fit.
-        RunError: for a single cell that another process runs, or where there is nothing to collect.
+        RunError: for a single cell that another process runs, or if there is nothing to collect.
+        StoppedError: after a signal, once the running command has ended.
     """
     study = read_study(path, words)
     out = Path("runs") / "study" / study.path.stem if out is None else Path(out)
@@ -77,36 +78,25 @@ def run_study(
 
 
 def list_cells(study: Study, out: Path, console: Console | None = None) -> None:
-    """Print number, name and state of every cell.
-
-    Args:
-        study: the plan.
-        out: the study's directory.
-        console: to print on.
-    """
+    """Print number, name and state of every cell."""
     console = console or Console(soft_wrap=True)
     for cell in study.cells:
-        directory = CellDirectory(out, cell)
-        state = directory.state(study)
+        state = CellDirectory(out, cell).state(study)
         console.print(f"{cell.index:3d}  {cell.name}  {state}", markup=False, highlight=False)
 
 
 def write_results(study: Study, out: Path) -> Results:
-    """Write study.csv, table.md and the figures of what is there, and print the table.
-
-    Args:
-        study: the plan.
-        out: the study's directory.
+    """Write study.csv, table.md and the figures of the finished cells, and print the table.
 
     Raises:
-        RunError: where no cell is finished.
+        RunError: if no cell is finished.
     """
     results = collect(study, out)
     if not results.cells:
         first, why = results.missing[0]
         raise RunError(f"{out}: no cell is finished yet ({first.name}: {why}). Run the study first.")
     write_csv(results, out / "study.csv")
-    # Here, since matplotlib is slow to import.
+    # Imported here, since matplotlib takes long to import.
     from video_gn.report.study_figures import write_figures
 
     pictures = write_figures(_drawn(results), out)
@@ -117,7 +107,7 @@ def write_results(study: Study, out: Path) -> Results:
 
 
 def _drawn(results: Results) -> StudyData:
-    """The figures' data: errors in percent."""
+    """The data of the figures, with errors in percent."""
     from video_gn.report.study_figures import StudyData
 
     test_errors, losses, val_errors = {}, {}, {}

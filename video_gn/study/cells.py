@@ -1,4 +1,4 @@
-"""A cell's directory: what it was run with, how far it is, and who runs it."""
+"""A cell's directory: its settings, its state, its clock, and the process that runs it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,20 @@ from video_gn.files import write_json
 from video_gn.study.plan import Cell, Study
 from video_gn.study.settings import differences
 
-# In the order of a cell's life; "changed" stands beside them.
-STATES = ("open", "begun", "running", "failed", "done", "changed")
 _LOCK = ".cell.lock"
-# Who asks whether a cell is held holds it for a moment: a first refusal may mean nothing more.
+# A process that only asks whether a cell is held holds it for a moment: wait before refusing.
 _PROBE_SECONDS = 0.5
 
 
 @dataclass
 class CellRecord:
-    """A cell's cell.json.
+    """The contents of cell.json.
 
     Args:
-        settings: all of its settings, flat: the base's content, the study's, the command line's.
-        extra: keys of those that came from the command line.
-        fit_done: whether its training has come to its end.
-        failed: the last attempt's exit status and last words; None where there was no failure.
+        settings: All flat settings: those of the base, of the study and of the command line.
+        extra: Keys of those from the command line.
+        fit_done: Whether the training is complete.
+        failed: Exit status and last line of the last attempt; None if it did not fail.
         sessions: [start, end] of each attempt, seconds since 1970; the end is None until it is known.
     """
 
@@ -43,17 +41,12 @@ class CellRecord:
 
     @property
     def minutes(self) -> float:
-        """Of all attempts together."""
+        """Duration of all attempts together."""
         return sum(end - start for start, end in self.sessions if start is not None and end is not None) / 60
 
 
 class CellDirectory:
-    """OUT/cells/NAME: a run directory, and beside its files cell.json and log.txt.
-
-    Args:
-        out: the study's directory.
-        cell: of the plan.
-    """
+    """OUT/cells/NAME: a run directory with two more files, cell.json and log.txt."""
 
     def __init__(self, out: Path, cell: Cell) -> None:
         self.cell = cell
@@ -62,7 +55,7 @@ class CellDirectory:
         self.metrics = self.path / "test" / "metrics.json"
 
     def read(self) -> CellRecord | None:
-        """What was run here; None where nothing was.
+        """What was run here; None if nothing was.
 
         Raises:
             RunError: for a cell.json that is damaged.
@@ -80,25 +73,22 @@ class CellDirectory:
         write_json(self.path / "cell.json", vars(record))
 
     def changes(self, study: Study, record: CellRecord) -> list[str]:
-        """Lines "key: old -> new" of what the cell was run with and what the study says now.
+        """Lines "key: old -> new" of the settings of the run that differ from those of the study now.
 
-        Without further settings on the command line, those of the run are taken as meant.
+        If the command line has no further settings, those of the run do not count.
         """
         return self._changes(study, record, () if study.words else record.extra)
 
     def _changes(self, study: Study, record: CellRecord, ignore: Sequence[str]) -> list[str]:
         if not record.fit_done and not (self.path / "checkpoints" / "last.ckpt").is_file():
-            return []  # nothing was trained with the old settings: a path that was wrong may be mended
+            return []  # nothing was trained with the old settings: a wrong path may be corrected
         return differences(record.settings, study.resolved(self.cell), ignore=ignore)
 
     def check_unchanged(self, study: Study) -> None:
-        """Refuse to go on with what was begun with other settings; the command line's must have come again.
-
-        Args:
-            study: the plan.
+        """Refuse to resume a run that was started with other settings; those of the command line count too.
 
         Raises:
-            ConfigError: it names the settings; also for a run that is none of a study's.
+            ConfigError: it names the settings; also for a run that no study started.
         """
         record = self.read()
         if record is None:
@@ -108,17 +98,17 @@ class CellDirectory:
         lines = self._changes(study, record, ())
         if lines:
             raise ConfigError(
-                f"cell {self.cell.index}, {self.cell.name}, was begun with other settings: {'; '.join(lines)}. "
+                f"cell {self.cell.index}, {self.cell.name}, was started with other settings: {'; '.join(lines)}. "
                 f"Undo the change, choose another --out, or remove {self.path} to run the cell again."
             )
 
     def is_done(self) -> bool:
-        """Whether training and test have come to their end, with whatever settings."""
+        """Whether training and test are complete, with whatever settings."""
         record = self.read()
         return record is not None and record.fit_done and record.failed is None and self.metrics.is_file()
 
     def state(self, study: Study) -> str:
-        """One of `STATES`."""
+        """How far the cell is: "open", "begun", "running", "failed" or "done"; "changed" if its settings differ."""
         record = self.read()
         changed = record is not None and bool(self.changes(study, record))
         if self.is_done():
@@ -129,19 +119,19 @@ class CellDirectory:
             return "open"
         return "changed" if changed else "failed" if record.failed else "begun"
 
-    # ---- who runs it -------------------------------------------------------------------------
+    # ---- the process that runs it ------------------------------------------------------------
 
     def holder(self) -> str | None:
-        """Who runs the cell, or its training or test; None where nobody does."""
+        """The process that runs the cell, its training or its test, in words; None if none does."""
         found = (locks.holder(self.path / name) for name in (_LOCK, ".lock", "test/.lock"))
         return next((holder for holder in found if holder), None)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the cell; the kernel lets go of it also after a kill.
+        """Hold the cell's lock, which the kernel releases even after a kill.
 
         Raises:
-            RunError: where another process runs it.
+            RunError: if another process runs the cell.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         try:
@@ -157,10 +147,10 @@ class CellDirectory:
     # ---- its clock ---------------------------------------------------------------------------
 
     def begin(self, record: CellRecord) -> None:
-        """Start an attempt; one that was killed ended when it last wrote."""
+        """Start an attempt; the end of a killed one is when it last wrote a file."""
         for session in record.sessions:
             if session[1] is None:
-                session[1] = max(self._last_sign(), float(session[0] or 0.0))
+                session[1] = max(self._last_written(), float(session[0] or 0.0))
         record.sessions.append([time.time(), None])
         record.failed = None
         self.write(record)
@@ -171,6 +161,6 @@ class CellDirectory:
         record.failed = failed
         self.write(record)
 
-    def _last_sign(self) -> float:
-        signs = (self.log, self.path / "metrics.csv", self.path / "checkpoints" / "last.ckpt")
-        return max((sign.stat().st_mtime for sign in signs if sign.exists()), default=0.0)
+    def _last_written(self) -> float:
+        files = (self.log, self.path / "metrics.csv", self.path / "checkpoints" / "last.ckpt")
+        return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)

@@ -1,4 +1,4 @@
-"""Reads what the cells of a study left, and the figures that follow: means, spreads, differences, pooled."""
+"""Reads the finished cells of a study and computes means, spreads, differences and pooled accuracies."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ NOT_BEGUN = "not begun"
 
 @dataclass
 class CellResult:
-    """What a finished cell left.
+    """Figures of a finished cell.
 
     Args:
-        cell: of the plan.
-        row: values by the columns of study.csv; None where there is no such figure.
+        cell: The cell of the plan.
+        row: Values by the columns of study.csv; None for a figure that does not exist.
         train: (epoch, mean training loss of the epoch's rows), epochs from 1.
         val: (epoch, validation top-1), epochs from 1.
-        right: whether the video was labelled rightly, by its path; empty where its predictions cannot be read.
+        right: Whether each labelled video was predicted right, by its path; empty without a predictions.csv.
     """
 
     cell: Cell
@@ -46,13 +46,13 @@ class CellResult:
 
 @dataclass
 class Results:
-    """A study's results, as far as they are there.
+    """A study's results so far.
 
     Args:
-        study: the plan.
-        cells: of the finished cells, in the plan's order.
-        missing: (cell, why) of the others.
-        notes: what a reader should know.
+        study: The plan.
+        cells: Results of the finished cells, in the plan's order.
+        missing: (cell, why) of each other cell.
+        notes: Sentences that a reader of the table needs.
     """
 
     study: Study
@@ -75,7 +75,7 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """Mean and sample standard deviation; None of nothing."""
+    """Mean and sample standard deviation; None without values."""
     if not values:
         return None
     deviation = statistics.stdev(values) if len(values) > 1 else None
@@ -83,7 +83,7 @@ def spread(values: Sequence[float]) -> Spread | None:
 
 
 def figure_spread(results: Sequence[CellResult], name: str) -> Spread | None:
-    """A column of study.csv over a line's cells; None where one of them has no such figure."""
+    """Spread of a column of study.csv over a line's cells; None if one of them has no such figure."""
     values = [result.row[name] for result in results]
     return None if None in values else spread(values)
 
@@ -91,21 +91,21 @@ def figure_spread(results: Sequence[CellResult], name: str) -> Spread | None:
 def difference_spread(
     results: Sequence[CellResult], reference: Sequence[CellResult], name: str = "top1"
 ) -> Spread | None:
-    """The differences to the reference line, each between cells of the same seed; None where no seed is in both."""
+    """Spread of the differences to the reference line, each within a seed; None if no seed is in both."""
     by_seed = {result.cell.seed: result.row[name] for result in reference}
     pairs = [(result.row[name], by_seed.get(result.cell.seed)) for result in results]
     return spread([mine - other for mine, other in pairs if mine is not None and other is not None])
 
 
 def pooled(results: Sequence[CellResult], num_seeds: int) -> tuple[int, int] | None:
-    """Right and tested videos over all seeds, where each seed tests others (cross validation).
+    """Right and tested videos over all seeds of a cross validation, in which each seed tests other videos.
 
     Args:
-        results: a line's cells in a column.
-        num_seeds: of the study; part of them would be part of the videos.
+        results: A line's cells in a column.
+        num_seeds: Seeds of the study.
 
     Returns:
-        None where a seed is missing, where there is one only, or where a video was tested twice.
+        None if a seed is missing (its videos would be too), if there is only one, or if a video was tested twice.
     """
     if len(results) < max(2, num_seeds) or not all(result.right for result in results):
         return None
@@ -119,7 +119,7 @@ def pooled(results: Sequence[CellResult], num_seeds: int) -> tuple[int, int] | N
 
 
 def collect(study: Study, out: Path) -> Results:
-    """Read what is there; what is not is named, with why."""
+    """Read the finished cells; the others are listed as missing, with the reason."""
     results = Results(study, [], [])
     settings = []
     for cell in study.cells:
@@ -146,7 +146,7 @@ def collect(study: Study, out: Path) -> Results:
 def _why(state: str, directory: CellDirectory, study: Study) -> str:
     record = directory.read()
     if state == "changed" and record is not None:
-        return f"begun with other settings: {'; '.join(directory.changes(study, record))}"
+        return f"started with other settings: {'; '.join(directory.changes(study, record))}"
     if state == "failed" and record is not None:
         return f"failed: {record.failed}"
     return {"open": NOT_BEGUN, "begun": "begun, not finished", "running": "running"}.get(state, state)
@@ -154,7 +154,7 @@ def _why(state: str, directory: CellDirectory, study: Study) -> str:
 
 def _read(directory: CellDirectory, minutes: float) -> CellResult:
     cell = directory.cell
-    test = json.loads(directory.metrics.read_text(encoding="utf-8"))
+    test = json.loads(directory.metrics.read_text(encoding="utf-8", errors="surrogateescape"))
     rows = read_metrics(directory.path / "metrics.csv")
     train = _by_epoch(rows, "train/loss")
     val = _by_epoch(rows, "val/top1")
@@ -198,7 +198,7 @@ def _read_right(path: Path) -> dict[str, bool]:
 
 
 def _notes(study: Study, results: Results) -> list[str]:
-    """What the figures do not say by themselves."""
+    """Sentences on what makes cells differ beside norm, clip and batch size."""
     notes = []
     clips: dict[int, set[float]] = {}
     for result in results.cells:

@@ -19,7 +19,7 @@ from video_gn.study.settings import OWN, flatten, parse_words
 KEYS = ("base", "norms", "clips", "batch_sizes", "cells", "seeds", "settings", "reference")
 _NET = "model.net.init_args."
 _CLIP = "data.clip."
-# A line that chooses a norm says all about its groups: those of the base would contradict it.
+# A line that chooses a norm also sets its groups: those of the base might contradict it.
 _GROUPS = (f"{_NET}num_groups", f"{_NET}channels_per_group")
 _OPTIMIZER = "model.optimizer.reference_batch_size"
 
@@ -29,14 +29,14 @@ class Cell:
     """One training and its test.
 
     Args:
-        index: its number in the study, from 0.
-        name: of its directory, such as "gn_16x2_b4_s0".
-        norm: label of the line.
-        clip: label of the clip.
-        batch_size: clips of a batch in one process.
-        seed: of the run.
-        settings: flat; what it adds to the base, without the words of the command line.
-        num_frames: of a clip, for the estimate of its cost.
+        index: Number in the study, from 0.
+        name: Name of its directory, such as "gn_16x2_b4_s0".
+        norm: Label of its line.
+        clip: Label of its clip.
+        batch_size: Clips of a batch in one process.
+        seed: Seed of the run.
+        settings: Flat settings that it adds to the base, without those of the command line.
+        num_frames: Frames of a clip, to estimate its cost.
     """
 
     index: int
@@ -51,19 +51,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """A study's plan.
+    """A study's plan; norms, columns, seeds and cells are in their order in the file.
 
     Args:
-        path: of its file.
-        base_path: of the config that it varies.
-        base: that config's settings, flat.
-        norms: labels of the lines, in their order.
-        columns: (clip label, batch size), in their order.
-        seeds: in their order.
-        reference: the line that others are compared with.
-        words: further settings from the command line, as they were written.
-        extra: the same, as flat settings.
-        cells: in their order.
+        path: Its file.
+        base_path: The config that it varies.
+        base: Flat settings of that config.
+        norms: Labels of the lines.
+        columns: (clip label, batch size).
+        seeds: Seeds of the runs.
+        reference: Label of the line that others are compared with.
+        words: Further settings from the command line, as they were written.
+        extra: The same as flat settings.
+        cells: Seed by seed, column by column, line by line.
     """
 
     path: Path
@@ -78,16 +78,16 @@ class Study:
     cells: tuple[Cell, ...]
 
     def resolved(self, cell: Cell) -> dict[str, Any]:
-        """All settings of a cell, flat: the base's, its own, then the command line's."""
+        """All settings of a cell, flat: those of the base, its own, then those of the command line."""
         return {**self.base, **cell.settings, **self.extra}
 
 
 def read_study(path: str | os.PathLike[str], words: Sequence[str] = ()) -> Study:
-    """Read a study's file and check it as far as that goes without data.
+    """Read a study's file and check all that can be checked without data.
 
     Args:
-        path: of the file.
-        words: further settings of every cell, `--KEY VALUE`, as of fit.
+        path: File of the study.
+        words: Further settings of every cell, `--KEY VALUE`, as of fit.
 
     Raises:
         ConfigError: for a file that cannot be read, an unknown or missing key, a value that does not fit, a
@@ -97,13 +97,13 @@ def read_study(path: str | os.PathLike[str], words: Sequence[str] = ()) -> Study
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys, and a line of the study would be gone without a word."""
+    """Refuses equal keys: PyYAML would silently drop the first, and with it a line of the study."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         twice = next((key for number, key in enumerate(keys) if key in keys[:number]), None)
         if twice is not None:
-            raise yaml.MarkedYAMLError(problem=f"key {twice!r} stands there twice", problem_mark=node.start_mark)
+            raise yaml.MarkedYAMLError(problem=f"key {twice!r} is given twice", problem_mark=node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -134,7 +134,7 @@ class _Reader:
                 raise ConfigError(f"{self.path}: no key {key!r} in a study; there are {', '.join(KEYS)}")
         base = self.content.get("base")
         if not isinstance(base, str):
-            raise self._error("base", "the path of a config that fit takes, from here", base)
+            raise self._error("base", "the path of a config of fit, relative to this file", base)
         base_path = Path(os.path.normpath(self.path.parent / base))
         base_flat = flatten(_load(base_path))
         norms = self._norms(str(base_flat.get("model.net.class_path", "")))
@@ -169,7 +169,7 @@ class _Reader:
         return value
 
     def _settings(self, key: str, value: Any, prefix: str = "") -> dict[str, Any]:
-        """Settings of a line; plain names are those under `prefix`, dotted ones are fit's."""
+        """Settings of a line: a plain name is one under `prefix`, a dotted one is a full name."""
         if not isinstance(value, Mapping):
             raise self._error(key, "settings, KEY: VALUE", value)
         flat = flatten({name if "." in str(name) else f"{prefix}{name}": v for name, v in value.items()})
@@ -228,7 +228,7 @@ class _Reader:
             columns = list(itertools.product(clips, sizes))
         else:
             if sizes is not None:
-                raise self._error("batch_sizes", "left out where cells are listed", sizes)
+                raise self._error("batch_sizes", "left out if cells are listed", sizes)
             if not isinstance(cells, list) or not cells:
                 raise self._error("cells", "a list of {clip: LABEL, batch_size: N}, at least one", cells)
             columns = []
@@ -264,7 +264,7 @@ class _Reader:
         for key in given:
             name = key.removesuffix("+")
             if any(own == name or own.startswith(f"{name}.") for own in {*varied, *OWN}):
-                raise ConfigError(f"{source}: {key} is what the study varies or sets itself. Take it out.")
+                raise ConfigError(f"{source}: {key} is varied or set by the study itself. Take it out.")
 
     # ---- the plan ----------------------------------------------------------------------------
 
@@ -278,7 +278,7 @@ class _Reader:
         columns: Sequence[tuple[str, int]],
         seeds: Mapping[int, dict[str, Any]],
     ) -> tuple[Cell, ...]:
-        """Seed by seed, column by column, the lines side by side: what compares is finished together."""
+        """Seed by seed, column by column, line by line: cells that are compared finish one after another."""
         cells: list[Cell] = []
         for (seed, of_seed), (clip, size), (norm, line) in itertools.product(seeds.items(), columns, norms.items()):
             name = "_".join((_slug(norm), _slug(clip), f"b{size}", f"s{seed}"))
@@ -293,7 +293,7 @@ class _Reader:
 
 
 def _check_comparable(study: Study) -> None:
-    """The same epochs and the linear rule for every batch size, or their accuracies do not compare."""
+    """Check that every batch size has the same epochs and the linear rule, so that accuracies can be compared."""
     if len({size for _, size in study.columns}) == 1:
         return
     for cell in study.cells:

@@ -1,21 +1,19 @@
-"""Runs cells: each a `fit` that goes on from its last checkpoint, and a `test` of the last checkpoint."""
+"""Runs cells: each is a `fit`, which resumes from its last checkpoint, and a `test` of the last checkpoint."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import re
 import shlex
-import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from video_gn.errors import ConfigError, RunError
+from video_gn.run.signals import StopFlag
 from video_gn.study.cells import CellDirectory, CellRecord
 from video_gn.study.plan import Cell, Study
 from video_gn.study.settings import as_word
@@ -24,61 +22,37 @@ log = logging.getLogger(__name__)
 
 # (words after `video-gn`, file to append its output to) -> exit status.
 Runner = Callable[[Sequence[str], Path], int]
-# Of a test whose results stand, though some videos could not be read.
+# Exit status of a test whose results are valid, though some videos could not be read.
 _SOME_UNREADABLE = 3
-# What is left of a cell's output that was a terminal's: colours, and lines written over.
+# Terminal codes in a cell's output: colours, and carriage returns of progress bars.
 _CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
-# For a child to write its last lines after Ctrl-C or SIGTERM.
+# Time for a child to write its last lines after Ctrl-C or SIGTERM.
 _GRACE_SECONDS = 20.0
 
 
 def run_child(words: Sequence[str], log_path: Path) -> int:
-    """Run `video-gn WORDS...` in a process of its own.
+    """Run `video-gn WORDS...` in a child process; a signal to this process, as from SLURM, ends the child too.
 
     Args:
-        words: command and options.
-        log_path: its output is appended here.
+        words: Command and options.
+        log_path: File to append its output to.
 
     Returns:
         Its exit status; negative for a signal.
+
+    Raises:
+        StoppedError: after a signal to this process, once the child has ended. Its last checkpoint stays.
     """
-    with log_path.open("ab") as file, _signals_stop():
+    flag = StopFlag()
+    with log_path.open("ab") as file, flag.installed():
         child = subprocess.Popen(
             [sys.executable, "-m", "video_gn", *words], stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
         )
-        try:
-            return child.wait()
-        except BaseException:
-            # Whoever stops the study stops the cell; its last checkpoint stays.
-            child.terminate()
-            try:
-                child.wait(_GRACE_SECONDS)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-            raise
-
-
-@contextlib.contextmanager
-def _signals_stop() -> Iterator[None]:
-    """SLURM's SIGTERM or SIGUSR1 unwinds this process, so that its child ends with it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: object) -> None:
-        sys.exit(128 + number)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        return flag.wait_for(child, grace_seconds=_GRACE_SECONDS)
 
 
 def words_of(study: Study, directory: CellDirectory) -> list[str]:
-    """A cell's options, the same for fit and test, as they would be typed."""
+    """A cell's options on the command line, the same for fit and test."""
     settings = directory.cell.settings
     return [
         "-c",
@@ -86,24 +60,19 @@ def words_of(study: Study, directory: CellDirectory) -> list[str]:
         f"--run_dir={directory.path}",
         *(as_word(key, value) for key, value in settings.items()),
         *study.words,
-        # The test too is of the last checkpoint: `best` would be chosen by the very videos that are tested.
+        # The test uses the last checkpoint too: `best` would be chosen by the very videos that are tested.
         "--ckpt_path=last",
     ]
 
 
 def run_cell(study: Study, directory: CellDirectory, *, runner: Runner = run_child) -> str | None:
-    """Train and test a cell, or what is left of it to do. The caller holds it.
-
-    Args:
-        study: the plan.
-        directory: of the cell.
-        runner: runs a command.
+    """Train and test a cell, or what is left of that; the caller holds its lock.
 
     Returns:
-        None, or what failed.
+        What failed, or None.
     """
     record = directory.read() or CellRecord({})
-    # What may change between attempts is kept as the last one had it.
+    # Settings that may change between attempts are recorded as the last one had them.
     record.settings, record.extra = study.resolved(directory.cell), sorted(study.extra)
     directory.begin(record)
     words = words_of(study, directory)
@@ -129,13 +98,13 @@ def _step(words: list[str], directory: CellDirectory, runner: Runner) -> str | N
 
 
 def _last_line(path: Path, start: int) -> str:
-    """The last words of a command, past `start` bytes: its error, where it is one of ours."""
+    """The last line of a command's output past `start` bytes, or its last error if it printed one."""
     with path.open("rb") as file:
         file.seek(max(start, path.stat().st_size - 20_000))
         lines = [_CONTROLS.sub("", line).strip() for line in file.read().decode("utf-8", "replace").splitlines()]
-    told = [line for line in lines if line]
-    errors = [line for line in told if "error:" in line.lower()]
-    return (errors or told or ["it said nothing"])[-1]
+    lines = [line for line in lines if line]
+    errors = [line for line in lines if "error:" in line.lower()]
+    return (errors or lines or ["no output"])[-1]
 
 
 # ---- a list of cells -------------------------------------------------------------------------
@@ -144,23 +113,17 @@ def _last_line(path: Path, start: int) -> str:
 def run_cells(study: Study, out: Path, cells: Sequence[Cell], *, runner: Runner = run_child) -> list[str]:
     """Run cells one after another; finished ones are not run again, a failing one does not stop the others.
 
-    Args:
-        study: the plan.
-        out: the study's directory.
-        cells: of the plan.
-        runner: runs a command.
-
     Returns:
-        What failed, a line for each cell.
+        A line for each cell that failed.
 
     Raises:
-        ConfigError: before anything is run, where a cell was begun with other settings.
+        ConfigError: before anything is run, if a cell was started with other settings.
         RunError: for a single cell that another process runs.
+        StoppedError: after a signal.
     """
     directories = [CellDirectory(out, cell) for cell in cells]
     for directory in directories:
         directory.check_unchanged(study)
-    # A first word on what is there, then a line for each cell.
     done = [directory.cell.name for directory in directories if directory.state(study) == "done"]
     log.info("%s: %d of %d cells, %d of them finished; %s", study.path, len(cells), len(study.cells), len(done), out)
     clock, failures = _Clock(study, out), []
@@ -192,12 +155,12 @@ def _run_held(
         return None
     begun = directory.read()
     if begun is not None:
-        # What another process began in the meantime may differ too.
+        # Another process may have started it in the meantime.
         directory.check_unchanged(study)
-    log.info("%s: %s%s", title, "going on" if begun else "training", clock.told(left))
+    log.info("%s: %s%s", title, "resuming" if begun else "training", clock.estimate(left))
     failed = run_cell(study, directory, runner=runner)
     if failed is None:
-        log.info("%s: %s%s", title, _outcome(directory), clock.told(left[1:]))
+        log.info("%s: %s%s", title, _outcome(directory), clock.estimate(left[1:]))
     return failed
 
 
@@ -208,7 +171,7 @@ def _title(cell: Cell, study: Study) -> str:
 
 def _outcome(directory: CellDirectory) -> str:
     try:
-        top1 = json.loads(directory.metrics.read_text(encoding="utf-8")).get("top1")
+        top1 = json.loads(directory.metrics.read_text(encoding="utf-8", errors="surrogateescape")).get("top1")
         record = directory.read()
     except (OSError, ValueError) as error:
         return f"{directory.metrics} cannot be read: {error}"
@@ -217,13 +180,13 @@ def _outcome(directory: CellDirectory) -> str:
 
 
 class _Clock:
-    """Time left, from the minutes for each frame of a clip that finished cells took: frames make the cost."""
+    """Estimates the time left: a cell's cost is taken as proportional to the frames of its clip."""
 
     def __init__(self, study: Study, out: Path) -> None:
         self.study = study
         self.out = out
 
-    def told(self, left: Sequence[Cell]) -> str:
+    def estimate(self, left: Sequence[Cell]) -> str:
         minutes = frames = 0.0
         for cell in self.study.cells:
             directory = CellDirectory(self.out, cell)
@@ -242,14 +205,10 @@ def _duration(minutes: float) -> str:
 
 
 def pick_cells(study: Study, text: str) -> list[Cell]:
-    """The cells that `--cell` names.
-
-    Args:
-        study: the plan.
-        text: "3" for cell 3; "0/4" for the first of four parts: cells 0, 4, 8, ...
+    """The cells that `--cell` names: "3" is cell 3, "0/4" the first of four parts: cells 0, 4, 8, ...
 
     Raises:
-        ConfigError: for a number outside the study, or a part that is none.
+        ConfigError: for a number outside the study, or a part that does not exist.
     """
     match = re.fullmatch(r"(\d+)(?:/(\d+))?", text)
     num_cells = len(study.cells)

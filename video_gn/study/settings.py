@@ -1,4 +1,4 @@
-"""Settings as words of a command line and as values: the one form in which cells are told apart."""
+"""Settings as words of a command line and as flat values, by which cells are told apart."""
 
 from __future__ import annotations
 
@@ -7,22 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
+from jsonargparse import get_loader
 
 from video_gn.errors import ConfigError
 
-# What a run may be given anew without being another run: how fast it reads, how often it saves and tells.
+# Settings that may change between attempts at the same run: how fast it reads, how often it saves and logs.
 FREE = ("data.loader.", "checkpoint.every_n_steps", "checkpoint.keep_steps", "trainer.enable_progress_bar")
-# What a study gives to each cell itself.
+# Settings that a study gives to each cell itself.
 OWN = ("run_dir", "ckpt_path", "config", "seed_everything", "data.batch_size")
 
 
 def flatten(settings: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as {"model.optimizer.lr": 0.02}; lists and empty mappings stay values.
-
-    Args:
-        settings: nested, or dotted already, or both.
-        prefix: of the keys.
-    """
+    """Nested or dotted settings as {"model.optimizer.lr": 0.02}; lists and empty mappings stay values."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         name = full_name(f"{prefix}{key}")
@@ -42,21 +38,16 @@ def full_name(key: str) -> str:
 
 
 def as_word(key: str, value: Any) -> str:
-    """A setting as a word of a command line.
-
-    Args:
-        key: dotted.
-        value: a string is written as it is, all else as json.
-    """
+    """A setting as a word of a command line: a string as it is, any other value as json."""
     return f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
 
 
 def parse_words(words: Sequence[str], *, source: str) -> dict[str, Any]:
-    """The settings that words of a command line hold.
+    """The settings in the words of a command line.
 
     Args:
         words: `--KEY VALUE` or `--KEY=VALUE`.
-        source: what an error calls them.
+        source: What an error calls them.
 
     Returns:
         Values by dotted key; of a key given twice the last, of `--KEY+=VALUE` all in a list.
@@ -76,42 +67,26 @@ def parse_words(words: Sequence[str], *, source: str) -> dict[str, Any]:
                 raise ConfigError(f"{source}: {key} must have a value, got none. Write {key}=VALUE.")
             text = rest.pop(0)
         name = full_name(key.removeprefix("--").replace(".+", "+"))
-        if name.endswith("+"):
-            settings[name] = [*settings.get(name, []), _value(text)]
-        else:
-            settings[name] = _value(text)
+        settings[name] = [*settings.get(name, []), _value(text)] if name.endswith("+") else _value(text)
     return flatten(settings)
 
 
 def _value(text: str) -> Any:
-    """What a word says, so that `[96,120]` and `[96, 120]`, `1e-3` and `0.001` are the same."""
+    """The value that fit reads from a word: `[96,120]` and `[96, 120]`, `1e-3` and `0.001` are the same."""
     try:
-        value = yaml.safe_load(text)
+        return get_loader("yaml")(text)
     except yaml.YAMLError:
         return text
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return text
-    return json.loads(json.dumps(value, default=str))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, ignore: Sequence[str] = ()) -> list[str]:
-    """Lines "key: old -> new" of the settings that differ and matter to a run's outcome.
+    """Lines "key: old -> new" of the flat settings that differ and matter to a run's outcome, but for `ignore`."""
 
-    Args:
-        old: flat settings.
-        new: flat settings.
-        ignore: further keys that do not count.
-    """
-    lines = []
-    for key in sorted({*old, *new}):
-        if key.startswith(FREE) or key in ignore or old.get(key) == new.get(key):
-            continue
-        lines.append(f"{key}: {_told(old, key)} -> {_told(new, key)}")
-    return lines
+    def shown(settings: Mapping[str, Any], key: str) -> str:
+        return json.dumps(settings[key]) if key in settings else "not set"
 
-
-def _told(settings: Mapping[str, Any], key: str) -> str:
-    return json.dumps(settings[key]) if key in settings else "not set"
+    return [
+        f"{key}: {shown(old, key)} -> {shown(new, key)}"
+        for key in sorted({*old, *new})
+        if not key.startswith(FREE) and key not in ignore and old.get(key) != new.get(key)
+    ]

@@ -15,12 +15,12 @@ _NOTHING = "–"
 
 @dataclass(frozen=True)
 class Table:
-    """Text cells under column heads.
+    """A table of text.
 
     Args:
-        title: what the figures are.
-        heads: the first is of the lines' labels; each a tuple of lines.
-        rows: as long as the heads.
+        title: What the figures are.
+        heads: Head of each column as a tuple of lines; the first column holds the labels of the rows.
+        rows: Cells of each row, as many as heads.
     """
 
     title: str
@@ -38,7 +38,7 @@ def percent(value: Spread | None, *, signed: bool = False) -> str:
 
 
 def tables(results: Results) -> list[Table]:
-    """Accuracies, differences to the reference line, and, of a cross validation, the pooled accuracy."""
+    """Accuracies, differences to the reference line, and, for a cross validation, the pooled accuracy."""
     study = results.study
     found = [_table(results, _accuracy_title(results), _accuracy)]
     if len(study.norms) > 1:
@@ -92,7 +92,7 @@ def _accuracy(cells: Sequence[CellResult], reference: Sequence[CellResult]) -> s
 
 
 def _few(cells: Sequence[CellResult], results: Results) -> str:
-    """Says where seeds are missing."""
+    """How many seeds there are, if some are missing."""
     return f" ({len(cells)} of {len(results.study.seeds)})" if 0 < len(cells) < len(results.study.seeds) else ""
 
 
@@ -102,11 +102,11 @@ def _seeds_told(value: Spread | None, results: Results) -> str:
 
 
 def markdown(results: Results, *, figures: Sequence[str] = ()) -> str:
-    """The tables, notes, what is missing, and links to the figures.
+    """The tables, notes, missing cells, and links to the figures.
 
     Args:
-        results: of a study.
-        figures: names of picture files beside the text.
+        results: Results of a study.
+        figures: Names of picture files beside the text.
     """
     study = results.study
     lines = [f"# {study.path.stem}", "", *_summary(results), ""]
@@ -131,12 +131,12 @@ def _summary(results: Results) -> list[str]:
     return [
         f"{len(study.norms)} norms x {len(study.columns)} columns x {len(study.seeds)} seeds of {study.base_path}: "
         f"{len(results.cells)} of {len(study.cells)} cells, {time}. Batch sizes are those of one process. "
-        "Tests are of the last checkpoint."
+        "The last checkpoint was tested."
     ]
 
 
 def _missing(results: Results) -> list[str]:
-    """Why cells are not there, and which: those not begun in one line, of the others each its own."""
+    """Missing cells and why: those not begun in one line, each other one in its own."""
     lines = [f"{cell.index}, {cell.name}: {why}" for cell, why in results.missing if why != NOT_BEGUN]
     numbers = [cell.index for cell, why in results.missing if why == NOT_BEGUN]
     return lines if not numbers else [*lines, f"{NOT_BEGUN}: {', '.join(map(str, numbers))}"]
@@ -147,7 +147,7 @@ def _escape(text: str) -> str:
 
 
 def print_tables(results: Results, console: Console | None = None) -> None:
-    """Print the tables, then what is missing."""
+    """Print the tables, then the missing cells."""
     console = console or Console()
     for table in tables(results):
         rich = RichTable(title=table.title, title_justify="left", title_style="bold")
