@@ -130,7 +130,7 @@ class TestRefused:
                 {"codec": "mpeg4", "bframes": 2},
                 "it starts at key frames that cannot be decoded by themselves",
             ),
-            ("444.mkv", {"codec": "ffv1", "pix_fmt": "yuv411p"}, "key frames that do not|may convert yuv411p"),
+            ("444.mkv", {"codec": "ffv1", "pix_fmt": "yuv411p"}, "key frames that cannot|may convert yuv411p"),
             ("10.mp4", {"pix_fmt": "yuv422p10le"}, "it may convert yuv422p10le to other colours"),
         ],
     )
