@@ -7,9 +7,6 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-# The names in `video_gn.models.LAYOUTS`, for a command line's help, which must not wait for torch.
-LAYOUTS = ("mmaction", "nonlocal", "slowfast")
-
 
 def check_choice(name: str, value: object, choices: Iterable[Any]) -> None:
     """Raise ValueError for what is none of the choices.

@@ -8,8 +8,7 @@ import weight_files as files
 import yaml
 from runs import TINY, run
 
-from video_gn import checks
-from video_gn.models import LAYOUTS, i3d
+from video_gn.models import i3d
 from video_gn.weights.keymaps import KEYMAPS
 
 MORE = ["--trainer.max_epochs=1", "--trainer.limit_val_batches=2"]
@@ -31,10 +30,6 @@ def images(tmp_path_factory):
     path = tmp_path_factory.mktemp("images") / "resnet50.pth"
     flat = {k: v.sum(2) if v.ndim == 5 else v for k, v in state("torchvision", num_classes=1000).items()}
     return files.flat_pth(path, flat)
-
-
-def test_layouts_of_the_help_are_the_tables():
-    assert sorted(checks.LAYOUTS) == sorted(LAYOUTS)
 
 
 @pytest.mark.slow

@@ -4,11 +4,10 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from video_gn.models.batch_norms import checkpoint_contexts
-from video_gn.models.norms import NORMS, make_norm
+from video_gn.models._batch_norms import checkpoint_contexts
+from video_gn.models.norms import make_norm
 
 SHAPE = (3, 4, 3, 1, 5)  # N, C, T, H, W
-BATCH_FAMILY = [kind for kind, row in NORMS.items() if row.keeps_statistics]
 # The warm-up is over after the second of five steps, and both limits are reached by some channels.
 RENORM = {"r_max": 1.5, "d_max": 0.5, "warmup_start_steps": 1, "warmup_steps": 2}
 EPS, MOMENTUM = 1e-3, 0.3

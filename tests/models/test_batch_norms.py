@@ -6,12 +6,13 @@ import threading
 
 import pytest
 import torch
-from norm_stacks import BATCH_FAMILY, EPS, MOMENTUM, RENORM, build, checkpointed, clip, equal, plainly, stack
+from norm_stacks import EPS, MOMENTUM, RENORM, build, checkpointed, clip, equal, plainly, stack
 from torch import nn
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
-from video_gn.models.batch_norms import BatchRenorm, FrozenBatchNorm, checkpoint_contexts, recomputing
+from video_gn.models._batch_norms import BatchRenorm, FrozenBatchNorm, checkpoint_contexts, recomputing
 from video_gn.models.norms import make_norm
+from video_gn.models.tables import BATCH_FAMILY
 
 # ---- the definitions, one value at a time, in Python's float64 ----------------------------------------
 

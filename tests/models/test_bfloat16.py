@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from video_gn.models import i3d
-from video_gn.models.bfloat16 import check_bfloat16_cpu
+from video_gn.models._bfloat16 import check_bfloat16_cpu
 
 
 def frames_of_convs(net, shape_CTHW):

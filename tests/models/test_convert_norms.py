@@ -10,12 +10,13 @@ from torch import nn
 from torchvision.models.video import r3d_18
 
 from video_gn.models import i3d
-from video_gn.models.batch_norms import BatchRenorm
+from video_gn.models._batch_norms import BatchRenorm
 from video_gn.models.convert_norms import convert_norms
 from video_gn.models.norms import NORMS, is_norm, make_norm
+from video_gn.models.tables import BATCH_FAMILY
 
 GROUPS = {"group": {"num_groups": 2}}
-WITH_STATISTICS = [kind for kind, row in NORMS.items() if row.keeps_statistics]
+WITH_STATISTICS = list(BATCH_FAMILY)
 
 
 def stack(kind):
@@ -41,7 +42,7 @@ def test_what_is_kept(there, here):
     parameters = {name: id(p) for name, p in net.named_parameters()}
     x = clips(2, 3, 5)
     before = copy.deepcopy(net).eval()(x).detach()
-    kept = there == "torch" or NORMS[there].keeps_statistics
+    kept = there == "torch" or there in BATCH_FAMILY
     if here == "frozen_batch" and not kept:
         state = copy.deepcopy(net.state_dict())
         with pytest.raises(ValueError, match=r"must have running statistics to become 'frozen_batch', got \w+ as 1\."):
@@ -58,7 +59,7 @@ def test_what_is_kept(there, here):
         assert norm.weight.requires_grad is norm.bias.requires_grad is (here != "frozen_batch")
         if here != "none":
             assert norm.eps == (eps if there != "none" else 1e-5)
-        if NORMS[here].keeps_statistics:
+        if here in BATCH_FAMILY:
             for name in ("running_mean", "running_var"):
                 fresh = torch.full_like(norm.weight, name == "running_var")
                 assert torch.equal(getattr(norm, name), getattr(was, name) if kept else fresh)
@@ -66,7 +67,7 @@ def test_what_is_kept(there, here):
             assert int(norm.num_batches_tracked) == (7 if counts else 0)
             assert norm.num_batches_tracked.dtype == torch.int64
     net.eval()
-    if (kept and NORMS[here].keeps_statistics) or there == here:
+    if (kept and here in BATCH_FAMILY) or there == here:
         torch.testing.assert_close(net(x), before, rtol=1e-6, atol=1e-6)
     net.load_state_dict(convert_norms(stack(here), here, **GROUPS.get(here, {})).state_dict())
 

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from video_gn.models.group_norm import GroupNorm, group_norm, group_norm_reference
+from video_gn.models._group_norm import GroupNorm, group_norm, group_norm_reference
 
-module = importlib.import_module("video_gn.models.group_norm")  # the package's name is the function's
+module = importlib.import_module("video_gn.models._group_norm")  # the package's name is the function's
 SHAPE = (3, 8, 2, 5, 3)
 EPS = 1e-5
 

@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from video_gn.models.batch_norms import BatchRenorm
+from video_gn.models._batch_norms import BatchRenorm
 from video_gn.models.norms import (
     NORMS,
-    NormName,
     check_norm_training,
     group_count,
     has_statistics,
@@ -19,6 +18,7 @@ from video_gn.models.norms import (
     make_norm,
     norm_kind,
 )
+from video_gn.models.tables import BATCH_FAMILY, NormName
 
 SHAPE = (3, 4, 3, 1, 5)  # N, C, T, H, W
 GROUPS = {"group": {"num_groups": 2}}
@@ -165,18 +165,17 @@ def test_the_table_says_what_depends_on_the_batch_and_what_is_kept(kind):
     norm.eval()
     # What does not depend on the batch has nothing to do otherwise at test.
     assert torch.equal(training, norm(x)) is not NORMS[kind].depends_on_batch
-    assert NORMS[kind].at_test.startswith("running averages") is NORMS[kind].depends_on_batch
     buffers = {name for name, _ in norm.named_buffers()}
-    wanted = {"running_mean", "running_var", "num_batches_tracked"} if NORMS[kind].keeps_statistics else set()
+    wanted = {"running_mean", "running_var", "num_batches_tracked"} if kind in BATCH_FAMILY else set()
     assert buffers == wanted
 
 
 def test_names_in_a_state_dict_are_batch_norms():
     names = list(nn.BatchNorm3d(4).state_dict())
-    for kind, row in NORMS.items():
-        wanted = names if row.keeps_statistics else ["weight", "bias"]
+    for kind in NORMS:
+        wanted = names if kind in BATCH_FAMILY else ["weight", "bias"]
         assert list(make_norm(kind, 32).state_dict()) == wanted
-    assert {kind for kind, row in NORMS.items() if row.keeps_statistics} == {
+    assert set(BATCH_FAMILY) == {
         "batch",
         "sync_batch",
         "frozen_batch",

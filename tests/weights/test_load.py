@@ -10,12 +10,11 @@ from torchvision.models import resnet18
 from torchvision.models.video import r2plus1d_18
 
 from video_gn.errors import CheckpointError
-from video_gn.models import NORMS, i3d
-from video_gn.models.resnet3d import DEPTHS
+from video_gn.models import BATCH_FAMILY, NORMS, i3d
 from video_gn.weights import FORMATS, load_into
 from video_gn.weights.build import build_net
 from video_gn.weights.files import read_file
-from video_gn.weights.formats import _DEPTHS, norm_family, recognize
+from video_gn.weights.formats import norm_family, recognize
 from video_gn.weights.inspect import inspect
 from video_gn.weights.keymaps import KEYMAPS, is_norm_name
 
@@ -75,10 +74,6 @@ def accounted(report, state, net):
     given = [e.target for e in report.entries if e.status == "taken" or e.status in ("misshapen", "unfit")]
     names = [*given, *(r.target for r in report.remaining)]
     assert sorted(names) == sorted(net.state_dict())
-
-
-def test_the_numbers_of_blocks_are_the_networks():
-    assert {depth: blocks for blocks, depth in _DEPTHS.items()} == DEPTHS
 
 
 @pytest.mark.parametrize("zoo", ["pytorchvideo", "slowfast", "mmaction", "torchvision"])
@@ -414,16 +409,13 @@ def test_scale_and_shift_alone_may_be_of_either_norm(tmp_path):
         assert words in text
 
 
-KINDS_WITH_STATISTICS = [kind for kind, row in NORMS.items() if row.keeps_statistics]
-
-
 def test_families_are_those_of_the_table():
-    for kind, row in NORMS.items():
-        family = "none" if kind == "none" else "batch" if row.keeps_statistics else "group"
+    for kind in NORMS:
+        family = "none" if kind == "none" else "batch" if kind in BATCH_FAMILY else "group"
         assert norm_family(kind) == family
 
 
-@pytest.mark.parametrize("here", KINDS_WITH_STATISTICS)
+@pytest.mark.parametrize("here", BATCH_FAMILY)
 def test_statistics_fit_every_kind_that_keeps_them(tmp_path, here):
     source = randomized(small())
     for name, tensor in source.state_dict().items():
@@ -456,7 +448,7 @@ def test_batch_renorm_goes_on_with_its_own_count(tmp_path):
     assert same(built.state_dict(), source.state_dict())
 
 
-@pytest.mark.parametrize("kind", [*KINDS_WITH_STATISTICS, "none"])
+@pytest.mark.parametrize("kind", [*BATCH_FAMILY, "none"])
 def test_a_checkpoint_of_every_kind_is_built_again(tmp_path, kind):
     source = randomized(small(kind))
     path = write(tmp_path / "w.ckpt", source, "video_gn")

@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from video_gn.checks import LAYOUTS, positive
+from video_gn.checks import positive
 from video_gn.commands._terminal import set_up_logging
+from video_gn.models import LAYOUTS
 
 _FORMATS = ("contiguous", "channels_last_3d")
 _PRECISIONS = ("float32", "bfloat16")
@@ -109,7 +110,7 @@ def _add_train(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--width", type=positive, default=64, metavar="N", help="channels of the stem (64)")
     parser.add_argument(
         "--layout",
-        choices=LAYOUTS,
+        choices=sorted(LAYOUTS),
         default="slowfast",
         help="layout of our nets; pytorchvideo's is measured with slowfast alone (slowfast)",
     )

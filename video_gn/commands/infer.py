@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from video_gn.checks import LAYOUTS, not_negative, positive
+from video_gn.checks import not_negative, positive
 from video_gn.clips import Failure
 from video_gn.commands._terminal import set_up_logging, with_progress
 from video_gn.errors import ConfigError
 from video_gn.labelling.options import LINES_SUFFIX, add_options, check_options
+from video_gn.models import LAYOUTS
 
 if TYPE_CHECKING:
     from video_gn.evaluation.predictor import Predictor
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("videos", nargs="*", metavar="PATH", help="files, directories (searched through), globs, lists")
     parser.add_argument("--checkpoint", "--ckpt_path", metavar="FILE", help="a training run's, or any zoo's weights")
     parser.add_argument("--labels", metavar="FILE", help="class names: one a line, or json (the checkpoint's own)")
-    parser.add_argument("--layout", choices=LAYOUTS, help="layout, if a zoo's file does not say (nonlocal)")
+    parser.add_argument("--layout", choices=sorted(LAYOUTS), help="layout, if a zoo's file does not say (nonlocal)")
     parser.add_argument("--output", metavar="FILE", help="file to write the results to, .json, .csv or .jsonl")
     parser.add_argument("--top_k", type=positive, default=5, metavar="K", help="labels of each video (5)")
     parser.add_argument(

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from video_gn.checks import LAYOUTS
 from video_gn.commands._terminal import set_up_logging
+from video_gn.models import LAYOUTS
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def _add_convert(commands: Any) -> None:
         "--names", choices=("video_gn", "pytorchvideo", "torchvision"), help="tensor names (those of DST's suffix)"
     )
     parser.add_argument("--format", default="auto", help="zoo whose format SRC has (auto)")
-    parser.add_argument("--layout", choices=LAYOUTS, help="layout, if the file does not say (nonlocal)")
+    parser.add_argument("--layout", choices=sorted(LAYOUTS), help="layout, if the file does not say (nonlocal)")
     parser.add_argument("--labels", metavar="FILE", help="class names to store: one a line, or json")
     parser.add_argument("--overwrite", action="store_true", help="replace DST")
     parser.set_defaults(run=_convert)

@@ -1,15 +1,40 @@
-"""The networks: `i3d` with every knob, and named models with literal numbers."""
+"""The networks: `i3d` with every knob, and named models with literal numbers.
 
-from video_gn.models.batch_norms import checkpoint_contexts, recomputing
-from video_gn.models.convert_norms import convert_norms
-from video_gn.models.norms import NORMS, check_norm_training, has_statistics, is_norm, make_norm
-from video_gn.models.resnet3d import I3D, LAYOUTS, i3d, min_clip
-from video_gn.models.zoo import i3d_r50_bn, i3d_r50_gn, i3d_r101_gn
+torch is imported with the first name that needs it: `video_gn.models.tables` alone needs none.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from video_gn.models.tables import BATCH_FAMILY, DEPTHS, LAYOUTS
+
+if TYPE_CHECKING:
+    from video_gn.models._batch_norms import BatchRenorm, checkpoint_contexts, recomputing
+    from video_gn.models._bfloat16 import check_bfloat16_cpu
+    from video_gn.models.convert_norms import convert_norms
+    from video_gn.models.norms import NORMS, check_norm_training, has_statistics, is_norm, make_norm
+    from video_gn.models.resnet3d import I3D, i3d, min_clip
+    from video_gn.models.zoo import i3d_r50_bn, i3d_r50_gn, i3d_r101_gn
+
+_HOMES = {
+    "_batch_norms": ("BatchRenorm", "checkpoint_contexts", "recomputing"),
+    "_bfloat16": ("check_bfloat16_cpu",),
+    "convert_norms": ("convert_norms",),
+    "norms": ("NORMS", "check_norm_training", "has_statistics", "is_norm", "make_norm"),
+    "resnet3d": ("I3D", "i3d", "min_clip"),
+    "zoo": ("i3d_r50_bn", "i3d_r50_gn", "i3d_r101_gn"),
+}
 
 __all__ = [
+    "BATCH_FAMILY",
+    "DEPTHS",
     "I3D",
     "LAYOUTS",
     "NORMS",
+    "BatchRenorm",
+    "check_bfloat16_cpu",
     "check_norm_training",
     "checkpoint_contexts",
     "convert_norms",
@@ -23,3 +48,10 @@ __all__ = [
     "min_clip",
     "recomputing",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    home = next((home for home, names in _HOMES.items() if name in names), None)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{home}"), name)

@@ -9,23 +9,13 @@ import torch
 
 from video_gn.checks import check_choice
 from video_gn.models.norms import check_norm_numbers, group_count, make_norm, norm_kind
+from video_gn.models.tables import DEPTHS, LAYOUTS
 
 
-def check_arguments(
-    arguments: Mapping[str, Any], *, depths: Mapping[Any, object], layouts: Mapping[Any, object]
-) -> None:
-    """Check everything that a net is built from.
-
-    Args:
-        arguments: of `i3d`, by name, as plain values.
-        depths: the table of depths.
-        layouts: the table of layouts.
-
-    Raises:
-        ValueError: for a value out of range, or groups that do not divide the width.
-    """
-    check_choice("depth", arguments["depth"], depths)
-    check_choice("layout", arguments["layout"], layouts)
+def check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Raise ValueError for an argument of `i3d` that is out of range, or groups that do not divide the width."""
+    check_choice("depth", arguments["depth"], DEPTHS)
+    check_choice("layout", arguments["layout"], LAYOUTS)
     kind = norm_kind(arguments["norm"])
     check_norm_numbers(eps=arguments["norm_eps"], momentum=arguments["norm_momentum"])
     check_counts(**{name: arguments[name] for name in ("num_classes", "width", "in_channels")})

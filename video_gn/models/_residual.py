@@ -7,6 +7,7 @@ Shape letters: N batch, C channels, T frames, H, W.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,8 +15,17 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from video_gn.models._pytorchvideo import ResStage
-from video_gn.models.batch_norms import checkpoint_contexts
+from video_gn.models._batch_norms import checkpoint_contexts
+
+with warnings.catch_warnings():
+    # fvcore, which pytorchvideo imports, compiles a loss with torch.jit.script that nothing here uses.
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=Warning)
+    from pytorchvideo.models.net import Net as Net
+    from pytorchvideo.models.resnet import BottleneckBlock as BottleneckBlock
+    from pytorchvideo.models.resnet import ResStage
+    from pytorchvideo.models.resnet import create_bottleneck_block as create_bottleneck_block
+    from pytorchvideo.models.resnet import create_res_stage as create_res_stage
+    from pytorchvideo.models.stem import create_res_basic_stem as create_res_basic_stem
 
 
 class DropPathSum(nn.Module):

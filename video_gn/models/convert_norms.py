@@ -12,16 +12,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from video_gn.models.batch_norms import BatchRenorm, FrozenBatchNorm
-from video_gn.models.norms import (
-    DEFAULT_NUM_GROUPS,
-    NormKind,
-    check_norm_options,
-    is_norm,
-    make_norm,
-    norm_kind,
-    warn_of_ignored_groups,
-)
+from video_gn.models._batch_norms import BatchRenorm, FrozenBatchNorm
+from video_gn.models.norms import check_norm_options, is_norm, make_norm, norm_kind, warn_of_ignored_groups
+from video_gn.models.tables import BATCH_FAMILY, DEFAULT_NUM_GROUPS
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -87,7 +80,7 @@ def convert_norms(
         _check_statistics(name or "net", module, fresh)
         new[id(module)] = fresh
     for module in old.values():
-        _take_over(module, new[id(module)], row)
+        _take_over(module, new[id(module)], keeps_statistics=kind in BATCH_FAMILY)
     if arguments is not None:
         arguments |= {"norm": kind, **groups}
         if norm_options or "norm_options" in arguments:
@@ -136,7 +129,7 @@ def _check_statistics(name: str, old: nn.Module, new: nn.Module) -> None:
         )
 
 
-def _take_over(old: nn.Module, new: nn.Module, row: NormKind) -> None:
+def _take_over(old: nn.Module, new: nn.Module, *, keeps_statistics: bool) -> None:
     """Give the new norm, which is on the meta device, the old one's tensors, and fresh ones for what it had not."""
     held = [*old.parameters(recurse=False), *(b for b in old.buffers(recurse=False) if b.is_floating_point())]
     like = held[0] if held else torch.empty(0)
@@ -148,7 +141,7 @@ def _take_over(old: nn.Module, new: nn.Module, row: NormKind) -> None:
         if frozen or isinstance(old, FrozenBatchNorm):
             mine.requires_grad_(not frozen)
         setattr(new, name, mine)
-    if row.keeps_statistics:
+    if keeps_statistics:
         taken = _statistics(old)
         if isinstance(new, BatchRenorm) and not isinstance(old, BatchRenorm):
             taken.pop("num_batches_tracked", None)

@@ -13,18 +13,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from video_gn.models.batch_norms import BatchNorm3d, BatchRenorm, FrozenBatchNorm, ScaleShift, SyncBatchNorm
-from video_gn.models.group_norm import GroupNorm
-
-NormName = Literal["batch", "group", "layer", "instance", "sync_batch", "frozen_batch", "batch_renorm", "none"]
-
-# Source: Wu & He 2018 (arXiv:1803.08494), section 4.1.
-DEFAULT_NUM_GROUPS = 32
+from video_gn.models._batch_norms import BatchNorm3d, BatchRenorm, FrozenBatchNorm, ScaleShift, SyncBatchNorm
+from video_gn.models._group_norm import GroupNorm
+from video_gn.models.tables import DEFAULT_NUM_GROUPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +45,16 @@ class NormKind:
 
     Args:
         build: (num_channels, options) -> module with `weight` and `bias` of shape (C,), or None for either.
-        reduces_over: the values of an (N, C, T, H, W) tensor that share a mean and a variance.
-        at_test: where the statistics come from in eval mode.
         has_groups: whether `num_groups` and `channels_per_group` mean anything.
         depends_on_batch: whether in training a sample's output depends on its neighbours.
         types: the classes that `build` may return; `is_norm` knows them.
-        keeps_statistics: whether it holds `running_mean`, `running_var` and `num_batches_tracked`, as Batch Norm does.
         options: the keys that `norm_options` may hold.
     """
 
     build: Callable[[int, NormOptions], nn.Module]
-    reduces_over: str
-    at_test: str
     has_groups: bool
     depends_on_batch: bool
     types: tuple[type[nn.Module], ...]
-    keeps_statistics: bool = False
     options: tuple[str, ...] = ()
 
 
@@ -107,69 +96,49 @@ def _none(num_channels: int, options: NormOptions) -> nn.Module:
 NORMS: dict[str, NormKind] = {
     "batch": NormKind(
         _batch,
-        reduces_over="N, T, H, W for each channel",
-        at_test="running averages of the training batches",
         has_groups=False,
         depends_on_batch=True,
         types=(BatchNorm3d,),
-        keeps_statistics=True,
     ),
     "group": NormKind(
         _group,
-        reduces_over="C/G, T, H, W for each sample and group",
-        at_test="the sample itself",
         has_groups=True,
         depends_on_batch=False,
         types=(GroupNorm,),
     ),
     "layer": NormKind(
         _layer,
-        reduces_over="C, T, H, W for each sample",
-        at_test="the sample itself",
         has_groups=False,
         depends_on_batch=False,
         types=(GroupNorm,),
     ),
     "instance": NormKind(
         _instance,
-        reduces_over="T, H, W for each sample and channel",
-        at_test="the sample itself",
         has_groups=False,
         depends_on_batch=False,
         types=(GroupNorm,),
     ),
     "sync_batch": NormKind(
         _sync_batch,
-        reduces_over="N of all processes, T, H, W for each channel",
-        at_test="running averages of the training batches",
         has_groups=False,
         depends_on_batch=True,
         types=(SyncBatchNorm,),
-        keeps_statistics=True,
     ),
     "frozen_batch": NormKind(
         _frozen_batch,
-        reduces_over="nothing: statistics from pretrained weights, fixed like scale and shift",
-        at_test="the same statistics as in training",
         has_groups=False,
         depends_on_batch=False,
         types=(FrozenBatchNorm,),
-        keeps_statistics=True,
     ),
     "batch_renorm": NormKind(
         _batch_renorm,
-        reduces_over="N, T, H, W for each channel, moved within limits towards the running averages",
-        at_test="running averages of the training batches",
         has_groups=False,
         depends_on_batch=True,
         types=(BatchRenorm,),
-        keeps_statistics=True,
         options=("r_max", "d_max", "warmup_start_steps", "warmup_steps"),
     ),
     "none": NormKind(
         _none,
-        reduces_over="nothing: scale and shift alone",
-        at_test="no statistics",
         has_groups=False,
         depends_on_batch=False,
         types=(ScaleShift,),

@@ -9,72 +9,18 @@ Shape letters: N batch, C channels, T frames, H, W, P positions (of the head's w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from video_gn.checks import check_choice
-from video_gn.models import _pytorchvideo as ptv
+from video_gn.models import _residual as ptv
 from video_gn.models._i3d_arguments import check_arguments, check_counts, plain
 from video_gn.models._residual import Stage, Stem, drop_paths
-from video_gn.models.norms import (
-    DEFAULT_NUM_GROUPS,
-    NormName,
-    is_norm,
-    make_norm,
-    norm_kind,
-    warn_of_ignored_groups,
-)
-
-LayoutName = Literal["nonlocal", "slowfast", "mmaction"]
-Depth = Literal[50, 101, 152]
-Size3 = tuple[int, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """What the sources do differently: the stem's strides, its pool, and the head's window. All triples are T, H, W.
-
-    Args:
-        conv1_stride: of the 5x7x7 convolution, which is padded by 2, 3, 3.
-        pool1_kernel: of the max pool after it.
-        pool1_stride: of that pool.
-        pool1_padding: of that pool.
-        head_window_px: side of the window that the head averages over, moved by one position at a time; the
-            whole map where it is smaller; None for always the whole map. In time it always spans all of T.
-        min_frames: the shortest clip. It is the product of the strides in time: a shorter one would leave less
-            than one frame's worth on the last map, or none.
-        min_px: the smallest height and width; below it a pool's window does not fit.
-    """
-
-    conv1_stride: Size3
-    pool1_kernel: Size3
-    pool1_stride: Size3
-    pool1_padding: Size3
-    head_window_px: int | None
-    min_frames: int
-    min_px: int
-
-
-# Maps of a 32-frame clip (slowfast: 8 frames) of 224 px: after conv1, pool1, res3, res4, res5
-#   nonlocal   T 16, 8, 4, 4, 4   H, W 112, 55, 28, 14, 7
-#   slowfast   T  8, 8, 4, 4, 4   H, W 112, 56, 28, 14, 7
-#   mmaction   T 16, 8, 4, 4, 4   H, W 112, 56, 28, 14, 7
-LAYOUTS: dict[str, Layout] = {
-    # Source: facebookresearch/video-nonlocal-net, resnet_video_org (its paper prints other pools; the author
-    # says in its thread 23 that the results come from the code's).
-    "nonlocal": Layout((2, 2, 2), (2, 3, 3), (2, 2, 2), (0, 0, 0), head_window_px=7, min_frames=8, min_px=5),
-    # Source: facebookresearch/SlowFast I3D_8x8_R50, pytorchvideo i3d_r50.
-    "slowfast": Layout((1, 2, 2), (1, 3, 3), (1, 2, 2), (0, 1, 1), head_window_px=7, min_frames=2, min_px=1),
-    # Source: open-mmlab/mmaction2 i3d_r50 (ResNet3d with conv1_stride_t=2, pool1_stride_t=2).
-    "mmaction": Layout((2, 2, 2), (1, 3, 3), (2, 2, 2), (0, 1, 1), head_window_px=None, min_frames=8, min_px=1),
-}
-
-# Blocks of res2, res3, res4, res5. Source: He et al. 2016 (arXiv:1512.03385), Table 1.
-DEPTHS: dict[int, tuple[int, int, int, int]] = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+from video_gn.models.norms import is_norm, make_norm, norm_kind, warn_of_ignored_groups
+from video_gn.models.tables import DEFAULT_NUM_GROUPS, DEPTHS, LAYOUTS, Depth, LayoutName, NormName
 
 # Which blocks of a stage have a 3x1x1 (1) and which a 1x1x1 (0) as their first convolution, repeated to the
 # stage's depth. Source: video-nonlocal-net, obtain_arc; the same in SlowFast and mmaction2.
@@ -279,7 +225,7 @@ def i3d(
     Source: Wu & He 2018 (arXiv:1803.08494), section 4.3; Wang et al. 2018 (arXiv:1711.07971), Table 1 and code.
     """
     arguments = {name: plain(value) for name, value in locals().items()}
-    check_arguments(arguments, depths=DEPTHS, layouts=LAYOUTS)
+    check_arguments(arguments)
     source = LAYOUTS[layout]
     warn_of_ignored_groups(norm, num_groups=num_groups, channels_per_group=channels_per_group)
     if not norm_kind(norm).has_groups:

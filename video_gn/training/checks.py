@@ -8,9 +8,7 @@ from typing import Any
 from lightning import Trainer
 
 from video_gn.errors import CheckpointError, ConfigError
-from video_gn.models.bfloat16 import check_bfloat16_cpu
-from video_gn.models.norms import check_norm_training, has_statistics
-from video_gn.models.resnet3d import I3D
+from video_gn.models import I3D, check_bfloat16_cpu, check_norm_training, has_statistics
 from video_gn.training.mixing import Mixing
 
 

@@ -40,7 +40,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from video_gn.data.extra_loader import extra_train_loader
 from video_gn.errors import ConfigError
 from video_gn.evaluation.scores import normalize_clips
-from video_gn.models.batch_norms import BatchRenorm, recomputing
+from video_gn.models import BatchRenorm, recomputing
 from video_gn.run.trainer_settings import callbacks_of
 
 log = logging.getLogger(__name__)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from video_gn.errors import CheckpointError
+from video_gn.models.tables import BATCH_FAMILY, DEFAULT_NUM_GROUPS, DEPTHS
 from video_gn.weights.about import KEY, metadata_words, own_words, slowfast_words
 from video_gn.weights.files import FileContent
 from video_gn.weights.keymaps import KEYMAPS, STAGES, Keymap
@@ -21,16 +22,11 @@ OWN = "video_gn"
 FORMATS = (OWN, *KEYMAPS)
 # The norm of a file that holds scale and shift alone, under names that do not tell whose.
 UNKNOWN = "unknown"
-# The kinds of `video_gn.models.NORMS` that keep statistics, which any other of them can take. That table is not
-# imported here: with it comes everything that networks are built of, only to look at a file.
-_KEEP_STATISTICS = ("batch", "sync_batch", "frozen_batch", "batch_renorm")
 
 # Where the zoos keep the network's tensors in a file.
 _SECTIONS = ("model_state", "state_dict", "model_state_dict", "model", "net", "blobs")
 # What trainers put before a network's own names.
 _WRAPPERS = re.compile(r"^(?:(?:module|model|net|_orig_mod)\.)+")
-# Blocks of res2 to res5. Source: He et al. 2016 (arXiv:1512.03385), Table 1.
-_DEPTHS: dict[tuple[int, ...], int] = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
 
 # What gives other networks away, by the zoos' names before ours are put in their place.
 _TELL_TALES = (
@@ -122,7 +118,7 @@ class Source:
     @property
     def depth(self) -> int | None:
         """50, 101, 152, or None for other numbers of blocks."""
-        return _DEPTHS.get(self.blocks)
+        return next((depth for depth, blocks in DEPTHS.items() if blocks == self.blocks), None)
 
     def other_network(self) -> str | None:
         """What network this is, where a name gives away that it is none of ours; with that name."""
@@ -239,7 +235,7 @@ def _describe(
 
 def norm_family(kind: str) -> str:
     """What weights of a kind of norm fit: "batch" for those with statistics, "none", or "group" for all others."""
-    if kind in _KEEP_STATISTICS:
+    if kind in BATCH_FAMILY:
         return "batch"
     return "none" if kind == "none" else "group"
 
@@ -259,7 +255,7 @@ def group_rule(net: Mapping[str, Any]) -> tuple[str, int] | None:
         return None
     if net.get("channels_per_group"):
         return "channels", int(net["channels_per_group"])
-    return "groups", int(net.get("num_groups") or 32)
+    return "groups", int(net.get("num_groups") or DEFAULT_NUM_GROUPS)
 
 
 def _preprocessing(name: str, *, is_2d: bool, about: Mapping[str, Any], words: Mapping[str, Any]) -> Preprocessing:
