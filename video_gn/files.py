@@ -43,13 +43,13 @@ def whole_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     part = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     with naming_full_disk(target):  # around all: it says what is free without the part
         try:
-            with _naming_unwritable(target):
+            with naming_unwritable(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 part.open("wb").close()
             yield part
             with part.open("rb") as file:
                 os.fsync(file.fileno())
-            with _naming_unwritable(target):
+            with naming_unwritable(target):
                 part.replace(target)
         finally:
             with contextlib.suppress(OSError):
@@ -151,14 +151,19 @@ def _error_number(error: BaseException) -> int | None:
 
 
 @contextlib.contextmanager
-def _naming_unwritable(target: Path) -> Iterator[None]:
+def naming_unwritable(path: Path) -> Iterator[None]:
+    """Turn any error of the system into one that names the file and says what to do.
+
+    Raises:
+        DiskFullError: no room.
+        UnwritableError: the directory is read-only or forbidden, or no directory.
+    """
     try:
-        yield
+        with naming_full_disk(path):
+            yield
     except OSError as error:
-        if error.errno in _FULL:
-            raise
         raise UnwritableError(
-            f"{target} could not be written: {error.strerror or error} ({target.parent}). Choose a directory that this "
+            f"{path} could not be written: {error.strerror or error} ({path.parent}). Choose a directory that this "
             "user may write to, or change its permissions."
         ) from error
 

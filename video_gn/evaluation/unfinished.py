@@ -26,8 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from video_gn.clips import Failure
-from video_gn.errors import RunError
 from video_gn.files import write_json
+from video_gn.journal import Journal, decode, whole_lines, write_all
 from video_gn.run.checkpoint_files import environment, environment_differences
 from video_gn.run.directory import config_differences
 
@@ -142,42 +142,23 @@ class Part:
     def __init__(self, stem: Path) -> None:
         self.path = stem.with_suffix(".f32")
         self.num_rows = 0
-        # Without a buffer: what is written goes to the system at once, where it outlives this process.
         self._scores = self.path.open("wb", buffering=0)
-        self._lines = stem.with_suffix(".jsonl").open("wb", buffering=0)
+        self._lines = Journal(stem.with_suffix(".jsonl"))
+        self._lines.start()
 
     def add(self, video_id: int, path: str, label: int, scores_KY: npt.NDArray[np.float32]) -> Place:
-        """Keep a video's scores.
-
-        Raises:
-            RunError: where the disk does not take them.
-        """
+        """Keep a video's scores; errors are those of `video_gn.journal.write_all`."""
         data = np.ascontiguousarray(scores_KY).tobytes()
         place = Place(self.path, self.num_rows, label, (scores_KY.shape[0], scores_KY.shape[1]))
-        self._write(self._scores, data)
+        write_all(self._scores, data)
         entry = {"video": video_id, "path": path, "label": label, "shape": place.shape, "crc32": zlib.crc32(data)}
-        self._write(self._lines, _encode(entry))
+        self._lines.add(entry)
         self.num_rows += 1
         return place
 
     def add_failure(self, failure: Failure) -> None:
-        """Keep that a video cannot be read.
-
-        Raises:
-            RunError: where the disk does not take it.
-        """
-        entry = {"video": failure.video_id, "path": failure.path, "reason": failure.reason}
-        self._write(self._lines, _encode(entry))
-
-    def _write(self, file: IO[bytes], data: bytes) -> None:
-        rest = memoryview(data)
-        try:
-            while rest:
-                rest = rest[file.write(rest) :]
-        except OSError as error:
-            raise RunError(
-                f"{self.path}: scores cannot be written: {error.strerror}. Make room; the same command goes on."
-            ) from error
+        """Keep that a video cannot be read; errors as `add`."""
+        self._lines.add({"video": failure.video_id, "path": failure.path, "reason": failure.reason})
 
     def close(self) -> None:
         """No more comes."""
@@ -197,19 +178,15 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _encode(entry: Mapping[str, Any]) -> bytes:
-    return json.dumps(entry, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
-
-
 def _entries(lines: Path) -> Iterator[tuple[int, Place] | Failure]:
     """What is whole, up to the first line that is not."""
     path, row = lines.with_suffix(".f32"), 0
     if not path.is_file():
         return
-    with lines.open("rb") as file, path.open("rb") as scores:
-        for line in file:
+    with path.open("rb") as scores:
+        for line in whole_lines(lines):
+            entry = decode(line)
             try:
-                entry = json.loads(line.decode("utf-8", "surrogateescape"))
                 if "reason" in entry:
                     yield Failure(entry["video"], entry["path"], entry["reason"])
                     continue

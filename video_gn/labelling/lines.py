@@ -8,17 +8,15 @@ failure. A kill can cut off the last line alone; what is before it is never writ
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from video_gn.clips import Failure
-from video_gn.errors import ConfigError, RunError
-from video_gn.files import HeldError, hold, write_json
+from video_gn.errors import ConfigError
+from video_gn.files import write_json
+from video_gn.journal import Journal, decode
 from video_gn.lists.read import VideoRecord
 
 _VERSION = 1
@@ -90,12 +88,7 @@ def to_entry(result: Mapping[str, Any] | Failure) -> Mapping[str, Any]:
     return {"path": result.path, "reason": result.reason} if isinstance(result, Failure) else result
 
 
-def encode(entry: Mapping[str, Any]) -> bytes:
-    """A line, with its end. A line break in a name is escaped; bytes of a name that are no text stay as they are."""
-    return json.dumps(entry, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
-
-
-def decode(line: bytes, path: Path, number: int) -> dict[str, Any]:
+def read_entry(line: bytes, path: Path, number: int) -> dict[str, Any]:
     """The entry of a line.
 
     Args:
@@ -106,10 +99,7 @@ def decode(line: bytes, path: Path, number: int) -> dict[str, Any]:
     Raises:
         ConfigError: for another line.
     """
-    try:
-        entry = json.loads(line.decode("utf-8", "surrogateescape"))
-    except ValueError:
-        entry = None
+    entry = decode(line)
     if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
         shown = line[:60].decode("utf-8", "replace")
         raise ConfigError(f"{path}:{number}: a line must be a result of video-gn infer, got {shown!r}. {_ANEW}")
@@ -133,23 +123,14 @@ class LinesFile:
         self.path = path
         self._about = about
         self._num_lines = 0
-        self._file: IO[bytes] | None = None
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = hold(path.with_name(f".{path.name}.lock"))
-        except OSError as error:
-            raise RunError(f"{path}: --output cannot be written: {error.strerror} ({error.filename})") from error
-        except HeldError as error:
-            raise RunError(
-                f"{path}: --output is written by another run ({error.holder}). Wait for it, or choose another."
-            ) from error
+        self._journal = Journal(path, lock=path.with_name(f".{path.name}.lock"))
         try:
             if overwrite:
                 path.unlink(missing_ok=True)
                 about_path(path).unlink(missing_ok=True)
             self._check_about()
         except BaseException:
-            self._lock.close()
+            self._journal.close()
             raise
 
     def _check_about(self) -> None:
@@ -177,22 +158,12 @@ class LinesFile:
         Raises:
             ConfigError: where they are not those of the first videos, in their order; the file is left as it is.
         """
-        whole = 0
-        if self.path.exists():
-            with self.path.open("rb") as file:
-                for number in count(1):
-                    line = file.readline()
-                    if not line.endswith(b"\n"):  # the end, or what a kill has cut off
-                        break
-                    entry = decode(line, self.path, number)
-                    self._check_place(number, entry["path"], next(videos, None))
-                    whole += len(line)
-                    yield entry
-                    self._num_lines = number
+        for number, line in enumerate(self._journal.resume(), 1):
+            entry = read_entry(line, self.path, number)
+            self._check_place(number, entry["path"], next(videos, None))
+            yield entry
+            self._num_lines = number
         write_about(self.path, self._about)
-        # Without a buffer: a line goes to the system in one piece, where it outlives this process.
-        self._file = self.path.open("ab", buffering=0)
-        self._file.truncate(whole)
 
     def _check_place(self, number: int, path: str, video: VideoRecord | None) -> None:
         if video is None:
@@ -207,20 +178,8 @@ class LinesFile:
             )
 
     def write(self, entry: Mapping[str, Any]) -> None:
-        """Append a line.
-
-        Raises:
-            RunError: where the disk does not take it.
-        """
-        assert self._file is not None
-        rest = memoryview(encode(entry))
-        try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
-        except OSError as error:
-            raise RunError(
-                f"{self.path}: a line cannot be written: {error.strerror}. Make room; the same command goes on."
-            ) from error
+        """Append a line; errors are those of `video_gn.journal.write_all`."""
+        self._journal.add(entry)
         self._num_lines += 1
 
     def finish(self, *, listed: int, sha256: str) -> None:
@@ -230,17 +189,12 @@ class LinesFile:
             listed: videos of the whole list.
             sha256: of the whole list.
         """
-        assert self._file is not None
-        os.fsync(self._file.fileno())
+        self._journal.sync()
         complete = {"videos": self._num_lines, "listed": listed, "sha256": sha256}
         write_about(self.path, About(**{**vars(self._about), "complete": complete}))
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._lock.close()
+    def __exit__(self, *exc: object) -> None:
+        self._journal.close()

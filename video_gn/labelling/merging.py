@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,8 @@ from typing import IO, Any
 from video_gn.errors import ConfigError
 from video_gn.evaluation.results import write_results
 from video_gn.files import whole_file
-from video_gn.labelling.lines import About, about_path, decode, difference, encode, read_about, write_about
+from video_gn.journal import decode, encode
+from video_gn.labelling.lines import About, about_path, difference, read_about, read_entry, write_about
 from video_gn.labelling.options import LINES_SUFFIX
 from video_gn.labelling.parts import Shard, find_shards
 from video_gn.labelling.running import Tally
@@ -172,7 +172,7 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
         offset, size = offset + len(whole), _PIECE_BYTES
         for line in whole[:-1].split(b"\n"):
             number += 1
-            yield decode(line, path, number)
+            yield read_entry(line, path, number)
 
 
 def _without_failures(entries: Iterator[dict[str, Any]], aside: IO[bytes], tally: Tally) -> Iterator[dict[str, Any]]:
@@ -188,7 +188,7 @@ def _without_failures(entries: Iterator[dict[str, Any]], aside: IO[bytes], tally
 def _read_back(aside: IO[bytes]) -> Iterator[dict[str, str]]:
     aside.seek(0)
     for line in aside:
-        yield json.loads(line.decode("utf-8", "surrogateescape"))
+        yield decode(line)
 
 
 def _write_lines(
