@@ -12,7 +12,6 @@ def batch(**changes):
         "frames_NKTCHW": torch.zeros(2, 3, 4, 3, 5, 6, dtype=torch.uint8),
         "labels": torch.tensor([0, 1]),
         "video_ids": torch.tensor([4, 5]),
-        "view_ids": torch.arange(3).repeat(2, 1),
     }
     return ClipBatch(**{**parts, **changes})
 
@@ -31,7 +30,6 @@ def test_a_batch_knows_its_size():
         ("labels", torch.tensor([0, 1, 2])),
         ("labels", torch.tensor([0, 1], dtype=torch.int32)),
         ("video_ids", torch.tensor([[4, 5]])),
-        ("view_ids", torch.arange(3)),
         ("notes", (VideoNote("a", 1, 1.0, ()),)),
     ],
 )

@@ -24,8 +24,10 @@ FLOORS = (
     ("weights",),
     ("lists",),
     ("models", "decoding"),
-    ("files", "journal", "processes"),
-    ("errors", "clips", "sampling", "checks"),
+    ("journal", "processes"),
+    ("files",),
+    ("sampling",),
+    ("errors", "clips", "checks"),
 )
 MOST_FILES = 18
 LIGHTNING_ONLY_IN = ("data", "training", "evaluation", "run", "study", "commands")

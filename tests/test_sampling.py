@@ -239,10 +239,6 @@ def test_center_clip_past_the_end():
     assert sampling.center_clip(4, clip_frames=3, stride=2, past_end="last").tolist() == [0, 2, 3]
 
 
-def test_clip_span():
-    assert [sampling.clip_span(4, 2), sampling.clip_span(32, 2), sampling.clip_span(1, 8)] == [7, 63, 1]
-
-
 # ---- resampling --------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -33,6 +34,29 @@ def check_range(name: str, value: float, inside: bool, rule: str, advice: str) -
     """
     if not inside or not math.isfinite(value):
         raise ValueError(f"{name} must be {rule}, got {value!r}. {advice}")
+
+
+def check_integer(name: str, value: object, *, least: int = 1) -> int:
+    """An integer of any kind, numpy's too, as Python's own.
+
+    Args:
+        name: Setting that it is the value of.
+        value: Given value.
+        least: Smallest value allowed.
+
+    Raises:
+        TypeError: for anything else; a bool is none.
+        ValueError: for a smaller one.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {value!r}")
+    return number
 
 
 def positive(text: str) -> int:

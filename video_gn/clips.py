@@ -89,7 +89,6 @@ class ClipBatch:
             channels_last_3d needs no copy.
         labels: int64 (N,); -1 where a video has no label.
         video_ids: int64 (N,); place in the manifest.
-        view_ids: int64 (N, K); 0 <= view < number of views of a video.
         failures: videos of this batch that could not be read.
         notes: one for each of the N videos, or none at all.
     """
@@ -97,7 +96,6 @@ class ClipBatch:
     frames_NKTCHW: torch.Tensor
     labels: torch.Tensor
     video_ids: torch.Tensor
-    view_ids: torch.Tensor
     failures: tuple[Failure, ...] = ()
     notes: tuple[VideoNote, ...] = ()
 
@@ -109,16 +107,13 @@ class ClipBatch:
             raise ValueError(
                 f"frames_NKTCHW must be uint8 of shape (N, K, T, 3, H, W), got {frames.dtype} {tuple(frames.shape)}"
             )
-        num_videos, num_views = frames.shape[:2]
-        for name, shape in (
-            ("labels", (num_videos,)),
-            ("video_ids", (num_videos,)),
-            ("view_ids", (num_videos, num_views)),
-        ):
+        num_videos = frames.shape[0]
+        for name in ("labels", "video_ids"):
             tensor = getattr(self, name)
-            if tensor.dtype != torch.int64 or tuple(tensor.shape) != shape:
-                raise ValueError(f"{name} must be int64 of shape {shape}, got {tensor.dtype} {tuple(tensor.shape)}")
-
+            if tensor.dtype != torch.int64 or tuple(tensor.shape) != (num_videos,):
+                raise ValueError(
+                    f"{name} must be int64 of shape ({num_videos},), got {tensor.dtype} {tuple(tensor.shape)}"
+                )
         if self.notes and len(self.notes) != num_videos:
             raise ValueError(f"notes must be {num_videos} or none, got {len(self.notes)}")
 
@@ -139,5 +134,5 @@ class ClipBatch:
         return self._map(lambda t: t.pin_memory())
 
     def _map(self, function: Any) -> ClipBatch:
-        names = ("frames_NKTCHW", "labels", "video_ids", "view_ids")
+        names = ("frames_NKTCHW", "labels", "video_ids")
         return replace(self, **{name: function(getattr(self, name)) for name in names})

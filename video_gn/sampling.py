@@ -19,13 +19,14 @@ fps == target_fps, s is S itself.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from video_gn.checks import check_integer
 
 Indices = npt.NDArray[np.int64]
 
@@ -133,7 +134,7 @@ def test_clips(
         whole frame instead of the one before).
     """
     num_frames, clip_frames, step = _check(num_frames, clip_frames, stride, fps, target_fps)
-    num_clips = _count("num_clips", num_clips)
+    num_clips = check_integer("num_clips", num_clips)
     if spacing not in SPACINGS:
         raise ValueError(f"spacing must be one of {sorted(SPACINGS)}, got {spacing!r}")
     starts, step = SPACINGS[spacing](num_frames, num_clips, clip_frames, step)
@@ -177,20 +178,6 @@ def center_clip(
         fps=fps,
         target_fps=target_fps,
     )[0]
-
-
-def clip_span(clip_frames: int, stride: int = 1) -> int:
-    """Frames of the video from a clip's first to its last frame, both counted: (T - 1) S + 1.
-
-    Args:
-        clip_frames: T, at least 1.
-        stride: S, at least 1.
-
-    Raises:
-        ValueError: for a number below 1.
-        TypeError: for a number that is no integer.
-    """
-    return (_count("clip_frames", clip_frames) - 1) * _count("stride", stride) + 1
 
 
 def segment_frames(
@@ -293,9 +280,9 @@ def _check(
     num_frames: int, clip_frames: int, stride: int, fps: float | None, target_fps: float | None
 ) -> tuple[int, int, Fraction]:
     """N, T and s, checked."""
-    num_frames = _count("num_frames", num_frames)
-    clip_frames = _count("clip_frames", clip_frames)
-    stride = _count("stride", stride)
+    num_frames = check_integer("num_frames", num_frames)
+    clip_frames = check_integer("clip_frames", clip_frames)
+    stride = check_integer("stride", stride)
     if target_fps is None:
         return num_frames, clip_frames, Fraction(stride)
     if fps is None:
@@ -305,18 +292,6 @@ def _check(
             raise ValueError(f"{name} must be above 0 and finite, got {value!r}")
     ratio = Fraction(float(fps) / float(target_fps)).limit_denominator(_MAX_DENOMINATOR)
     return num_frames, clip_frames, stride * ratio
-
-
-def _count(name: str, value: int) -> int:
-    if isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, got {value!r}")
-    return number
 
 
 def _brief(values: npt.NDArray[np.float64]) -> str:

@@ -77,7 +77,7 @@ def test_the_loss_is_that_of_the_mixed_batch(monkeypatch):
     module.optimizers = lambda: SimpleNamespace(param_groups=[{"lr": 0.1}])
     monkeypatch.setattr(module, "_seed_and_batches", lambda batch_idx: (3, 40 + batch_idx))
     frames = torch.randint(0, 256, (4, 1, 8, 40, 40, 3), dtype=torch.uint8).permute(0, 1, 2, 5, 3, 4)
-    b = ClipBatch(frames, torch.arange(4), torch.arange(4), torch.zeros(4, 1, dtype=torch.int64))
+    b = ClipBatch(frames, torch.arange(4), torch.arange(4))
     loss = module.training_step(b, 2)
     x = normalize_clips(b.frames_NKTCHW.flatten(0, 1), module.mean, module.std)
     params = mixing.draw(mixing_rng(3, 42, 0), *x.shape[3:])

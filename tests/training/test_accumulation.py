@@ -27,9 +27,8 @@ def batches(num_clips, size):
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (num_clips, 1, 8, 3, 40, 40), dtype=torch.uint8, generator=generator)
     ids = torch.arange(num_clips)
-    views = torch.zeros((num_clips, 1), dtype=torch.int64)
     rows = ids.split(size)
-    return [ClipBatch(frames[row], ids[row] % 5, ids[row], views[row], ()) for row in rows]
+    return [ClipBatch(frames[row], ids[row] % 5, ids[row]) for row in rows]
 
 
 def gradients(norm, num_clips, size, accumulate, *, dtype=torch.float64):

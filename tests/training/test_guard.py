@@ -310,7 +310,7 @@ def meet(world_size, rank, loss, grad):
         datamodule=SimpleNamespace(manifests={"train": SimpleNamespace(records=records)}),
     )  # fmt: skip
     ids = torch.tensor([rank, rank + 5])
-    batch = ClipBatch(torch.zeros((2, 1, 1, 3, 1, 1), dtype=torch.uint8), ids, ids, torch.zeros((2, 1)).long())
+    batch = ClipBatch(torch.zeros((2, 1, 1, 3, 1, 1), dtype=torch.uint8), ids, ids)
     guard.on_train_batch_start(trainer, task, batch, 7)
     guard.on_before_backward(trainer, task, torch.tensor(loss))
     try:

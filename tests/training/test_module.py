@@ -27,7 +27,7 @@ def batch(num_videos=2, num_views=3, failures=()):
     shape = (num_videos, num_views, 8, 40, 44, 3)
     frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).permute(0, 1, 2, 5, 3, 4)
     ids = torch.arange(num_videos)
-    return ClipBatch(frames, ids % 6, ids, torch.arange(num_views).repeat(num_videos, 1), failures)
+    return ClipBatch(frames, ids % 6, ids, failures)
 
 
 def task(**changes):
@@ -68,7 +68,6 @@ def test_a_videos_scores_do_not_depend_on_its_neighbours(views_per_forward):
                 b.frames_NKTCHW[row : row + 1],
                 b.labels[row : row + 1],
                 b.video_ids[row : row + 1],
-                b.view_ids[row : row + 1],
             )
             assert torch.equal(module.predict_step(alone, 0)[0], together[row]), "bit for bit"
     torch.testing.assert_close(together.sum(-1), torch.ones(3, 3))
@@ -93,7 +92,7 @@ def test_a_test_averages_softmax_scores_and_counts_each_video_once():
     torch.testing.assert_close(torch.from_numpy(rows.scores), scores_NKY.double().mean(1), rtol=1e-6, atol=1e-7)
     assert rows.num_views.tolist() == [3] * 4
     assert [f.path for f in module.failures] == ["gone.mp4"]
-    empty = ClipBatch(*(t[:0] for t in (b.frames_NKTCHW, b.labels, b.video_ids, b.view_ids)))
+    empty = ClipBatch(*(t[:0] for t in (b.frames_NKTCHW, b.labels, b.video_ids)))
     assert module.test_step(empty, 1).shape == (0, 0, 6)
 
 

@@ -32,7 +32,7 @@ def collate(samples: Sequence[Sample]) -> ClipBatch:
     if not read:
         empty = torch.zeros(0, dtype=torch.int64)
         frames = torch.zeros((0, 0, 1, 3, 1, 1), dtype=torch.uint8)
-        return ClipBatch(frames, empty, empty, torch.zeros((0, 0), dtype=torch.int64), failures)
+        return ClipBatch(frames, empty, empty, failures)
     clips = [s.frames_VTCHW for s in read if s.frames_VTCHW is not None]
     shapes = {tuple(c.shape) for c in clips}
     if len(shapes) > 1:
@@ -49,7 +49,6 @@ def collate(samples: Sequence[Sample]) -> ClipBatch:
         out_NVTHWC.permute(0, 1, 2, 5, 3, 4),
         torch.tensor([s.label for s in read], dtype=torch.int64),
         torch.tensor([s.video_id for s in read], dtype=torch.int64),
-        torch.arange(num_views).repeat(len(read), 1),
         failures,
         tuple(s.note for s in read if s.note is not None),
     )
