@@ -59,15 +59,15 @@ def test_train_test_and_label_many_videos(usual_cluster, place):
     assert_completed(usual_cluster, submit(usual_cluster, place, "train"), place / "train.log")
     tested = submit(usual_cluster, place, "test")
     labelled = submit(usual_cluster, place, "infer_array")
-    shards = [place / f"labels.shard-0000{n}-of-00002.jsonl" for n in (0, 1)]
+    parts = [place / f"labels.part-0000{n}-of-00002.jsonl" for n in (0, 1)]
     # One of the array's jobs is asked to leave, as before its time limit.
-    wait_for(shards[1], r"\A.*\n", log=place / "infer_array-1.log")
+    wait_for(parts[1], r"\A.*\n", log=place / "infer_array-1.log")
     usual_cluster("exec", "scancel", "--signal=USR1", f"{labelled}_1")
     assert_completed(usual_cluster, f"{labelled}_0", place / "infer_array-0.log")
     assert_completed(usual_cluster, f"{labelled}_1", place / "infer_array-1.log", restarts=1)
     listed = read(place / "videos.txt").splitlines()
-    for n, shard in enumerate(shards):
-        assert [json.loads(line)["path"] for line in shard.read_text().splitlines()] == listed[n::2]
+    for n, part in enumerate(parts):
+        assert [json.loads(line)["path"] for line in part.read_text().splitlines()] == listed[n::2]
     assert_completed(usual_cluster, tested, place / "test.log")
     metrics = json.loads((place / "runs/mine/test/metrics.json").read_text())
     assert metrics["num_failed"] == 0 and 0 < metrics["num_videos"] < 30

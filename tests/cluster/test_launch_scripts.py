@@ -38,7 +38,7 @@ CALLS = {
     "train": ["- {} fit -c c.yaml --run_dir run --ckpt_path last --trainer.num_nodes 1 --trainer.devices 1"],
     "test": ["- {} test -c c.yaml --run_dir run --trainer.num_nodes 1 --trainer.devices 1"],
     "study_array": [f"{4 + 2 * n} {{}} study -c study.yaml --data.train videos --cell {n}/2" for n in (0, 1)],
-    "infer_array": [f"{n} {{}} infer --list videos.txt --output labels.jsonl --shard slurm" for n in (4, 6)],
+    "infer_array": [f"{n} {{}} infer --list videos.txt --output labels.jsonl --part slurm" for n in (4, 6)],
 }
 
 

@@ -1,4 +1,4 @@
-"""`video-gn infer` on video files: many at once, in shards, stopped and killed, and merged."""
+"""`video-gn infer` on video files: many at once, in parts, stopped and killed, and merged."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from small import ABOUT
 
 from video_gn.__main__ import main
 from video_gn.labelling.lines import read_about
-from video_gn.labelling.parts import Shard
+from video_gn.labelling.parts import Part
 from video_gn.models import i3d
 
 KILLS = int(os.environ.get("VIDEO_GN_KILLS", "12"))
@@ -83,15 +83,15 @@ def test_all_forms_have_the_same_results(here, capsys):
     assert (here / "one.json").read_text() == json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
 
 
-def test_shards_by_processes_that_decode_ahead(here, capsys, monkeypatch):
+def test_parts_by_processes_that_decode_ahead(here, capsys, monkeypatch):
     for number in range(3):
-        words = [*infer(here / "s.jsonl", "--shard=slurm"), "--num_workers=1"]
+        words = [*infer(here / "s.jsonl", "--part=slurm"), "--num_workers=1"]
         values = {"ID": 10 + 7 * number, "MIN": 10, "MAX": 24, "STEP": 7, "COUNT": 3}
         for name, value in values.items():
             monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
         status, printed = in_process(words, here, capsys)
         assert status == (0 if number == 0 else 3), printed
-        assert read_about(Shard(number, 3).path(here / "s.jsonl")).complete["videos"] == 10
+        assert read_about(Part(number, 3).path(here / "s.jsonl")).complete["videos"] == 10
     status, _ = in_process(["infer", "--merge=s.jsonl", "--output=s.jsonl"], here, capsys)
     assert status == 3
     assert (here / "s.jsonl").read_bytes() == (here / "one.jsonl").read_bytes()
@@ -155,23 +155,23 @@ def test_going_on_with_a_copy_of_the_checkpoint_and_the_same_setting_written_out
         (["v"], "--checkpoint must be given, got none"),
         (["v", "--checkpoint=a.ckpt", "--output=x.txt"], "--output must end in .json, .csv, .jsonl, got 'x.txt'"),
         (["v", "--checkpoint=a.ckpt", "--partial"], "--partial must stand with --merge"),
-        (["v", "--checkpoint=a.ckpt", "--shard=0/2"], "--shard must have an --output that ends in .jsonl, got None"),
+        (["v", "--checkpoint=a.ckpt", "--part=0/2"], "--part must have an --output that ends in .jsonl, got None"),
         (
-            ["v", "--checkpoint=a.ckpt", "--shard=0/2", "--output=x.csv"],
-            "--shard must have an --output that ends in .jsonl, got 'x.csv'. Write .jsonl, then --merge the shards",
+            ["v", "--checkpoint=a.ckpt", "--part=0/2", "--output=x.csv"],
+            "--part must have an --output that ends in .jsonl, got 'x.csv'. Write .jsonl, then --merge the parts",
         ),
         (
             ["v", "--checkpoint=a.ckpt", "--overwrite", "--output=x.csv"],
             "--overwrite must have an --output that ends in",
         ),
-        (["v", "--checkpoint=a.ckpt", "--shard=3/3", "--output=x.jsonl"], "--shard must be I/N with I from 0 to N - 1"),
-        (["v", "--checkpoint=a.ckpt", "--shard=x", "--output=x.jsonl"], "--shard must be I/N with I from 0 to N - 1"),
+        (["v", "--checkpoint=a.ckpt", "--part=3/3", "--output=x.jsonl"], "--part must be I/N with I from 0 to N - 1"),
+        (["v", "--checkpoint=a.ckpt", "--part=x", "--output=x.jsonl"], "--part must be I/N with I from 0 to N - 1"),
         (["--list=no.txt", "--checkpoint=a.ckpt"], "no.txt: --list must be a file, got No such file"),
         (["--list=empty.txt", "--checkpoint=a.ckpt"], "empty.txt: --list must have at least one path"),
         (["--list=list.txt", "--merge=one.jsonl", "--output=x.json"], "--merge must stand alone, got --list too"),
         (["--merge=one.json", "--output=x.json"], "--merge must end in .jsonl, got 'one.json'"),
         (["--merge=one.jsonl"], "--merge must have an --output, got none"),
-        (["--merge=none.jsonl", "--output=x.json"], "--merge none.jsonl: it or its shards"),
+        (["--merge=none.jsonl", "--output=x.json"], "--merge none.jsonl: it or its parts"),
     ],
 )
 def test_words_that_do_not_go_together(here, capsys, words, message):

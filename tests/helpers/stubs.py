@@ -54,11 +54,11 @@ def write_list(path, names):
     return path
 
 
-def run(listed, output, *, shard=None, predict=None, settings=SETTINGS, overwrite=False, paths=()):
+def run(listed, output, *, part=None, predict=None, settings=SETTINGS, overwrite=False, paths=()):
     """What `video-gn infer` does after its checkpoint is read."""
-    inputs = Inputs([str(p) for p in paths], None if listed is None else str(listed), shard=shard)
-    path = output if shard is None else shard.path(output)
-    about = About(settings, "best.ckpt", None if shard is None else str(shard))
+    inputs = Inputs([str(p) for p in paths], None if listed is None else str(listed), part=part)
+    path = output if part is None else part.path(output)
+    about = About(settings, "best.ckpt", None if part is None else str(part))
     return label(
         predict or Predict(),
         inputs,

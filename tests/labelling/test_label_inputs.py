@@ -1,4 +1,4 @@
-"""Lists as streams, and which of their videos are a shard's."""
+"""Lists as streams, and which of their videos are a part's."""
 
 import io
 import os
@@ -12,7 +12,7 @@ from stubs import write_list
 
 from video_gn.errors import ConfigError, ManifestError
 from video_gn.labelling.inputs import Inputs, read_list
-from video_gn.labelling.parts import Shard, find_shards, parse_shard, slurm_shard
+from video_gn.labelling.parts import Part, find_parts, parse_part, slurm_part
 
 
 def paths_of(name):
@@ -91,36 +91,36 @@ def test_paths_that_are_not_there_come_first_then_paths_then_the_list(tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_shards_divide_a_list(tmp_path, count):
+def test_parts_divide_a_list(tmp_path, count):
     names = [f"{i}.mp4" for i in range(5)]
     listed = write_list(tmp_path / "list.txt", names)
-    shards = [Inputs([], str(listed), shard=Shard(i, count)) for i in range(count)]
-    found = [[r.path for r in inputs] for inputs in shards]
+    parts = [Inputs([], str(listed), part=Part(i, count)) for i in range(count)]
+    found = [[r.path for r in inputs] for inputs in parts]
     assert found == [[str(tmp_path / n) for n in names[i::count]] for i in range(count)]
-    assert [inputs.total for inputs in shards] == [len(names[i::count]) for i in range(count)]
-    assert {inputs.num_seen for inputs in shards} == {5}
-    assert len({inputs.sha256 for inputs in shards}) == 1
+    assert [inputs.total for inputs in parts] == [len(names[i::count]) for i in range(count)]
+    assert {inputs.num_seen for inputs in parts} == {5}
+    assert len({inputs.sha256 for inputs in parts}) == 1
     other = Inputs([], str(write_list(listed, names[::-1])))
     list(other)
-    assert other.sha256 != shards[0].sha256
+    assert other.sha256 != parts[0].sha256
 
 
-def test_names_of_shards(tmp_path):
+def test_names_of_parts(tmp_path):
     output = tmp_path / "la[be]ls.x.jsonl"
-    assert Shard(2, 8).path(output) == tmp_path / "la[be]ls.x.shard-00002-of-00008.jsonl"
-    for shard in (Shard(1, 8), Shard(0, 8), Shard(0, 12)):
-        shard.path(output).touch()
-    (tmp_path / "other.shard-00000-of-00008.jsonl").touch()
-    assert [shard for shard, _ in find_shards(output)] == [Shard(0, 8), Shard(1, 8), Shard(0, 12)]
-    assert find_shards(tmp_path / "none/x.jsonl") == []
+    assert Part(2, 8).path(output) == tmp_path / "la[be]ls.x.part-00002-of-00008.jsonl"
+    for part in (Part(1, 8), Part(0, 8), Part(0, 12)):
+        part.path(output).touch()
+    (tmp_path / "other.part-00000-of-00008.jsonl").touch()
+    assert [part for part, _ in find_parts(output)] == [Part(0, 8), Part(1, 8), Part(0, 12)]
+    assert find_parts(tmp_path / "none/x.jsonl") == []
 
 
-def test_shards_of_the_command_line():
-    assert parse_shard("0/1", {}) == Shard(0, 1)
-    assert parse_shard("2/8", {}) == Shard(2, 8)
+def test_parts_of_the_command_line():
+    assert parse_part("0/1", {}) == Part(0, 1)
+    assert parse_part("2/8", {}) == Part(2, 8)
     for text in ("3/3", "x", "-1/3", "1/0", "1", "1/2/3", "", "0/0"):
-        with pytest.raises(ConfigError, match=f"--shard must be I/N with I from 0 to N - 1, or slurm, got '{text}'"):
-            parse_shard(text, {})
+        with pytest.raises(ConfigError, match=f"--part must be I/N with I from 0 to N - 1, or slurm, got '{text}'"):
+            parse_part(text, {})
 
 
 @pytest.mark.parametrize(
@@ -134,27 +134,27 @@ def test_shards_of_the_command_line():
     ],
 )
 def test_slurms_tasks_are_ranks(tasks, first, last, step):
-    found = [slurm_shard(slurm(task, first, last, step, len(tasks))) for task in tasks]
-    assert found == [Shard(rank, len(tasks)) for rank in range(len(tasks))]
+    found = [slurm_part(slurm(task, first, last, step, len(tasks))) for task in tasks]
+    assert found == [Part(rank, len(tasks)) for rank in range(len(tasks))]
     without_end = slurm(tasks[-1], first, last, step, len(tasks))
     del without_end["SLURM_ARRAY_TASK_MAX"]
-    assert parse_shard("slurm", without_end) == found[-1]
+    assert parse_part("slurm", without_end) == found[-1]
 
 
 def test_slurms_arrays_with_gaps_are_refused_by_every_task():
     for tasks in ([1, 5, 6], [1, 2, 9], [0, 1, 3]):
         for task in tasks:
-            with pytest.raises(ConfigError, match="must have an array of equal steps.*Write the shard out"):
-                slurm_shard(slurm(task, tasks[0], tasks[-1], 1, len(tasks)))
+            with pytest.raises(ConfigError, match="must have an array of equal steps.*Write the part out"):
+                slurm_part(slurm(task, tasks[0], tasks[-1], 1, len(tasks)))
     for odd in (slurm(11, 10, 31, 7, 4), slurm(0, 0, 3, 0, 4), slurm(9, 10, 31, 7, 4)):
         with pytest.raises(ConfigError, match="equal steps"):
-            slurm_shard(odd)
+            slurm_part(odd)
 
 
 def test_slurms_missing_variables_are_named():
-    with pytest.raises(ConfigError, match=r"got none in SLURM_ARRAY_TASK_ID, SLURM_.*--shard \$SLURM_ARRAY_TASK_ID/8"):
-        slurm_shard({})
+    with pytest.raises(ConfigError, match=r"got none in SLURM_ARRAY_TASK_ID, SLURM_.*--part \$SLURM_ARRAY_TASK_ID/8"):
+        slurm_part({})
     environment = slurm(1, 0, 3, 1, 4)
     del environment["SLURM_ARRAY_TASK_COUNT"]
     with pytest.raises(ConfigError, match="got none in SLURM_ARRAY_TASK_COUNT. Is this"):
-        slurm_shard(environment)
+        slurm_part(environment)

@@ -15,8 +15,8 @@ from video_gn.clips import Failure
 from video_gn.errors import ConfigError, RunError
 from video_gn.labelling.inputs import read_list
 from video_gn.labelling.lines import about_path, read_about
-from video_gn.labelling.parts import Shard
-from video_gn.labelling.running import check_shards
+from video_gn.labelling.parts import Part
+from video_gn.labelling.running import check_parts
 
 NAMES = ["a.mp4", "bad b.mp4", 'ü "q" \u2028.mp4', "d\u0085.mp4", "e.mp4"]
 
@@ -37,7 +37,7 @@ def test_a_line_for_each_video(listed, tmp_path):
     assert entries[1] == {"path": str(tmp_path / NAMES[1]), "reason": "no video stream"}
     about = read_about(output)
     assert about.complete == {"videos": 5, "listed": 5, "sha256": about.complete["sha256"]}
-    assert (about.settings, about.checkpoint, about.shard) == (SETTINGS, "best.ckpt", None)
+    assert (about.settings, about.checkpoint, about.part) == (SETTINGS, "best.ckpt", None)
 
 
 def test_names_with_line_breaks_or_bytes_that_are_no_text(tmp_path):
@@ -206,12 +206,12 @@ def test_a_thread_has_no_signals(listed, tmp_path):
     assert (tmp_path / "out.jsonl").read_bytes() == lines_of(read_list(str(listed)))
 
 
-def test_shards_of_two_divisions_are_refused(listed, tmp_path):
+def test_parts_of_two_divisions_are_refused(listed, tmp_path):
     output = tmp_path / "out.jsonl"
-    run(listed, output, shard=Shard(0, 8))
-    check_shards(output, Shard(1, 8))
-    with pytest.raises(ConfigError, match=r"--shard must be I/8 as in out\.shard-00000-of-00008\.jsonl, .* got 0/1"):
-        check_shards(output, Shard(0, 1))
+    run(listed, output, part=Part(0, 8))
+    check_parts(output, Part(1, 8))
+    with pytest.raises(ConfigError, match=r"--part must be I/8 as in out\.part-00000-of-00008\.jsonl, .* got 0/1"):
+        check_parts(output, Part(0, 1))
 
 
 def peak(tmp_path, num_videos):

@@ -1,4 +1,4 @@
-"""Shards merged have the bytes of one run; what cannot be merged is named."""
+"""Parts merged have the bytes of one run; what cannot be merged is named."""
 
 import gc
 import json
@@ -13,16 +13,16 @@ from video_gn.evaluation.results import write_results
 from video_gn.labelling.inputs import read_list
 from video_gn.labelling.lines import about_path, read_about
 from video_gn.labelling.merging import merge
-from video_gn.labelling.parts import Shard, find_shards
+from video_gn.labelling.parts import Part, find_parts
 
 NAMES = ["a.mp4", "bad b.mp4", 'ü "q", \u2028.mp4', "bad d.mp4", "e.mp4"]
 
 
 def make(tmp_path, count, names=NAMES):
-    """(the list, the output that all shards were given)"""
+    """(the list, the output that all parts were given)"""
     listed, output = write_list(tmp_path / "list.txt", names), tmp_path / "labels.jsonl"
     for index in range(count):
-        run(listed, output, shard=Shard(index, count))
+        run(listed, output, part=Part(index, count))
     return listed, output
 
 
@@ -40,9 +40,9 @@ def oracle(path, listed):
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 @pytest.mark.parametrize("names", [NAMES, ["a.mp4"], ["bad.mp4"], [f"{i}.mp4" for i in range(20)]], ids=len)
-def test_shards_and_a_merge_are_one_run(tmp_path, count, names):
+def test_parts_and_a_merge_are_one_run(tmp_path, count, names):
     listed, output = make(tmp_path, count, names)
-    assert len(find_shards(output)) == count
+    assert len(find_parts(output)) == count
     failed = sum("bad" in name for name in names)
     for suffix in (".json", ".csv", ".jsonl"):
         target = tmp_path / f"merged{suffix}"
@@ -52,7 +52,30 @@ def test_shards_and_a_merge_are_one_run(tmp_path, count, names):
         assert tally.exit_status == (3 if failed else 0)
 
 
-def test_a_file_without_shards_is_converted(tmp_path):
+def test_what_was_called_a_shard_is_gone_on_with_and_merged(tmp_path):
+    """Files of a job that was stopped before parts had their name."""
+    listed, output = make(tmp_path, 2)
+    whole = tmp_path / "whole.jsonl"
+    run(listed, whole)
+    for _, path in find_parts(output):
+        old = path.with_name(path.name.replace("part", "shard"))
+        path.rename(old)
+        about = json.loads(about_path(path).read_text())
+        about["shard"] = about.pop("part")
+        about_path(path).unlink()
+        about_path(old).write_text(json.dumps(about))
+    for index in range(2):
+        path = Part(index, 2).path(output)
+        assert path.name == f"labels.shard-0000{index}-of-00002.jsonl"
+        lines = path.read_bytes()
+        path.write_bytes(lines[:-5])
+        run(listed, output, part=Part(index, 2))
+        assert path.read_bytes() == lines
+    merge(output, tmp_path / "merged.jsonl")
+    assert (tmp_path / "merged.jsonl").read_bytes() == whole.read_bytes()
+
+
+def test_a_file_without_parts_is_converted(tmp_path):
     listed, output = write_list(tmp_path / "list.txt", NAMES), tmp_path / "labels.jsonl"
     run(listed, output)
     merge(output, tmp_path / "labels.csv")
@@ -61,22 +84,22 @@ def test_a_file_without_shards_is_converted(tmp_path):
         merge(output, output)
 
 
-def test_a_merge_may_have_the_name_of_its_shards_and_be_gone_on_with(tmp_path):
+def test_a_merge_may_have_the_name_of_its_parts_and_be_gone_on_with(tmp_path):
     listed, output = make(tmp_path, 3)
     for _ in range(2):
         merge(output, output)
         assert output.read_bytes() == lines_of(read_list(str(listed)))
     merge(output, tmp_path / "labels.json")
     assert (tmp_path / "labels.json").read_bytes() == oracle(tmp_path / "one.json", listed)
-    for _, path in find_shards(output):
+    for _, path in find_parts(output):
         path.unlink()
     merge(output, tmp_path / "labels.json")
     assert (tmp_path / "labels.json").read_bytes() == oracle(tmp_path / "one.json", listed)
     predict = Predict()
     assert run(listed, output, predict=predict).before == len(NAMES)
     assert predict.seen == []
-    run(listed, output, shard=Shard(0, 2))
-    with pytest.raises(ConfigError, match=r"must be a file or its shards, got both \(labels\.shard-00000-of-00002"):
+    run(listed, output, part=Part(0, 2))
+    with pytest.raises(ConfigError, match=r"must be a file or its parts, got both \(labels\.part-00000-of-00002"):
         merge(output, tmp_path / "labels.json")
 
 
@@ -89,20 +112,18 @@ def test_a_runs_file_is_not_replaced(tmp_path):
     assert read_about(tmp_path / "mine.jsonl").merged
 
 
-def test_missing_shards_are_named(tmp_path):
+def test_missing_parts_are_named(tmp_path):
     listed, output = make(tmp_path, 4)
     for index in (1, 3):
-        Shard(index, 4).path(output).unlink()
-    with pytest.raises(
-        ConfigError, match=r"must have 4 shards, missing 1/4, 3/4. Run infer with --shard 1/4; --partial"
-    ):
+        Part(index, 4).path(output).unlink()
+    with pytest.raises(ConfigError, match=r"must have 4 parts, missing 1/4, 3/4. Run infer with --part 1/4; --partial"):
         merge(output, tmp_path / "out.json")
     assert not (tmp_path / "out.json").exists()
     merge(output, tmp_path / "out.jsonl", partial=True)
     records = list(read_list(str(listed)))
     assert (tmp_path / "out.jsonl").read_bytes() == lines_of([records[i] for i in (0, 2, 4)])
     assert read_about(tmp_path / "out.jsonl").complete is None
-    with pytest.raises(ConfigError, match=r"none\.jsonl: it or its shards \(none\.shard-00000-of-00008.*got neither"):
+    with pytest.raises(ConfigError, match=r"none\.jsonl: it or its parts \(none\.part-00000-of-00008.*got neither"):
         merge(tmp_path / "none.jsonl", tmp_path / "out.json")
     with pytest.raises(ConfigError, match="got neither"):
         merge(tmp_path / "no/none.jsonl", tmp_path / "out.json")
@@ -112,7 +133,7 @@ class Ends(Exception):
     pass
 
 
-def test_unfinished_shards_are_named(tmp_path):
+def test_unfinished_parts_are_named(tmp_path):
     listed, output = make(tmp_path, 3, [f"{i}.mp4" for i in range(10)])
 
     def predict(records):
@@ -120,57 +141,57 @@ def test_unfinished_shards_are_named(tmp_path):
         raise Ends
 
     with pytest.raises(Ends):
-        run(listed, output, shard=Shard(1, 3), predict=predict, overwrite=True)
-    with Shard(1, 3).path(output).open("ab") as file:
+        run(listed, output, part=Part(1, 3), predict=predict, overwrite=True)
+    with Part(1, 3).path(output).open("ab") as file:
         file.write(b'{"path": "torn')
     with pytest.raises(
-        ConfigError, match=r"must be finished, got not finished: labels\.shard-00001-of-00003\.jsonl\. Run"
+        ConfigError, match=r"must be finished, got not finished: labels\.part-00001-of-00003\.jsonl\. Run"
     ):
         merge(output, tmp_path / "out.json")
     tally = merge(output, tmp_path / "out.jsonl", partial=True)
     records = list(read_list(str(listed)))
     assert (tmp_path / "out.jsonl").read_bytes() == lines_of(records[:7] + records[8:])
     assert tally.labelled == 9
-    run(listed, output, shard=Shard(1, 3))
+    run(listed, output, part=Part(1, 3))
     merge(output, tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_bytes() == lines_of(records)
 
 
-def test_shards_of_other_settings_lists_or_divisions(tmp_path):
+def test_parts_of_other_settings_lists_or_divisions(tmp_path):
     listed, output = make(tmp_path, 3)
     target = tmp_path / "out.json"
-    run(listed, output, shard=Shard(1, 3), settings={**SETTINGS, "num_clips": 7}, overwrite=True)
+    run(listed, output, part=Part(1, 3), settings={**SETTINGS, "num_clips": 7}, overwrite=True)
     with pytest.raises(
-        ConfigError, match=r"00001-of-00003\.jsonl: --num_clips must be 2 as .*got 7 of labels\.shard-00000"
+        ConfigError, match=r"00001-of-00003\.jsonl: --num_clips must be 2 as .*got 7 of labels\.part-00000"
     ):
         merge(output, target)
     write_list(listed, NAMES[::-1])
-    run(listed, output, shard=Shard(1, 3), overwrite=True)
-    with pytest.raises(ConfigError, match=r"00001-of-00003\.jsonl: must be of the same list as labels\.shard-00000"):
+    run(listed, output, part=Part(1, 3), overwrite=True)
+    with pytest.raises(ConfigError, match=r"00001-of-00003\.jsonl: must be of the same list as labels\.part-00000"):
         merge(output, target)
     write_list(listed, NAMES)
-    run(listed, output, shard=Shard(1, 3), overwrite=True)
+    run(listed, output, part=Part(1, 3), overwrite=True)
     merge(output, target)
-    Shard(1, 3).path(output).rename(Shard(2, 3).path(output))
-    about_path(Shard(1, 3).path(output)).rename(about_path(Shard(2, 3).path(output)))
+    Part(1, 3).path(output).rename(Part(2, 3).path(output))
+    about_path(Part(1, 3).path(output)).rename(about_path(Part(2, 3).path(output)))
     with pytest.raises(ConfigError, match=r"00002-of-00003\.jsonl: must be 2/3, got 1/3. Give the file the name"):
         merge(output, target, partial=True)
-    run(listed, output, shard=Shard(0, 2))
-    with pytest.raises(ConfigError, match="must be of one division, got shards of 2 and of 3"):
+    run(listed, output, part=Part(0, 2))
+    with pytest.raises(ConfigError, match="must be of one division, got parts of 2 and of 3"):
         merge(output, target)
-    shard = Shard(0, 2).path(output)
+    part = Part(0, 2).path(output)
     with pytest.raises(ConfigError, match=r"must be the whole list, got 0/2"):
-        merge(shard, target)
-    about_path(shard).unlink()
+        merge(part, target)
+    about_path(part).unlink()
     with pytest.raises(ConfigError, match=r"must have .*jsonl\.meta\.json beside it, got none. Copy it there too"):
-        merge(shard, target)
+        merge(part, target)
 
 
 @pytest.mark.parametrize("change", ["fewer", "more"])
 @pytest.mark.parametrize("index", [0, 2])
-def test_a_shard_that_has_lost_or_gained_lines(tmp_path, change, index):
+def test_a_part_that_has_lost_or_gained_lines(tmp_path, change, index):
     _, output = make(tmp_path, 3, [f"{i}.mp4" for i in range(8)])
-    path = Shard(index, 3).path(output)
+    path = Part(index, 3).path(output)
     lines = path.read_bytes().splitlines(True)
     path.write_bytes(b"".join(lines[:-1] if change == "fewer" else [*lines, lines[0]]))
     for suffix in (".json", ".csv", ".jsonl"):
@@ -183,9 +204,9 @@ def test_a_shard_that_has_lost_or_gained_lines(tmp_path, change, index):
 
 def test_an_about_file_that_does_not_add_up(tmp_path):
     _, output = make(tmp_path, 2)
-    place = about_path(Shard(0, 2).path(output))
+    place = about_path(Part(0, 2).path(output))
     place.write_text(place.read_text().replace('"videos": 3', '"videos": 2'))
-    with pytest.raises(ConfigError, match="a shard 0/2 of 5 videos must have 3 of them, got 2"):
+    with pytest.raises(ConfigError, match="a part 0/2 of 5 videos must have 3 of them, got 2"):
         merge(output, tmp_path / "out.json")
 
 
@@ -211,7 +232,7 @@ def peak(tmp_path, num_videos, suffix):
                     yield {"path": record.path, "top": [], "clips": []}
 
         for index in range(3):
-            run(here / "list.txt", here / "labels.jsonl", shard=Shard(index, 3), predict=predict)
+            run(here / "list.txt", here / "labels.jsonl", part=Part(index, 3), predict=predict)
     # Json's encoder leaves cycles, which wait for the collector until they are a quarter of all objects: of this
     # process's, there are many before the first line.
     gc.collect()

@@ -15,7 +15,6 @@ from video_gn.checks import not_negative, positive
 from video_gn.clips import Failure
 from video_gn.commands._terminal import set_up_logging, with_progress
 from video_gn.errors import ConfigError
-from video_gn.labelling.options import LINES_SUFFIX, add_options, check_options
 from video_gn.models import LAYOUTS
 
 if TYPE_CHECKING:
@@ -25,25 +24,28 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_LINES_SUFFIX = ".jsonl"
+_SUFFIXES = (".json", ".csv", _LINES_SUFFIX)
+
 
 def main(command: str, words: Sequence[str]) -> int:
     """Parse the words and run the command; see `video_gn.__main__`."""
     options = _parser().parse_args(words)
     set_up_logging()
-    check_options(options)
+    _check_options(options)
     if options.merge is not None:
         return _merge(options)
 
     from video_gn.data.loader import explain
     from video_gn.evaluation.predictor import DEAD_WORKER_ADVICE
     from video_gn.labelling.inputs import Inputs
-    from video_gn.labelling.parts import parse_shard
+    from video_gn.labelling.parts import parse_part
 
     _check_machine(options)
-    shard = None if options.shard is None else parse_shard(options.shard, os.environ)
-    inputs = Inputs(options.videos, options.list, shard=shard)
+    part = None if options.part is None else parse_part(options.part, os.environ)
+    inputs = Inputs(options.videos, options.list, part=part)
     try:
-        if options.output is not None and options.output.endswith(LINES_SUFFIX):
+        if options.output is not None and options.output.endswith(_LINES_SUFFIX):
             return _label_lines(options, inputs)
         return _label_at_once(options, inputs)
     except RuntimeError as error:
@@ -79,8 +81,66 @@ def _parser() -> argparse.ArgumentParser:
         "--num_workers", type=not_negative, metavar="N", help="processes that decode (one a core, at most 8)"
     )
     parser.add_argument("--quiet", action="store_true", help="print no table")
-    add_options(parser)
+    group = parser.add_argument_group(
+        "many videos",
+        "With --output X.jsonl each result is a line, written as it comes; the same command goes on where it stopped.",
+    )
+    group.add_argument("--list", metavar="FILE", help="a file with a path a line; - reads standard input")
+    group.add_argument(
+        "--part",
+        metavar="I/N",
+        help="only every N-th video, from I on (from 0), into X.part-I-of-N.jsonl; slurm takes an array job's numbers",
+    )
+    group.add_argument("--overwrite", action="store_true", help="label anew what is in X.jsonl")
+    group.add_argument(
+        "--merge",
+        metavar="X.jsonl",
+        help="label nothing: write X.jsonl, or its parts, to --output in the list's order",
+    )
+    group.add_argument("--partial", action="store_true", help="merge what there is, though it is not finished")
     return parser
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Refuse options that do not go together."""
+    suffix = Path(options.output).suffix if options.output else None
+    if suffix is not None and suffix not in _SUFFIXES:
+        raise ConfigError(f"--output must end in {', '.join(_SUFFIXES)}, got {options.output!r}.")
+    if options.merge is not None:
+        _check_merge(options)
+        return
+    if not options.checkpoint:
+        raise ConfigError("--checkpoint must be given, got none. Name a run's checkpoint, or any zoo's weights.")
+    if options.partial:
+        raise ConfigError("--partial must stand with --merge, got no --merge. Leave it out.")
+    if options.part is not None and suffix != _LINES_SUFFIX:
+        raise ConfigError(
+            f"--part must have an --output that ends in {_LINES_SUFFIX}, got {options.output!r}. Write "
+            f"{_LINES_SUFFIX}, then --merge the parts into a .json or .csv."
+        )
+    if options.overwrite and suffix != _LINES_SUFFIX:
+        raise ConfigError(
+            f"--overwrite must have an --output that ends in {_LINES_SUFFIX}, got {options.output!r}. Others are "
+            "replaced anyway."
+        )
+
+
+def _check_merge(options: argparse.Namespace) -> None:
+    given = {
+        "PATH": options.videos,
+        "--list": options.list,
+        "--part": options.part,
+        "--checkpoint": options.checkpoint,
+    }
+    more = [name for name, value in given.items() if value]
+    if more:
+        raise ConfigError(f"--merge must stand alone, got {', '.join(more)} too. It labels nothing: leave them out.")
+    if Path(options.merge).suffix != _LINES_SUFFIX:
+        raise ConfigError(
+            f"--merge must end in {_LINES_SUFFIX}, got {options.merge!r}. Give the --output that the runs were given."
+        )
+    if not options.output:
+        raise ConfigError("--merge must have an --output, got none. Write --output X.json, X.csv or X.jsonl.")
 
 
 def _check_machine(options: argparse.Namespace) -> None:
@@ -146,14 +206,14 @@ def _label_at_once(options: argparse.Namespace, inputs: Inputs) -> int:
 
 def _label_lines(options: argparse.Namespace, inputs: Inputs) -> int:
     """Write each result as it comes, and hold none."""
-    from video_gn.labelling.running import check_shards, describe, label
+    from video_gn.labelling.running import check_parts, describe, label
 
     output = Path(options.output)
-    if inputs.shard is not None:
-        check_shards(output, inputs.shard)
-        output = inputs.shard.path(output)
+    if inputs.part is not None:
+        check_parts(output, inputs.part)
+        output = inputs.part.path(output)
     predictor, predict = _predictor(options)
-    about = describe(predictor, options.checkpoint, top_k=options.top_k, backend=options.backend, shard=inputs.shard)
+    about = describe(predictor, options.checkpoint, top_k=options.top_k, backend=options.backend, part=inputs.part)
     tally = label(predict, inputs, output, about=about, overwrite=options.overwrite, progress=with_progress)
     words = f"{tally.labelled} labelled, {tally.failed} failed, {tally.before} of them before: {output}"
     if tally.stopped_by:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from video_gn.errors import ConfigError, ManifestError
-from video_gn.labelling.parts import Shard
+from video_gn.labelling.parts import Part
 from video_gn.lists.file_names import is_video
 from video_gn.lists.read import VideoRecord, find_videos
 from video_gn.lists.rows import PATH_COLUMNS, SEPARATORS, fits
@@ -37,17 +37,17 @@ class Inputs:
     Args:
         paths: videos, folders, globs and lists, see `find_videos`.
         list_name: file with a path a line; "-" is standard input; None for none.
-        shard: which of the videos are wanted; None for all.
+        part: which of the videos are wanted; None for all.
 
     Raises:
         ConfigError: where neither has been given.
         ManifestError: for a list that cannot be read or is empty.
     """
 
-    def __init__(self, paths: Sequence[str], list_name: str | None = None, *, shard: Shard | None = None) -> None:
+    def __init__(self, paths: Sequence[str], list_name: str | None = None, *, part: Part | None = None) -> None:
         if not paths and list_name is None:
             raise ConfigError("PATH must name at least one video, or --list a file with a path a line, got neither.")
-        self.shard = shard
+        self.part = part
         self.num_seen = 0
         self._hash = hashlib.sha256()
         named = find_named(paths)
@@ -63,19 +63,19 @@ class Inputs:
             listed = chain([first], listed)
         self._stream = chain(named, listed)
         total = None if num_listed is None else len(named) + num_listed
-        self.total = total if total is None or shard is None else shard.size(total)
+        self.total = total if total is None or part is None else part.size(total)
 
     def __iter__(self) -> Iterator[VideoRecord]:
         for place, record in enumerate(self._stream):
             self.num_seen = place + 1
             segment = f"{record.start_seconds} {record.end_seconds}".encode()
             self._hash.update(os.fsencode(record.path) + b"\0" + segment + b"\0")
-            if self.shard is None or self.shard.has(place):
+            if self.part is None or self.part.has(place):
                 yield record
 
     @property
     def sha256(self) -> str:
-        """Of all videos so far, also of other shards: shards of one list have the same at their ends."""
+        """Of all videos so far, also of other parts: parts of one list have the same at their ends."""
         return self._hash.hexdigest()
 
 

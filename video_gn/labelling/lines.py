@@ -28,9 +28,9 @@ class About:
     """What a file of lines was made with.
 
     Args:
-        settings: by the names of their options; lines of one file, and of the shards of one, have the same.
+        settings: by the names of their options; lines of one file, and of the parts of one, have the same.
         checkpoint: its path; its hash is among the settings, so that a copy of it is the same.
-        shard: "2/8"; None for the whole list.
+        part: "2/8"; None for the whole list.
         merged: whether it is a merge's result.
         complete: None where a run is still to go on. Else {"videos": lines of this file, "listed": videos of the
             whole list, "sha256": of the whole list}.
@@ -38,7 +38,7 @@ class About:
 
     settings: Mapping[str, Any]
     checkpoint: str = ""
-    shard: str | None = None
+    part: str | None = None
     merged: bool = False
     complete: Mapping[str, Any] | None = None
 
@@ -59,6 +59,8 @@ def read_about(path: Path) -> About | None:
         content = json.loads(place.read_bytes())
         if content.pop("version") != _VERSION:
             raise ValueError("another version")
+        if "shard" in content:  # as a part was called
+            content["part"] = content.pop("shard")
         return About(**content)
     except FileNotFoundError:
         return None

@@ -1,4 +1,4 @@
-"""One file of results from the shards of a list, in the list's order; no more than a piece of each is held."""
+"""One file of results from the parts of a list, in the list's order; no more than a piece of each is held."""
 
 from __future__ import annotations
 
@@ -14,28 +14,27 @@ from video_gn.evaluation.results import write_results
 from video_gn.files import whole_file
 from video_gn.journal import decode, encode
 from video_gn.labelling.lines import About, about_path, difference, read_about, read_entry, write_about
-from video_gn.labelling.options import LINES_SUFFIX
-from video_gn.labelling.parts import Shard, find_shards
+from video_gn.labelling.parts import Part, find_parts
 from video_gn.labelling.running import Tally
 
 log = logging.getLogger(__name__)
 
-# Of a shard at a time: some tens of lines. Files are opened for each piece: a process may not open thousands.
+# Of a part at a time: some tens of lines. Files are opened for each piece: a process may not open thousands.
 _PIECE_BYTES = 1 << 16
 _PARTIAL = "--partial merges what there is."
 
 
 def merge(name: Path, output: Path, *, partial: bool = False, overwrite: bool = False) -> Tally:
-    """Write the results of all shards of a list, or of its one file, as one run without shards would have.
+    """Write the results of all parts of a list, or of its one file, as one run without parts would have.
 
     Args:
         name: the output that the runs were given, X.jsonl.
         output: ends in .json, .csv or .jsonl.
-        partial: also where shards are missing or not finished; what is there keeps its order.
+        partial: also where parts are missing or not finished; what is there keeps its order.
         overwrite: replace a .jsonl that is no merge's result.
 
     Raises:
-        ConfigError: where nothing is there, shards are missing, not finished or not of one list and one setting;
+        ConfigError: where nothing is there, parts are missing, not finished or not of one list and one setting;
             or the output is one of them.
     """
     sources = _find(name, output, partial=partial)
@@ -43,7 +42,7 @@ def merge(name: Path, output: Path, *, partial: bool = False, overwrite: bool = 
     tally = Tally()
     with tempfile.TemporaryFile() as failures:
         entries = _interleave(sources, about, partial=partial)
-        if output.suffix == LINES_SUFFIX:
+        if output.suffix == ".jsonl":
             _write_lines(output, entries, about, tally, overwrite=overwrite)
         else:
             videos = _without_failures(entries, failures, tally)
@@ -51,51 +50,51 @@ def merge(name: Path, output: Path, *, partial: bool = False, overwrite: bool = 
     return tally
 
 
-Source = tuple[Shard, Path]
+Source = tuple[Part, Path]
 
 
 def _find(name: Path, output: Path, *, partial: bool) -> list[Source]:
-    shards = find_shards(name)
-    counts = sorted({shard.count for shard, _ in shards})
+    parts = find_parts(name)
+    counts = sorted({part.count for part, _ in parts})
     if len(counts) > 1:
         raise ConfigError(
-            f"--merge {name}: its shards must be of one division, got shards of {' and of '.join(map(str, counts))}. "
+            f"--merge {name}: its parts must be of one division, got parts of {' and of '.join(map(str, counts))}. "
             "Remove those of the others."
         )
-    if not shards:
+    if not parts:
         if not name.exists():
             raise ConfigError(
-                f"--merge {name}: it or its shards ({Shard(0, 8).path(name).name}, ...) must be there, got neither. "
+                f"--merge {name}: it or its parts ({Part(0, 8).path(name).name}, ...) must be there, got neither. "
                 "Give the --output that the runs were given."
             )
-        shards = [(Shard(0, 1), name)]
+        parts = [(Part(0, 1), name)]
     elif name.exists() and not getattr(read_about(name), "merged", False):
         raise ConfigError(
-            f"--merge {name}: must be a file or its shards, got both ({shards[0][1].name}, ...). Remove one of the two."
+            f"--merge {name}: must be a file or its parts, got both ({parts[0][1].name}, ...). Remove one of the two."
         )
-    if output.absolute() in [path.absolute() for _, path in shards]:
+    if output.absolute() in [path.absolute() for _, path in parts]:
         raise ConfigError(f"--output must be another file than --merge reads, got {output}.")
-    there = {shard.index for shard, _ in shards}
-    missing = [Shard(index, shards[0][0].count) for index in range(shards[0][0].count) if index not in there]
+    there = {part.index for part, _ in parts}
+    missing = [Part(index, parts[0][0].count) for index in range(parts[0][0].count) if index not in there]
     if missing:
-        words = f"--merge {name}: must have {missing[0].count} shards, missing {', '.join(map(str, missing))}"
+        words = f"--merge {name}: must have {missing[0].count} parts, missing {', '.join(map(str, missing))}"
         if not partial:
-            raise ConfigError(f"{words}. Run infer with --shard {missing[0]}; {_PARTIAL}")
+            raise ConfigError(f"{words}. Run infer with --part {missing[0]}; {_PARTIAL}")
         log.warning("%s", words)
-    return shards
+    return parts
 
 
 def _check(sources: Sequence[Source], name: Path, *, partial: bool) -> About:
     """What the merged lines were made with: the same everywhere."""
     found: list[About] = []
     unfinished = []
-    for shard, path in sources:
+    for part, path in sources:
         about = read_about(path)
         if about is None:
             raise ConfigError(f"{path}: must have {about_path(path).name} beside it, got none. Copy it there too.")
-        wanted = None if path == name else str(shard)
-        if about.shard != wanted:
-            names = [name or "the whole list" for name in (wanted, about.shard)]
+        wanted = None if path == name else str(part)
+        if about.part != wanted:
+            names = [name or "the whole list" for name in (wanted, about.part)]
             raise ConfigError(
                 f"{path}: must be {names[0]}, got {names[1]}. Give the file the name that it was written under."
             )
@@ -108,35 +107,35 @@ def _check(sources: Sequence[Source], name: Path, *, partial: bool) -> About:
     if unfinished:
         words = f"not finished: {', '.join(path.name for path in unfinished)}"
         if not partial:
-            raise ConfigError(f"--merge {name}: shards must be finished, got {words}. Run them again; {_PARTIAL}")
+            raise ConfigError(f"--merge {name}: parts must be finished, got {words}. Run them again; {_PARTIAL}")
         log.warning("%s", words)
     _check_lists(sources, found)
     complete = found[0].complete
     if unfinished or complete is None or len(sources) != sources[0][0].count:
-        return replace(found[0], shard=None, merged=True, complete=None)
-    return replace(found[0], shard=None, merged=True, complete={**complete, "videos": complete["listed"]})
+        return replace(found[0], part=None, merged=True, complete=None)
+    return replace(found[0], part=None, merged=True, complete={**complete, "videos": complete["listed"]})
 
 
 def _check_lists(sources: Sequence[Source], found: Sequence[About]) -> None:
     finished = [(s, path, a.complete) for (s, path), a in zip(sources, found, strict=True) if a.complete is not None]
-    for shard, path, complete in finished:
+    for part, path, complete in finished:
         first = finished[0][2]
         if (complete["listed"], complete["sha256"]) != (first["listed"], first["sha256"]):
             raise ConfigError(
                 f"{path}: must be of the same list as {finished[0][1].name}, {first['listed']} videos, got one of "
-                f"{complete['listed']}. Run infer again with one list for all shards; with --overwrite where it asks."
+                f"{complete['listed']}. Run infer again with one list for all parts; with --overwrite where it asks."
             )
-        if complete["videos"] != shard.size(complete["listed"]):
+        if complete["videos"] != part.size(complete["listed"]):
             raise ConfigError(
-                f"{about_path(path)}: a shard {shard} of {complete['listed']} videos must have "
-                f"{shard.size(complete['listed'])} of them, got {complete['videos']}. Label it anew with --overwrite."
+                f"{about_path(path)}: a part {part} of {complete['listed']} videos must have "
+                f"{part.size(complete['listed'])} of them, got {complete['videos']}. Label it anew with --overwrite."
             )
 
 
 def _interleave(sources: Sequence[Source], about: About, *, partial: bool) -> Iterator[dict[str, Any]]:
-    """A line of each shard in turn, which is the list's order; a shard that is at its end is left out."""
+    """A line of each part in turn, which is the list's order; a part that is at its end is left out."""
     listed = None if partial or about.complete is None else about.complete["listed"]
-    readers = [(_read(path), None if listed is None else shard.size(listed), path) for shard, path in sources]
+    readers = [(_read(path), None if listed is None else part.size(listed), path) for part, path in sources]
     number = 0
     while readers:
         going_on = []

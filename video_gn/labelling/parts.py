@@ -13,7 +13,7 @@ SLURM = "slurm"
 
 
 @dataclass(frozen=True)
-class Shard:
+class Part:
     """The videos at `index`, `index + count`, `index + 2 * count`, ... of a list; 0 <= index < count.
 
     Parts of every length of list differ by one video at most, and nobody needs to know the length beforehand.
@@ -26,19 +26,23 @@ class Shard:
         return f"{self.index}/{self.count}"
 
     def has(self, place: int) -> bool:
-        """Whether the video at a place of the list, counted from 0, is of this shard."""
+        """Whether the video at a place of the list, counted from 0, is of this part."""
         return place % self.count == self.index
 
     def size(self, total: int) -> int:
-        """How many of a list's videos are of this shard."""
+        """How many of a list's videos are of this part."""
         return (total - self.index + self.count - 1) // self.count
 
     def path(self, output: Path) -> Path:
-        """labels.jsonl -> labels.shard-00002-of-00008.jsonl, from 0."""
-        return output.with_name(f"{output.stem}.shard-{self.index:05d}-of-{self.count:05d}{output.suffix}")
+        """labels.jsonl -> labels.part-00002-of-00008.jsonl, from 0; a file named "shard", as before, stays."""
+        new, old = (
+            output.with_name(f"{output.stem}.{word}-{self.index:05d}-of-{self.count:05d}{output.suffix}")
+            for word in ("part", "shard")
+        )
+        return old if old.exists() else new
 
 
-def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
+def parse_part(text: str, environment: Mapping[str, str]) -> Part:
     """Read `I/N`, or `slurm`.
 
     Args:
@@ -49,17 +53,17 @@ def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
         ConfigError: for anything else.
     """
     if text == SLURM:
-        return slurm_shard(environment)
+        return slurm_part(environment)
     match = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
     if match is None or int(match[1]) >= int(match[2]):
         raise ConfigError(
-            f"--shard must be I/N with I from 0 to N - 1, or {SLURM}, got {text!r}. Write 0/8 for the first of eight, "
+            f"--part must be I/N with I from 0 to N - 1, or {SLURM}, got {text!r}. Write 0/8 for the first of eight, "
             "7/8 for the last."
         )
-    return Shard(int(match[1]), int(match[2]))
+    return Part(int(match[1]), int(match[2]))
 
 
-def slurm_shard(environment: Mapping[str, str]) -> Shard:
+def slurm_part(environment: Mapping[str, str]) -> Part:
     """The place of an array job's task among its tasks: `--array=10-31:7` has ranks 0 to 3.
 
     Args:
@@ -71,12 +75,12 @@ def slurm_shard(environment: Mapping[str, str]) -> Shard:
 
     Source: SLURM's manual of sbatch, "Output environment variables".
     """
-    advice = "Write the shard out, such as --shard $SLURM_ARRAY_TASK_ID/8 for --array=0-7."
+    advice = "Write the part out, such as --part $SLURM_ARRAY_TASK_ID/8 for --array=0-7."
     names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "STEP", "COUNT")]
     lacking = [name for name in names if not re.fullmatch("[0-9]+", environment.get(name, ""))]
     if lacking:
         raise ConfigError(
-            f"--shard {SLURM} must find numbers in {', '.join(names)}, got none in {', '.join(lacking)}. Is this "
+            f"--part {SLURM} must find numbers in {', '.join(names)}, got none in {', '.join(lacking)}. Is this "
             f"a task of an array job? {advice}"
         )
     task, first, step, count = (int(environment[name]) for name in names)
@@ -84,17 +88,17 @@ def slurm_shard(environment: Mapping[str, str]) -> Shard:
     rank, rest = divmod(task - first, step) if step else (-1, 0)
     if rest or not 0 <= rank < count or (last - first) // step + 1 != count:
         raise ConfigError(
-            f"--shard {SLURM} must have an array of equal steps, got task {task} of {count} from {first} to {last} in "
+            f"--part {SLURM} must have an array of equal steps, got task {task} of {count} from {first} to {last} in "
             f"steps of {step}. {advice}"
         )
-    return Shard(rank, count)
+    return Part(rank, count)
 
 
-def find_shards(output: Path) -> list[tuple[Shard, Path]]:
-    """The shards of an output that are there, by their names, in their order."""
-    form = re.compile(rf"{re.escape(output.stem)}\.shard-([0-9]+)-of-([0-9]+){re.escape(output.suffix)}")
+def find_parts(output: Path) -> list[tuple[Part, Path]]:
+    """The parts of an output that are there, by their names, in their order."""
+    form = re.compile(rf"{re.escape(output.stem)}\.(?:part|shard)-([0-9]+)-of-([0-9]+){re.escape(output.suffix)}")
     if not output.parent.is_dir():
         return []
     matches = [(match, path) for path in output.parent.iterdir() if (match := form.fullmatch(path.name))]
-    found = [(Shard(int(match[1]), int(match[2])), path) for match, path in matches]
+    found = [(Part(int(match[1]), int(match[2])), path) for match, path in matches]
     return sorted(found, key=lambda item: (item[0].count, item[0].index))

@@ -14,7 +14,7 @@ from video_gn.clips import Failure
 from video_gn.errors import ConfigError, StoppedError
 from video_gn.labelling.inputs import Inputs
 from video_gn.labelling.lines import About, LinesFile, to_entry
-from video_gn.labelling.parts import Shard, find_shards
+from video_gn.labelling.parts import Part, find_parts
 from video_gn.lists.read import VideoRecord
 from video_gn.run.signals import StopFlag
 from video_gn.weights.named import file_digest, find_weights
@@ -62,7 +62,7 @@ class Tally:
         return 128 + self.stopped_by if self.stopped_by else 3 if self.failed else 0
 
 
-def describe(predictor: Predictor, checkpoint: str, *, top_k: int, backend: str, shard: Shard | None) -> About:
+def describe(predictor: Predictor, checkpoint: str, *, top_k: int, backend: str, part: Part | None) -> About:
     """What lines are made with, at its true values.
 
     The device, the number of views at a time and of workers are not in it: a run may go on on another machine. They
@@ -73,7 +73,7 @@ def describe(predictor: Predictor, checkpoint: str, *, top_k: int, backend: str,
         checkpoint: as it was named.
         top_k: labels to give.
         backend: decoder.
-        shard: of the list.
+        part: of the list.
     """
     labels = hashlib.sha256("\n".join(predictor.classes).encode("utf-8", "surrogateescape")).hexdigest()
     settings = {
@@ -85,26 +85,26 @@ def describe(predictor: Predictor, checkpoint: str, *, top_k: int, backend: str,
         "top_k": top_k,
         "backend": backend,
     }
-    return About(settings, checkpoint, None if shard is None else str(shard))
+    return About(settings, checkpoint, None if part is None else str(part))
 
 
-def check_shards(output: Path, shard: Shard) -> None:
-    """Refuse a shard beside those of another division: they could not be merged.
+def check_parts(output: Path, part: Part) -> None:
+    """Refuse a part beside those of another division: they could not be merged.
 
     It also tells an array job of which only some tasks were submitted again: SLURM then counts these alone.
 
     Args:
-        output: that all shards were given.
-        shard: to be written.
+        output: that all parts were given.
+        part: to be written.
 
     Raises:
         ConfigError: it names one of the others.
     """
-    for other, path in find_shards(output):
-        if other.count != shard.count:
+    for other, path in find_parts(output):
+        if other.count != part.count:
             raise ConfigError(
-                f"--shard must be I/{other.count} as in {path.name}, which is there, got {shard}. Write it so, or "
-                "remove the other shards and their .meta.json, or choose another --output."
+                f"--part must be I/{other.count} as in {path.name}, which is there, got {part}. Write it so, or "
+                "remove the other parts and their .meta.json, or choose another --output."
             )
 
 
@@ -142,7 +142,7 @@ def label(
                 results = progress(predict(chain([first], videos)), inputs.total, tally.before)
                 with flag.waiting("video", grace_seconds=_GRACE_SECONDS):
                     _write_all(results, lines, tally, flag)
-            assert tally.labelled + tally.failed == (inputs.shard or Shard(0, 1)).size(inputs.num_seen)
+            assert tally.labelled + tally.failed == (inputs.part or Part(0, 1)).size(inputs.num_seen)
             lines.finish(listed=inputs.num_seen, sha256=inputs.sha256)
     except StoppedError:
         tally.stopped_by = flag.number
