@@ -241,7 +241,7 @@ def test_broken_videos_are_counted_over_all_processes(videos, tmp_path):
     for rank, (status, printed) in enumerate(found):
         assert status == 1, printed
         assert "2 of 20 training videos could not be read, more than data.max_broken_fraction = 0.05" in printed
-        assert (f"process {rank}: training: {broken[rank]} could not be read" in printed) == (rank > 0), printed
+        assert (f"rank {rank}: training: {broken[rank]} could not be read" in printed) == (rank > 0), printed
         assert f"training: {broken[rank]} could not be read" in printed
         assert f"training: {broken[1 - rank]} could not be read" not in printed
     table = (tmp_path / "two/run/failures.csv").read_text()

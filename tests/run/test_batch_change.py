@@ -12,9 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_exact_resume import runs_of
 
 from video_gn.errors import ConfigError
-from video_gn.run.batch_change import BatchChange, find_change
+from video_gn.run.batch_change import BatchChange, Cut, batches_to_skip, find_change
 from video_gn.run.metrics_file import read_metrics
-from video_gn.run.position import Cut, batches_to_skip
 
 # 24 training videos: 6 batches of 4, a validation every 8 clips, two epochs.
 NUM_VIDEOS, BATCH = 24, 4

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import StrategyRegistry
 
 from video_gn.commands._terminal import set_up_logging
+from video_gn.commands._trainer import TRAINER_DEFAULTS, check_trainer
 from video_gn.data.datamodule import VideoDataModule, build_datamodule
 from video_gn.data.loader import explain
 from video_gn.errors import CheckpointError, ConfigError, ManifestError, RunError
@@ -30,14 +31,13 @@ from video_gn.run import torchrun as launch
 from video_gn.run.broken_videos import BrokenVideos
 from video_gn.run.checkpoints import AtomicCheckpointIO, RunCheckpoint
 from video_gn.run.directory import RunDirectory, SaveConfig
+from video_gn.run.lightning_internals import built, keep_signal_handlers, subcommand_parser
 from video_gn.run.memory import keep_freed_memory
 from video_gn.run.metrics_csv import MetricsCSV
 from video_gn.run.preemption import Preemption
 from video_gn.run.progress import LineProgress, TerminalProgress
-from video_gn.run.same_data import SameData
+from video_gn.run.ranks import RankLog, SameData
 from video_gn.run.signals import StopFlag
-from video_gn.run.speaking import OneSpeaks
-from video_gn.run.trainer_settings import TRAINER_DEFAULTS, check_trainer, rounded
 from video_gn.training.averaging import AveragingConfig
 from video_gn.training.ddp import DDPConfig, SteadyDDP
 from video_gn.training.guard import NonFiniteGuard
@@ -65,7 +65,7 @@ class VideoCLI(LightningCLI):
     """
 
     flag = StopFlag()  # signals come to the process, not to a run
-    speaks: OneSpeaks
+    rank_log: RankLog
     run_directory: RunDirectory
     run_dir: Path
     about: dict[str, Any]
@@ -178,23 +178,23 @@ class VideoCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with the run directory's loggers, callbacks and checkpoint format."""
         self.datamodule.manifests = self.prepared.manifests
-        options, trainer = self.options, self._get(self.config_init, "trainer")
+        options, trainer = self.options, built(self, "trainer")
         self._load_weights(options)
         writer = EvaluationWriter(self.run_dir, made_with=self._scores_follow_from, requeue=slurm.requeue)
         same = SameData(self.prepared.manifests, run_dir=self.run_dir, step=self.global_step)
-        callbacks: list[Any] = [self.speaks, same, writer]
+        callbacks: list[Any] = [self.rank_log, same, writer]
         if self.subcommand == "fit":
-            averaging = self._get(self.config_init, "averaging").build()
+            averaging = built(self, "averaging").build()
             # In this order: precise statistics are those of the averaged weights.
             callbacks += [averaging] if averaging is not None else []
-            callbacks += [self._get(self.config_init, name) for name in ("precise_bn", "guard")]
+            callbacks += [built(self, name) for name in ("precise_bn", "guard")]
             callbacks.append(MetricsCSV(self.run_dir / "metrics.csv"))
             paths = (record.path for record in self.datamodule.manifests["train"].records)
             table = self.run_dir / "failures.csv"
             callbacks.append(BrokenVideos(self.datamodule.max_broken_fraction, paths, table=table))
-        text = self._parser(self.subcommand).dump(options, skip_none=False, skip_link_targets=False)
+        text = subcommand_parser(self).dump(options, skip_none=False, skip_link_targets=False)
         callbacks.append(SaveConfig(self.run_dir, text, stage=str(self.subcommand), resumes=self.resumes))
-        self._get(self.config_init, "checkpoint").resumes = self.resumes
+        built(self, "checkpoint").resumes = self.resumes
         check_trainer(trainer)
         if trainer.enable_progress_bar is not False and sys.stderr.isatty():
             callbacks.append(TerminalProgress())
@@ -211,26 +211,23 @@ class VideoCLI(LightningCLI):
                 trainer.logger = TensorBoardLogger(
                     self.run_dir, name="", version="tensorboard", purge_step=self.global_step or None
                 )
-        ddp = self._get(self.config_init, "ddp")
+        ddp = built(self, "ddp")
         # What Lightning takes by itself for several processes.
         StrategyRegistry.register("ddp", SteadyDDP, override=True, start_method="popen", compression=ddp.compression)
-        built = super().instantiate_trainer(**kwargs)
-        if built.strategy.root_device.type == "cpu":
+        trainer = super().instantiate_trainer(**kwargs)
+        if trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
-        ddp.check(built.strategy)
-        # Lightning's handlers save or broadcast inside of them: processes at different steps wait for ever.
-        vars(built._signal_connector)["register_signal_handlers"] = lambda: None
+        ddp.check(trainer.strategy)
+        keep_signal_handlers(trainer)
         num_batches = options.precise_bn.num_batches if self.subcommand == "fit" else 0
-        check_sharding(built, precise_bn_batches=num_batches, compiles=options.model.compile)
+        check_sharding(trainer, precise_bn_batches=num_batches, compiles=options.model.compile)
         if self.subcommand == "fit":
-            cast(Any, built).callbacks.append(
-                Preemption(self.flag, self._get(self.config_init, "checkpoint"), requeue=slurm.requeue)
-            )
-        return built
+            cast(Any, trainer).callbacks.append(Preemption(self.flag, built(self, "checkpoint"), requeue=slurm.requeue))
+        return trainer
 
     def _scores_follow_from(self) -> dict[str, Any]:
         """What a test's scores are a function of, beside its videos."""
-        config = yaml.safe_load(self._parser("test").dump(self.options, skip_none=False, skip_link_targets=False))
+        config = yaml.safe_load(subcommand_parser(self).dump(self.options, skip_none=False, skip_link_targets=False))
         # How fast the videos are read changes none of them.
         data = {k: v for k, v in config["data"].items() if k not in ("loader", "batch_size", "val_batch_size")}
         source = self.options.ckpt_path or find_weights(self.options.model.weights)
@@ -254,10 +251,10 @@ class VideoCLI(LightningCLI):
     def _load_weights(self, options: Namespace) -> None:
         """Weights to start from, where no checkpoint comes; the config then tells the mean and std that they bring."""
         self.load_report = None
-        mean, std = (rounded(self.about.get(name)) for name in ("mean", "std"))
+        mean, std = (_rounded(self.about.get(name)) for name in ("mean", "std"))
         if options.ckpt_path is None:
             report = self.load_report = self.model.load_weights(classes=self.prepared.classes)
-            mean, std = (rounded(buffer.tolist()) for buffer in (self.model.mean, self.model.std))
+            mean, std = (_rounded(buffer.tolist()) for buffer in (self.model.mean, self.model.std))
             fresh = [] if report is None else [n for n in report.left if not n.endswith("num_batches_tracked")]
             if self.subcommand != "fit" and fresh:
                 raise RunError(
@@ -334,6 +331,11 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
+def _rounded(values: Sequence[float] | None) -> list[float] | None:
+    """As they were written, not as float32 has them."""
+    return None if values is None else [round(v, 6) for v in values]
+
+
 def config_parser(prog: str | None = None) -> LightningArgumentParser:
     """A parser of a fit's config and options, for who reads them without a run.
 
@@ -388,8 +390,8 @@ def _run(command: str, words: Sequence[str]) -> int:
     warnings.filterwarnings("ignore", message=".*It is recommended to use `self.log.*sync_dist=True.*")
     # Our sampler goes on inside an epoch where the checkpoint stood; Lightning cannot know.
     warnings.filterwarnings("ignore", message=".*ended before the epoch ended and your dataloader is not resumable.*")
-    VideoCLI.speaks = OneSpeaks(launch.launched_rank())
-    with VideoCLI.flag.installed(), VideoCLI.speaks.heard(), launch.ending_with_parent():
+    VideoCLI.rank_log = RankLog(launch.launched_rank())
+    with VideoCLI.flag.installed(), VideoCLI.rank_log.installed(), launch.ending_with_parent():
         try:
             cli = VideoCLI(
                 command,

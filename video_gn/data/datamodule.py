@@ -22,7 +22,8 @@ from video_gn.data.loader import ReadingBoard, WatchedLoader
 from video_gn.data.samplers import EvalSampler, TrainSampler
 from video_gn.errors import ConfigError, ManifestError
 from video_gn.lists.read import Manifest, check_same_classes, common_videos, find_videos, has_split, read_manifest
-from video_gn.run.position import present_cut
+from video_gn.run.batch_change import present_cut
+from video_gn.run.lightning_internals import pads_samplers
 
 log = logging.getLogger(__name__)
 
@@ -220,8 +221,7 @@ class VideoDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Read the lists; Lightning calls this on every process."""
-        connector = getattr(self.trainer, "_accelerator_connector", None)
-        if self.trainer and self.trainer.world_size > 1 and getattr(connector, "use_distributed_sampler", False):
+        if self.trainer and self.trainer.world_size > 1 and pads_samplers(self.trainer):
             raise ValueError(
                 "use_distributed_sampler must be False: Lightning's sampler repeats videos to pad. "
                 "Write Trainer(use_distributed_sampler=False)."

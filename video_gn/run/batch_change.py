@@ -16,16 +16,99 @@ Refused inside an epoch: another `data.augment.repeats`, since the order is one 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from lightning import Trainer
 
 from video_gn.errors import ConfigError
-from video_gn.run.position import Cut, batches_to_skip, present_cut
+from video_gn.run.lightning_internals import write_progress
 
 log = logging.getLogger(__name__)
+
+
+# ---- the place in an epoch -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How an epoch is cut into batches, and these into optimizer steps.
+
+    Args:
+        clips: of a batch of all processes.
+        accumulate: batches of an optimizer step; the last step of an epoch may have fewer.
+        batches: of an epoch.
+    """
+
+    clips: int
+    accumulate: int
+    batches: int
+
+    @property
+    def clips_per_step(self) -> int:
+        """The global batch."""
+        return self.clips * self.accumulate
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of an epoch."""
+        return -(-self.batches // self.accumulate)
+
+    def describe(self) -> dict[str, int]:
+        """What a checkpoint keeps of it."""
+        return {"clips_per_batch": self.clips, "accumulate": self.accumulate, "batches_per_epoch": self.batches}
+
+    def step_at(self, epoch: int, clips: int) -> int:
+        """Optimizer steps that a run with this cut has taken where so many clips of an epoch were seen, rounded up."""
+        return epoch * self.steps + min(-(-clips // self.clips_per_step), self.steps)
+
+
+def present_cut(datamodule: Any, trainer: Any) -> Cut:
+    """The cut of a run, as Lightning will count it.
+
+    Args:
+        datamodule: with its lists read.
+        trainer: of the run.
+    """
+    videos = datamodule.batch_size // datamodule.augment.repeats * trainer.world_size
+    batches, limit = len(datamodule.manifests["train"].records) // videos, trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    return Cut(datamodule.batch_size * trainer.world_size, trainer.accumulate_grad_batches, batches)
+
+
+def clips_seen(trainer: Any) -> int:
+    """Clips of the epoch under way that a training has seen; 0 without one of this package's data modules."""
+    batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", 0)
+    return int(trainer.fit_loop.epoch_loop.batch_progress.current.ready * batch_size * trainer.world_size)
+
+
+def batches_to_skip(cut: Cut, *, clips: int, validates: Callable[[int], bool], validated: int) -> int:
+    """Batches of an epoch that a run goes on after, where another cut has seen some of the epoch's clips.
+
+    ```
+    20 clips seen, steps of 8    | 8 | 8 | 8 | ...  -> after 2 batches, 4 clips are seen again
+    ```
+
+    A validation right there would be taken as done: unless it was, the step before it is done again too. So is an
+    epoch's last step, since its end has a validation and hooks to come.
+
+    Args:
+        cut: of the run.
+        clips: that were seen.
+        validates: batches of the epoch -> whether a validation comes after them.
+        validated: clips of the epoch after which the last validation was done; -1 without one.
+
+    Returns:
+        A multiple of `cut.accumulate`, below `cut.batches`.
+    """
+    steps = max(0, min(clips // cut.clips_per_step, (cut.batches - 1) // cut.accumulate))
+    if steps and validates(steps * cut.accumulate) and validated != steps * cut.clips_per_step:
+        steps -= 1
+    return steps * cut.accumulate
+
+
+# ---- the change ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -147,25 +230,3 @@ def _validates(trainer: Any, cut: Cut, epoch: int, batches: int) -> bool:
         return False
     period = interval if isinstance(interval, int) else max(1, int(cut.batches * interval))
     return (batches if every else epoch * cut.batches + batches) % period == 0
-
-
-def write_progress(state: dict[str, Any], *, epoch: int, batches: int, step: int) -> None:
-    """Write the loops' state as it is between two epochs, or between two batches of one.
-
-    Args:
-        state: of the fit loop; its total of processed batches is taken as it is.
-        epoch: epochs done.
-        batches: of the epoch under way that are done.
-        step: the global step.
-    """
-    for scope in ("total", "current"):
-        started = epoch + (batches > 0)
-        state["epoch_progress"][scope].update(ready=started, started=started, processed=epoch, completed=epoch)
-    progress = state["epoch_loop.batch_progress"]
-    progress["is_last_batch"] = False
-    # With `completed` one behind, Lightning takes a checkpoint as one of a training batch's end.
-    progress["current"].update(ready=batches, started=batches, processed=batches, completed=max(0, batches - 1))
-    total = progress["total"]["processed"]
-    progress["total"].update(ready=total, started=total, completed=total - (batches > 0))
-    # Lightning adds the step under way on resuming inside an epoch, and not between epochs.
-    state["epoch_loop.state_dict"]["_batches_that_stepped"] = step - (batches > 0)

@@ -20,9 +20,16 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from video_gn.errors import ConfigError
 from video_gn.files import remove_temporary, whole_file, whole_path
-from video_gn.run.batch_change import BatchChange, find_change, write_progress
+from video_gn.run.batch_change import BatchChange, clips_seen, find_change
 from video_gn.run.checkpoint_files import read_plain
-from video_gn.run.position import clips_seen
+from video_gn.run.lightning_internals import (
+    begin_epoch_anew,
+    epoch_is_over,
+    is_within_window,
+    validates_by_time,
+    validates_next,
+    write_progress,
+)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -162,20 +169,16 @@ class RunCheckpoint(Checkpoint):
         if trainer.ckpt_path is None:
             return
         if trainer.fit_loop.epoch_loop.batch_progress.current.ready == 0:
-            # Between two epochs there is nothing to restart: the next epoch is like any other.
-            loop = trainer.fit_loop
-            for part in (loop, loop.epoch_loop, loop.epoch_loop.val_loop, loop.epoch_loop.automatic_optimization):
-                part._restarting = False
+            begin_epoch_anew(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save inside an epoch, unless a validation or the epoch's end comes right after."""
-        loop = trainer.fit_loop
-        if loop._should_accumulate():
+        if is_within_window(trainer):
             return
         self._due |= trainer.global_step % self.every_n_steps == 0
-        if self._due and not self.validates_next(trainer) and not self.epoch_is_over(trainer):
+        if self._due and not validates_next(trainer) and not epoch_is_over(trainer):
             self.save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -190,24 +193,12 @@ class RunCheckpoint(Checkpoint):
         # Of equals the later one: its schedule has come further.
         if self.best is None or float(value) >= self.best:
             self.best, self.best_step, self._new_best = float(value), trainer.global_step, True
-        if not self.epoch_is_over(trainer):
+        if not epoch_is_over(trainer):
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save after the epoch's last hook; Lightning calls checkpoint callbacks last."""
         self.save(trainer)
-
-    @staticmethod
-    def validates_next(trainer: Trainer) -> bool:
-        """Whether a validation comes right after the batch that has just ended."""
-        loop = trainer.fit_loop
-        return loop._data_fetcher is not None and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
-
-    @staticmethod
-    def epoch_is_over(trainer: Trainer) -> bool:
-        """Whether the batch that has just ended is the epoch's last."""
-        loop = trainer.fit_loop.epoch_loop
-        return loop.batch_progress.current.ready >= trainer.num_training_batches or loop._is_training_done
 
     def save(self, trainer: Trainer) -> None:
         """Write `last.ckpt`, with its other names; once for a step.
@@ -215,7 +206,7 @@ class RunCheckpoint(Checkpoint):
         Args:
             trainer: where a save may happen, on every process.
         """
-        if trainer.fit_loop._should_accumulate():
+        if is_within_window(trainer):
             return  # a stop between two optimizer steps: no checkpoint holds the gradients of half a window
         self._due = False
         last = self.directory / "last.ckpt"
@@ -249,7 +240,7 @@ def _check_validation(trainer: Trainer) -> None:
     every: float | None = trainer.val_check_batch
     if accumulate == 1 or every is None or math.isinf(every):
         return
-    if getattr(trainer, "_val_check_time_interval", None) is not None:
+    if validates_by_time(trainer):
         inside = True
     elif trainer.check_val_every_n_epoch is None:  # counted over the epochs
         inside = every % batches != 0 and (every % accumulate != 0 or batches % accumulate != 0)

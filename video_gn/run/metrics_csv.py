@@ -11,10 +11,10 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from video_gn.files import naming_full_disk, write_text
+from video_gn.run.batch_change import clips_seen
 from video_gn.run.checkpoints import RunCheckpoint
+from video_gn.run.lightning_internals import callbacks_of, is_within_window
 from video_gn.run.metrics_file import format_metrics, read_metrics
-from video_gn.run.position import clips_seen
-from video_gn.run.trainer_settings import callbacks_of
 
 COLUMNS = ("step", "epoch", "lr", "train/loss", "val/loss", "val/top1", "val/top5", "clips")
 
@@ -63,7 +63,7 @@ class MetricsCSV(Callback):
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         # Lightning hands out what it adds up: losses divided by the number of batches in the window.
         self._losses.append(loss.detach())
-        if trainer.fit_loop._should_accumulate():
+        if is_within_window(trainer):
             return
         losses, self._losses = self._losses, []
         if trainer.global_step % trainer.log_every_n_steps and trainer.global_step != 1:

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from video_gn.errors import StoppedError
 from video_gn.run.checkpoints import RunCheckpoint
+from video_gn.run.lightning_internals import epoch_is_over, is_within_window, validates_next
 from video_gn.run.signals import StopFlag
 
 log = logging.getLogger(__name__)
@@ -61,11 +62,11 @@ class Preemption(Checkpoint):
         Raises:
             StoppedError: where a signal has come to any process.
         """
-        if trainer.fit_loop._should_accumulate() or not self._asked():
+        if is_within_window(trainer) or not self._asked():
             return
-        if self.checkpoint.validates_next(trainer):
+        if validates_next(trainer):
             self._stop(trainer)
-        if not self.checkpoint.epoch_is_over(trainer):
+        if not epoch_is_over(trainer):
             if self.checkpoint.saved_step != trainer.global_step:
                 self.checkpoint.save(trainer)
             self._stop(trainer)

@@ -10,6 +10,8 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 
+from video_gn.run.lightning_internals import average_of
+
 
 @dataclass(frozen=True)
 class AveragingConfig:
@@ -66,32 +68,29 @@ class Averaging(WeightAveraging):
             return False
         return (step_idx - self.config.start_step) % self.config.every_n_steps == 0
 
-    def swap(self, pl_module: LightningModule) -> None:
-        """Exchange the weights in training and the averaged ones; a second call puts them back."""
-        if self._average_model is not None:
-            self._swap_models(pl_module)
-
     def _follow(self, pl_module: LightningModule) -> None:
         """Until the first step is averaged, the average is the present weights, not those of the start."""
-        average: Any = self._average_model
+        average = average_of(self)
         if average is not None and average.n_averaged == 0:
             average.module.load_state_dict(pl_module.state_dict())
             self._take_unsaved(pl_module)
 
     def _take_unsaved(self, pl_module: LightningModule) -> None:
         """Take what no state dict holds: the mean and std that came with weights or a checkpoint."""
-        if self._average_model is None:
+        average = average_of(self)
+        if average is None:
             return
         saved, own = pl_module.state_dict().keys(), dict(pl_module.named_buffers())
-        for name, buffer in self._average_model.module.named_buffers():
+        for name, buffer in average.module.named_buffers():
             if name not in saved:
                 buffer.copy_(own[name])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Move the average to where the net is by now: Lightning makes it before it moves the net."""
-        if self._average_model is not None:
+        average = average_of(self)
+        if average is not None:
             # `n_averaged` stays on the host, where reading it waits for no device.
-            self._average_model.module.to(pl_module.device)
+            average.module.to(pl_module.device)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Go on with both, the weights in training and their average."""

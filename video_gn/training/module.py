@@ -26,6 +26,7 @@ from video_gn.evaluation.scores import normalize_clips, score_views
 from video_gn.models.norms import is_norm
 from video_gn.models.resnet3d import I3D
 from video_gn.run.checkpoint_files import environment
+from video_gn.run.lightning_internals import trainer_of
 from video_gn.training.checks import check_same_net, check_training, class_difference, rounded
 from video_gn.training.mixing import Mixing, mixing_rng
 from video_gn.training.optimizer import OptimizerConfig, build_optimizer, freeze_stages, scaled_lr
@@ -270,7 +271,7 @@ class VideoClassifier(LightningModule):
         Lightning divides each loss by `accumulate_grad_batches`, also in an epoch's last window, which may hold
         fewer batches (all batches are of one size). 7 batches, accumulated by 3: factors 1 1 1, 1 1 1, 3.
         """
-        trainer = self._trainer
+        trainer = trainer_of(self)
         if trainer is None or trainer.accumulate_grad_batches == 1 or math.isinf(trainer.num_training_batches):
             return 1.0
         accumulate = trainer.accumulate_grad_batches
@@ -360,7 +361,7 @@ class VideoClassifier(LightningModule):
 
     def describe(self) -> dict[str, Any]:
         """What a checkpoint says of itself, in plain containers: enough to rebuild net and preprocessing."""
-        datamodule = getattr(self.trainer, "datamodule", None) if self._trainer is not None else None
+        datamodule = getattr(trainer_of(self), "datamodule", None)
         data = datamodule.describe() if datamodule is not None else {}
         return {
             "version": video_gn.__version__,
@@ -384,7 +385,7 @@ class VideoClassifier(LightningModule):
         stored = checkpoint.get(KEY)
         if stored is None:
             raise CheckpointError(f"the checkpoint has no key {KEY!r}: it was not written by this package")
-        datamodule = getattr(self.trainer, "datamodule", None) if self._trainer is not None else None
+        datamodule = getattr(trainer_of(self), "datamodule", None)
         classes = list(getattr(datamodule, "classes", ()))
         if classes and stored.get("classes") and classes != stored["classes"]:
             raise CheckpointError(class_difference(stored["classes"], classes))
@@ -397,7 +398,7 @@ class VideoClassifier(LightningModule):
 
     def _take_weights_in_training(self, checkpoint: dict[str, Any]) -> None:
         """Where an averaged run goes on without averaging, it goes on with the weights that were in training."""
-        trainer = self._trainer
+        trainer = trainer_of(self)
         if "current_model_state" not in checkpoint or trainer is None or trainer.state.fn != "fit":
             return
         if not any(isinstance(callback, WeightAveraging) for callback in cast(Any, trainer).callbacks):

@@ -41,7 +41,7 @@ from video_gn.data.extra_loader import extra_train_loader
 from video_gn.errors import ConfigError
 from video_gn.evaluation.scores import normalize_clips
 from video_gn.models import BatchRenorm, recomputing
-from video_gn.run.trainer_settings import callbacks_of
+from video_gn.run.lightning_internals import average_of, callbacks_of
 
 log = logging.getLogger(__name__)
 
@@ -344,10 +344,9 @@ def _net(pl_module: LightningModule) -> nn.Module:
 
 def _holder(trainer: Trainer, pl_module: LightningModule) -> nn.Module:
     """Where validation's weights are kept while training goes on: the average, or the net itself."""
-    averaging: Any = _averaging(trainer)
-    if averaging is None or averaging._average_model is None:
-        return _net(pl_module)
-    return _net(averaging._average_model.module)
+    averaging = _averaging(trainer)
+    average = None if averaging is None else average_of(averaging)
+    return _net(pl_module if average is None else average.module)
 
 
 def _prefix(pl_module: LightningModule) -> str:

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from video_gn.errors import ConfigError
-from video_gn.run.trainer_settings import callbacks_of
+from video_gn.run.lightning_internals import callbacks_of, set_data_parallel_size
 
 
 class ShardedStrategy(ModelParallelStrategy):
@@ -39,7 +39,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def setup_environment(self) -> None:
         """Let all processes share the weights; Lightning's "auto" would be one group a node."""
-        self._data_parallel_size = self.num_nodes * self.num_processes
+        set_data_parallel_size(self, self.num_nodes * self.num_processes)
         super().setup_environment()
 
     def shard(self, net: nn.Module) -> None:

@@ -1,9 +1,6 @@
-"""What a run asks of Lightning's trainer."""
+"""Settings of Lightning's trainer: defaults of a run, and values that it refuses."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import Any
 
 from jsonargparse import Namespace
 
@@ -15,17 +12,12 @@ TRAINER_DEFAULTS = {
     "log_every_n_steps": 10,
     "enable_model_summary": False,
 }
-# Half precision of the weights themselves would convert the uint8 frames too; autocast does not.
+# Half precision of the weights themselves would also convert the uint8 frames; autocast does not.
 _PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
 
 
-def rounded(values: Sequence[float] | None) -> list[float] | None:
-    """As they were written, not as float32 has them."""
-    return None if values is None else [round(v, 6) for v in values]
-
-
 def check_trainer(trainer: Namespace) -> None:
-    """Refuse settings of Lightning's that a run cannot honour, before anything is touched."""
+    """Refuse settings that a run cannot honour, before it touches anything."""
     precision = str(trainer.precision or "32-true")
     if precision not in _PRECISIONS:
         raise ConfigError(f"trainer.precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
@@ -44,9 +36,3 @@ def check_trainer(trainer: Namespace) -> None:
             f"trainer.val_check_interval must be a multiple of accumulate_grad_batches ({accumulate}), got {interval}: "
             "a validation between two optimizer steps cannot be resumed from"
         )
-
-
-def callbacks_of(trainer: Any) -> list[Any]:
-    """A trainer's callbacks, an attribute that Lightning's types do not tell of."""
-    callbacks: list[Any] = getattr(trainer, "callbacks", [])
-    return callbacks

@@ -1,0 +1,117 @@
+"""Private names of Lightning, one function each. No other file touches any, but for methods that a subclass overrides:
+`LightningCLI._run_subcommand` and `_parse_ckpt_path`, `DDPStrategy._register_ddp_hooks`.
+
+Written for Lightning 2.6; a test checks that the installed one has every name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+# ---- the trainer ---------------------------------------------------------------------------------
+
+
+def callbacks_of(trainer: Any) -> list[Any]:
+    """A trainer's callbacks: a public attribute that Lightning's types do not declare."""
+    callbacks: list[Any] = getattr(trainer, "callbacks", [])
+    return callbacks
+
+
+def trainer_of(module: Any) -> Any:
+    """A module's trainer; None without one, where `module.trainer` raises."""
+    return module._trainer
+
+
+def pads_samplers(trainer: Any) -> bool:
+    """Whether Lightning puts its own sampler into loaders: its public setting is the argument of the trainer alone."""
+    return bool(getattr(getattr(trainer, "_accelerator_connector", None), "use_distributed_sampler", False))
+
+
+def keep_signal_handlers(trainer: Any) -> None:
+    """Stop Lightning from installing its own: they save or broadcast inside a handler, so that ranks at different steps
+    wait for ever.
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None
+
+
+# ---- the training loop ---------------------------------------------------------------------------
+
+
+def is_within_window(trainer: Any) -> bool:
+    """Whether the batch that has just ended is accumulated only: its optimizer step is still to come."""
+    return bool(trainer.fit_loop._should_accumulate())
+
+
+def validates_next(trainer: Any) -> bool:
+    """Whether a validation comes right after the batch that has just ended."""
+    loop = trainer.fit_loop
+    return loop._data_fetcher is not None and bool(loop.epoch_loop._should_check_val_fx(loop._data_fetcher))
+
+
+def epoch_is_over(trainer: Any) -> bool:
+    """Whether the batch that has just ended is the epoch's last."""
+    loop = trainer.fit_loop.epoch_loop
+    return bool(loop.batch_progress.current.ready >= trainer.num_training_batches or loop._is_training_done)
+
+
+def validates_by_time(trainer: Any) -> bool:
+    """Whether validations come after some time, not after some batches."""
+    return getattr(trainer, "_val_check_time_interval", None) is not None
+
+
+def begin_epoch_anew(trainer: Any) -> None:
+    """Let the loops take the next epoch like any other, after a checkpoint that lies between two."""
+    loop = trainer.fit_loop
+    for part in (loop, loop.epoch_loop, loop.epoch_loop.val_loop, loop.epoch_loop.automatic_optimization):
+        part._restarting = False  # the setter of the fit loop leaves it True where max_steps ends a training
+
+
+def write_progress(state: dict[str, Any], *, epoch: int, batches: int, step: int) -> None:
+    """Write the loops' state as it is between two epochs, or between two batches of one.
+
+    Args:
+        state: Of the fit loop; its total of processed batches stays.
+        epoch: Epochs done.
+        batches: Batches done of the epoch under way.
+        step: Global step.
+    """
+    for scope in ("total", "current"):
+        started = epoch + (batches > 0)
+        state["epoch_progress"][scope].update(ready=started, started=started, processed=epoch, completed=epoch)
+    progress = state["epoch_loop.batch_progress"]
+    progress["is_last_batch"] = False
+    # With `completed` one behind, Lightning takes a checkpoint as one of a training batch's end.
+    progress["current"].update(ready=batches, started=batches, processed=batches, completed=max(0, batches - 1))
+    total = progress["total"]["processed"]
+    progress["total"].update(ready=total, started=total, completed=total - (batches > 0))
+    # Lightning adds the step under way on resuming inside an epoch, and not between epochs.
+    state["epoch_loop.state_dict"]["_batches_that_stepped"] = step - (batches > 0)
+
+
+# ---- averaged weights ----------------------------------------------------------------------------
+
+
+def average_of(averaging: Any) -> Any:
+    """The averaged model of a `WeightAveraging` callback, None before its `setup`."""
+    return averaging._average_model
+
+
+# ---- strategies ----------------------------------------------------------------------------------
+
+
+def set_data_parallel_size(strategy: Any, size: int) -> None:
+    """Number of ranks that share a `ModelParallelStrategy`'s weights; its constructor does not know it yet."""
+    strategy._data_parallel_size = size
+
+
+# ---- the command line ----------------------------------------------------------------------------
+
+
+def subcommand_parser(cli: Any) -> Any:
+    """The parser of a `LightningCLI`'s subcommand."""
+    return cli._parser(cli.subcommand)
+
+
+def built(cli: Any, key: str) -> Any:
+    """What a `LightningCLI` has built from a key of its subcommand's config."""
+    return cli._get(cli.config_init, key)
