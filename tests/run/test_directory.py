@@ -2,7 +2,8 @@ import pytest
 
 from video_gn.errors import RunError
 from video_gn.files import HeldError, hold, holder
-from video_gn.run.directory import RunDirectory, config_differences
+from video_gn.run.directory import RunDirectory
+from video_gn.run.saved_config import config_differences
 
 
 def test_one_run_at_a_time(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +26,24 @@ def set_up_logging() -> None:
         log.addHandler(handler)
         log.setLevel(logging.INFO)
         log.propagate = False
+
+
+def quieten_lightning() -> None:
+    """Hide what Lightning and torch warn of that is as it should be in our runs."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        # sys.argv holds the words too if we are the console script.
+        "LightningCLI's args parameter is intended.*",
+        # torch about Lightning 2.6.
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*callbacks used to create the checkpoint need to be provided.*",
+        # Every rank logs the same value, computed from what all have seen.
+        ".*It is recommended to use `self.log.*sync_dist=True.*",
+        # Our sampler resumes inside an epoch; Lightning cannot know.
+        ".*ended before the epoch ended and your dataloader is not resumable.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
 
 
 def with_progress(items: Any, total: int | None, done: int = 0) -> Any:

@@ -29,7 +29,7 @@ from video_gn.clips import Failure
 from video_gn.files import write_json
 from video_gn.journal import Journal, decode, whole_lines, write_all
 from video_gn.run.checkpoint_files import environment, environment_differences
-from video_gn.run.directory import config_differences
+from video_gn.run.saved_config import config_differences
 
 log = logging.getLogger(__name__)
 

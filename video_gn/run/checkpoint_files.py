@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from video_gn.errors import CheckpointError
+from video_gn.run.directory import BEST, LAST, STEPS
 from video_gn.weights.about import KEY
 from video_gn.weights.files import naming_damage, read_file
 
@@ -92,8 +93,8 @@ def newest_checkpoint(directory: Path) -> tuple[Path, dict[str, Any]] | None:
     Raises:
         CheckpointError: where every one is damaged; that of last.ckpt.
     """
-    last = directory / "last.ckpt"
-    paths = [last, *sorted(directory.glob("step-*.ckpt"), reverse=True), directory / "best.ckpt"]
+    last = directory / LAST
+    paths = [last, *sorted(directory.glob(STEPS), reverse=True), directory / BEST]
     damages: list[CheckpointError] = []
     found: list[tuple[Path, dict[str, Any]]] = []
     for path in paths:

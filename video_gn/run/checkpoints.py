@@ -22,6 +22,7 @@ from video_gn.errors import ConfigError
 from video_gn.files import remove_temporary, whole_file, whole_path
 from video_gn.run.batch_change import BatchChange, clips_seen, find_change
 from video_gn.run.checkpoint_files import read_plain
+from video_gn.run.directory import BEST, CHECKPOINTS, LAST, STEPS
 from video_gn.run.lightning_internals import (
     begin_epoch_anew,
     epoch_is_over,
@@ -103,7 +104,7 @@ class RunCheckpoint(Checkpoint):
                 "checkpoint.monitor must be a figure of the validation to maximize, val/top1 or val/top5, "
                 f"got {monitor!r}"
             )
-        self.directory = Path(directory or "checkpoints")
+        self.directory = Path(directory or CHECKPOINTS)
         self.every_n_steps = every_n_steps
         self.keep_steps = keep_steps
         self.monitor = monitor
@@ -146,18 +147,18 @@ class RunCheckpoint(Checkpoint):
         if not trainer.is_global_zero:
             return
         remove_temporary(self.directory)
-        last = self.directory / "last.ckpt"
+        last = self.directory / LAST
         from_last = trainer.ckpt_path is not None and last.is_file() and Path(trainer.ckpt_path).samefile(last)
         if self.resumes and self.change is not None:
-            for kept in self.directory.glob("step-*.ckpt"):
+            for kept in self.directory.glob(STEPS):
                 kept.replace(kept.with_name(kept.name.replace("step-", "earlier-")))
         elif self.resumes and trainer.ckpt_path is not None:
-            for later in self.directory.glob("step-*.ckpt"):
+            for later in self.directory.glob(STEPS):
                 # What comes after the step that the run goes on from is of another branch of it.
                 if int(later.stem.removeprefix("step-")) > self._loaded_step:
                     later.replace(later.with_name(later.name.replace("step-", "abandoned-")))
         if from_last and self.best_step == self._loaded_step:
-            link(last, self.directory / "best.ckpt")  # the kill came between last.ckpt and best.ckpt
+            link(last, self.directory / BEST)  # the kill came between last.ckpt and best.ckpt
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the loops where the checkpoint stood.
@@ -209,14 +210,14 @@ class RunCheckpoint(Checkpoint):
         if is_within_window(trainer):
             return  # a stop between two optimizer steps: no checkpoint holds the gradients of half a window
         self._due = False
-        last = self.directory / "last.ckpt"
+        last = self.directory / LAST
         trainer.save_checkpoint(last)
         if trainer.is_global_zero:
             if self._new_best:
-                link(last, self.directory / "best.ckpt")
+                link(last, self.directory / BEST)
             if self.keep_steps:
-                link(last, self.directory / f"step-{trainer.global_step:08d}.ckpt")
-                for old in sorted(self.directory.glob("step-*.ckpt"))[: -self.keep_steps]:
+                link(last, self.directory / STEPS.replace("*", f"{trainer.global_step:08d}"))
+                for old in sorted(self.directory.glob(STEPS))[: -self.keep_steps]:
                     with contextlib.suppress(FileNotFoundError):
                         old.unlink()
         self._new_best = False

@@ -1,34 +1,57 @@
-"""One directory for a run: its lock, its config, and what an earlier run left in it."""
+"""The directory of a run: the name of every file in it, its lock, and where an earlier training goes.
+
+A training writes `config.yaml`, `checkpoints/` and `metrics.csv`, a test `test/`, a prediction `predict/`; everything
+else in the directory is the user's own. No torch is imported, so that reports and studies can read these names.
+"""
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
-
-import yaml
-from lightning import Callback, LightningModule, Trainer
+from typing import IO
 
 from video_gn.errors import RefusedError, RunError
-from video_gn.files import HeldError, hold, write_text
+from video_gn.files import HeldError, hold
 
-log = logging.getLogger(__name__)
+# ---- names, from the run directory on --------------------------------------------------------------
 
-# Written by a training; everything else in the directory is the user's own.
-_FIT_FILES = (
-    "config.yaml",
-    "config.resume-*.yaml",
-    "checkpoints",
-    "metrics.csv",
-    "weights.json",
-    "failures.csv",
-    "tensorboard",
-    "test",
-    "predict",
-    "report.html",
+CONFIG = "config.yaml"  # resolved settings of fit
+RESUME_CONFIGS = "config.resume-*.yaml"  # those of each resume, 001 and up
+CHECKPOINTS = "checkpoints"
+LAST = "last.ckpt"  # in checkpoints/, as are the next two
+BEST = "best.ckpt"
+STEPS = "step-*.ckpt"
+METRICS = "metrics.csv"
+WEIGHTS = "weights.json"  # which tensors came from model.weights
+FAILURES = "failures.csv"  # training videos that could not be read
+TENSORBOARD = "tensorboard"
+REPORT = "report.html"
+LOCK = ".lock"
+
+TEST = "test"
+TEST_CONFIG = "test/config.yaml"
+TEST_METRICS = "test/metrics.json"
+TEST_PREDICTIONS = "test/predictions.csv"
+TEST_SCORES = "test/scores.npz"  # of each view
+TEST_UNFINISHED = "test/unfinished"  # videos scored so far
+TEST_LOCK = "test/.lock"
+
+PREDICT = "predict"
+PREDICT_RESULTS = "predict/predictions.json"
+
+PREVIOUS = "previous"  # earlier trainings, 001 and up, each with all of these:
+_SET_ASIDE = (
+    CONFIG,
+    RESUME_CONFIGS,
+    CHECKPOINTS,
+    METRICS,
+    WEIGHTS,
+    FAILURES,
+    TENSORBOARD,
+    TEST,
+    PREDICT,
+    REPORT,
 )
 
 
@@ -36,7 +59,7 @@ class RunDirectory:
     """A run's directory, held by one run at a time.
 
     Args:
-        path: of the directory; made if it is not there.
+        path: Directory; made when it is locked.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -44,14 +67,14 @@ class RunDirectory:
         self._lock: IO[str] | None = None
 
     def lock(self, name: str, *, wait_seconds: float | None = None) -> None:
-        """Hold the directory until this process ends; the kernel lets go of it also after a kill.
+        """Hold the directory until this process ends; the kernel releases it also after a kill.
 
         Args:
-            name: of the lock file: a training and a test of its checkpoint may run side by side.
-            wait_seconds: how long to wait for another run, see `video_gn.files.hold`.
+            name: LOCK or TEST_LOCK: a training and a test of its checkpoint may run side by side.
+            wait_seconds: Time to wait for another run, see `video_gn.files.hold`.
 
         Raises:
-            RefusedError: where another run holds it, or it cannot be written.
+            RefusedError: If another run holds it, or it cannot be written.
         """
         target = self.path / name
         try:
@@ -67,28 +90,28 @@ class RunDirectory:
             ) from error
 
     def unlock(self) -> None:
-        """Let go of the directory."""
+        """Release the directory."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
     def set_aside(self) -> Path | None:
-        """Move what an earlier training left to `previous/NNN/`, so that a new one loses nothing.
+        """Move the files of an earlier training to `previous/NNN/`, so that a new one overwrites nothing.
 
         Returns:
-            Where it lies now; None where there was nothing.
+            The new directory; None if there was nothing to move.
 
         Raises:
-            RunError: while a test writes into the directory.
+            RunError: While a test writes into the directory.
         """
-        if (self.path / "test").is_dir():
+        if (self.path / TEST).is_dir():
             test = RunDirectory(self.path)
-            test.lock("test/.lock")
+            test.lock(TEST_LOCK)
             test.unlock()
-        found = [entry for pattern in _FIT_FILES for entry in sorted(self.path.glob(pattern))]
+        found = [entry for pattern in _SET_ASIDE for entry in sorted(self.path.glob(pattern))]
         if not found:
             return None
-        previous = self.path / "previous"
+        previous = self.path / PREVIOUS
         numbers = [int(p.name) for p in previous.glob("*") if p.name.isdigit()] if previous.is_dir() else []
         target = previous / f"{max(numbers, default=0) + 1:03d}"
         target.mkdir(parents=True)
@@ -97,14 +120,14 @@ class RunDirectory:
         return target
 
     def put_back(self, aside: Path) -> None:
-        """Undo `set_aside`, where the training that came after it was refused before it saved anything.
+        """Undo `set_aside` if the training after it was refused before it saved anything.
 
         Args:
-            aside: what `set_aside` returned.
+            aside: What `set_aside` returned.
         """
-        if (self.path / "checkpoints").exists():
+        if (self.path / CHECKPOINTS).exists():
             return
-        for pattern in _FIT_FILES:
+        for pattern in _SET_ASIDE:
             for entry in self.path.glob(pattern):  # the refused training's config and empty tables
                 if entry.is_dir():
                     shutil.rmtree(entry)
@@ -121,76 +144,17 @@ class RunDirectory:
             wanted: "best", "last", or a path.
 
         Returns:
-            Its path; None for "last" or "best" where there is none.
+            Its path; None for a "last" or "best" that does not exist.
 
         Raises:
-            RunError: for a path that does not exist.
+            RunError: For a path that does not exist.
         """
-        directory = self.path / "checkpoints"
-        if wanted in ("best", "last"):
-            path = directory / f"{wanted}.ckpt"
+        named = {"best": BEST, "last": LAST}
+        if wanted in named:
+            path = self.path / CHECKPOINTS / named[wanted]
             return path if path.is_file() else None
         if not Path(wanted).is_file():
             raise RunError(
                 f"ckpt_path {wanted!r} is not a file. Give a checkpoint, or best or last of the run directory."
             )
         return Path(wanted)
-
-
-class SaveConfig(Callback):
-    """Writes the resolved config: `config.yaml`, `test/config.yaml`, or a resume's own beside the first.
-
-    Args:
-        run_dir: the run's directory.
-        text: the resolved config as yaml.
-        stage: "fit", "validate", "test" or "predict".
-        resumes: whether a fit goes on from a checkpoint of this directory.
-    """
-
-    def __init__(self, run_dir: Path, text: str, *, stage: str, resumes: bool) -> None:
-        self.run_dir = run_dir
-        self.text = text
-        self.stage = stage
-        self.resumes = resumes
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write the file, once everything has been built."""
-        if not trainer.is_global_zero:
-            return
-        first = self.run_dir / "config.yaml"
-        if self.stage != "fit":
-            target = self.run_dir / self.stage / "config.yaml"
-        elif self.resumes and first.is_file():
-            target = _next_resume_name(self.run_dir)
-            differences = config_differences(yaml.safe_load(first.read_text()), yaml.safe_load(self.text))
-            for line in differences:
-                log.warning("config differs from %s: %s", first, line)
-        else:
-            target = first
-        write_text(target, self.text)
-
-
-def _next_resume_name(run_dir: Path) -> Path:
-    number = 1
-    while (run_dir / f"config.resume-{number:03d}.yaml").exists():
-        number += 1
-    return run_dir / f"config.resume-{number:03d}.yaml"
-
-
-def config_differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Lines "key: old -> new" for every leaf that differs, but for `ckpt_path`, which a resume must change.
-
-    Args:
-        old: nested mapping.
-        new: nested mapping.
-        prefix: of the keys.
-    """
-    lines = []
-    for key in sorted({*old, *new}, key=str):
-        name = f"{prefix}{key}"
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            lines += config_differences(a, b, f"{name}.")
-        elif a != b and name != "ckpt_path":
-            lines.append(f"{name}: {a!r} -> {b!r}")
-    return lines

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from video_gn.errors import StoppedError
 from video_gn.run.checkpoints import RunCheckpoint
+from video_gn.run.directory import LAST
 from video_gn.run.lightning_internals import epoch_is_over, is_within_window, validates_next
 from video_gn.run.signals import StopFlag
 
@@ -121,7 +122,7 @@ class Preemption(Checkpoint):
         if step is None:
             saved = "Nothing was saved yet."
         else:
-            saved = f"{self.checkpoint.directory / 'last.ckpt'} is of step {step}; --ckpt_path last goes on from it."
+            saved = f"{self.checkpoint.directory / LAST} is of step {step}; --ckpt_path last goes on from it."
         if trainer.is_global_zero:  # before the requeue, which may cut the output off
             saving = time.monotonic() - self._agreed_seconds
             log.info("%s: %.2f s to the step's end, %.2f s to save", name, self._waited_seconds, saving)
