@@ -24,6 +24,7 @@ from video_gn.evaluation.results import video_result, write_results
 from video_gn.evaluation.unfinished import Kept, Part, Place, Unfinished
 from video_gn.files import whole_file, whole_path, write_json
 from video_gn.lists.read import Manifest
+from video_gn.run.directory import PREDICT_RESULTS, TEST_METRICS, TEST_PREDICTIONS, TEST_SCORES, TEST_UNFINISHED
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class EvaluationWriter(Callback):
         self.made_with = made_with
         self.requeue = requeue
         self.num_failed = 0
-        self._unfinished = Unfinished(self.run_dir / "test" / "unfinished")
+        self._unfinished = Unfinished(self.run_dir / TEST_UNFINISHED)
         self._kept = Kept()
         self._part: Part | None = None
         self._places: dict[int, Place] = {}
@@ -106,7 +107,6 @@ class EvaluationWriter(Callback):
         """Gather over processes; rank 0 writes the files."""
         assert self._part is not None
         self._part.close()
-        directory = self.run_dir / "test"
         rows = pl_module.test_metric.rows()  # collective: every process takes part
         mine = (self._places, list(pl_module.failures))
         everyone: list[Any] = [mine]
@@ -120,14 +120,14 @@ class EvaluationWriter(Callback):
             return
         datamodule = trainer.datamodule
         manifest, classes = datamodule.manifests["test"], pl_module.classes or list(datamodule.classes)
-        self._write_predictions(directory / "predictions.csv", rows, manifest, classes)
+        self._write_predictions(self.run_dir / TEST_PREDICTIONS, rows, manifest, classes)
         places = dict(self._kept.places)
         for more, _ in everyone:
             places.update(more)
         results = pl_module.eval_results
         num_clips, num_crops = datamodule.views.num_clips, datamodule.test_crops.num_crops
         curve = ClipCurve(num_clips=num_clips, num_crops=num_crops)
-        self._write_scores(directory / "scores.npz", places, rows, curve)
+        self._write_scores(self.run_dir / TEST_SCORES, places, rows, curve)
         metrics = {
             "top1": results["top1"],
             "top5": results["top5"],
@@ -141,7 +141,7 @@ class EvaluationWriter(Callback):
             "failed": [{"path": path, "reason": reason} for _, path, reason in failures],
             "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
         }
-        write_json(directory / "metrics.json", metrics)
+        write_json(self.run_dir / TEST_METRICS, metrics)
         self._unfinished.remove()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
@@ -221,4 +221,4 @@ class EvaluationWriter(Callback):
         self.num_failed = len(failures)
         if trainer.is_global_zero:
             failed = [{"path": path, "reason": reason} for _, path, reason in failures]
-            write_results(self.run_dir / "predict" / "predictions.json", [results[i] for i in sorted(results)], failed)
+            write_results(self.run_dir / PREDICT_RESULTS, [results[i] for i in sorted(results)], failed)

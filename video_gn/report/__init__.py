@@ -7,6 +7,7 @@ from pathlib import Path
 from video_gn.files import write_text
 from video_gn.report.page import build_page
 from video_gn.report.reading import read_run
+from video_gn.run.directory import REPORT
 
 __all__ = ["write_report"]
 
@@ -28,6 +29,6 @@ def write_report(run_dir: Path) -> Path:
     """
     run_dir = Path(run_dir)
     page = build_page(read_run(run_dir))
-    target = run_dir / "report.html"
+    target = run_dir / REPORT
     write_text(target, page)
     return target

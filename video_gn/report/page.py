@@ -28,6 +28,7 @@ from video_gn.report.matrix import MAX_CLASSES, confusion_matrix
 from video_gn.report.plots import Axis, Curve, line_chart
 from video_gn.report.reading import MISSING, Run
 from video_gn.report.text import count, file_size, percent, printable, whole
+from video_gn.run.directory import BEST, CHECKPOINTS, CONFIG, TEST_CONFIG, TEST_METRICS
 
 _NUM_PAIRS = 30
 _NUM_MISTAKES = 25
@@ -103,7 +104,7 @@ def build_page(run: Run) -> str:
         "reasons": Counter(reason for _, reason in failed).most_common(_MAX_FAILED),
         "settings": [(label, value) for label, key in _SETTINGS if (value := run.setting(key)) is not None],
         "commands": _commands(run),
-        "resumes": [name for name in run.configs if name.startswith("config.resume-")],
+        "resumes": [name for name in run.configs if name not in (CONFIG, TEST_CONFIG)],
     }
     return environment.get_template("page.html").render(context)
 
@@ -140,7 +141,7 @@ def _headline(run: Run) -> dict[str, Any]:
             tiles.append(Tile(label, percent(right / num_videos), _interval(right / num_videos, num_videos)))
         warning = "Counted from test/predictions.csv alone: it does not list videos that could not be read."
         return {"tiles": tiles, "warnings": [warning], "untested": False}
-    untested = run.notes["test/metrics.json"].problem == MISSING and predictions is None
+    untested = run.notes[TEST_METRICS].problem == MISSING and predictions is None
     return {"tiles": _validation_tiles(run), "warnings": [], "untested": untested}
 
 
@@ -281,17 +282,17 @@ def _commands(run: Run) -> str:
 
     here = str(run.directory)
     commands = []
-    if "config.yaml" in run.configs:
+    if CONFIG in run.configs:
         again = quoted(here.rstrip("/") + "-again")
         commands.append(
-            f"# train again, into another directory\nvideo-gn fit -c {quoted(here, 'config.yaml')} --run_dir {again}"
+            f"# train again, into another directory\nvideo-gn fit -c {quoted(here, CONFIG)} --run_dir {again}"
         )
-    for name, what in (("test/config.yaml", "again"), ("config.yaml", "the best checkpoint")):
+    for name, what in ((TEST_CONFIG, "again"), (CONFIG, "the best checkpoint")):
         if name in run.configs:
             commands.append(f"# test {what}\nvideo-gn test -c {quoted(here, name)} --run_dir {quoted(here)}")
             break
     commands.append(f"# this page\nvideo-gn report {quoted(here)}")
-    checkpoint, best = run.test.get("checkpoint"), run.directory / "checkpoints" / "best.ckpt"
+    checkpoint, best = run.test.get("checkpoint"), run.directory / CHECKPOINTS / BEST
     if not isinstance(checkpoint, str):
         checkpoint = str(best) if best.is_file() else ""
     if checkpoint:

@@ -16,18 +16,27 @@ import yaml
 
 from video_gn.errors import RunError
 from video_gn.report.analysis import Predictions, natural_order
+from video_gn.run.directory import (
+    CONFIG,
+    METRICS,
+    RESUME_CONFIGS,
+    TEST_CONFIG,
+    TEST_METRICS,
+    TEST_PREDICTIONS,
+    TEST_SCORES,
+)
 from video_gn.run.metrics_file import read_metrics
 
 Value = TypeVar("Value")
 
 # What each file holds and who writes it, in the order of the page's table.
 FILES: Mapping[str, str] = {
-    "config.yaml": "resolved settings of the training, written by video-gn fit",
-    "metrics.csv": "training curves, written by video-gn fit",
-    "test/config.yaml": "settings of the test, written by video-gn test",
-    "test/metrics.json": "accuracies of the test, written by video-gn test",
-    "test/predictions.csv": "a prediction for each video, written by video-gn test",
-    "test/scores.npz": "scores of each view, written by video-gn test",
+    CONFIG: "resolved settings of the training, written by video-gn fit",
+    METRICS: "training curves, written by video-gn fit",
+    TEST_CONFIG: "settings of the test, written by video-gn test",
+    TEST_METRICS: "accuracies of the test, written by video-gn test",
+    TEST_PREDICTIONS: "a prediction for each video, written by video-gn test",
+    TEST_SCORES: "scores of each view, written by video-gn test",
 }
 MISSING = "missing"
 _PREDICTION_COLUMNS = ("video", "label", "pred", "score", "top5")
@@ -138,17 +147,17 @@ def read_run(directory: Path) -> Run:
             "Train or test with this --run_dir first."
         )
     run = Run(directory)
-    for name in ("config.yaml", "test/config.yaml", *sorted(p.name for p in directory.glob("config.resume-*.yaml"))):
+    for name in (CONFIG, TEST_CONFIG, *sorted(p.name for p in directory.glob(RESUME_CONFIGS))):
         text = _read(run, name, lambda path: path.read_text(encoding="utf-8", errors="surrogateescape"), "")
         if text:
             run.configs[name] = text
-    for name in ("config.yaml", "test/config.yaml"):
+    for name in (CONFIG, TEST_CONFIG):
         if name in run.configs and not run.config:
             run.config = _read(run, name, _parse_config, {})
-    run.rows = _read(run, "metrics.csv", _read_rows, [])
-    run.test = _read(run, "test/metrics.json", _read_json, {})
-    run.predictions = _read(run, "test/predictions.csv", read_predictions, None)
-    _read(run, "test/scores.npz", lambda path: None, None)
+    run.rows = _read(run, METRICS, _read_rows, [])
+    run.test = _read(run, TEST_METRICS, _read_json, {})
+    run.predictions = _read(run, TEST_PREDICTIONS, read_predictions, None)
+    _read(run, TEST_SCORES, lambda path: None, None)
     order = {name: place for place, name in enumerate(FILES)}
     run.notes = dict(sorted(run.notes.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
     return run

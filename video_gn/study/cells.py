@@ -13,6 +13,7 @@ from typing import Any
 from video_gn import files as locks
 from video_gn.errors import ConfigError, RunError
 from video_gn.files import write_json
+from video_gn.run.directory import CHECKPOINTS, LAST, LOCK, METRICS, TEST_LOCK, TEST_METRICS
 from video_gn.study.plan import Cell, Study
 from video_gn.study.settings import differences
 
@@ -52,7 +53,7 @@ class CellDirectory:
         self.cell = cell
         self.path = Path(out) / "cells" / cell.name
         self.log = self.path / "log.txt"
-        self.metrics = self.path / "test" / "metrics.json"
+        self.metrics = self.path / TEST_METRICS
 
     def read(self) -> CellRecord | None:
         """What was run here; None if nothing was.
@@ -80,7 +81,7 @@ class CellDirectory:
         return self._changes(study, record, () if study.words else record.extra)
 
     def _changes(self, study: Study, record: CellRecord, ignore: Sequence[str]) -> list[str]:
-        if not record.fit_done and not (self.path / "checkpoints" / "last.ckpt").is_file():
+        if not record.fit_done and not (self.path / CHECKPOINTS / LAST).is_file():
             return []  # nothing was trained with the old settings: a wrong path may be corrected
         return differences(record.settings, study.resolved(self.cell), ignore=ignore)
 
@@ -92,7 +93,7 @@ class CellDirectory:
         """
         record = self.read()
         if record is None:
-            if (self.path / "checkpoints").is_dir():
+            if (self.path / CHECKPOINTS).is_dir():
                 raise ConfigError(f"{self.path} holds a run without cell.json: move it away, or choose another --out.")
             return
         lines = self._changes(study, record, ())
@@ -123,7 +124,7 @@ class CellDirectory:
 
     def holder(self) -> str | None:
         """The process that runs the cell, its training or its test, in words; None if none does."""
-        found = (locks.holder(self.path / name) for name in (_LOCK, ".lock", "test/.lock"))
+        found = (locks.holder(self.path / name) for name in (_LOCK, LOCK, TEST_LOCK))
         return next((holder for holder in found if holder), None)
 
     @contextlib.contextmanager
@@ -162,5 +163,5 @@ class CellDirectory:
         self.write(record)
 
     def _last_written(self) -> float:
-        files = (self.log, self.path / "metrics.csv", self.path / "checkpoints" / "last.ckpt")
+        files = (self.log, self.path / METRICS, self.path / CHECKPOINTS / LAST)
         return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)

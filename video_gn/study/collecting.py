@@ -13,6 +13,7 @@ from typing import Any
 
 from video_gn.errors import RunError
 from video_gn.files import whole_file
+from video_gn.run.directory import METRICS, TEST_PREDICTIONS
 from video_gn.run.metrics_file import read_metrics
 from video_gn.study.cells import CellDirectory
 from video_gn.study.plan import Cell, Study
@@ -155,7 +156,7 @@ def _why(state: str, directory: CellDirectory, study: Study) -> str:
 def _read(directory: CellDirectory, minutes: float) -> CellResult:
     cell = directory.cell
     test = json.loads(directory.metrics.read_text(encoding="utf-8", errors="surrogateescape"))
-    rows = read_metrics(directory.path / "metrics.csv")
+    rows = read_metrics(directory.path / METRICS)
     train = _by_epoch(rows, "train/loss")
     val = _by_epoch(rows, "val/top1")
     val_loss = _by_epoch(rows, "val/loss")
@@ -178,7 +179,7 @@ def _read(directory: CellDirectory, minutes: float) -> CellResult:
         "steps": max((r["step"] for r in rows), default=0),
         "minutes": round(minutes, 2),
     }
-    return CellResult(cell, row, train, val, _read_right(directory.path / "test" / "predictions.csv"))
+    return CellResult(cell, row, train, val, _read_right(directory.path / TEST_PREDICTIONS))
 
 
 def _by_epoch(rows: Sequence[dict[str, Any]], name: str) -> list[tuple[int, float]]:
