@@ -126,7 +126,7 @@ def test_every_clip_of_the_epoch_once(tiny_videos, tmp_path, whole, step, settin
     epoch = (seen[: len(seen) - again] + rest)[(step - 1) // 6 * NUM_VIDEOS :][:NUM_VIDEOS]
     assert sorted(epoch) == list(range(NUM_VIDEOS))
     begun = (step * BATCH - again) // size
-    assert f"{again} clips are seen again. Step {step} counts as step {begun} from here on" in printed
+    assert f"{again} clips are seen again. Step {step} counts as step {begun} from now on" in printed
     assert runs_of(tmp_path)[-1][0] == begun
     assert validations_of(tmp_path, size) == validations
     # The schedule goes by clips.

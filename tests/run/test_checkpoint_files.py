@@ -69,7 +69,7 @@ def test_the_newest_whole_one_is_taken_instead(tmp_path, caplog, damage):
     with caplog.at_level(logging.WARNING, "video_gn"):
         path, content = newest_checkpoint(directory)
     assert (path, content["global_step"]) == (wanted, 4)
-    assert ("last.ckpt is not there" if damage == "gone" else f"Going on from {wanted} (step 4)") in caplog.text
+    assert ("last.ckpt is not there" if damage == "gone" else f"Resuming from {wanted} (step 4)") in caplog.text
     assert "step-00000006.ckpt" in caplog.text
 
 

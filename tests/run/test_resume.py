@@ -187,7 +187,7 @@ def test_a_damaged_checkpoint_and_another_machine_are_named(tiny_videos, tmp_pat
         (directory / name).write_bytes(data[: len(data) // 2])
     status, printed = run(fit_words(tiny_videos, tmp_path, "--ckpt_path=last"), tmp_path)
     assert status == 0, printed
-    assert f"Going on from {kept} (step 4)" in printed
+    assert f"Resuming from {kept} (step 4)" in printed
     assert "will not be the same bit for bit: threads: 99 there, 1 here" in printed
     assert [first for first, _ in steps_of(tmp_path)] == [0, 4]
     assert_same(weights(directory / "last.ckpt"), weights(whole / "run/checkpoints/last.ckpt"))

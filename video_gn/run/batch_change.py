@@ -1,14 +1,14 @@
-"""Going on with another batch size, accumulation or number of processes than the checkpoint was written with.
+"""Resumes with another batch size, accumulation or number of ranks than the checkpoint was written with.
 
-What stays is the place in the epoch, in clips: it is rounded down to a whole global batch of the present setting, and
-the clips that are seen again are counted and told. The clips' order is the seed's alone, so all others of the epoch
-come once, and where the global batch stays the same none comes again.
+The place in the epoch stays, counted in clips: it is rounded down to a whole global batch of the present setting, and
+the number of clips that are seen again is logged. The clips' order depends on the seed alone, so all others of the
+epoch come once, and if the global batch stays the same none comes again.
 
 **Steps are counted by clips.** After a change the global step is what a run with the present setting would have
-counted at that place: epochs done times its steps of an epoch, and the steps within. Everything that is given in
-steps or epochs (schedule, `max_steps`, `every_n_steps`, `averaging.start_step`) so means the same clips as before;
-rows of metrics.csv take their new steps, and where several fall on one the last stays. `step-*.ckpt` files of the
-former counting are renamed to `earlier-*.ckpt`.
+counted at that place: epochs done times its steps of an epoch, and the steps within. So everything given in steps or
+epochs (schedule, `max_steps`, `every_n_steps`, `averaging.start_step`) means the same clips as before; rows of
+metrics.csv take their new steps, and if several fall on one the last stays. `step-*.ckpt` files of the former counting
+are renamed to `earlier-*.ckpt`.
 
 Refused inside an epoch: another `data.augment.repeats`, since the order is one of videos.
 """
@@ -36,9 +36,9 @@ class Cut:
     """How an epoch is cut into batches, and these into optimizer steps.
 
     Args:
-        clips: of a batch of all processes.
-        accumulate: batches of an optimizer step; the last step of an epoch may have fewer.
-        batches: of an epoch.
+        clips: Clips of a batch on all ranks.
+        accumulate: Batches of an optimizer step; the last step of an epoch may have fewer.
+        batches: Batches of an epoch.
     """
 
     clips: int
@@ -56,21 +56,16 @@ class Cut:
         return -(-self.batches // self.accumulate)
 
     def describe(self) -> dict[str, int]:
-        """What a checkpoint keeps of it."""
+        """Plain numbers for a checkpoint."""
         return {"clips_per_batch": self.clips, "accumulate": self.accumulate, "batches_per_epoch": self.batches}
 
     def step_at(self, epoch: int, clips: int) -> int:
-        """Optimizer steps that a run with this cut has taken where so many clips of an epoch were seen, rounded up."""
+        """Optimizer steps that a run with this cut has taken after so many clips of an epoch, rounded up."""
         return epoch * self.steps + min(-(-clips // self.clips_per_step), self.steps)
 
 
 def present_cut(datamodule: Any, trainer: Any) -> Cut:
-    """The cut of a run, as Lightning will count it.
-
-    Args:
-        datamodule: with its lists read.
-        trainer: of the run.
-    """
+    """The cut of a run, as Lightning will count it; the data module has read its lists."""
     videos = datamodule.batch_size // datamodule.augment.repeats * trainer.world_size
     batches, limit = len(datamodule.manifests["train"].records) // videos, trainer.limit_train_batches
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
@@ -78,26 +73,26 @@ def present_cut(datamodule: Any, trainer: Any) -> Cut:
 
 
 def clips_seen(trainer: Any) -> int:
-    """Clips of the epoch under way that a training has seen; 0 without one of this package's data modules."""
+    """Clips of the present epoch that a training has seen; 0 without a data module of this package."""
     batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", 0)
     return int(trainer.fit_loop.epoch_loop.batch_progress.current.ready * batch_size * trainer.world_size)
 
 
 def batches_to_skip(cut: Cut, *, clips: int, validates: Callable[[int], bool], validated: int) -> int:
-    """Batches of an epoch that a run goes on after, where another cut has seen some of the epoch's clips.
+    """Batches of an epoch after which a run resumes, if another cut has seen some of the epoch's clips.
 
     ```
     20 clips seen, steps of 8    | 8 | 8 | 8 | ...  -> after 2 batches, 4 clips are seen again
     ```
 
-    A validation right there would be taken as done: unless it was, the step before it is done again too. So is an
+    Lightning would take a validation right there as done: unless it was, the step before it is repeated too. So is an
     epoch's last step, since its end has a validation and hooks to come.
 
     Args:
-        cut: of the run.
-        clips: that were seen.
-        validates: batches of the epoch -> whether a validation comes after them.
-        validated: clips of the epoch after which the last validation was done; -1 without one.
+        cut: Cut of the resuming run.
+        clips: Clips of the epoch seen.
+        validates: Batches of the epoch -> whether a validation comes after them.
+        validated: Clips of the epoch after which the last validation was done; -1 without one.
 
     Returns:
         A multiple of `cut.accumulate`, below `cut.batches`.
@@ -113,15 +108,15 @@ def batches_to_skip(cut: Cut, *, clips: int, validates: Callable[[int], bool], v
 
 @dataclass(frozen=True)
 class BatchChange:
-    """What has changed since a checkpoint, and where the run goes on.
+    """What has changed since a checkpoint, and where the run resumes.
 
     Args:
-        old: the checkpoint's cut of an epoch.
-        new: the run's.
-        epoch: epochs done.
-        seen: clips of the epoch under way that the checkpoint has seen.
-        batches: of the new cut that the run goes on after.
-        step: the checkpoint's.
+        old: Cut of an epoch in the checkpoint.
+        new: Cut of an epoch in the run.
+        epoch: Epochs done.
+        seen: Clips of the present epoch that the checkpoint has seen.
+        batches: Batches of the new cut after which the run resumes.
+        step: Global step of the checkpoint.
     """
 
     old: Cut
@@ -133,29 +128,29 @@ class BatchChange:
 
     @property
     def clips(self) -> int:
-        """Clips of the epoch that the run goes on after."""
+        """Clips of the epoch after which the run resumes."""
         return self.batches * self.new.clips
 
     @property
     def new_step(self) -> int:
-        """The checkpoint's step as the run counts."""
+        """The checkpoint's step in the run's counting."""
         return self.new.step_at(self.epoch, self.clips)
 
-    def told(self) -> str:
+    def text(self) -> str:
         """The change in a line."""
         again = self.seen - self.clips
         return (
             f"the global batch was {self.old.clips_per_step} clips ({self.old.clips} x {self.old.accumulate} "
-            f"accumulated), now it is {self.new.clips_per_step} ({self.new.clips} x {self.new.accumulate}): going on "
+            f"accumulated), now it is {self.new.clips_per_step} ({self.new.clips} x {self.new.accumulate}): resuming "
             f"in epoch {self.epoch} after {self.clips} of the {self.seen} clips seen; {again} clips are seen again. "
-            f"Step {self.step} counts as step {self.new_step} from here on"
+            f"Step {self.step} counts as step {self.new_step} from now on"
         )
 
     def renumbered(self, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Rows of metrics.csv up to the place where the run goes on, by its own steps.
+        """Rows of metrics.csv up to the place where the run resumes, with the run's own steps.
 
         Args:
-            rows: in any counting; one without "clips" is of the old one.
+            rows: Rows in any counting; one without "clips" is in the old one.
         """
         kept: dict[int, dict[str, Any]] = {}
         for row in rows:
@@ -167,7 +162,7 @@ class BatchChange:
         return list(kept.values())
 
     def apply(self, checkpoint: dict[str, Any]) -> None:
-        """Make a checkpoint, before it is restored, one of this place and counting."""
+        """Give a checkpoint this place and counting, before Lightning restores it."""
         step = checkpoint["global_step"] = self.new_step
         state = checkpoint["loops"]["fit_loop"]
         state["epoch_loop.batch_progress"]["total"]["processed"] = self.epoch * self.new.batches + self.batches
@@ -187,14 +182,14 @@ class BatchChange:
 
 
 def find_change(trainer: Trainer, checkpoint: dict[str, Any]) -> BatchChange | None:
-    """What differs from a checkpoint that a fit goes on from; None where nothing does.
+    """The change since a checkpoint that a fit resumes from; None if nothing differs.
 
     Args:
-        trainer: with its data module's lists read.
-        checkpoint: its whole content.
+        trainer: Trainer whose data module has read its lists.
+        checkpoint: Whole content.
 
     Raises:
-        ConfigError: for a change that is refused.
+        ConfigError: For a change that is refused.
     """
     datamodule: Any = getattr(trainer, "datamodule", None)
     position = checkpoint.get(type(datamodule).__qualname__, {})
@@ -205,7 +200,7 @@ def find_change(trainer: Trainer, checkpoint: dict[str, Any]) -> BatchChange | N
     if position["clips"] and position["repeats"] != datamodule.augment.repeats:
         raise ConfigError(
             f"data.augment.repeats must stay {position['repeats']} inside an epoch, got {datamodule.augment.repeats}. "
-            "Go on with it, or from a checkpoint between two epochs."
+            "Resume with it, or from a checkpoint between two epochs."
         )
     if (old.clips, old.accumulate) == (new.clips, new.accumulate):
         return None
@@ -219,12 +214,12 @@ def find_change(trainer: Trainer, checkpoint: dict[str, Any]) -> BatchChange | N
     )
     change = BatchChange(old, new, epoch, position["clips"], batches, step)
     if trainer.is_global_zero:
-        log.warning("%s", change.told())
+        log.warning("%s", change.text())
     return change
 
 
 def _validates(trainer: Any, cut: Cut, epoch: int, batches: int) -> bool:
-    """Whether Lightning validates after so many batches of an epoch."""
+    """Whether Lightning validates after that many batches of an epoch."""
     every, interval = trainer.check_val_every_n_epoch, trainer.val_check_interval
     if not trainer.limit_val_batches or not isinstance(interval, int | float) or (every and (epoch + 1) % every):
         return False

@@ -1,4 +1,4 @@
-"""Training that goes on past broken videos, up to a ceiling."""
+"""Counts the broken videos of a training, which others replace, and stops it above a limit."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ log = logging.getLogger(__name__)
 
 
 class BrokenVideos(Callback):
-    """Counts and names the training videos that could not be decoded; stops the run past a ceiling.
+    """Counts and logs the training videos that could not be decoded; stops the run above a limit.
 
-    The count is of distinct videos over all processes, against the videos of the training list.
+    Each video counts once, over all ranks, as a part of the training list.
 
     Args:
-        max_fraction: of the training videos, in [0, 1].
-        paths: of the training list.
-        table: csv file (path, reason) that keeps them beyond the run; it is there only when there are any.
+        max_fraction: Limit, as a fraction of the training videos, in [0, 1].
+        paths: Videos of the training list.
+        table: csv file (path, reason) that keeps them beyond the run; written only if there are any.
     """
 
     def __init__(self, max_fraction: float, paths: Iterable[str], *, table: Path | None = None) -> None:
@@ -42,13 +42,13 @@ class BrokenVideos(Callback):
         return {"broken": dict(self.broken)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting where the checkpoint stood, but for videos that are no longer listed."""
+        """Take over the checkpoint's videos, but for those no longer listed."""
         self.broken = {path: reason for path, reason in state_dict["broken"].items() if path in self.paths}
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: LightningModule, outputs: Any, batch: ClipBatch, batch_idx: int
     ) -> None:
-        """Name new failures; compare with the ceiling."""
+        """Log new failures; compare with the limit."""
         news = False
         for failure in batch.failures:
             if failure.path not in self.broken:
@@ -62,7 +62,7 @@ class BrokenVideos(Callback):
         if news and trainer.is_global_zero:
             self._write()
         if trainer.world_size > 1:
-            # All processes must stop at the same step, and asking at each one would wait for the device.
+            # All ranks must stop at the same step, and asking at each one would wait for the device.
             if (batch_idx + 1) % trainer.log_every_n_steps and batch_idx + 1 < trainer.num_training_batches:
                 return
             self._share(trainer)
@@ -71,7 +71,7 @@ class BrokenVideos(Callback):
             raise RunError(
                 f"{len(self.broken)} of {self.num_videos} training videos could not be read, more than "
                 f"data.max_broken_fraction = {self.max_fraction:g} allows ({names}). "
-                "Mend or remove them, or raise the ceiling."
+                "Repair or remove them, or raise the limit."
             )
 
     def _share(self, trainer: Trainer) -> None:
@@ -87,7 +87,7 @@ class BrokenVideos(Callback):
             self._write()
 
     def _write(self) -> None:
-        """All of them, also those that an earlier, killed process of this run found after its last checkpoint."""
+        """Write all of them, also those that an earlier, killed process of this run found after its checkpoint."""
         if self.table is None:
             return
         rows = {row["path"]: row["reason"] for row in _read_table(self.table)} | self.broken
@@ -97,7 +97,7 @@ class BrokenVideos(Callback):
             writer.writerows(rows.items())
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say how many there were."""
+        """Log how many there were."""
         if self.broken and trainer.is_global_zero:
             log.warning("%d of %d training videos could not be read", len(self.broken), self.num_videos)
 

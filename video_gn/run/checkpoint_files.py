@@ -82,16 +82,16 @@ def _check_bytes(path: Path) -> None:
 
 
 def newest_checkpoint(directory: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The checkpoint of a run that a training goes on from: last.ckpt, or where it is damaged the newest whole one.
+    """The checkpoint that a training resumes from: last.ckpt, or if that is damaged the newest whole one.
 
     Args:
-        directory: the run's `checkpoints/`.
+        directory: Directory of the run's checkpoints.
 
     Returns:
-        Its path and content; None where there is none at all.
+        Its path and content; None if there are no checkpoints.
 
     Raises:
-        CheckpointError: where every one is damaged; that of last.ckpt.
+        CheckpointError: If all are damaged: the error of last.ckpt.
     """
     last = directory / LAST
     paths = [last, *sorted(directory.glob(STEPS), reverse=True), directory / BEST]
@@ -112,7 +112,7 @@ def newest_checkpoint(directory: Path) -> tuple[Path, dict[str, Any]] | None:
         return None
     path, content = max(found, key=lambda item: int(item[1]["global_step"]))
     why = "is damaged" if last.is_file() else "is not there"
-    log.warning("Going on from %s (step %d): %s %s.", path, content["global_step"], last, why)
+    log.warning("Resuming from %s (step %d): %s %s.", path, content["global_step"], last, why)
     return path, content
 
 

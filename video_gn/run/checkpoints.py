@@ -1,8 +1,8 @@
-"""Checkpoints that a killed run goes on from: whole files only, at places where resuming is exact.
+"""Writes the checkpoints of a training: whole files only, at places where resuming is exact.
 
-Lightning's own state inside an epoch's end or a validation makes a resumed run skip or repeat
-hooks. So a save that falls due there waits until they are over, and the loops' state is written in
-one of two plain forms: between two epochs, or between two batches of one.
+Lightning's own state inside an epoch's end or a validation makes a resumed run skip or repeat hooks. So a save that
+falls due there waits until they are over, and the loops' state is written in one of two plain forms: between two
+epochs, or between two batches of one.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write a checkpoint.
 
         Args:
-            checkpoint: plain containers and tensors.
-            path: its final name.
-            storage_options: none are known.
+            checkpoint: Plain containers and tensors.
+            path: Final name.
+            storage_options: Must be None.
 
         Raises:
-            DiskFullError: where there is no room; the old file is whole.
+            DiskFullError: If there is no room; the old file is whole.
         """
         if storage_options is not None:
             raise TypeError(f"storage_options must be None, got {storage_options!r}")
@@ -86,10 +86,10 @@ class RunCheckpoint(Checkpoint):
     """Keeps `last.ckpt`, `best.ckpt` by a validation figure, and some older steps.
 
     Args:
-        directory: the run's `checkpoints/`; filled in by the command line.
-        every_n_steps: optimizer steps between two saves of `last.ckpt`; epochs' and validations' ends save too.
-        keep_steps: how many `step-*.ckpt` of those saves to keep beside it, the newest.
-        monitor: figure whose largest value makes `best.ckpt`; of equal ones the latest.
+        directory: Directory of the checkpoints, `checkpoints/` of the run; filled in by the command line.
+        every_n_steps: Optimizer steps between two saves of `last.ckpt`; the end of an epoch or validation saves too.
+        keep_steps: Number of older saves to keep beside it as `step-*.ckpt`, the newest.
+        monitor: Figure of the validation whose largest value makes `best.ckpt`; of equal ones the latest.
     """
 
     def __init__(
@@ -111,8 +111,8 @@ class RunCheckpoint(Checkpoint):
         self.best: float | None = None
         self.best_step = -1
         self.resumes = True
-        self.saved_step: int | None = None  # that last.ckpt is of
-        self.change: BatchChange | None = None  # since the checkpoint that the run goes on from
+        self.saved_step: int | None = None  # of last.ckpt
+        self.change: BatchChange | None = None  # since the checkpoint that the run resumes from
         self._validated = (-1, -1)  # epoch and clips of the last validation
         self._due = False
         self._new_best = False
@@ -125,7 +125,7 @@ class RunCheckpoint(Checkpoint):
         return {"best": self.best, "best_step": self.best_step, "validated": list(self._validated)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the best figure of the run that goes on; another run's says nothing of this one."""
+        """Take over the best figure of a resumed run; another run's says nothing about this one."""
         if self.resumes:
             self.best, self.best_step = state_dict["best"], state_dict["best_step"]
         self._validated = tuple(state_dict.get("validated", self._validated))
@@ -133,7 +133,7 @@ class RunCheckpoint(Checkpoint):
     # ---- where a save may happen -------------------------------------------------------------
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note the step that the run goes on from, and where with another batch size; see `batch_change`."""
+        """Note the step that the run resumes from, and the place if the batch size is another; see `batch_change`."""
         self.change = find_change(trainer, checkpoint)
         if self.change is not None:
             self.change.apply(checkpoint)
@@ -143,7 +143,7 @@ class RunCheckpoint(Checkpoint):
         self._loaded_step = self.saved_step = int(checkpoint["global_step"])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Mend what a kill left half done, also where there is nothing left to train."""
+        """Remove temporary files and stale checkpoints of a killed run, even if training is complete."""
         if not trainer.is_global_zero:
             return
         remove_temporary(self.directory)
@@ -154,17 +154,17 @@ class RunCheckpoint(Checkpoint):
                 kept.replace(kept.with_name(kept.name.replace("step-", "earlier-")))
         elif self.resumes and trainer.ckpt_path is not None:
             for later in self.directory.glob(STEPS):
-                # What comes after the step that the run goes on from is of another branch of it.
+                # Later steps than the one resumed from belong to an abandoned branch of the run.
                 if int(later.stem.removeprefix("step-")) > self._loaded_step:
                     later.replace(later.with_name(later.name.replace("step-", "abandoned-")))
         if from_last and self.best_step == self._loaded_step:
-            link(last, self.directory / BEST)  # the kill came between last.ckpt and best.ckpt
+            link(last, self.directory / BEST)  # a kill came between last.ckpt and best.ckpt
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the loops where the checkpoint stood.
 
         Raises:
-            ConfigError: for validations that would fall between two optimizer steps.
+            ConfigError: For validations that would fall between two optimizer steps.
         """
         _check_validation(trainer)
         if trainer.ckpt_path is None:
@@ -191,7 +191,7 @@ class RunCheckpoint(Checkpoint):
             known = ", ".join(sorted(k for k in trainer.callback_metrics if k.startswith("val/")))
             raise ConfigError(f"checkpoint.monitor must be a figure of the validation ({known}), got {self.monitor!r}")
         self._validated = (trainer.current_epoch, clips_seen(trainer))
-        # Of equals the later one: its schedule has come further.
+        # Of equal ones the later: its schedule has come further.
         if self.best is None or float(value) >= self.best:
             self.best, self.best_step, self._new_best = float(value), trainer.global_step, True
         if not epoch_is_over(trainer):
@@ -202,10 +202,10 @@ class RunCheckpoint(Checkpoint):
         self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
-        """Write `last.ckpt`, with its other names; once for a step.
+        """Write `last.ckpt` and its other names, once for a step.
 
         Args:
-            trainer: where a save may happen, on every process.
+            trainer: At a place where a save may happen, on every rank.
         """
         if is_within_window(trainer):
             return  # a stop between two optimizer steps: no checkpoint holds the gradients of half a window

@@ -1,4 +1,4 @@
-"""Memory that is freed stays with the process, for what it allocates next."""
+"""Lets the process keep the memory that it frees, for what it allocates next."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
     gaps between what is not (5 to 33% more at the highest; it does not grow over the steps).
 
     Args:
-        environment: VIDEO_GN_KEEP_MEMORY=0 leaves glibc as it is, and so does a setting of one's own for its malloc.
+        environment: VIDEO_GN_KEEP_MEMORY=0 changes nothing, and neither does a user's own setting of glibc's malloc.
 
     Returns:
-        Whether it was told; there is nothing to tell where the C library is another one.
+        Whether glibc was told; False for other C libraries.
 
     Source: mallopt(3), M_MMAP_MAX and M_TRIM_THRESHOLD.
     """

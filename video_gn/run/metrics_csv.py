@@ -1,4 +1,4 @@
-"""metrics.csv: one row for each logged optimizer step, once, also over kills and resumes."""
+"""Writes metrics.csv: one row for each logged optimizer step, once, also over kills and resumes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ COLUMNS = ("step", "epoch", "lr", "train/loss", "val/loss", "val/top1", "val/top
 class MetricsCSV(Callback):
     """Appends a row every `log_every_n_steps` optimizer steps and at every validation.
 
-    A row is on disk before the checkpoint of its step is, so going on from a checkpoint only has to
-    drop the rows after it. `clips` counts those of the epoch.
+    A row is on disk before the checkpoint of its step is, so a resume only has to drop the rows after its checkpoint.
+    The column `clips` counts those of the epoch.
 
     Args:
-        path: of the file.
+        path: metrics.csv.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -38,14 +38,14 @@ class MetricsCSV(Callback):
         self._lr = float("nan")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the rows up to the step that the run goes on from, drop later ones."""
+        """Keep the rows up to the step that the run resumes from, and drop later ones."""
         if not trainer.is_global_zero:
             return
         rows = read_metrics(self.path) if self.path.exists() else []
         change = next((c.change for c in callbacks_of(trainer) if isinstance(c, RunCheckpoint)), None)
         if change is not None:
             rows = change.renumbered(rows)
-            _tell_anew(trainer, rows)
+            _log_again(trainer, rows)
         else:
             rows = [row for row in rows if row["step"] <= trainer.global_step]
         for row in rows:
@@ -61,7 +61,7 @@ class MetricsCSV(Callback):
     ) -> None:
         """Write the row of an optimizer step: its loss is the mean over its clips."""
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        # Lightning hands out what it adds up: losses divided by the number of batches in the window.
+        # Lightning divides each loss by the number of batches in the window, and adds them up.
         self._losses.append(loss.detach())
         if is_within_window(trainer):
             return
@@ -86,7 +86,7 @@ class MetricsCSV(Callback):
             self._columns += new
             self._rewrite(read_metrics(self.path))
         step = trainer.global_step
-        # What half a row leaves is cut off when the run goes on.
+        # Half a row of a killed run is cut off when it resumes.
         with naming_full_disk(self.path), self.path.open("r+b") as file:
             if self._row.get("step") == step:
                 file.seek(self._offset)  # the row of this step again, with more in it
@@ -104,8 +104,8 @@ class MetricsCSV(Callback):
         self._offset = self.path.stat().st_size - tail
 
 
-def _tell_anew(trainer: Trainer, rows: list[dict[str, Any]]) -> None:
-    """Give TensorBoard the rows by their present steps; its files of the former counting become a run beside it."""
+def _log_again(trainer: Trainer, rows: list[dict[str, Any]]) -> None:
+    """Log the rows to TensorBoard by their present steps; its files of the former counting become a run beside it."""
     for logger in trainer.loggers:
         if not isinstance(logger, TensorBoardLogger):
             continue

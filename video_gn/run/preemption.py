@@ -1,4 +1,4 @@
-"""Stops a training where it can go on: all processes at the same optimizer step, with one checkpoint."""
+"""Stops a training after a signal: all ranks at the same optimizer step, with one checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ log = logging.getLogger(__name__)
 class Preemption(Checkpoint):
     """Ends a fit after a signal: at the end of the optimizer step under way, once the checkpoint is written.
 
-    A signal may reach one process alone, or each at another moment: after every optimizer step all processes ask each
-    other, in a group of CPU processes, so that a GPU's queue is not waited for.
+    A signal may reach one rank alone, or each at another moment: after every optimizer step all ranks ask each other,
+    in a gloo group, so that nobody waits for a GPU's queue.
 
-    Where a validation comes next, or is under way, the run ends at once and goes on from the checkpoint before: one
-    between the last step and its validation would lose that validation. An epoch's end is waited for.
+    If a validation comes next, or is under way, the run ends at once and resumes from the checkpoint before: one
+    between the last step and its validation would lose that validation. The run does wait for an epoch's end.
 
     Under SLURM, SIGUSR1 is the signal that comes before a time limit (`--signal=USR1@120`): the job is then requeued.
     SIGTERM comes with a preemption, where SLURM requeues by itself, and with scancel, where nobody wants it.
 
     Args:
-        flag: that the signals set.
-        checkpoint: the run's, listed before this callback.
-        requeue: asks for the job to be started again, once the checkpoint is there.
+        flag: Set by the signals.
+        checkpoint: The run's, listed before this callback.
+        requeue: Asks for the job to be started again, once the checkpoint is written.
     """
 
     def __init__(self, flag: StopFlag, checkpoint: RunCheckpoint, *, requeue: Callable[[], None]) -> None:
@@ -46,11 +46,11 @@ class Preemption(Checkpoint):
         self.requeue = requeue
         self._group: Any = None
         self._waiting = contextlib.ExitStack()
-        self._waited_seconds = 0.0  # from the first process's signal to where all have agreed
+        self._waited_seconds = 0.0  # from the first rank's signal until all have agreed
         self._agreed_seconds = 0.0  # by time.monotonic
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on a signal waits for the step's end."""
+        """From now on a signal waits for the step's end."""
         self._waiting.enter_context(self.flag.waiting("step"))
         if trainer.world_size > 1:
             self._group = torch.distributed.new_group(backend="gloo")
@@ -61,7 +61,7 @@ class Preemption(Checkpoint):
         """Save and stop, unless the epoch's end comes right after.
 
         Raises:
-            StoppedError: where a signal has come to any process.
+            StoppedError: If a signal has come to any rank.
         """
         if is_within_window(trainer) or not self._asked():
             return
@@ -75,10 +75,10 @@ class Preemption(Checkpoint):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Stop at once; processes have validation batches of their own number, so nobody is asked.
+        """Stop at once, without asking others: ranks may have different numbers of validation batches.
 
         Raises:
-            StoppedError: where a signal has come to this process.
+            StoppedError: If a signal has come to this rank.
         """
         if self.flag.number and trainer.state.fn == "fit":
             self._note_agreed(time.monotonic() - self.flag.since_seconds)
@@ -88,13 +88,13 @@ class Preemption(Checkpoint):
         """Stop; the epoch's end has been saved.
 
         Raises:
-            StoppedError: where a signal has come to any process.
+            StoppedError: If a signal has come to any rank.
         """
         if self._asked():
             self._stop(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What comes now has nothing to save."""
+        """From now on there is nothing to save."""
         self._waiting.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -102,7 +102,7 @@ class Preemption(Checkpoint):
         self._waiting.close()
 
     def _asked(self) -> bool:
-        """Whether any process has been asked; all take over the signal."""
+        """Whether a signal has come to any rank; all ranks take it over."""
         waited = time.monotonic() - self.flag.since_seconds if self.flag.number else 0.0
         if self._group is not None:
             found = torch.tensor([self.flag.number, waited], dtype=torch.float64)
@@ -122,7 +122,7 @@ class Preemption(Checkpoint):
         if step is None:
             saved = "Nothing was saved yet."
         else:
-            saved = f"{self.checkpoint.directory / LAST} is of step {step}; --ckpt_path last goes on from it."
+            saved = f"{self.checkpoint.directory / LAST} is of step {step}; --ckpt_path last resumes from it."
         if trainer.is_global_zero:  # before the requeue, which may cut the output off
             saving = time.monotonic() - self._agreed_seconds
             log.info("%s: %.2f s to the step's end, %.2f s to save", name, self._waited_seconds, saving)

@@ -1,4 +1,4 @@
-"""Progress: bars with clips/s and the time left on a terminal, plain lines elsewhere."""
+"""Shows progress: bars with clips/s and the time left on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -84,10 +84,10 @@ class TerminalProgress(RichProgressBar):
 
 
 class LineProgress(Callback):
-    """A line now and then, for logs and batch systems.
+    """Logs a line now and then, for files and batch systems.
 
     Args:
-        every_seconds: between two lines.
+        every_seconds: Time between two lines.
     """
 
     def __init__(self, every_seconds: float = 10.0) -> None:
@@ -106,7 +106,7 @@ class LineProgress(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: ClipBatch, batch_idx: int
     ) -> None:
-        """Say epoch, step, loss, speed and the time left."""
+        """Log epoch, step, loss, speed and the time left."""
         self._clips += batch.num_clips * trainer.world_size
         now = time.monotonic()
         if not trainer.is_global_zero or now - self._last < self.every_seconds:
@@ -122,7 +122,7 @@ class LineProgress(Callback):
         )  # fmt: skip
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say what the validation gave."""
+        """Log the figures of the validation."""
         if trainer.is_global_zero and not trainer.sanity_checking:
             values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
             where = f"step {trainer.global_step}" if trainer.state.fn == "fit" else "validation"
@@ -141,7 +141,7 @@ class LineProgress(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Say how far the test is."""
+        """Log how far the test is."""
         self._clips += batch.num_clips * trainer.world_size
         now = time.monotonic()
         if not trainer.is_global_zero or now - self._last < self.every_seconds:

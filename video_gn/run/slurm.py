@@ -1,4 +1,4 @@
-"""What a run asks of SLURM: whether it was started as it should be, and to be started again."""
+"""SLURM: checks that a run was started as its job allows, and requeues the job."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _INTERACTIVE = ("bash", "interactive")
 
 
 def job_id(environment: Mapping[str, str] = os.environ) -> str | None:
-    """The job's id as scontrol takes it, 17 or 17_3 in an array; None outside of a batch job."""
+    """The job's id as scontrol takes it, 17 or 17_3 in an array; None outside a batch job."""
     if "SLURM_JOB_ID" not in environment or environment.get("SLURM_JOB_NAME") in _INTERACTIVE:
         return None
     if "SLURM_ARRAY_JOB_ID" in environment:
@@ -29,16 +29,16 @@ def job_id(environment: Mapping[str, str] = os.environ) -> str | None:
 
 
 def place(environment: Mapping[str, str] = os.environ) -> str:
-    """Where this process is, for its messages, " on node2"; nothing where it is the only one of its launch."""
+    """Node of this process, for its messages: " on node2"; "" if it is the only one of its launch."""
     counts = [environment.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "WORLD_SIZE")]
     return "" if counts == ["1", "1"] else f" on {os.uname().nodename}"
 
 
 @contextlib.contextmanager
 def refusals_noted() -> Iterator[None]:
-    """Tell the job's script of an error that another start would not mend, in the file VIDEO_GN_REFUSED.
+    """Note an error that another start would not cure in the file VIDEO_GN_REFUSED, for the job's script.
 
-    srun's exit status cannot tell it: it is that of the processes which were ended with the one that failed.
+    srun's exit status does not show it: it is that of the processes which were ended with the one that failed.
     """
     try:
         yield
@@ -51,7 +51,7 @@ def refusals_noted() -> Iterator[None]:
 
 
 def requeue() -> None:
-    """Ask for this job to be started again; outside of a job nothing happens."""
+    """Ask for this job to be started again; outside a job nothing happens."""
     job = job_id()
     if job is None:
         return
@@ -79,11 +79,11 @@ def check_launch(
     Args:
         num_nodes: `trainer.num_nodes`.
         devices: `trainer.devices`.
-        resolve: list of nodes, as SLURM writes it -> the first one.
-        environment: of this process.
+        resolve: List of nodes, as SLURM writes it -> the first one.
+        environment: Of this process.
 
     Raises:
-        ConfigError: it says what to write.
+        ConfigError: It says what to write.
     """
     if job_id(environment) is None:
         return

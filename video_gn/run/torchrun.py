@@ -1,4 +1,4 @@
-"""Processes that torchrun or Lightning started: their number, and that none of them outlives who started it."""
+"""Processes that torchrun or Lightning started: their ranks, and that none outlives the process that started it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from video_gn.errors import ConfigError, StoppedError
 
 
 def launched_rank(environment: Mapping[str, str] = os.environ) -> int:
-    """This process's number in its launch, before any of them talk to each other; 0 where nothing tells.
+    """This process's rank in its launch, before any of them talk to each other; 0 without a launcher.
 
     Args:
-        environment: of torchrun (RANK), srun (SLURM_PROCID) or Lightning's own launcher (LOCAL_RANK), which has no
-            number over all nodes: there a process that is not the first of the first node is at least 1.
+        environment: From torchrun (RANK), srun (SLURM_PROCID) or Lightning's own launcher (LOCAL_RANK), which has no
+            global rank: any process but the first of the first node gets at least 1.
     """
     for name in ("RANK", "SLURM_PROCID"):
         if environment.get(name, "").isdecimal():
@@ -35,18 +35,18 @@ def torchrun_sizes(
 ) -> tuple[int, int]:
     """Nodes and processes on each, as torchrun started them.
 
-    Lightning would take a trainer of one device in each of them as a training of its own, all in one run directory.
+    With a trainer of one device Lightning would run a separate training in each process, all in one run directory.
 
     Args:
         num_nodes: `trainer.num_nodes`; 1 takes torchrun's.
         devices: `trainer.devices`; "auto" takes torchrun's.
-        environment: of this process.
+        environment: Of this process.
 
     Returns:
         (nodes, processes on each node).
 
     Raises:
-        ConfigError: where the trainer asks for another number, or the nodes have numbers of their own.
+        ConfigError: If the trainer asks for another number, or the nodes have different numbers.
     """
     nodes, per_node, world = (int(environment[name]) for name in ("GROUP_WORLD_SIZE", "LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     if nodes * per_node != world:
@@ -77,15 +77,16 @@ def is_started_by_another(environment: Mapping[str, str] = os.environ) -> bool:
 def ending_with_parent(
     *, poll_seconds: float = 0.5, end: Callable[[], None] | None = None, environment: Mapping[str, str] = os.environ
 ) -> Iterator[None]:
-    """End this process as soon as the one that started it is gone, where one did.
+    """End this process as soon as the one that started it is gone.
 
-    Nobody would end it otherwise: a training whose torchrun was killed would go on unseen, and save into the run
-    directory of the one that was started in its place. So it ends at once and saves nothing.
+    Nobody would end it otherwise: a training whose torchrun was killed would keep running unseen, and save into the
+    run directory of the one started in its place. So it ends at once and saves nothing. A process that no launcher
+    started is left alone.
 
     Args:
-        poll_seconds: between two looks.
-        end: what is done then; None kills this process, with its loaders where they are in a group of their own.
-        environment: of this process.
+        poll_seconds: Time between two looks.
+        end: Called then; None kills this process, and its workers if it has its own process group.
+        environment: Of this process.
     """
     if not is_started_by_another(environment):
         yield
@@ -113,11 +114,11 @@ def _kill() -> None:
 
 @contextlib.contextmanager
 def leaving_group() -> Iterator[None]:
-    """Leave the group of processes at the end of a run, and where a signal has stopped it.
+    """Leave the process group at the end of a run, and after a signal has stopped it.
 
-    A process that is in a group of gloo's when it exits may be aborted, since one of the group's threads is still at
-    work (torch 2.15: of 40 pairs that exited right after a collective call, 14). Its exit status is lost then, and with
-    it the word whether a job is done or wants to be started again. After an error nobody is waited for.
+    A process that is in a gloo group when it exits may be aborted, since one of the group's threads is still at work
+    (torch 2.15: of 40 pairs that exited right after a collective call, 14). Its exit status is lost then, and with it
+    whether the job is done or wants to be started again. After an error nobody is waited for.
     """
     try:
         yield
@@ -128,6 +129,6 @@ def leaving_group() -> Iterator[None]:
 
 
 def _leave_group() -> None:
-    distributed = sys.modules.get("torch.distributed")  # who has not imported it is in none
+    distributed = sys.modules.get("torch.distributed")  # not imported: in no group
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
