@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,6 +63,26 @@ def test_parts_of_a_folder_are_taken_as_they_are(tiny_videos, tmp_path):
     named = VideoDataModule(str(tmp_path), test=str(tmp_path), **SMALL)
     named.setup("fit")
     assert [len(named.manifests[n].records) for n in ("train", "val", "test")] == [6, 2, 4]
+
+
+def test_a_list_with_parts_is_opened_once(tiny_videos, tmp_path, monkeypatch):
+    lines = ["path,label,split"]
+    for label in ("one", "two"):
+        parts = ["train"] * 6 + ["val"] * 2 + ["test"] * 2
+        lines += [f"{tiny_videos}/{label}/{i:02d}.mp4,{label},{part}" for i, part in enumerate(parts)]
+    listed = tmp_path / "labels.csv"
+    listed.write_text("\n".join(lines) + "\n")
+    opened = []
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: (opened.append(self), read_bytes(self))[1])
+    for paths in ((listed,), (listed, listed, listed)):
+        opened.clear()
+        data = module(*paths)
+        data.setup("fit")
+        data.setup("test")
+        assert opened == [listed]
+        counts = [len(data.manifests[name].records) for name in ("train", "val", "test")]
+        assert counts == [12, 4, 4]
 
 
 def test_groups_lie_on_one_side(tiny_videos, tmp_path):

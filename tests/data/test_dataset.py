@@ -13,7 +13,7 @@ from video_gn.data.dataset import ClipConfig, EvalDataset, RandomEvalDataset, Sa
 from video_gn.data.layout import read_views
 from video_gn.decoding import open_video
 from video_gn.errors import FrameCountError, RunError
-from video_gn.lists.read import VideoRecord
+from video_gn.lists.records import VideoRecord
 
 # As large as the videos: nothing is resized, so that the numbers stay readable.
 WHOLE = TestCrops("full", short_side=48)

@@ -16,7 +16,7 @@ from video_gn.data.dataset import ClipConfig, EvalDataset
 from video_gn.decoding import choose_backend, open_video
 from video_gn.decoding._base import scaled_size
 from video_gn.evaluation.predictor import Predictor
-from video_gn.lists.read import VideoRecord
+from video_gn.lists.records import VideoRecord
 from video_gn.models import i3d
 from video_gn.weights.about import KEY, NET_PREFIX
 

@@ -25,7 +25,8 @@ from video_gn.decoding.frame_folders import FRAME_EXTENSIONS, Folders, folder_st
 from video_gn.errors import ManifestError
 from video_gn.lists import file_names as _files
 from video_gn.lists.file_names import walk_videos
-from video_gn.lists.read import find_videos, read_manifest, write_manifest
+from video_gn.lists.manifest import write_manifest
+from video_gn.lists.read import find_videos, read_manifest
 from video_gn.prepare.prepare import prepare
 from video_gn.prepare.probe import probe
 from video_gn.prepare.scan import _read_rows, scan

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from video_gn.errors import ManifestError
-from video_gn.lists.read import Manifest, VideoRecord, find_videos, has_split, read_manifest, write_manifest
-from video_gn.lists.records import Records
+from video_gn.lists.manifest import Manifest, write_manifest
+from video_gn.lists.read import VideoList, find_videos, read_manifest
+from video_gn.lists.records import Records, VideoRecord
 from video_gn.lists.scan_columns import SCAN_COLUMNS
 
 SCANNED = ",".join(["path", "label", "person", *SCAN_COLUMNS])
@@ -159,7 +160,10 @@ def test_parquet_of_other_makers(tmp_path):
     assert [r.path for r in manifest.records] == [f"{tmp_path}/a, 1.mp4", f"{tmp_path}/é.mp4"]
     assert manifest.labels.tolist() == [1, 0] and [r.start_seconds for r in manifest.records] == [0.5, None]
     assert [r.groups for r in manifest.records] == [(("good", "true"),), (("good", ""),)]
-    assert has_split(tmp_path / "x.parquet", "val") and len(read_manifest(tmp_path / "x.parquet", split="val")) == 1
+    assert (
+        VideoList(tmp_path / "x.parquet").has_part("val")
+        and len(read_manifest(tmp_path / "x.parquet", split="val")) == 1
+    )
     assert len(find_videos([tmp_path / "x.parquet"])) == 2
 
 

@@ -16,7 +16,8 @@ from video_gn import processes
 from video_gn.decoding import open_video
 from video_gn.errors import RunError
 from video_gn.lists.manifest import Manifest
-from video_gn.lists.read import VideoRecord, read_manifest
+from video_gn.lists.read import read_manifest
+from video_gn.lists.records import VideoRecord
 from video_gn.prepare import _prepare_task, prepare
 from video_gn.prepare.encode import encode
 from video_gn.prepare.names import output_names, stem_of

@@ -10,7 +10,9 @@ import pytest
 
 from video_gn.errors import ManifestError
 from video_gn.lists import parquet as _scan_parquet
-from video_gn.lists.read import Manifest, VideoRecord, read_manifest
+from video_gn.lists.manifest import Manifest
+from video_gn.lists.read import read_manifest
+from video_gn.lists.records import VideoRecord
 from video_gn.lists.scan_columns import SCAN_COLUMNS
 from video_gn.prepare import scan as scan_module
 from video_gn.prepare.scan import scan

@@ -16,7 +16,8 @@ from video_gn.decoding import tar_members as _tar
 from video_gn.decoding.tar_members import exists, is_member, join_path, locate, member_url, read_member, split_path
 from video_gn.errors import DecodeError, RunError, UnwritableError
 from video_gn.lists.manifest import Manifest
-from video_gn.lists.read import VideoRecord, read_manifest
+from video_gn.lists.read import read_manifest
+from video_gn.lists.records import VideoRecord
 from video_gn.prepare import prepare
 from video_gn.prepare import tar_shards as shards
 from video_gn.prepare.names import sample_keys

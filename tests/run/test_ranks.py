@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from video_gn.errors import CheckpointError, ManifestError
-from video_gn.lists.read import Manifest, VideoRecord
+from video_gn.lists.manifest import Manifest
+from video_gn.lists.records import VideoRecord
 from video_gn.run.ranks import RankLog, SameData
 from video_gn.run.torchrun import launched_rank
 

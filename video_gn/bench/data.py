@@ -39,7 +39,7 @@ from video_gn.data.layout import read_views
 from video_gn.decoding import VideoReader, open_video
 from video_gn.errors import DecodeError, FrameCountError, RunError
 from video_gn.files import write_json
-from video_gn.lists.read import VideoRecord
+from video_gn.lists.records import VideoRecord
 
 # The targets hold for a video as Kinetics has them: 340 x 256, 10 s, a key frame in 250.
 ONE_PASS_TARGET = 0.25

@@ -28,7 +28,7 @@ from video_gn.data.dataset import ClipConfig, EvalDataset, Sample, TrainDataset
 from video_gn.decoding import open_video
 from video_gn.decoding.libraries import import_decord, import_torchcodec
 from video_gn.errors import DecodeError
-from video_gn.lists.read import VideoRecord
+from video_gn.lists.records import VideoRecord
 
 # Ours against the fastest peer, in clips per second.
 TRAINING_TARGET = 1.25

@@ -33,7 +33,7 @@ from video_gn.errors import ConfigError
 from video_gn.evaluation.accuracy import MultiViewAccuracy
 from video_gn.evaluation.scores import score_views
 from video_gn.files import write_json
-from video_gn.lists.read import VideoRecord
+from video_gn.lists.records import VideoRecord
 from video_gn.models.resnet3d import i3d
 
 log = logging.getLogger(__name__)

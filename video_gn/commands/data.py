@@ -138,20 +138,17 @@ def _add_prepare(commands: Any) -> None:
 
 def _prepare(options: argparse.Namespace) -> int:
     from video_gn.errors import ConfigError
-    from video_gn.lists.read import Manifest, has_split, read_manifest
+    from video_gn.lists.read import VideoList
     from video_gn.prepare.names import with_raw_videos
     from video_gn.prepare.prepare import prepare
     from video_gn.prepare.tar_shards import write_shards
 
     if options.copy and options.shards is None:
         raise ConfigError("--copy packs files unchanged: give the number of videos of each tar file with --shards")
-    settings: dict[str, Any] = {"root": options.root, "format": options.format}
-    whole = read_manifest(options.list, **settings)
-    names = [s for s in ("train", "val", "test") if has_split(options.list, s, **settings)]
-    parts: dict[str, Manifest] = {
-        name: read_manifest(options.list, split=name, classes=whole.classes, **settings) for name in names
-    }
-    parts = parts or {"": whole}
+    videos = VideoList(options.list, root=options.root, format=options.format)
+    names = [name for name in ("train", "val", "test") if videos.has_part(name)]
+    whole = videos.manifest("all" if names else None)
+    parts = {name: videos.manifest(name, classes=whole.classes) for name in names} or {"": whole}
     if options.raw is not None:
         parts = {name: with_raw_videos(part, options.raw) for name, part in parts.items()}
     summaries: list[Any] = []

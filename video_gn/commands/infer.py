@@ -159,7 +159,7 @@ def _check_machine(options: argparse.Namespace) -> None:
 def _predictor(options: argparse.Namespace) -> tuple[Predictor, Predict]:
     """A predictor, and its function from records to results."""
     from video_gn.evaluation.predictor import Predictor
-    from video_gn.lists.class_names import read_labels
+    from video_gn.lists.class_names import read_classes
     from video_gn.run.memory import keep_freed_memory
 
     predictor = Predictor.from_checkpoint(
@@ -167,7 +167,7 @@ def _predictor(options: argparse.Namespace) -> tuple[Predictor, Predict]:
         device=options.device,
         num_clips=options.num_clips,
         crops=options.crops,
-        labels=read_labels(options.labels) if options.labels else (),
+        labels=read_classes(options.labels) if options.labels else (),
         layout=options.layout,
     )
     if predictor.device.type == "cpu":

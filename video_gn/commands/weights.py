@@ -82,7 +82,7 @@ def _add_convert(commands: Any) -> None:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from video_gn.lists.class_names import read_labels
+    from video_gn.lists.class_names import read_classes
     from video_gn.weights.convert import convert
 
     report = convert(
@@ -91,7 +91,7 @@ def _convert(options: argparse.Namespace) -> int:
         names=options.names,
         format=options.format,
         layout=options.layout,
-        labels=read_labels(options.labels) if options.labels else (),
+        labels=read_classes(options.labels) if options.labels else (),
         overwrite=options.overwrite,
     )
     sys.stdout.write(report.text() + "\n")

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Collection
 from dataclasses import asdict
+from functools import cache
 from typing import Any, Literal, cast
 
 import torch
@@ -21,7 +22,8 @@ from video_gn.data.dataset import ClipConfig, ClipDataset, EvalDataset, RandomEv
 from video_gn.data.loader import ReadingBoard, WatchedLoader
 from video_gn.data.samplers import EvalSampler, TrainSampler
 from video_gn.errors import ConfigError, ManifestError
-from video_gn.lists.read import Manifest, check_same_classes, common_videos, find_videos, has_split, read_manifest
+from video_gn.lists.manifest import Manifest, check_same_classes, common_videos
+from video_gn.lists.read import VideoList, find_videos
 from video_gn.run.batch_change import present_cut
 from video_gn.run.lightning_internals import pads_samplers
 
@@ -140,14 +142,20 @@ class VideoDataModule(LightningDataModule):
         train, val, test = self.paths["train"], self.paths["val"], self.paths["test"]
         if train is None and (stage == "fit" or (val is None and test is None)):
             raise ManifestError("data.train is not set. Write --data.train with a list, a folder or a csv.")
+        source = self.source
         found: dict[str, Manifest] = {}
+
+        @cache  # a list is read once, however many of its parts are used
+        def open_list(path: str) -> VideoList:
+            return VideoList(path, root=source.root, format=source.format, separator=source.separator)
+
         if train is not None:
-            self._read_train(train, found, split=val is None)
+            self._read_train(open_list(train), found, split=val is None)
         if val is not None:
-            found["val"] = self._read_one(val, split="val", reference=found.get("train"))
+            found["val"] = self._read_part(open_list(val), "val", reference=found.get("train"))
             _require_labels(found["val"])
         if test is not None:
-            found["test"] = self._read_one(test, split="test", reference=found.get("train") or found.get("val"))
+            found["test"] = self._read_part(open_list(test), "test", reference=found.get("train") or found.get("val"))
         found.setdefault("test", found.get("val", next(iter(found.values()))))
         found.setdefault("val", found["test"])
         self._warn_of_common_videos(found)
@@ -166,16 +174,16 @@ class VideoDataModule(LightningDataModule):
                     shared[0],
                 )
 
-    def _read_train(self, path: str, found: dict[str, Manifest], *, split: bool) -> None:
+    def _read_train(self, videos: VideoList, found: dict[str, Manifest], *, split: bool) -> None:
         if not split:
-            train = self._read_one(path, split="train")
-        elif has_split(path, "val", root=self.source.root, format=self.source.format):
-            train = self._read_one(path, split="train")
-            found["val"] = self._read_one(path, split="val", reference=train)
-            if self.paths["test"] is None and has_split(path, "test", root=self.source.root, format=self.source.format):
-                log.info("%s has a part 'test' too; data.test is not set, so tests use its part 'val'", path)
+            train = self._read_part(videos, "train")
+        elif videos.has_part("val"):
+            train = self._read_part(videos, "train")
+            found["val"] = self._read_part(videos, "val", reference=train)
+            if self.paths["test"] is None and videos.has_part("test"):
+                log.info("%s has a part 'test' too; data.test is not set, so tests use its part 'val'", videos.path)
         else:
-            whole = self._read_one(path, split=None)
+            whole = self._read_part(videos, None)
             train, found["val"] = whole.split(
                 val_fraction=self.split.val_fraction,
                 seed=self.seed,
@@ -204,15 +212,12 @@ class VideoDataModule(LightningDataModule):
         _require_labels(present)
         found["train"] = present
 
-    def _read_one(self, path: str, *, split: str | None, reference: Manifest | None = None) -> Manifest:
+    def _read_part(self, videos: VideoList, split: str | None, *, reference: Manifest | None = None) -> Manifest:
         source = self.source
         classes = source.classes
         if classes is None and reference is not None and source.only_classes is None:
             classes = list(reference.classes)
-        wanted = split if split and has_split(path, split, root=source.root, format=source.format) else None
-        manifest = read_manifest(
-            path, root=source.root, format=source.format, separator=source.separator, classes=classes, split=wanted
-        )
+        manifest = videos.manifest(split if split and videos.has_part(split) else None, classes=classes)
         if source.only_classes is not None or source.fraction < 1:
             manifest = manifest.subset(classes=source.only_classes, fraction=source.fraction, seed=self.seed)
         if reference is not None:

@@ -23,7 +23,7 @@ from video_gn.data.layout import read_repeats, read_views
 from video_gn.data.loader import ReadingBoard
 from video_gn.decoding import VideoReader, choose_backend, open_video
 from video_gn.errors import DecodeError, FrameCountError, RunError
-from video_gn.lists.read import VideoRecord
+from video_gn.lists.records import VideoRecord
 
 # Draws of another record for one that cannot be decoded, before giving up: with the default ceiling
 # of 5% broken videos, 10 failures in a row are a broken disk, not broken videos.

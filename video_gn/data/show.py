@@ -23,7 +23,7 @@ from video_gn.data.crops import TestCrops, resized_size
 from video_gn.data.dataset import ClipDataset, EvalDataset, Sample, TrainDataset
 from video_gn.data.layout import read_views
 from video_gn.data.samplers import TrainSampler
-from video_gn.lists.read import VideoRecord
+from video_gn.lists.records import VideoRecord
 
 if TYPE_CHECKING:
     from video_gn.data.datamodule import VideoDataModule

@@ -20,7 +20,7 @@ from video_gn.data.loader import ReadingBoard, WatchedLoader
 from video_gn.errors import CheckpointError, DecodeError
 from video_gn.evaluation.results import video_result
 from video_gn.evaluation.scores import score_views
-from video_gn.lists.read import VideoRecord
+from video_gn.lists.records import VideoRecord
 from video_gn.models.resnet3d import I3D
 from video_gn.weights.about import KEY
 from video_gn.weights.build import build_net

@@ -23,7 +23,7 @@ from video_gn.evaluation.clip_curve import ClipCurve
 from video_gn.evaluation.results import video_result, write_results
 from video_gn.evaluation.unfinished import Kept, Part, Place, Unfinished
 from video_gn.files import whole_file, whole_path, write_json
-from video_gn.lists.read import Manifest
+from video_gn.lists.manifest import Manifest
 from video_gn.run.directory import PREDICT_RESULTS, TEST_METRICS, TEST_PREDICTIONS, TEST_SCORES, TEST_UNFINISHED
 
 log = logging.getLogger(__name__)

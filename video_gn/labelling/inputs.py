@@ -18,9 +18,9 @@ from typing import IO
 from video_gn.errors import ConfigError, ManifestError
 from video_gn.labelling.parts import Part
 from video_gn.lists.file_names import is_video
-from video_gn.lists.read import VideoRecord, find_videos
-from video_gn.lists.rows import PATH_COLUMNS, SEPARATORS, fits
-from video_gn.lists.tables import YOUTUBE_COLUMN
+from video_gn.lists.lines import PATH_COLUMNS, SEPARATORS, YOUTUBE_COLUMN, fits
+from video_gn.lists.read import find_videos
+from video_gn.lists.records import VideoRecord
 
 STDIN = "-"
 # No path is longer (PATH_MAX is 4096 bytes): what goes on without a line end is no list.

@@ -17,7 +17,7 @@ from video_gn.clips import Failure
 from video_gn.errors import ConfigError
 from video_gn.files import write_json
 from video_gn.journal import Journal, decode
-from video_gn.lists.read import VideoRecord
+from video_gn.lists.records import VideoRecord
 
 _VERSION = 1
 _ANEW = "Label all anew with --overwrite, or choose another --output."

@@ -15,7 +15,7 @@ from video_gn.errors import ConfigError, StoppedError
 from video_gn.labelling.inputs import Inputs
 from video_gn.labelling.lines import About, LinesFile, to_entry
 from video_gn.labelling.parts import Part, find_parts
-from video_gn.lists.read import VideoRecord
+from video_gn.lists.records import VideoRecord
 from video_gn.run.signals import StopFlag
 from video_gn.weights.named import file_digest, find_weights
 

@@ -1,12 +1,20 @@
-"""Class names: the 400 of Kinetics, and lists from files."""
+"""Class names: the 400 of Kinetics, and lists from files; the package reads class names here alone."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
-from video_gn.errors import CheckpointError
+from video_gn.errors import ManifestError
+from video_gn.lists.lines import Problems, read_lines, some, write_text
+
+# A file that is called otherwise is json if it begins as a list of names or a mapping from names does.
+_JSON = re.compile(r'\s*[\[{]\s*["\[\]{}0-9-]')
 
 
 def kinetics400() -> tuple[str, ...]:
@@ -19,52 +27,77 @@ def kinetics400() -> tuple[str, ...]:
     return tuple(text.splitlines())
 
 
-def read_labels(path: str | Path) -> tuple[str, ...]:
-    """Class names from a file.
+def read_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Read class names in the order of their numbers.
 
     Args:
-        path: a text file with a name a line, or json: a list of names, or an object of name -> number.
-
-    Returns:
-        Names by number.
+        path: text with one name per line; or json, a list of names or a mapping of names to numbers, which may be
+            written as text ("0").
 
     Raises:
-        CheckpointError: naming the file, and line or name, that cannot be used.
+        ManifestError: for a file that cannot be read, no name, an empty one, one that stands twice, or numbers that
+            are not 0, 1, 2, ...
     """
+    path = Path(path)
+    lines = read_lines(path)
+    text = "\n".join(lines)
+    if path.suffix.lower() == ".json" or _JSON.match(text):
+        return check_classes(_from_json(path, text), origin=str(path))
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return check_classes([line.strip() for line in lines], origin=str(path))
+
+
+def _from_json(path: Path, text: str) -> list[Any]:
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: cannot be read as a list of labels ({error})") from error
-    names = _from_json(path, text) if text.lstrip()[:1] in ("[", "{") else _from_lines(path, text)
-    seen: dict[str, int] = {}
-    for number, name in enumerate(names):
-        if name in seen:
-            raise CheckpointError(
-                f"{path}: the label {name!r} stands at numbers {seen[name]} and {number}. Name it once."
+        content: Any = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ManifestError(f"{path}:{error.lineno}: the json cannot be read: {error.msg}") from error
+    if isinstance(content, dict):
+        numbers = {_number(number): name for name, number in content.items()}
+        if sorted(numbers) != list(range(len(content))):
+            raise ManifestError(
+                f"{path}: numbers of classes must be 0 to {len(content) - 1}, each once, got "
+                f"{some(list(content.values()))}. Correct the file."
             )
-        seen[name] = number
+        # The mapping of Kinetics that is passed around keeps quotes around names of several words.
+        return [numbers[number].strip('"') for number in range(len(content))]
+    if not isinstance(content, list):
+        raise ManifestError(
+            f"{path}: classes must be a list of names or a mapping of names to numbers, got {content!r}."
+        )
+    return content
+
+
+def _number(value: object) -> int:
+    """A class's number, as a number or as text; -1 for anything else."""
+    if isinstance(value, str):
+        return int(value) if value.isascii() and value.isdecimal() else -1
+    return value if isinstance(value, int) and not isinstance(value, bool) else -1
+
+
+def check_classes(names: Sequence[Any], *, origin: str) -> tuple[str, ...]:
+    """Refuse class names that are empty or stand twice, and an empty list; `origin` is for the message."""
+    seen: dict[str, int] = {}
+    problems = Problems(origin)
+    for number, name in enumerate(names, start=1):
+        if not isinstance(name, str) or not name:
+            problems.add(
+                number, f"a class must be a name, got {name!r}. Write one class per line, without blank lines."
+            )
+        elif (first := seen.setdefault(class_key(name), number)) != number:
+            problems.add(number, f"class {name!r} must stand once, but line {first} has it too. Remove one of the two.")
+    problems.check()
     if not names:
-        raise CheckpointError(f"{path}: holds no labels. Write one name a line.")
-    return names
+        raise ManifestError(f"{origin}: classes must have at least one name, got none. Write one class per line.")
+    return tuple(names)
 
 
-def _from_lines(path: str | Path, text: str) -> tuple[str, ...]:
-    lines = text.rstrip().splitlines()
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            raise CheckpointError(f"{path}:{number}: is empty. Write one name a line.")
-    return tuple(line.strip() for line in lines)
+def write_classes(path: str | os.PathLike[str], classes: Iterable[str]) -> None:
+    """Write class names, one per line; errors as `write_table`."""
+    write_text(Path(path), "".join(f"{name}\n" for name in classes))
 
 
-def _from_json(path: str | Path, text: str) -> tuple[str, ...]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: is no JSON ({error})") from error
-    if isinstance(value, list) and all(isinstance(v, str) for v in value):
-        return tuple(value)
-    if isinstance(value, dict) and sorted(map(str, value.values())) == sorted(map(str, range(len(value)))):
-        by_number = {int(number): name for name, number in value.items()}
-        # The list that goes round for Kinetics keeps quotes around names of several words.
-        return tuple(by_number[i].strip('"') for i in range(len(value)))
-    raise CheckpointError(f"{path}: must be a list of names, or name -> number from 0 without gaps")
+def class_key(name: str) -> str:
+    """What two writings of a class have in common: copies of Kinetics differ in spaces and underscores."""
+    return name.replace("_", " ")

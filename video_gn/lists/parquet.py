@@ -29,16 +29,6 @@ def require_pyarrow(path: Path) -> tuple[ModuleType, ModuleType]:
     return modules[0], modules[1]
 
 
-def read_parquet_header(path: Path) -> list[str]:
-    """Names of the columns, in lower case.
-
-    Raises:
-        ManifestError: for a file that cannot be read, or where pyarrow is missing.
-    """
-    with _Parquet(path) as file:
-        return [name.strip().lower() for name in file.names]
-
-
 def read_parquet(path: Path, *, skip: Callable[[Sequence[str]], Iterable[str]]) -> dict[str, list[str]]:
     """Columns by name in lower case, as text; "" where there is no value.
 

@@ -1,11 +1,11 @@
 """Lists of videos with their labels: class folders, `path label` lists, csv, the official Kinetics csv.
 
-A manifest is read whole and checked before anything is trained: what cannot be read is an error that
-names file and line. Listed files that are not there stay in it, marked, so that a test can count them.
+A list is read whole, once, and checked before any training: what cannot be read is an error that names file and
+line. Listed files that are missing stay in it, marked, so that a test can count them.
 """
 
 # os.path, not pathlib: a Path object per file takes seconds for 240,000 files.
-# ruff: noqa: PTH100, PTH110, PTH112, PTH118, PTH122, PTH207
+# ruff: noqa: PTH110, PTH112, PTH118, PTH122, PTH207
 
 from __future__ import annotations
 
@@ -14,119 +14,175 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from video_gn.errors import ManifestError
-from video_gn.lists.class_folders import FORMATS, SPLIT_COLUMN, Listing, Request, find_format
-from video_gn.lists.file_names import VIDEO_EXTENSIONS, find_part, part_names, walk_videos
+from video_gn.lists.class_folders import read_folders
+from video_gn.lists.class_names import check_classes, read_classes
+from video_gn.lists.csv_lists import index_by_stem, read_kinetics, read_list
+from video_gn.lists.file_names import VIDEO_EXTENSIONS, are_missing, find_part, walk_videos
+from video_gn.lists.lines import LIST_SUFFIXES, YOUTUBE_COLUMN, ListTable, read_table
+from video_gn.lists.listing import SPLIT_COLUMN, Listing, check_repeats, is_part, rows_of_part
 from video_gn.lists.manifest import Manifest
 from video_gn.lists.records import Records, TextColumn, VideoRecord
-from video_gn.lists.repeats import check_duplicates, first_rows, pick_rows
-from video_gn.lists.tables import (
-    LIST_SUFFIXES,
-    check_classes,
-    read_classes,
-    read_header,
-    read_table,
-    write_classes,
-    write_table,
-)
-
-__all__ = [
-    "FORMATS",
-    "VIDEO_EXTENSIONS",
-    "Manifest",
-    "VideoRecord",
-    "check_same_classes",
-    "common_videos",
-    "find_videos",
-    "has_split",
-    "read_classes",
-    "read_manifest",
-    "write_manifest",
-]
+from video_gn.lists.scan_columns import MISSING, SCAN_MARKS
 
 log = logging.getLogger(__name__)
 
-# What the decoders, and so a scan, say of a file that is not there.
-MISSING = "the file is missing"
+FORMATS = ("folders", "list", "kinetics")
+
+ClassNames = Sequence[str] | str | os.PathLike[str] | None
 
 
-def read_manifest(
-    path: str | os.PathLike[str],
-    *,
-    root: str | os.PathLike[str] | None = None,
-    format: str = "auto",
-    classes: Sequence[str] | str | os.PathLike[str] | None = None,
-    split: str | None = None,
-    separator: str | None = None,
-    check_files: bool = True,
-) -> Manifest:
-    """Read a list of videos, or the folder that holds them.
+class VideoList:
+    """A list of videos, or the folder that holds them, read once; manifests of its parts are cut from it.
 
     Formats:
         folders: `<class>/.../<video>`, also below `train/`, `val/`, `test/`. Classes are sorted by name.
             A folder of numbered pictures (see `video_gn.decoding`) is a video, here and in lists.
         list: `path label` lines with one separator (space, comma, tab or semicolon); the last field is
-            the label; or mmaction2's `folder num_frames label`. Or a csv with a header: `path`, and where
-            wanted `label`, `start_seconds`, `end_seconds`, `split`, and other columns to group by. Labels are
-            names or numbers from 0. The same as parquet. Where a scan wrote it, what the scan found wrong is
-            known of each video.
+            the label; or mmaction2's `folder num_frames label`. Or a csv with a header: `path`, and optionally
+            `label`, `start_seconds`, `end_seconds`, `split`, and other columns to group by. Labels are
+            names or numbers from 0. The same as parquet. A list that a scan wrote also tells which videos are broken.
         kinetics: the official csv over `<youtube_id>_<start>_<end>.mp4` files, flat or in class folders.
 
     Args:
         path: the list, or the folder.
         root: directory that relative paths start from; None is the list's own.
         format: "auto", or one of `FORMATS`.
-        classes: names by number, or a file with one per line (or json); None takes them from the list.
-            Spaces and underscores in names are the same.
-        split: a part: "train", "val", "test" or another name in a csv's column `split`; "all" reads all.
         separator: of a list's fields; None finds it.
-        check_files: look which files are there; without it none is marked as missing.
-
-    Returns:
-        records in the order of the file; of folders in the order of the names.
+        check_files: find out which files are missing; without it none is marked as missing.
 
     Raises:
         ManifestError: for what cannot be read, is empty or does not fit; it names file and lines.
         ValueError: for an unknown format or separator.
     """
-    listing = read_listing(
-        path, root=root, format=format, classes=classes, split=split, separator=separator, check_files=check_files
-    )
-    if listing.errors is not None and check_files:
-        _forget_found(listing, listing.errors)
-    manifest = Manifest(
-        Records(
-            listing.paths,
-            listing.labels,
-            segments=listing.segments,
-            sources=TextColumn(np.zeros(len(listing.paths), dtype=np.int32), (listing.source,)),
-            lines=listing.lines,
-            groups=tuple((name, TextColumn.from_strings(column)) for name, column in listing.groups.items()),
-            missing=listing.missing,
-            errors=None if listing.errors is None else TextColumn.from_strings(listing.errors),
-            num_frames=listing.num_frames,
-            fps=listing.fps,
-        ),
-        listing.classes,
-        listing.source if split is None else f"{listing.source} ({split})",
-    )
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        root: str | os.PathLike[str] | None = None,
+        format: str = "auto",
+        separator: str | None = None,
+        check_files: bool = True,
+    ) -> None:
+        path = Path(path)
+        if format != "auto" and format not in FORMATS:
+            raise ValueError(f"format must be one of {['auto', *FORMATS]}, got {format!r}.")
+        if not path.exists():
+            raise ManifestError(
+                f"{path}: the list or folder must be there, got no such file or directory. Is the path right?"
+            )
+        if root is not None and not Path(root).is_dir():
+            raise ManifestError(
+                f"{root}: root must be a directory, got something else. It is where relative paths start."
+            )
+        is_folder = path.is_dir()
+        if format != "auto" and is_folder != (format == "folders"):
+            kinds = ("a file", "a directory")
+            raise ManifestError(f"{path}: format {format!r} must have {kinds[not is_folder]}, got {kinds[is_folder]}.")
+        if is_folder and (separator is not None or root is not None):
+            raise ValueError(f"separator and root must be None for class folders, got {path}. Leave them out.")
+        self.path = path
+        self._base = path.parent if root is None else Path(root)
+        self._table: ListTable | None = None
+        if not is_folder:
+            self._table = read_table(path, separator=separator, root=self._base)
+            header = set(self._table.header)
+            is_kinetics = YOUTUBE_COLUMN in header and not header >= SCAN_MARKS
+            format = ("kinetics" if is_kinetics else "list") if format == "auto" else format
+        self._format = format
+        self._check_files = check_files
+        self._kept: tuple[tuple[str, ...] | None, Listing] | None = None  # the classes that were given, all rows
+
+    def has_part(self, split: str) -> bool:
+        """Whether the column `split`, or the folder, has a part: "train", "val", "test" or another name."""
+        if self._table is None:
+            return find_part(self.path, split) is not None
+        return any(is_part(name, split) for name in set(self._table.column(SPLIT_COLUMN) or ()))
+
+    def manifest(self, split: str | None = None, *, classes: ClassNames = None) -> Manifest:
+        """A part's records in the order of the list; of folders in the order of the names.
+
+        Args:
+            split: "train", "val", "test", or another name in a csv's column `split`; "all" for all; None for a list
+                without parts.
+            classes: names by number, or a file with one per line (or json); None takes them from all rows of the
+                list. Spaces and underscores in names are the same.
+
+        Raises:
+            ManifestError: see `VideoList`.
+        """
+        listing = self.listing(split, classes=classes)
+        check_repeats(listing)
+        errors = listing.errors
+        if errors is not None and self._check_files:
+            errors = _without_found(listing, errors)
+        manifest = Manifest(
+            Records(
+                listing.paths,
+                listing.labels,
+                segments=listing.segments,
+                sources=TextColumn(np.zeros(len(listing.paths), dtype=np.int32), (listing.source,)),
+                lines=listing.lines,
+                groups=tuple((name, TextColumn.from_strings(column)) for name, column in listing.groups.items()),
+                missing=listing.missing,
+                errors=None if errors is None else TextColumn.from_strings(errors),
+                num_frames=listing.num_frames,
+                fps=listing.fps,
+            ),
+            listing.classes,
+            listing.source if split is None else f"{listing.source} ({split})",
+        )
+        _log_manifest(manifest)
+        return manifest
+
+    def listing(self, split: str | None = None, *, classes: ClassNames = None) -> Listing:
+        """The columns of a part, with each row's part, which a manifest does not keep; see `manifest`."""
+        names = _read_class_names(classes)
+        if self._table is None:
+            return read_folders(self.path, names, split)
+        rows = self._all_rows(self._table, names)
+        part = rows.take(rows_of_part(rows, split))
+        if self._check_files and self._format == "list":
+            part.missing = are_missing(part.paths)
+        return part
+
+    def _all_rows(self, table: ListTable, classes: tuple[str, ...] | None) -> Listing:
+        """The rows of all parts, kept for the next part with the same classes."""
+        if self._kept is not None:
+            given, rows = self._kept
+            if classes == given or classes == rows.classes:
+                return rows
+        if self._format == "kinetics":
+            rows = read_kinetics(table, self._base, classes, self._index)
+        else:
+            rows = read_list(table, self._base, classes)
+        self._kept = classes, rows
+        return rows
+
+    @cached_property
+    def _index(self) -> dict[str, tuple[str, ...]] | None:
+        return index_by_stem(self._base) if self._check_files else None
+
+
+def _log_manifest(manifest: Manifest) -> None:
     log.info("%s: %d videos of %d classes", manifest.origin, len(manifest), len(manifest.classes))
+    columns = manifest.columns
     if manifest.missing:
-        first = int(np.argmax(listing.missing))
         log.warning(
             "%s: %d of %d listed videos are not there (%s, ...)",
             manifest.origin,
             manifest.missing,
             len(manifest),
-            listing.paths[first],
+            columns.path(int(np.argmax(columns.missing))),
         )
     if manifest.broken:
-        first = int(np.argmax(manifest.columns.broken))
-        record = manifest.records[first]
+        record = columns[int(np.argmax(columns.broken))]
         log.warning(
             "%s: %d of %d listed videos are known to be broken (%s: %s, ...)",
             manifest.origin,
@@ -135,131 +191,56 @@ def read_manifest(
             record.path,
             record.error,
         )
-    return manifest
 
 
-def read_listing(
-    path: str | os.PathLike[str],
-    *,
-    root: str | os.PathLike[str] | None = None,
-    format: str = "auto",
-    classes: Sequence[str] | str | os.PathLike[str] | None = None,
-    split: str | None = None,
-    separator: str | None = None,
-    check_files: bool = True,
-    drop_repeats: bool = False,
-) -> Listing:
-    """Read a list of videos as `read_manifest` does, with what only a scan wants to know: the parts.
-
-    Args:
-        path: see `read_manifest`, as for the other arguments.
-        root: directory that relative paths start from.
-        format: "auto", or one of `FORMATS`.
-        classes: names by number, or a file with them.
-        split: a part, or "all".
-        separator: of a list's fields.
-        check_files: look which files are there.
-        drop_repeats: leave out a row that is listed again with the same label and in the same part, and
-            say so once; otherwise it is an error.
-
-    Raises:
-        ManifestError: see `read_manifest`.
-        ValueError: see `read_manifest`.
-    """
-    path = Path(path)
-    if format != "auto" and format not in FORMATS:
-        raise ValueError(f"format must be one of {['auto', *FORMATS]}, got {format!r}.")
-    if not path.exists():
-        raise ManifestError(
-            f"{path}: the list or folder must be there, got no such file or directory. Is the path right?"
-        )
-    if root is not None and not Path(root).is_dir():
-        raise ManifestError(f"{root}: root must be a directory, got something else. It is where relative paths start.")
-    if format == "auto":
-        format = find_format(path, separator)
-    if path.is_dir() != (format == "folders"):
-        kind = "a directory" if path.is_dir() else "a file"
-        raise ManifestError(
-            f"{path}: format {format!r} must have {'a file' if path.is_dir() else 'a directory'}, got {kind}."
-        )
-    request = Request(
-        path, None if root is None else Path(root), _read_class_names(classes), split, separator, check_files
-    )
-    listing = FORMATS[format](request)
-    if not drop_repeats:
-        check_duplicates(listing)
-        return listing
-    kept = first_rows(listing)
-    return listing if len(kept) == len(listing.paths) else pick_rows(listing, kept)
-
-
-def _forget_found(listing: Listing, errors: list[str]) -> None:
-    """Files that a scan missed and that are there now are not known to be broken."""
-    found = [row for row, error in enumerate(errors) if error == MISSING and not listing.missing[row]]
-    for row in found:
-        errors[row] = ""
+def _without_found(listing: Listing, errors: list[str]) -> list[str]:
+    """What a scan found wrong, without files that it missed and that exist now."""
+    found = {row for row, error in enumerate(errors) if error == MISSING and not listing.missing[row]}
     if found:
         log.warning(
             "%s: %d videos that the scan missed are there now (%s, ...). Scan them again to know more.",
             listing.source,
             len(found),
-            listing.paths[found[0]],
+            listing.paths[min(found)],
         )
+    return ["" if row in found else error for row, error in enumerate(errors)]
 
 
-def has_split(
+def _read_class_names(classes: ClassNames) -> tuple[str, ...] | None:
+    if classes is None:
+        return None
+    if isinstance(classes, (str, os.PathLike)):
+        return read_classes(classes)
+    return check_classes(list(classes), origin="classes")
+
+
+def read_manifest(
     path: str | os.PathLike[str],
-    split: str,
     *,
     root: str | os.PathLike[str] | None = None,
     format: str = "auto",
+    classes: ClassNames = None,
+    split: str | None = None,
     separator: str | None = None,
-) -> bool:
-    """Whether a list's column `split` or a folder has a part; False for a path that is not there.
+    check_files: bool = True,
+) -> Manifest:
+    """Read one part of a list of videos, or of the folder that holds them; see `VideoList`, which reads several.
 
     Args:
         path: the list, or the folder.
-        split: "train", "val", "test", or another name in the column.
-        root: not used; for calls with the arguments of `read_manifest`.
-        format: not used; as `root`.
+        root: directory that relative paths start from; None is the list's own.
+        format: "auto", or one of `FORMATS`.
+        classes: names by number, or a file with them; None takes them from the list.
+        split: the part; "all" for all; None for a list without parts.
         separator: of a list's fields; None finds it.
+        check_files: find out which files are missing.
 
     Raises:
-        ManifestError: for a list that cannot be read.
+        ManifestError: for what cannot be read, is empty or does not fit; it names file and lines.
+        ValueError: for an unknown format or separator.
     """
-    path = Path(path)
-    if path.is_dir():
-        return find_part(path, split) is not None
-    if not path.exists() or SPLIT_COLUMN not in read_header(path, separator=separator):
-        return False
-    column = read_table(path, separator=separator).column(SPLIT_COLUMN) or []
-    return not {name.lower() for name in part_names(split)}.isdisjoint(value.lower() for value in set(column))
-
-
-def check_same_classes(reference: Manifest, other: Manifest) -> None:
-    """Refuse two manifests that number their classes differently; one without classes fits any.
-
-    Raises:
-        ManifestError: names the first class that differs.
-    """
-    if not reference.classes or not other.classes or reference.classes == other.classes:
-        return
-    mine, theirs = reference.classes, other.classes
-    number = next(
-        (i for i, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b), min(len(mine), len(theirs))
-    )
-    first, second = (repr(c[number]) if number < len(c) else "not there" for c in (mine, theirs))
-    raise ManifestError(
-        f"classes of {reference.origin} ({len(mine)}) and {other.origin} ({len(theirs)}) must be the same in the same "
-        f"order, got class {number} as {first} and as {second}. Read both with the same classes."
-    )
-
-
-def common_videos(first: Manifest, second: Manifest) -> list[str]:
-    """Paths that two manifests share, in the second's order: training and validation should share none."""
-    mine = {os.path.normpath(first.columns.path(index)) for index in range(len(first))}
-    theirs = dict.fromkeys(second.columns.path(index) for index in range(len(second)))
-    return [path for path in theirs if os.path.normpath(path) in mine]
+    videos = VideoList(path, root=root, format=format, separator=separator, check_files=check_files)
+    return videos.manifest(split, classes=classes)
 
 
 def find_videos(paths: Sequence[str | os.PathLike[str]]) -> Manifest:
@@ -310,52 +291,3 @@ def _find(name: str, *, source: str, only_videos: bool) -> list[VideoRecord]:
     if suffix in LIST_SUFFIXES and suffix:
         return [replace(record, label=None, groups=()) for record in read_manifest(name, split="all").records]
     return [VideoRecord(name, None, source=source)]  # whatever it is called: it was asked for by name
-
-
-def write_manifest(
-    manifest: Manifest, path: str | os.PathLike[str], *, classes_path: str | os.PathLike[str] | None = None
-) -> None:
-    """Write a csv that `read_manifest` reads: path, label, segments, groups, and what is known from a scan.
-
-    Args:
-        manifest: what to write. Labels are written as names.
-        path: of the csv. Paths of videos below its directory are written from there, others whole.
-        classes_path: where to write the class names, one per line; without it, numbers of classes that are
-            not sorted by name, or that have no video, are not kept.
-
-    Raises:
-        ManifestError: for a path with characters that are no text.
-    """
-    path = Path(path)
-    records = manifest.columns
-    with_labels = bool((records.labels >= 0).any())
-    header = ["path", *(["label"] if with_labels else [])]
-    header += [] if records.segments is None else ["start_seconds", "end_seconds"]
-    header += [name for name, _ in records.groups]
-    is_scan = records.errors is not None or records.num_frames is not None
-    header += ["num_frames", "fps", "error"] if is_scan else []
-    base = os.path.join(os.path.abspath(path.parent), "")
-
-    def row(record: VideoRecord) -> list[str]:
-        full = os.path.abspath(record.path)
-        fields = [full.removeprefix(base)]
-        if with_labels:
-            fields.append("" if record.label is None else manifest.classes[record.label])
-        if records.segments is not None:
-            fields += ["" if x is None else repr(x) for x in (record.start_seconds, record.end_seconds)]
-        fields += [value for _, value in record.groups]
-        if is_scan:
-            fields += [*("" if x is None else repr(x) for x in (record.num_frames, record.fps)), record.error]
-        return fields
-
-    write_table(path, [header, *(row(record) for record in records)])
-    if classes_path is not None:
-        write_classes(classes_path, manifest.classes)
-
-
-def _read_class_names(classes: Sequence[str] | str | os.PathLike[str] | None) -> tuple[str, ...] | None:
-    if classes is None:
-        return None
-    if isinstance(classes, (str, os.PathLike)):
-        return read_classes(classes)
-    return check_classes(list(classes), origin="classes")

@@ -38,6 +38,8 @@ class FileFacts(NamedTuple):
     mtime_ns: int | None = None
 
 
+# What the decoders, and so a scan, say of a file that is not there.
+MISSING = "the file is missing"
 # What a scan writes into a manifest, in this order. The time of a file is of no use to its readers.
 SCAN_COLUMNS = FileFacts._fields[:-1]
 # A list with these two columns was written by a scan.

@@ -21,8 +21,7 @@ from typing import Any
 
 from video_gn.decoding.tar_members import join_path, read_index
 from video_gn.errors import RunError
-from video_gn.lists.manifest import Manifest
-from video_gn.lists.read import check_same_classes, write_manifest
+from video_gn.lists.manifest import Manifest, check_same_classes, write_manifest
 from video_gn.lists.records import VideoRecord
 from video_gn.prepare._prepare_journal import Journal, claimed, note
 from video_gn.prepare._prepare_task import Chunk, Task, digest, make, state_of

@@ -23,11 +23,13 @@ import numpy as np
 from video_gn.errors import ManifestError
 from video_gn.files import whole_file
 from video_gn.lists.file_names import found_parts, holds_frame_folders, list_dir
+from video_gn.lists.lines import LIST_SUFFIXES
+from video_gn.lists.listing import drop_repeats
+from video_gn.lists.manifest import Manifest
 from video_gn.lists.parquet import require_pyarrow, write_parquet
-from video_gn.lists.read import MISSING, Manifest, find_videos, read_listing
+from video_gn.lists.read import VideoList, find_videos
 from video_gn.lists.records import TextColumn
-from video_gn.lists.scan_columns import SCAN_COLUMNS, FactColumns, FileFacts
-from video_gn.lists.tables import LIST_SUFFIXES
+from video_gn.lists.scan_columns import MISSING, SCAN_COLUMNS, FactColumns, FileFacts
 from video_gn.prepare._scan_journal import Journal
 from video_gn.prepare.probe import Depth, file_state, probe
 from video_gn.prepare.scan_summary import ScanSummary, summarize
@@ -187,7 +189,7 @@ def _has_rows(path: Path) -> bool:
 
 
 def _from_list(path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None, format: str) -> _Rows:
-    listing = read_listing(path, root=root, format=format, split="all", drop_repeats=True)
+    listing = drop_repeats(VideoList(path, root=root, format=format).listing("all"))
     files = TextColumn.from_strings(listing.paths)
     texts = {} if listing.splits is None else {"split": TextColumn.from_strings(listing.splits)}
     taken = [name for name in listing.groups if name in SCAN_COLUMNS]

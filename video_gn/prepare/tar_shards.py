@@ -32,10 +32,9 @@ from video_gn.decoding.tar_members import (
 )
 from video_gn.errors import ManifestError, RunError
 from video_gn.files import whole_path
-from video_gn.lists.manifest import Manifest
-from video_gn.lists.read import write_manifest
+from video_gn.lists.lines import write_table
+from video_gn.lists.manifest import Manifest, write_manifest
 from video_gn.lists.records import VideoRecord
-from video_gn.lists.tables import write_table
 from video_gn.prepare._prepare_journal import Journal, announce, claimed
 from video_gn.prepare.names import sample_keys, stem_of
 

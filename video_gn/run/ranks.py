@@ -12,7 +12,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from video_gn.errors import CheckpointError, ManifestError
-from video_gn.lists.read import Manifest
+from video_gn.lists.manifest import Manifest
 
 
 class RankLog(Callback):

@@ -1,0 +1,177 @@
+"""What a reader of lists gives: columns of all rows, the rows of a part, and rows that name the same video."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from video_gn.errors import ManifestError
+from video_gn.lists.file_names import part_names
+
+log = logging.getLogger(__name__)
+
+SPLIT_COLUMN = "split"
+ALL_PARTS = "all"
+
+
+@dataclass
+class Listing:
+    """What a reader found, as columns of equal length.
+
+    Args:
+        source: the file or folder.
+        paths: ready to open.
+        labels: int32 (n,), -1 for none.
+        classes: names by number.
+        lines: 1-based lines in `source`; 0 for folders.
+        missing: bool (n,), listed and not there.
+        segments: float64 (n, 2), NaN for none; None if no row has one.
+        groups: further columns.
+        splits: the part of each row, as the list or folder names it; None without parts.
+        errors: what a scan found wrong, "" for nothing; None if no scan wrote the list.
+        num_frames: int32 (n,), as a scan counted them, 0 for unknown; None without a scan.
+        fps: float64 (n,), as a scan found them, NaN for unknown; None without a scan.
+    """
+
+    source: str
+    paths: list[str]
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    lines: np.ndarray
+    missing: np.ndarray
+    segments: np.ndarray | None = None
+    groups: dict[str, list[str]] = field(default_factory=dict)
+    splits: list[str] | None = None
+    errors: list[str] | None = None
+    num_frames: np.ndarray | None = None
+    fps: np.ndarray | None = None
+
+    def take(self, rows: np.ndarray) -> Listing:
+        """The listing of some of its rows, int64 in ascending order; of all rows its very columns."""
+        if len(rows) == len(self.paths):
+            return replace(self)
+
+        def texts(column: list[str]) -> list[str]:
+            return [column[row] for row in rows.tolist()]
+
+        return replace(
+            self,
+            paths=texts(self.paths),
+            labels=self.labels[rows],
+            lines=self.lines[rows],
+            missing=self.missing[rows],
+            segments=None if self.segments is None else self.segments[rows],
+            groups={name: texts(column) for name, column in self.groups.items()},
+            splits=None if self.splits is None else texts(self.splits),
+            errors=None if self.errors is None else texts(self.errors),
+            num_frames=None if self.num_frames is None else self.num_frames[rows],
+            fps=None if self.fps is None else self.fps[rows],
+        )
+
+
+# ---- parts ---------------------------------------------------------------------------------------
+
+
+def rows_of_part(listing: Listing, split: str | None) -> np.ndarray:
+    """Places of a part's rows, int64; all rows for None if there is at most one part."""
+    column = listing.splits
+    if split == ALL_PARTS or (split is None and column is None):
+        return np.arange(len(listing.paths))
+    if column is None:
+        raise ManifestError(f"{listing.source}: split must be None for a list without a column 'split', got {split!r}.")
+    present = sorted(set(column))
+    if split is None:
+        if len(present) > 1:
+            raise ManifestError(which_part(listing.source, present))
+        return np.arange(len(listing.paths))
+    asked_for = {name for name in present if is_part(name, split)}
+    rows = np.flatnonzero([name in asked_for for name in column])
+    if not len(rows):
+        raise ManifestError(f"{listing.source}: split must be one of {present}, got {split!r}. No row is of that part.")
+    return rows
+
+
+def is_part(name: str, split: str) -> bool:
+    """Whether a row's part is the one that is asked for: "validate" and "Val" are "val"."""
+    return name.lower() in {known.lower() for known in part_names(split)}
+
+
+def which_part(path: str | Path, parts: Sequence[str]) -> str:
+    """The error of a list with several parts of which none was named."""
+    return (
+        f"{path}: split must be one of {list(parts)} or 'all', got None. Call the parts train, val and test, or give "
+        "each a list of its own."
+    )
+
+
+# ---- rows that name the same video ---------------------------------------------------------------
+
+
+def check_repeats(listing: Listing) -> None:
+    """Refuse a list that names a video, or the same segment of one, twice.
+
+    Raises:
+        ManifestError: names both lines.
+    """
+    _, repeats = _find_repeats(listing, by_part=False)
+    if repeats:
+        raise _listed_twice(listing, *repeats[0])
+
+
+def drop_repeats(listing: Listing) -> Listing:
+    """The listing without rows that are repeated in the same part, with a warning.
+
+    Raises:
+        ManifestError: for a repeat with another label.
+    """
+    kept, repeats = _find_repeats(listing, by_part=True)
+    for first, row in repeats:
+        if listing.labels[first] != listing.labels[row]:
+            raise _listed_twice(listing, first, row)
+    if not repeats:
+        return listing
+    first, row = repeats[0]
+    lines = listing.lines[[first, row]].tolist()
+    log.warning(
+        "%s:%d: %d rows are left out: they are listed before, such as %r in line %d",
+        listing.source,
+        lines[1],
+        len(repeats),
+        listing.paths[row],
+        lines[0],
+    )
+    return listing.take(np.array(kept, dtype=np.int64))
+
+
+def _find_repeats(listing: Listing, *, by_part: bool) -> tuple[list[int], list[tuple[int, int]]]:
+    """Places of the rows that come first; (place of the first, place of its repeat)."""
+    paths = listing.paths
+    # Most lists have no path twice, which a set shows at once if each file has only one way to write its path.
+    if len(set(paths)) == len(paths) and not any("/." in path or "//" in path for path in paths):
+        return list(range(len(paths))), []
+    seen: dict[object, int] = {}
+    kept: list[int] = []
+    repeats: list[tuple[int, int]] = []
+    for row, path in enumerate(paths):
+        name = os.path.normpath(path) if "/." in path or "//" in path else path
+        part = listing.splits[row].lower() if by_part and listing.splits is not None else ""
+        segment = () if listing.segments is None else np.nan_to_num(listing.segments[row], nan=-1.0).tolist()
+        first = seen.setdefault((part, name, *segment), row)
+        if first == row:
+            kept.append(row)
+        else:
+            repeats.append((first, row))
+    return kept, repeats
+
+
+def _listed_twice(listing: Listing, first: int, row: int) -> ManifestError:
+    lines = listing.lines[[first, row]].tolist()
+    return ManifestError(
+        f"{listing.source}:{lines[1]}: a video must be listed once, got {listing.paths[row]!r} again, which line "
+        f"{lines[0]} has too. Remove one of the two."
+    )
