@@ -1,9 +1,13 @@
-"""What the console script sets before torch is imported."""
+"""The console script: what it sets before torch is imported, and how it ends after errors and signals."""
 
 import os
+import signal
+
+import pytest
 
 from video_gn import __main__ as script
 from video_gn.commands import fit
+from video_gn.errors import CheckpointError, ConfigError, ManifestError, RunError, StoppedError
 
 
 def test_threads_that_wait_sleep(monkeypatch):
@@ -15,3 +19,33 @@ def test_threads_that_wait_sleep(monkeypatch):
     os.environ[name] = "ACTIVE"
     assert script.main(["test"]) == 0
     assert seen == ["PASSIVE", "ACTIVE"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_stopped_study_says_how_to_resume(monkeypatch, capsys, number):
+    monkeypatch.setattr("video_gn.study.run_study", lambda *_, **__: signal.raise_signal(number))
+    assert script.main(["study", "-c", "study.yaml"]) == 128 + number
+    told = f"video-gn: {number.name}: stopped. The same command resumes from the last checkpoint.\n"
+    assert capsys.readouterr().err == told
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (ConfigError("why"), 2, "video-gn: error: why"),
+        (ManifestError("why"), 2, "video-gn: error: why"),
+        (CheckpointError("why"), 2, "video-gn: error: why"),
+        (RunError("why"), 1, "video-gn: error: why"),
+        (StoppedError("SIGTERM: stopped.", status=143), 143, "video-gn: SIGTERM: stopped."),
+    ],
+)
+def test_errors_in_a_line(monkeypatch, capsys, error, status, line):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(fit, "main", fails)
+    assert script.main(["fit"]) == status
+    assert capsys.readouterr().err == f"{line}\n"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert script.main(["fit"]) == status
+    assert (os.uname().nodename in capsys.readouterr().err) == (status < 128)

@@ -127,7 +127,9 @@ def _add_prepare(commands: Any) -> None:
     parser.add_argument("--raw", metavar="DIR", help="directory of a Kinetics csv's whole videos, ID.mp4")
     parser.add_argument("--format", default="auto", help="format of the list, as data.source.format (auto)")
     parser.add_argument("--short_side_px", type=positive, default=320, metavar="PX", help="largest short side (320)")
-    parser.add_argument("--key_frame_interval", type=positive, default=32, metavar="N", help="frames (32)")
+    parser.add_argument(
+        "--key_frame_interval", type=positive, default=32, metavar="N", help="frames from key frame to key frame (32)"
+    )
     parser.add_argument("--crf", type=float, default=20, help="x264's quality: lower is better and larger (20)")
     parser.add_argument("--shards", type=positive, metavar="N", help="videos of each tar file (no tar files)")
     parser.add_argument("--copy", action="store_true", help="with --shards: pack the files unchanged")

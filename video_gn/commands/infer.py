@@ -83,21 +83,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quiet", action="store_true", help="print no table")
     group = parser.add_argument_group(
         "many videos",
-        "With --output X.jsonl each result is a line, written as it comes; the same command goes on where it stopped.",
+        "With --output X.jsonl each result is a line, written as it comes; the same command resumes a stopped one.",
     )
-    group.add_argument("--list", metavar="FILE", help="a file with a path a line; - reads standard input")
+    group.add_argument("--list", metavar="FILE", help="list of videos, a path a line; - reads standard input")
     group.add_argument(
         "--part",
         metavar="I/N",
-        help="only every N-th video, from I on (from 0), into X.part-I-of-N.jsonl; slurm takes an array job's numbers",
+        help="part I of N, from 0: every N-th video, into X.part-I-of-N.jsonl; slurm takes an array job's numbers",
     )
-    group.add_argument("--overwrite", action="store_true", help="label anew what is in X.jsonl")
+    group.add_argument("--overwrite", action="store_true", help="replace X.jsonl instead of resuming it")
     group.add_argument(
         "--merge",
         metavar="X.jsonl",
-        help="label nothing: write X.jsonl, or its parts, to --output in the list's order",
+        help="results of earlier runs, or their parts, to write to --output in the list's order; nothing is labelled",
     )
-    group.add_argument("--partial", action="store_true", help="merge what there is, though it is not finished")
+    group.add_argument(
+        "--partial", action="store_true", help="with --merge: accept parts that are missing or not finished"
+    )
     return parser
 
 
@@ -105,7 +107,7 @@ def _check_options(options: argparse.Namespace) -> None:
     """Refuse options that do not go together."""
     suffix = Path(options.output).suffix if options.output else None
     if suffix is not None and suffix not in _SUFFIXES:
-        raise ConfigError(f"--output must end in {', '.join(_SUFFIXES)}, got {options.output!r}.")
+        raise ConfigError(f"--output must end in {', '.join(_SUFFIXES)}, got {options.output!r}. Choose one of these.")
     if options.merge is not None:
         _check_merge(options)
         return
@@ -149,7 +151,9 @@ def _check_machine(options: argparse.Namespace) -> None:
     from video_gn.decoding import BACKENDS
 
     if options.backend != "auto" and options.backend not in BACKENDS:
-        raise ConfigError(f"--backend must be auto, {', '.join(BACKENDS)}, got {options.backend!r}")
+        raise ConfigError(
+            f"--backend must be auto, {', '.join(BACKENDS)}, got {options.backend!r}. Choose one of these."
+        )
     try:
         torch.empty(0, device="cpu" if options.device == "auto" else options.device)
     except (RuntimeError, AssertionError) as error:

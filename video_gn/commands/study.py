@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Sequence
 
 from video_gn.commands._terminal import set_up_logging
-
-log = logging.getLogger(__name__)
 
 
 def main(command: str, words: Sequence[str]) -> int:
@@ -38,14 +35,12 @@ def main(command: str, words: Sequence[str]) -> int:
     set_up_logging()
 
     from video_gn.errors import StoppedError
+    from video_gn.run.signals import StopFlag
     from video_gn.study import run_study
 
     try:
-        return run_study(options.config, out=options.out, words=settings, cell=options.cell, action=options.action)
+        with StopFlag().installed():
+            return run_study(options.config, out=options.out, words=settings, cell=options.cell, action=options.action)
     except StoppedError as error:
-        raise StoppedError(
-            f"{error} The same command resumes from the last checkpoint.", status=error.status
-        ) from error
-    except KeyboardInterrupt:  # between two cells
-        log.warning("stopped; the same command resumes from the last checkpoint")
-        return 130
+        hint = "The same command resumes from the last checkpoint."
+        raise StoppedError(f"{error} {hint}", status=error.status) from error
