@@ -245,7 +245,7 @@ def test_repeats_must_stay_inside_an_epoch():
         accumulate_grad_batches=1,
     )  # fmt: skip
     checkpoint = {Data.__qualname__: position | {"repeats": 1}, "global_step": 1}
-    with pytest.raises(ConfigError, match=r"data\.augment\.repeats must stay 1 inside an epoch, got 2\. Resume with it"):
+    with pytest.raises(ConfigError, match=r"data\.augment\.repeats must stay 1 inside an epoch, got 2\. Resume with"):
         find_change(trainer, checkpoint)
     checkpoint = {Data.__qualname__: position | {"repeats": 1, "clips": 0}, "global_step": 6}
     assert find_change(trainer, checkpoint) is None
