@@ -50,37 +50,25 @@ class TerminalProgress(RichProgressBar):
         return metrics
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *more: Any, **words: Any
     ) -> None:
         """Note the batch's clips, then move the bar."""
         self.train_clips = batch.num_clips * trainer.world_size
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, *more, **words)
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *more: Any, **words: Any
     ) -> None:
         """Note the batch's clips, then move the bar."""
         self.eval_clips = batch.num_clips * trainer.world_size
-        super().on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        super().on_validation_batch_end(trainer, pl_module, outputs, batch, *more, **words)
 
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *more: Any, **words: Any
     ) -> None:
         """Note the batch's clips, then move the bar."""
         self.eval_clips = batch.num_clips * trainer.world_size
-        super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        super().on_test_batch_end(trainer, pl_module, outputs, batch, *more, **words)
 
 
 class LineProgress(Callback):
@@ -99,6 +87,21 @@ class LineProgress(Callback):
         self._clips = 0
         self._first_done = done
 
+    def _count(self, trainer: Trainer, batch: ClipBatch) -> bool:
+        """Count a batch; whether a line is due on this rank."""
+        self._clips += batch.num_clips * trainer.world_size
+        now = time.monotonic()
+        if not trainer.is_global_zero or now - self._last < self.every_seconds:
+            return False
+        self._last = now
+        return True
+
+    def _speed(self, done: int, total: float) -> tuple[float, str]:
+        """(clips/s, time left) after `done` of `total` steps or videos."""
+        seconds = self._last - self._start
+        left = (total - done) * seconds / max(1, done - self._first_done)
+        return self._clips / seconds, _duration(left)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._begin(trainer.global_step)
@@ -107,18 +110,13 @@ class LineProgress(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: ClipBatch, batch_idx: int
     ) -> None:
         """Log epoch, step, loss, speed and the time left."""
-        self._clips += batch.num_clips * trainer.world_size
-        now = time.monotonic()
-        if not trainer.is_global_zero or now - self._last < self.every_seconds:
+        if not self._count(trainer, batch):
             return
-        self._last = now
         total, done = int(trainer.estimated_stepping_batches), trainer.global_step
-        rate = (now - self._start) / max(1, done - self._first_done)
         loss = float(trainer.callback_metrics.get("train/loss", float("nan")))
-        speed, left = self._clips / (now - self._start), _duration((total - done) * rate)
         log.info(
             "epoch %d, step %d of %d, loss %.4f, %.1f clips/s, %s left",
-            trainer.current_epoch, done, total, loss, speed, left,
+            trainer.current_epoch, done, total, loss, *self._speed(done, total),
         )  # fmt: skip
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -142,17 +140,9 @@ class LineProgress(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Log how far the test is."""
-        self._clips += batch.num_clips * trainer.world_size
-        now = time.monotonic()
-        if not trainer.is_global_zero or now - self._last < self.every_seconds:
-            return
-        self._last = now
-        total = trainer.num_test_batches[0]
-        rate = (now - self._start) / (batch_idx + 1)
-        log.info(
-            "test: video %d of %s, %.1f clips/s, %s left",
-            batch_idx + 1, total, self._clips / (now - self._start), _duration((total - batch_idx - 1) * rate),
-        )  # fmt: skip
+        if self._count(trainer, batch):
+            done, total = batch_idx + 1, trainer.num_test_batches[0]
+            log.info("test: video %d of %s, %.1f clips/s, %s left", done, total, *self._speed(done, total))
 
 
 def _duration(seconds: float) -> str:
