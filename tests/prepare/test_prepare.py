@@ -18,9 +18,9 @@ from video_gn.errors import RunError
 from video_gn.lists.manifest import Manifest
 from video_gn.lists.read import read_manifest
 from video_gn.lists.records import VideoRecord
-from video_gn.prepare import _prepare_task, prepare
+from video_gn.prepare import prepare
 from video_gn.prepare.encode import encode
-from video_gn.prepare.names import output_names, stem_of
+from video_gn.prepare.names import output_names, stem_of, with_raw_videos
 
 # More with VIDEO_GN_KILLS, where there is time: each kill costs a start.
 NUM_KILLS = int(os.environ.get("VIDEO_GN_KILLS", "3"))
@@ -122,7 +122,7 @@ def test_segments_of_an_official_list_are_cut_out_of_raw_videos(tmp_path):
     (tmp_path / "k.csv").write_text(
         "label,youtube_id,time_start,time_end,split\njump,abc_-d,2,5,train\nrun,e,0,2,train\nrun,gone,0,2,train\n"
     )
-    manifest = prepare.with_raw_videos(read_manifest(tmp_path / "k.csv", root=tmp_path / "raw"), tmp_path / "raw")
+    manifest = with_raw_videos(read_manifest(tmp_path / "k.csv", root=tmp_path / "raw"), tmp_path / "raw")
     summary = prepare.prepare(manifest, tmp_path / "out", num_workers=1)
     made = read_manifest(summary.manifest_path)
     assert [Path(r.path).name for r in made.records] == ["abc_-d_2000-5000ms.mp4", "e_000000_000002.mp4"]
@@ -159,7 +159,7 @@ def test_two_runs_in_one_directory_are_refused(tmp_path, sources, monkeypatch):
     monkeypatch.setattr("video_gn.files.LEFT_OVER_SECONDS", 0.1)
     with (
         prepare.claimed(tmp_path / "out"),
-        pytest.raises(RunError, match=r"another run \(process \d+ on .+\) is at work"),
+        pytest.raises(RunError, match=r"another run \(process \d+ on .+\) is writing to out_dir"),
     ):
         prepare.prepare(listed(sources[0]), tmp_path / "out")
     (tmp_path / "file").touch()
@@ -212,11 +212,11 @@ def test_a_crash_is_tried_again_and_a_broken_file_is_not(tmp_path, sources, monk
         (tmp_path / f"made-{Path(source).stem}").touch()
         return encode(source, *args, **kwargs)
 
-    monkeypatch.setattr(_prepare_task, "encode", crash)
+    monkeypatch.setattr(prepare, "encode", crash)
     summary = prepare.prepare(manifest, tmp_path / "out", num_workers=1)
     assert [path for path, _ in summary.failed] == [str(sources[0]), str(broken)]
     assert "SIGKILL" in summary.failed[0][1]
-    monkeypatch.setattr(_prepare_task, "encode", watch)
+    monkeypatch.setattr(prepare, "encode", watch)
     summary = prepare.prepare(manifest, tmp_path / "out", num_workers=1)
     assert [path for path, _ in summary.failed] == [str(broken)]
     made = sorted(path.name for path in tmp_path.glob("made-*"))
@@ -238,13 +238,13 @@ def _run_to_be_killed(manifest, out, shards):
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path, sources, monkeypatch, shards):
     """Killed at random moments, the parent alone or with its workers: nothing finished is made again."""
     manifest = listed(*sources)
-    monkeypatch.setattr(_prepare_task, "encode", partial(_counting, log=tmp_path / "whole.log"))
+    monkeypatch.setattr(prepare, "encode", partial(_counting, log=tmp_path / "whole.log"))
     begin = time.monotonic()
     prepare.prepare(manifest, tmp_path / "whole", num_workers=2, shards=shards)
     duration = time.monotonic() - begin
     out = tmp_path / "killed"
     log = tmp_path / "killed.log"
-    monkeypatch.setattr(_prepare_task, "encode", partial(_counting, log=log))
+    monkeypatch.setattr(prepare, "encode", partial(_counting, log=log))
     rng = random.Random(0)
     context = multiprocessing.get_context("fork")
     num_kills = 0
@@ -260,7 +260,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path, sources, mo
                 os.killpg(process.pid, signal.SIGKILL)
         process.join()
     begun_before = log.read_text().split() if log.exists() else []
-    finished = prepare.Journal(out).names(".mp4") if out.exists() else []
+    finished = prepare.MadeFiles(out).names(".mp4") if out.exists() else []
     summary = prepare.prepare(manifest, out, num_workers=2, shards=shards)
     assert files_below(out) == files_below(tmp_path / "whole")
     assert not list(out.rglob("*.partial"))

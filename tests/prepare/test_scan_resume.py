@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from media import write_numbered_video
 
-from video_gn import files as locks
 from video_gn import processes
-from video_gn.errors import ManifestError
+from video_gn.errors import RunError
+from video_gn.files import hold
 from video_gn.prepare import scan as scan_module
 from video_gn.prepare.probe import probe
 from video_gn.prepare.scan import probe_if_changed, scan
@@ -137,7 +137,7 @@ def test_kills_at_random_moments(tmp_path, one_video):
     assert set((tmp_path / "last").read_text().split()) == set(names) - known
     assert target.read_bytes() == (tmp_path / "unbroken.csv").read_bytes()
     assert not journal.exists() and not list(tmp_path.glob(".*"))
-    assert num_continued, "no run went on where another had stopped"
+    assert num_continued, "no run resumed where another had stopped"
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def probes_of(many, **kwargs):
     return summary.num_probed
 
 
-def test_a_second_run_goes_on(stopped):
+def test_a_second_run_resumes(stopped):
     assert probes_of(stopped) == 22
 
 
@@ -184,17 +184,18 @@ def test_damaged_journals(stopped, caplog):
     lines[20] = lines[20][:30]  # half a line
     journal.write_bytes(b"".join(lines))
     assert probes_of(stopped) == 22 + 3
-    assert "2 damaged lines of it are left out" in caplog.text
+    assert "2 damaged lines are left out" in caplog.text
 
 
 def test_journal_of_another_kind_of_scan(stopped, caplog):
     assert scan(stopped / "list.csv", stopped / "out.csv", headers_only=True).num_probed == 42
-    assert "it is of another kind of scan, or damaged; all files are probed again" in caplog.text
+    assert ".out.csv.partial was made with other settings, or is damaged: starting anew" in caplog.text
 
 
 def test_two_scans_of_one_target(stopped, monkeypatch):
     monkeypatch.setattr("video_gn.files.LEFT_OVER_SECONDS", 0.1)
-    with (stopped / ".out.csv.partial").open("rb") as file:
-        assert locks.take(file)
-        with pytest.raises(ManifestError, match=r"out.csv: another scan is writing it"):
-            scan(stopped / "list.csv", stopped / "out.csv")
+    with (
+        hold(stopped / ".out.csv.partial.lock"),
+        pytest.raises(RunError, match=r"out.csv.partial is being written by another run \(process \d+"),
+    ):
+        scan(stopped / "list.csv", stopped / "out.csv")

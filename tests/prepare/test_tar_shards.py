@@ -19,9 +19,8 @@ from video_gn.lists.manifest import Manifest
 from video_gn.lists.read import read_manifest
 from video_gn.lists.records import VideoRecord
 from video_gn.prepare import prepare
-from video_gn.prepare import tar_shards as shards
 from video_gn.prepare.names import sample_keys
-from video_gn.prepare.tar_shards import Sample, write_shard, write_shards
+from video_gn.prepare.tar_shards import ShardVideo, write_shard, write_shards
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +40,7 @@ def listed(*paths):
 
 
 def samples_of(paths):
-    return [Sample(f"k{i}", path, i, {"label": "x"}) for i, path in enumerate(paths)]
+    return [ShardVideo(f"k{i}", path, i, {"label": "x"}) for i, path in enumerate(paths)]
 
 
 def decode(url, protocols=_tar.PROTOCOLS):
@@ -171,7 +170,7 @@ def test_seeking_within_a_member(shard, sources):
 def test_names_of_any_length_and_script(tmp_path, sources):
     keys = ["é动作", "x" * 180, "folder.with.dots/k"]
     path = tmp_path / "t.tar"
-    write_shard(path, [Sample(key, sources[0], None, {}) for key in keys])
+    write_shard(path, [ShardVideo(key, sources[0], None, {}) for key in keys])
     for key in keys:
         assert read_member(f"{path}::{key}.mp4") == sources[0].read_bytes()
 
@@ -195,7 +194,7 @@ def test_what_is_wrong_names_shard_and_member(tmp_path, shard):
     assert "no member 'k0.mp4' (the shard is damaged or no tar" in reason_of(f"{tmp_path}/empty.tar::k0.mp4")
     (tmp_path / "page.tar").write_text("<html>" * 500)
     assert "damaged or no tar" in reason_of(f"{tmp_path}/page.tar::k0.mp4")
-    write_shard(tmp_path / "zero.tar", [Sample("k", tmp_path / "empty.tar", None, {})])
+    write_shard(tmp_path / "zero.tar", [ShardVideo("k", tmp_path / "empty.tar", None, {})])
     assert reason_of(f"{tmp_path}/zero.tar::k.tar") == "the file is empty (0 bytes)"
 
 
@@ -343,7 +342,3 @@ def test_real_videos_read_alike_from_a_shard(tmp_path, real_videos):
     for i, path in enumerate(paths):
         inside = outcome(member_url(f"{shard}::k{i}{path.suffix}"), _tar.PROTOCOLS)
         assert inside == outcome(f"file:{path}", "file"), path
-
-
-def test_public_names_are_there():
-    assert all(hasattr(shards, name) for name in shards.__all__)

@@ -1,4 +1,4 @@
-"""What the files are called that are made from the records of a list, and where raw Kinetics videos lie."""
+"""Names the files that are made from the records of a list, and finds raw Kinetics videos."""
 
 # os.path, not pathlib: a Path object per file takes seconds for 240,000 files.
 # ruff: noqa: PTH119, PTH122
@@ -18,18 +18,18 @@ from video_gn.lists.file_names import is_video, walk_videos
 from video_gn.lists.manifest import Manifest
 from video_gn.lists.records import VideoRecord
 
-# File systems end names at 255 bytes, of which partial files, segments and hashes need some.
+# File systems limit names to 255 bytes, of which temporary names, segments and hashes need some.
 _MAX_NAME_BYTES = 150
 _KINETICS_NAME = re.compile(r"(.+)_(\d{6})_(\d{6})")
 
 
 def output_names(records: Sequence[VideoRecord], classes: Sequence[str], *, below: str = "") -> list[str]:
-    """`[below/][class/]stem[_start-endms].mp4` for each record, all different also where case does not count.
+    """`[below/][class/]stem[_start-endms].mp4` for each record, all different even if case does not count.
 
-    Names do not depend on the order of the records, nor, unless two would have the same, on the others.
+    A name does not depend on the order of the records, nor on the other records unless two would have the same name.
 
     Raises:
-        ValueError: for a record that is there twice.
+        ValueError: for a repeated record.
     """
     names = [_name(record, classes, below) for record in records]
     counts = Counter(name.lower() for name in names)
@@ -44,11 +44,7 @@ def output_names(records: Sequence[VideoRecord], classes: Sequence[str], *, belo
 
 
 def sample_keys(names: Sequence[str]) -> list[str]:
-    """Keys of samples in a shard, all different: WebDataset ends a key at the first dot.
-
-    Args:
-        names: of files, all different.
-    """
+    """Keys in a shard of files with different names: all different and without dots, where WebDataset ends a key."""
     keys = [_clean(os.path.splitext(name)[0]).replace(".", "_") for name in names]
     counts = Counter(key.lower() for key in keys)
     return [
@@ -64,14 +60,14 @@ def stem_of(path: str) -> str:
 
 
 def with_raw_videos(manifest: Manifest, root: str | os.PathLike[str]) -> Manifest:
-    """Find whole videos, as downloaded, where an official Kinetics list names cut ones that are not there.
+    """Find whole videos, as downloaded, in place of the cut ones that an official Kinetics list names.
 
     Args:
-        manifest: of a Kinetics csv; its paths end in `<youtube_id>_<start>_<end>.mp4`.
-        root: of files `<youtube_id>.<extension>`, in any folder.
+        manifest: Manifest of a Kinetics csv; its paths end in `<youtube_id>_<start>_<end>.mp4`.
+        root: Directory with files `<youtube_id>.<extension>`, in any folder.
 
     Returns:
-        The manifest with the whole video and its segment in place of each cut one that was found so.
+        The manifest with the whole video and its segment in place of each missing cut one that was found.
     """
     if not manifest.missing:
         return manifest
@@ -108,7 +104,7 @@ def _name(record: VideoRecord, classes: Sequence[str], below: str) -> str:
 
 
 def _clean(name: str) -> str:
-    """A name that every file system takes, without a path's or a shard's marks."""
+    """A name that every file system accepts, without separators of paths and shards."""
     text = os.fsencode(name).decode("utf-8", "replace")
     text = re.sub(r'[\x00-\x1f\x7f/\\"*<>?|:]', "_", text)
     if text.startswith("."):

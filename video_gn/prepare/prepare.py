@@ -1,11 +1,11 @@
-"""Prepares videos for training: cut to their segments, scaled down, and written so that random clips decode fast.
+"""Prepares videos for training: cut to their segments, scaled down, and encoded so that random clips decode fast.
 
     from video_gn.lists.read import read_manifest
     from video_gn.prepare.prepare import prepare
 
     summary = prepare({split: read_manifest("k400.csv", root="raw", split=split) for split in ("train", "val")}, "k400")
 
-A run that was interrupted, in whatever way, is taken up by the same call.
+The same call resumes a run that was stopped in any way.
 """
 
 from __future__ import annotations
@@ -19,24 +19,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from video_gn.decoding.tar_members import join_path, read_index
-from video_gn.errors import RunError
+from video_gn.decoding.tar_members import is_member, join_path, read_index, split_path
+from video_gn.errors import DecodeError, RunError
+from video_gn.files import whole_path
 from video_gn.lists.manifest import Manifest, check_same_classes, write_manifest
 from video_gn.lists.records import VideoRecord
-from video_gn.prepare._prepare_journal import Journal, claimed, note
-from video_gn.prepare._prepare_task import Chunk, Task, digest, make, state_of
-from video_gn.prepare.encode import EncodeSettings
-from video_gn.prepare.names import output_names, sample_keys, with_raw_videos
-from video_gn.prepare.tar_shards import (
-    Sample,
-    describe,
-    publish_shard,
-    shard_name,
-    write_failures,
-)
+from video_gn.prepare.encode import EncodeSettings, encode
+from video_gn.prepare.made_files import MadeFiles, add_note, announce, claimed, key_of
+from video_gn.prepare.names import output_names, sample_keys
+from video_gn.prepare.probe import file_state
+from video_gn.prepare.tar_shards import ShardVideo, describe, publish_shard, shard_name, write_failures
 from video_gn.processes import Lost, num_cores, run_tasks
-
-__all__ = ["PrepareSummary", "prepare", "with_raw_videos"]
 
 log = logging.getLogger(__name__)
 
@@ -52,16 +45,16 @@ class PrepareSummary:
     """What `prepare` did.
 
     Args:
-        out: the directory.
-        manifest_path: the list of what was made, for training and testing.
-        failed_path: the list of what was not.
-        num_listed: videos that were asked for.
-        num_new: made now.
-        num_kept: made by an earlier call.
-        num_shards: 0 for loose files.
-        num_bytes: of all videos that were made.
-        num_source_bytes: of the files that they were made of, each counted once.
-        failed: (path, reason).
+        out: Output directory.
+        manifest_path: List of the prepared videos, for training and testing.
+        failed_path: List of the others.
+        num_listed: Videos asked for.
+        num_new: Videos made now.
+        num_kept: Videos made by an earlier call.
+        num_shards: Tar shards, 0 for loose files.
+        num_bytes: Size of all prepared videos.
+        num_source_bytes: Size of their source files, each counted once.
+        failed: (path, reason) of each video that was not prepared.
     """
 
     out: Path
@@ -104,28 +97,28 @@ def prepare(
 ) -> PrepareSummary:
     """Write `out_dir/[split/]class/name.mp4` for each record, and `out_dir/manifest.csv`.
 
-    The list has the order of `manifest`, and the files the same bytes, whatever the number of workers. What an
-    interrupted call has finished is kept by the next, unless its source or the settings have changed. What
-    cannot be read, crashes a worker or hangs is named in `out_dir/failed.csv` and left out; crashes and hangs
-    are tried again by the next call, unless their shard is there.
+    The list has the order of `manifest`, and the files have the same bytes for any number of workers. The next call
+    keeps the files that a stopped one has finished, unless their source or the settings have changed. Videos that
+    cannot be read, crash a worker or hang are named in `out_dir/failed.csv` and left out; the next call tries crashes
+    and hangs again, unless their shard exists.
 
     Args:
-        manifest: the videos; or one for each split, whose names then are folders and a column `split`.
-        out_dir: where the files go, with `classes.txt` and `failed.csv`.
-        short_side_px: what a longer short side is scaled to, even.
-        key_frame_interval: frames from one key frame to the next.
+        manifest: Videos to prepare; or a manifest for each split, whose names become folders and a column `split`.
+        out_dir: Output directory, for the files, `classes.txt` and `failed.csv`.
+        short_side_px: Short side that larger videos are scaled down to, even.
+        key_frame_interval: Frames from one key frame to the next.
         crf: x264's quality; lower is better and larger.
-        num_workers: processes; None takes the number of cores. A script guards its main part with
+        num_workers: Processes; None takes the number of cores. A script must guard its main part with
             `if __name__ == "__main__"`.
-        shards: videos of a tar shard; None leaves loose files. Videos that fail leave a shard with fewer.
-        overwrite: make anew what is there.
-        progress: called with (videos done or failed, videos).
+        shards: Videos in a tar shard; None leaves loose files. Videos that fail leave a shard with fewer.
+        overwrite: Make existing files anew.
+        progress: Called with (videos done or failed, videos).
 
     Raises:
         ValueError: for a setting out of its range, or a video that is listed twice.
-        ManifestError: for splits whose classes differ, or names that are no text.
-        RunError: where another run is at work in `out_dir`, workers cannot start, or nothing could be made.
-        OSError: where nothing can be written.
+        ManifestError: for splits whose classes differ, or names that are not text.
+        RunError: if another run is writing to `out_dir`, workers cannot start, no video could be prepared, or
+            nothing can be written.
     """
     settings = EncodeSettings(short_side_px, key_frame_interval, float(crf))
     if num_workers is None:
@@ -141,15 +134,66 @@ def prepare(
         return run.finish()
 
 
-class _Run:
-    """One call of `prepare`.
+# ---- one file ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A record and the file to make of it.
 
     Args:
-        out: the directory, claimed.
-        parts: manifests by split; "" where there are no splits.
-        settings: how to write.
-        shards: videos of a shard, or None.
+        source: The video's path.
+        segment: Start and end in seconds, None for the video's own.
+        name: File to make, below the directory.
+        key: The same for the same source, segment and settings.
     """
+
+    source: str
+    segment: tuple[float | None, float | None]
+    name: str
+    key: str
+
+
+@dataclass
+class _Chunk:
+    """Tasks whose files go into one shard.
+
+    Args:
+        shard: Its name; None for a single task whose file stays loose.
+        places: Numbers of the tasks.
+        key: The same for the same tasks and labels.
+    """
+
+    shard: str | None
+    places: list[int]
+    key: str = ""
+
+
+def _make(task: _Task, beat: Callable[[], None], *, out: Path, settings: EncodeSettings) -> dict[str, Any]:
+    """Make one file, in a worker; its note, with the reason as "failed" if the video cannot be read."""
+    note: dict[str, Any] = {"name": task.name, "key": task.key}
+    try:
+        with whole_path(out / task.name) as written:
+            done = encode(task.source, written, settings, segment=task.segment, on_frame=beat)
+            note |= {"bytes": done.num_bytes, "num_frames": done.num_frames, "size": [done.width, done.height]}
+            announce(out, note)
+    except DecodeError as error:
+        note["failed"] = error.reason
+        add_note(out, note)
+    return note
+
+
+def _state_of(path: str) -> tuple[int, int]:
+    """Size and time of a file, of a frame folder's pictures, or of a member's shard; -1 if it is missing."""
+    size, mtime = file_state(split_path(path)[0] if is_member(path) else path)
+    return (-1, -1) if size is None or mtime is None else (size, mtime)
+
+
+# ---- a whole list ------------------------------------------------------------------------------
+
+
+class _Run:
+    """One call of `prepare`, in a claimed directory; `parts` are manifests by split, by "" without splits."""
 
     def __init__(self, out: Path, parts: Mapping[str, Manifest], settings: EncodeSettings, shards: int | None) -> None:
         first = next((part for part in parts.values()), None)
@@ -157,15 +201,15 @@ class _Run:
             raise ValueError("manifest must have at least one video, got none.")
         for split, part in parts.items():
             if split and not re.fullmatch(r"\w[\w-]*", split):
-                raise ValueError(f"manifest: a split must be a word, got {split!r}. It is a folder's name.")
+                raise ValueError(f"manifest: a split must be a word, got {split!r}. It becomes a folder's name.")
             check_same_classes(first, part)
         self.out = out
         self.classes = next((part.classes for part in parts.values() if part.classes), ())
-        self.journal = Journal(out)
+        self.made = MadeFiles(out)
         self.records: list[VideoRecord] = []
         self.splits: list[str] = []
-        self.tasks: list[Task] = []
-        self.chunks: list[Chunk] = []
+        self.tasks: list[_Task] = []
+        self.chunks: list[_Chunk] = []
         self.source_bytes: dict[str, int] = {}
         self.new: set[int] = set()
         self.failed: dict[int, str] = {}
@@ -178,28 +222,28 @@ class _Run:
         begin = len(self.tasks)
         records = list(part.records)
         for record, name in zip(records, output_names(records, part.classes, below=split), strict=True):
-            size, mtime = state_of(record.path)
+            size, mtime = _state_of(record.path)
             self.source_bytes[record.path] = max(size, 0)
             segment = (record.start_seconds, record.end_seconds)
             path = os.path.abspath(record.path)  # noqa: PTH100  # a member of a shard is no path
-            key = digest([how, path, size, mtime, segment])
-            self.tasks.append(Task(record.path, segment, name, key))
+            key = key_of([how, path, size, mtime, segment])
+            self.tasks.append(_Task(record.path, segment, name, key))
         self.records += records
         self.splits += [split] * len(records)
         if shards is None:
-            self.chunks += [Chunk(None, [place]) for place in range(begin, len(self.tasks))]
+            self.chunks += [_Chunk(None, [place]) for place in range(begin, len(self.tasks))]
             return
         for number, start in enumerate(range(begin, len(self.tasks), shards)):
             places = list(range(start, min(start + shards, len(self.tasks))))
             about = [[self.tasks[p].name, self.tasks[p].key, self._about(p), self.records[p].label] for p in places]
-            self.chunks.append(Chunk(shard_name(split or "videos", number), places, digest(about)))
+            self.chunks.append(_Chunk(shard_name(split or "videos", number), places, key_of(about)))
 
     # ---- work ----
 
     def work(self, num_workers: int, *, overwrite: bool, progress: Callable[[int, int], None] | None) -> None:
-        """Make what is not there."""
-        waiting: list[Task] = []
-        open_chunk: dict[int, Chunk] = {}
+        """Make the files that are missing."""
+        waiting: list[_Task] = []
+        open_chunk: dict[int, _Chunk] = {}
         left: dict[str, int] = {}
         for chunk in self.chunks:
             if not overwrite and self._is_packed(chunk):
@@ -215,7 +259,7 @@ class _Run:
         if progress is not None:
             progress(num_done, len(self.tasks))
         place_of = {task.name: place for place, task in enumerate(self.tasks)}
-        work = partial(make, out=self.out, settings=self.settings)
+        work = partial(_make, out=self.out, settings=self.settings)
         results = run_tasks(
             waiting,
             work,
@@ -237,21 +281,21 @@ class _Run:
 
     def _is_made(self, place: int) -> bool:
         task = self.tasks[place]
-        entry = self.journal.find(task.name, task.key)
+        entry = self.made.find(task.name, task.key)
         if entry is None or entry.get("transient"):
             return False
         if "failed" in entry:
             self.failed[place] = entry["failed"]
         return True
 
-    def _is_packed(self, chunk: Chunk) -> bool:
-        if chunk.shard is None or self.journal.find(chunk.shard, chunk.key) is None:
+    def _is_packed(self, chunk: _Chunk) -> bool:
+        if chunk.shard is None or self.made.find(chunk.shard, chunk.key) is None:
             return False
-        notes = [self.journal.noted(self.tasks[place].name, self.tasks[place].key) for place in chunk.places]
+        notes = [self.made.noted(self.tasks[place].name, self.tasks[place].key) for place in chunk.places]
         if not all(notes):
             return False
         self.failed |= {p: n["failed"] for p, n in zip(chunk.places, notes, strict=True) if n and "failed" in n}
-        read_index(self.out / chunk.shard)  # a run may have been ended before it wrote the index
+        read_index(self.out / chunk.shard)  # a run may have been stopped before it wrote the index
         self._drop_loose(chunk)
         return True
 
@@ -259,8 +303,8 @@ class _Run:
         task = self.tasks[place]
         if isinstance(result, Lost):
             result = {"name": task.name, "key": task.key, "failed": result.reason, "transient": True}
-            note(self.out, result)
-        self.journal.keep(result)
+            add_note(self.out, result)
+        self.made.keep(result)
         if "failed" in result:
             self.failed[place] = result["failed"]
             log.warning("%s: %s", task.source, result["failed"])
@@ -277,30 +321,30 @@ class _Run:
             more |= {"start_seconds": start, "end_seconds": end}
         return describe(record, self.classes, **more)
 
-    def _members(self, chunk: Chunk) -> dict[int, str]:
-        """Keys in the shard, by place, of what did not fail."""
+    def _members(self, chunk: _Chunk) -> dict[int, str]:
+        """Keys in the shard, by place, of videos that did not fail."""
         keys = sample_keys([self.tasks[place].name.replace("/", "__") for place in chunk.places])
         return {place: key for place, key in zip(chunk.places, keys, strict=True) if place not in self.failed}
 
-    def _pack(self, chunk: Chunk) -> None:
+    def _pack(self, chunk: _Chunk) -> None:
         members = self._members(chunk)
         assert chunk.shard is not None
         if not members:
-            log.warning("%s: all of its %d videos failed, it is left out", chunk.shard, len(chunk.places))
+            log.warning("%s: all of its %d videos failed, so it is not made", chunk.shard, len(chunk.places))
             return
-        samples = [
-            Sample(key, self.out / self.tasks[place].name, self.records[place].label, self._about(place))
+        videos = [
+            ShardVideo(key, self.out / self.tasks[place].name, self.records[place].label, self._about(place))
             for place, key in members.items()
         ]
-        self.journal.keep(publish_shard(self.out, chunk.shard, chunk.key, samples))
+        self.made.keep(publish_shard(self.out, chunk.shard, chunk.key, videos))
         self._drop_loose(chunk)
 
-    def _drop_loose(self, chunk: Chunk) -> None:
+    def _drop_loose(self, chunk: _Chunk) -> None:
         for place in chunk.places:
             (self.out / self.tasks[place].name).unlink(missing_ok=True)
 
     def _drop_emptied(self) -> None:
-        """Only when no worker runs: one may be about to write into a folder that is empty for a moment."""
+        """Remove empty folders, while no worker runs: one may be about to write into a folder that is empty now."""
         packed = (place for chunk in self.chunks if chunk.shard is not None for place in chunk.places)
         for folder in sorted({(self.out / self.tasks[place].name).parent for place in packed}, reverse=True):
             while folder != self.out:
@@ -332,11 +376,11 @@ class _Run:
         write_failures(self.out / "failed.csv", rows)
         if not paths:
             raise RunError(
-                f"{self.out / 'failed.csv'}: a video must be prepared, got none of {len(self.tasks)}; the first: "
-                f"{self.records[0].path}: {self.failed[0]}."
+                f"{self.out / 'failed.csv'}: at least one video must be prepared, got none of {len(self.tasks)}; the "
+                f"first: {self.records[0].path}: {self.failed[0]}."
             )
         for place in paths:
-            entry = self.journal.noted(self.tasks[place].name, self.tasks[place].key)
+            entry = self.made.noted(self.tasks[place].name, self.tasks[place].key)
             num_bytes += 0 if entry is None else entry["bytes"]
         path = self.out / "manifest.csv"
         write_manifest(
@@ -370,6 +414,6 @@ class _Run:
 
     def _warn_of_old_shards(self) -> None:
         ours = {chunk.shard for chunk in self.chunks}
-        old = [name for name in self.journal.names(".tar") if name not in ours]
+        old = [name for name in self.made.names(".tar") if name not in ours]
         if old:
-            log.warning("%s: shards of an earlier list are still there: %s. Remove them.", self.out, ", ".join(old))
+            log.warning("%s: it still has shards of an earlier list: %s. Remove them.", self.out, ", ".join(old))

@@ -1,4 +1,4 @@
-"""Facts of one video file: from its header, from its packets, or from decoding it whole."""
+"""Finds out the facts of one video file: from its header, from its packets, or by decoding it whole."""
 
 # os.path, not pathlib: this runs for each of 240,000 files.
 # ruff: noqa: PTH116, PTH123
@@ -14,6 +14,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from video_gn.clips import VideoInfo
 from video_gn.decoding import open_video
 from video_gn.decoding.frame_folders import FolderError, folder_state
 from video_gn.decoding.probe import DEFAULT_FPS, PacketTable, header_fps, open_stream, rate_and_duration, read_table
@@ -21,40 +22,44 @@ from video_gn.errors import DecodeError, FrameCountError
 from video_gn.lists.scan_columns import FileFacts
 
 Depth = Literal["headers", "packets", "full"]
-# Memory of the frames that `full` holds at a time.
+# Memory for the frames that `full` holds at a time.
 _DECODED_BYTES = 64 << 20
-# ISO 14496-12, 8.3.2.3: the matrix of a picture that is shown as it is stored.
+# ISO 14496-12, 8.3.2.3: the matrix of a picture that is shown as stored.
 _UNITY = b"".join(n.to_bytes(4, "big") for n in (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30))
-# Matroska's element ProjectionPoseRoll, and how much of a file its head is looked for in.
+# Matroska's element ProjectionPoseRoll, and how much of a file is searched for it.
 _POSE_ROLL = b"\x76\x75"
 _HEAD_BYTES = 4096
 _MAX_MOOV_BYTES = 64 << 20
 
 
 def probe(path: str, depth: Depth) -> FileFacts:
-    """Look at a file; whatever is wrong with it comes back as `error`.
+    """Facts of a file; `error` says what is wrong with it.
 
     Args:
-        path: of the file.
-        depth: "headers" takes the header's word; "packets" counts them, as training does; "full" decodes
-            every frame.
+        path: The file's path, or a frame folder's.
+        depth: "headers" believes the header; "packets" counts packets, as training does; "full" decodes every frame.
     """
     size, mtime = file_state(path)
     try:
-        facts = _from_frames(path) if depth == "full" else _from_packets(path, headers_only=depth == "headers")
-    except FolderError:
-        return _probe_folder(path, is_full=depth == "full")._replace(size_bytes=size, mtime_ns=mtime)
+        facts = _probe(path, depth)
     except DecodeError as error:
-        return FileFacts(size_bytes=size, mtime_ns=mtime, error=error.reason)
+        facts = FileFacts(error=error.reason)
     except MemoryError:
-        return FileFacts(size_bytes=size, mtime_ns=mtime, error="there is not enough memory to read it")
+        facts = FileFacts(error="there is not enough memory to read it")
     return facts._replace(size_bytes=size, mtime_ns=mtime)
 
 
-def file_state(path: str) -> tuple[int | None, int | None]:
-    """Size and time of the last change: with both as before, a file is taken to be as before; None without one.
+def _probe(path: str, depth: Depth) -> FileFacts:
+    try:
+        return _from_frames(path) if depth == "full" else _from_packets(path, headers_only=depth == "headers")
+    except FolderError:
+        return _from_pictures(path, is_full=depth == "full")
 
-    Of a frame folder they are those of its pictures.
+
+def file_state(path: str) -> tuple[int | None, int | None]:
+    """Size and time of the last change of a file, or of a frame folder's pictures; None if it is missing.
+
+    A file whose size and time are unchanged counts as unchanged.
     """
     try:
         status = os.stat(path)
@@ -63,26 +68,24 @@ def file_state(path: str) -> tuple[int | None, int | None]:
         return None, None
 
 
-def _probe_folder(path: str, *, is_full: bool) -> FileFacts:
+def _from_pictures(path: str, *, is_full: bool) -> FileFacts:
     """Facts of a frame folder: from its pictures' names and the first one's head, or from all of them."""
-    try:
-        with open_video(path) as reader:
-            info = reader.info
-            for index in range(info.num_frames) if is_full else ():
-                reader.frames_at([index])
-    except DecodeError as error:
-        return FileFacts(error=error.reason)
-    except MemoryError:
-        return FileFacts(error="there is not enough memory to read it")
+    with open_video(path) as reader:
+        for index in range(reader.info.num_frames) if is_full else ():
+            reader.frames_at([index])
+        return _facts_of(reader.info, interval=1)
+
+
+def _facts_of(info: VideoInfo, *, interval: int) -> FileFacts:
     return FileFacts(
         num_frames=info.num_frames,
-        fps=info.fps,
+        fps=round(info.fps, 6),
         duration_seconds=round(info.duration_seconds, 6),
         width=info.width,
         height=info.height,
         codec=info.codec,
-        rotation=0,
-        key_frame_interval=1,
+        rotation=info.rotation_degrees,
+        key_frame_interval=interval,
     )
 
 
@@ -97,7 +100,7 @@ def _from_packets(path: str, *, headers_only: bool) -> FileFacts:
     finally:
         container.close()
     if is_turned:
-        # PyAV tells the angle of decoded frames alone.
+        # PyAV gives the angle of decoded frames only.
         with open_video(path, "pyav") as reader:
             info = reader.info
         facts = facts._replace(width=info.width, height=info.height, rotation=info.rotation_degrees)
@@ -139,7 +142,7 @@ def _from_table(path: str, table: PacketTable, stream: VideoStream) -> FileFacts
 
 
 def key_frame_interval(table: PacketTable) -> int:
-    """The most frames from one key frame to the next, or to the end, in the order of the file; at least 1."""
+    """The most frames from one key frame to the next, or to the end, in the file's order; at least 1."""
     keys = np.flatnonzero(table.is_key)
     shown_before = np.concatenate(([0], np.cumsum(table.is_shown)))
     return max(1, int(np.diff(shown_before[[0, *keys, len(table.is_key)]]).max()))
@@ -149,7 +152,7 @@ def _may_be_turned(path: str, format_name: str) -> bool:
     """Whether the container's header may ask for a rotation; a decoded frame then says which."""
     if "mov" in format_name:
         moov = _read_moov(path)
-        # The box's name, version, times and the like come before the matrix; 100 bytes hold all of it.
+        # The box's name, version, times and so on come before the matrix; 100 bytes hold all of it.
         return any(
             _UNITY not in moov[at : at + 100] for name in (b"tkhd", b"mvhd") for at in _places(moov, name)
         )  # fmt: skip
@@ -168,7 +171,7 @@ def _places(data: bytes, name: bytes) -> list[int]:
 
 
 def _read_moov(path: str) -> bytes:
-    """The box with an mp4's header; nothing where there is none, as in a file that is cut off."""
+    """The box with an mp4's header; empty if there is none, as in a file that is cut off."""
     with open(path, "rb") as file:
         end = file.seek(0, os.SEEK_END)
         at = 0
@@ -202,15 +205,5 @@ def _from_frames(path: str) -> FileFacts:
             for first in range(0, info.num_frames, step):
                 reader.frames_at(np.arange(first, min(first + step, info.num_frames)))
         except FrameCountError:
-            pass  # it decoded to the end, and the reader's facts are right from now on
-        info = reader.info
-    return FileFacts(
-        num_frames=info.num_frames,
-        fps=round(info.fps, 6),
-        duration_seconds=round(info.duration_seconds, 6),
-        width=info.width,
-        height=info.height,
-        codec=info.codec,
-        rotation=info.rotation_degrees,
-        key_frame_interval=interval,
-    )
+            pass  # it decoded to the end, and the reader has corrected its facts
+        return _facts_of(reader.info, interval=interval)

@@ -1,8 +1,8 @@
-"""Look at every file of a list once, and write a manifest that says what is in it, or why it cannot be read.
+"""Probes every file of a list once, and writes a manifest with its facts, or why it cannot be read.
 
-Files are probed in processes that may crash or hang without harm to the scan. What is found goes into a
-journal beside the target, so that a scan that was killed goes on where it stopped. Everything is kept as
-columns, and the manifest is written in the order of the list whatever came first.
+Files are probed in processes that may crash or hang without harm to the scan. Facts go into a journal beside the
+target, from which a killed scan resumes. They are kept as columns, and the manifest has the order of the list, in
+whatever order files were probed.
 """
 
 # os.path, not pathlib: a Path object per file takes seconds for 240,000 files.
@@ -22,6 +22,7 @@ import numpy as np
 
 from video_gn.errors import ManifestError
 from video_gn.files import whole_file
+from video_gn.journal import Journal, decode
 from video_gn.lists.file_names import found_parts, holds_frame_folders, list_dir
 from video_gn.lists.lines import LIST_SUFFIXES
 from video_gn.lists.listing import drop_repeats
@@ -30,7 +31,6 @@ from video_gn.lists.parquet import require_pyarrow, write_parquet
 from video_gn.lists.read import VideoList, find_videos
 from video_gn.lists.records import TextColumn
 from video_gn.lists.scan_columns import MISSING, SCAN_COLUMNS, FactColumns, FileFacts
-from video_gn.prepare._scan_journal import Journal
 from video_gn.prepare.probe import Depth, file_state, probe
 from video_gn.prepare.scan_summary import ScanSummary, summarize
 from video_gn.processes import Lost, num_cores, run_tasks
@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 TARGET_SUFFIXES = (".csv", ".parquet")
 _TIMEOUT_SECONDS = {"headers": 60.0, "packets": 60.0, "full": 600.0}
 _ROWS_AT_A_TIME = 8192
+_VERSION = 1  # of the journal
 _TASKS_AT_ONCE = 32
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Manifest
@@ -49,16 +50,16 @@ Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Manifest
 
 @dataclass
 class _Rows:
-    """A list as columns: each row is a file, or a part of one.
+    """A list as columns: each row is a file, or a segment of one.
 
     Args:
-        files: the different paths, in the order in which they first come.
+        files: The different paths, in the order of their first rows.
         codes: int32 (n,), the file of each row.
         labels: int32 (n,), -1 for none.
-        classes: names by number.
-        segments: float64 (n, 2), NaN for none; None where no row has one.
-        texts: further columns of the list, "split" among them.
-        origin: for messages.
+        classes: Names by number.
+        segments: float64 (n, 2), NaN for none; None if no row has one.
+        texts: Other columns of the list, such as "split".
+        origin: Where the list comes from, for messages.
     """
 
     files: tuple[str, ...]
@@ -83,28 +84,28 @@ def scan(
     overwrite: bool = False,
     progress: Callable[[Iterable[None]], Iterable[None]] | None = None,
 ) -> ScanSummary:
-    """Probe all files of a list and write what is found as a manifest.
+    """Probe all files of a list and write their facts as a manifest.
 
     The target has the list's columns, and `num_frames`, `fps`, `duration_seconds`, `width`, `height`, `codec`,
-    `rotation`, `key_frame_interval`, `size_bytes`, and `error`, empty where the video can be read. Paths below the
-    target's directory are written from there, others whole. A killed scan goes on when it is called again.
+    `rotation`, `key_frame_interval`, `size_bytes`, and `error`, empty if the video can be read. Paths below the
+    target's directory are written relative to it, others absolute. The same call resumes a killed scan.
 
     Args:
-        paths: a list, a folder of classes, the official Kinetics csv, a manifest, or several videos, folders, globs
-            and lists, whose labels are then left aside; see `read_manifest` and `find_videos`.
-        target: what to write, a .csv or .parquet.
-        full: decode every frame, instead of counting packets.
-        headers_only: believe the header, instead of counting packets: about twice as fast, no key frame intervals.
-        num_workers: processes, at least 1; None takes one for each core of this process.
-        timeout_seconds: for one file; None takes a minute, or ten with `full`.
-        root: directory that relative paths of a list start from; None is the list's own.
-        format: see `read_manifest`.
-        overwrite: replace a target that is there.
-        progress: gets an iterable with one item for each file, and a length, and gives it back with a bar around it.
+        paths: List, folder of classes, official Kinetics csv, or manifest; or several videos, folders, globs and
+            lists, whose labels are ignored; see `read_manifest` and `find_videos`.
+        target: File to write, a .csv or .parquet.
+        full: Decode every frame, instead of counting packets.
+        headers_only: Believe the header, instead of counting packets: about twice as fast, no key frame intervals.
+        num_workers: Processes, at least 1; None takes one for each core of this process.
+        timeout_seconds: Time limit for one file; None takes a minute, or ten with `full`.
+        root: Directory that relative paths of a list start from; None takes the list's own.
+        format: See `read_manifest`.
+        overwrite: Replace an existing target.
+        progress: Called with an iterable that has one item for each file, and a length; returns it with a bar around.
 
     Raises:
-        ManifestError: for a list that cannot be read, a target that is there, or a path that cannot be written.
-        RunError: where no process can be started.
+        ManifestError: for a list that cannot be read, a target that exists, or a path that cannot be written.
+        RunError: if another scan is writing the target, or processes cannot be started.
         ValueError: for arguments that do not fit.
     """
     if full and headers_only:
@@ -114,7 +115,7 @@ def scan(
     timeout_seconds = _TIMEOUT_SECONDS[depth] if timeout_seconds is None else timeout_seconds
     if num_workers < 1:
         raise ValueError(
-            f"num_workers must be at least 1, got {num_workers!r}. Crashes stay in processes of their own."
+            f"num_workers must be at least 1, got {num_workers!r}. Files are probed in other processes only."
         )
     if not timeout_seconds > 0:
         raise ValueError(f"timeout_seconds must be above 0, got {timeout_seconds!r}. Leave it out for the default.")
@@ -123,15 +124,12 @@ def scan(
     rows = _read_rows(paths, root=root, format=format)
     names = _written_paths(rows.files, target)
     facts = FactColumns(len(rows.files))
-    with Journal(target, depth=depth) as journal:
-        keys = [os.path.join(os.getcwd(), path) for path in rows.files]
-        num_known = journal.load({key: place for place, key in enumerate(keys)}, facts)
-        if num_known:
-            log.info("%s: %d of %d files are known from an earlier scan", journal.path, num_known, len(keys))
+    keys = [os.path.join(os.getcwd(), path) for path in rows.files]
+    with _open_journal(target, depth) as journal:
+        _load(journal, keys, facts)
         steps = _Steps(keys, facts, journal, depth, num_workers=num_workers, timeout_seconds=timeout_seconds)
         for _ in progress(steps) if progress else steps:
             pass
-        journal.flush()
         _write(target, rows, names, facts)
         journal.remove()
     splits = rows.texts.get("split")
@@ -159,7 +157,7 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
     if target.is_dir():
         raise ManifestError(f"{target}: the target must be a file, got a directory. Name the file.")
     if target.exists() and not overwrite:
-        raise ManifestError(f"{target}: the target must not be there yet. Choose another, or set overwrite.")
+        raise ManifestError(f"{target} exists. Choose another target, or pass overwrite.")
 
 
 # ---- lists -----------------------------------------------------------------------------------
@@ -180,7 +178,7 @@ def _read_rows(paths: Paths, *, root: str | os.PathLike[str] | None, format: str
 
 
 def _has_rows(path: Path) -> bool:
-    """Whether it is a list or a folder of classes, not a video, a frame folder or a folder of loose ones."""
+    """Whether it is a list or a folder of classes, not a video, a frame folder or a folder of loose videos."""
     if not path.is_dir():
         return path.suffix.lower() in LIST_SUFFIXES
     folders, videos, _ = list_dir(path)
@@ -194,7 +192,7 @@ def _from_list(path: str | os.PathLike[str], *, root: str | os.PathLike[str] | N
     texts = {} if listing.splits is None else {"split": TextColumn.from_strings(listing.splits)}
     taken = [name for name in listing.groups if name in SCAN_COLUMNS]
     if taken:
-        log.warning("%s: its columns %s are replaced by what the scan finds", listing.source, taken)
+        log.warning("%s: the scan replaces its columns %s", listing.source, taken)
     texts |= {
         name: TextColumn.from_strings(column) for name, column in listing.groups.items() if name not in SCAN_COLUMNS
     }
@@ -224,7 +222,7 @@ def probe_if_changed(task: _Task, beat: Callable[[], None]) -> FileFacts | None:
 
 
 class _Steps:
-    """Probes when it is gone through, one step for each file; it has a length, for a bar."""
+    """Iterable that probes the files, one item for each; it has a length, for a progress bar."""
 
     def __init__(
         self,
@@ -270,7 +268,7 @@ class _Steps:
                 log.warning("%s: %s", key, found.error)
             if found is not None:
                 self.facts.set(places[key], found)
-                self.journal.add(key, found)
+                self.journal.add([key, *found])
                 self.num_probed += 1
             yield None
 
@@ -278,21 +276,56 @@ class _Steps:
 WORK = probe_if_changed
 
 
+def _open_journal(target: Path, depth: Depth) -> Journal:
+    """Lines `[path, facts...]`, in a file beside the target; the last line of a file counts."""
+    path = target.with_name(f".{target.name}.partial")
+    header = {"scan": _VERSION, "depth": depth, "columns": ["path", *FileFacts._fields]}
+    return Journal(path, header=header, lock=path.with_name(f"{path.name}.lock"))
+
+
+def _load(journal: Journal, keys: Sequence[str], facts: FactColumns) -> None:
+    """Take over what an earlier scan has found; each file must still be checked for a change."""
+    places = {key: place for place, key in enumerate(keys)}
+    num_bad = 0
+    for line in journal.resume():
+        row = decode(line)
+        if not _is_row(row):
+            num_bad += 1
+        elif row[0] in places:
+            facts.set(places[row[0]], row[1:])
+    if num_bad:
+        log.warning("%s: %d damaged lines are left out", journal.path, num_bad)
+    if facts.is_done.any():
+        log.info("%s: %d of %d files are known from an earlier scan", journal.path, facts.is_done.sum(), len(keys))
+
+
+def _is_row(row: Any) -> bool:
+    if not isinstance(row, list) or len(row) != 1 + len(FileFacts._fields) or not isinstance(row[0], str):
+        return False
+    facts = FileFacts(*row[1:])
+    numbers = (value for name, value in zip(FileFacts._fields, facts, strict=True) if name not in ("codec", "error"))
+    return (
+        isinstance(facts.error, str)
+        and isinstance(facts.codec, str | None)
+        and all(value is None or type(value) in (int, float) for value in numbers)
+    )
+
+
 # ---- writing ---------------------------------------------------------------------------------
 
 
 def _written_paths(files: Sequence[str], target: Path) -> list[str]:
-    """How the target names files: from its own directory, where they lie below it."""
+    """Paths as the target writes them: relative to its directory for files below it."""
     here, base = os.path.join(os.getcwd(), ""), os.path.join(target.parent, "")
     written = []
     for path in files:
         full = os.path.join(here, path)
         while "/./" in full:
             full = full.replace("/./", "/")
-        # ".." is left alone: behind a link it does not lead to where the text says.
+        # ".." is not resolved: behind a link it does not lead where the text says.
         is_below = full.startswith(base) and "/../" not in full
         name = full[len(base) :] if is_below else full
-        # What begins with a space or "#" would not be read back as it stands.
+        # A path that begins with a space or "#" would not be read back as written.
         written.append(f"./{name}" if is_below and (name[0].isspace() or name[0] == "#") else name)
     for name in written:
         try:

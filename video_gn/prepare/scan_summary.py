@@ -1,4 +1,4 @@
-"""What a scan says of a whole list, in numbers and as a table for the terminal."""
+"""Summarizes a scan of a list, in numbers and as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _QUANTILES = {"least": 0.0, "5%": 0.05, "median": 0.5, "95%": 0.95, "most": 1.0}
 
 @dataclass(frozen=True)
 class PartCount:
-    """How many rows of a class or part there are, in the list and on the disk."""
+    """Rows of a class or part: in the list, on the disk, and without an error."""
 
     listed: int
     there: int
@@ -30,21 +30,21 @@ class PartCount:
 
 @dataclass(frozen=True)
 class ScanSummary:
-    """What a scan found, counted in rows of the list.
+    """A scan's results, counted in rows of the list.
 
     Args:
-        target: what was written.
-        listed: rows.
-        there: rows whose file is there.
-        readable: rows without an error.
-        num_probed: files that were looked at in this run; the others were known from an earlier one.
-        broken: number of rows by error, the most first; files that are not there are not among them.
-        hours: of the readable rows.
-        quantities: of `num_frames`, `fps` and so on the values at some quantiles, of the readable rows.
-        sizes: rows by "width x height", the most first.
-        codecs: rows by codec, the most first.
-        by_split: counts by part; empty where the list has none.
-        by_class: counts by class; empty where the list has none.
+        target: The manifest's path.
+        listed: All rows.
+        there: Rows whose file exists.
+        readable: Rows without an error.
+        num_probed: Files probed in this run; the others were known from an earlier one.
+        broken: Rows by error, most frequent first, without missing files.
+        hours: Duration of the readable rows.
+        quantities: Values of `num_frames`, `fps` and so on at some quantiles of the readable rows.
+        sizes: Readable rows by "width x height", most frequent first.
+        codecs: Readable rows by codec, most frequent first.
+        by_split: Counts by part; empty if the list has none.
+        by_class: Counts by class; empty if the list has none.
     """
 
     target: Path
@@ -62,7 +62,7 @@ class ScanSummary:
 
     @property
     def missing(self) -> int:
-        """Rows whose file is not there."""
+        """Rows whose file does not exist."""
         return self.listed - self.there
 
     def text(self) -> str:
@@ -139,16 +139,16 @@ def summarize(
     splits: tuple[np.ndarray, Sequence[str]] | None,
     num_probed: int,
 ) -> ScanSummary:
-    """Count.
+    """Count the rows of a scan.
 
     Args:
-        target: what was written.
-        facts: of the files.
+        target: The manifest's path.
+        facts: Facts of the files.
         files: int (n,), the file of each row.
         is_missing: bool (number of files,).
         labels: int (n,), -1 for none, and the classes.
-        splits: int (n,), and their names; None where the list has none.
-        num_probed: files that were looked at in this run.
+        splits: int (n,), and their names; None if the list has none.
+        num_probed: Files probed in this run.
     """
     there = ~is_missing[files]
     readable = ~facts.has_error[files]

@@ -19,15 +19,10 @@ from typing import Any
 
 from video_gn.decoding.tar_members import (
     INDEX_SUFFIX,
-    SEPARATOR,
-    Member,
     build_index,
-    exists,
     is_member,
     join_path,
-    locate,
     read_index,
-    split_path,
     write_index,
 )
 from video_gn.errors import ManifestError, RunError
@@ -35,29 +30,14 @@ from video_gn.files import whole_path
 from video_gn.lists.lines import write_table
 from video_gn.lists.manifest import Manifest, write_manifest
 from video_gn.lists.records import VideoRecord
-from video_gn.prepare._prepare_journal import Journal, announce, claimed
+from video_gn.prepare.made_files import MadeFiles, announce, claimed, key_of
 from video_gn.prepare.names import sample_keys, stem_of
-
-__all__ = [
-    "SEPARATOR",
-    "Member",
-    "Sample",
-    "ShardSummary",
-    "exists",
-    "is_member",
-    "join_path",
-    "locate",
-    "shard_name",
-    "split_path",
-    "write_shard",
-    "write_shards",
-]
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Sample:
+class ShardVideo:
     """A video that goes into a shard.
 
     Args:
@@ -117,7 +97,7 @@ def shard_name(name: str, number: int) -> str:
     return f"{name}-{number:06d}.tar"
 
 
-def write_shard(path: Path, samples: Sequence[Sample]) -> int:
+def write_shard(path: Path, samples: Sequence[ShardVideo]) -> int:
     """Write a tar, safe on disk on return; the same samples give the same bytes.
 
     Args:
@@ -145,7 +125,7 @@ def write_shard(path: Path, samples: Sequence[Sample]) -> int:
     return path.stat().st_size
 
 
-def publish_shard(directory: Path, name: str, key: str, samples: Sequence[Sample]) -> dict[str, Any]:
+def publish_shard(directory: Path, name: str, key: str, samples: Sequence[ShardVideo]) -> dict[str, Any]:
     """Write a shard and its index into a directory, whole or not at all; its note in the journal.
 
     Raises:
@@ -279,19 +259,20 @@ def _pack_chunks(
     progress: Callable[[int, int], None] | None,
 ) -> tuple[dict[str, str], int, int]:
     """Write the shards that are not there; where each path lies now, the number of new shards, bytes of all."""
-    journal = Journal(out)
+    made = MadeFiles(out)
     keys = dict(zip(sizes, sample_keys(_unique_stems(list(sizes))), strict=True))
     place: dict[str, str] = {}
     num_new = num_bytes = 0
     for number, chunk in enumerate(chunks):
         shard = shard_name(name, number)
         samples = [
-            Sample(keys[p], Path(p), first[p].label, describe(first[p], classes, source=Path(p).name)) for p in chunk
+            ShardVideo(keys[p], Path(p), first[p].label, describe(first[p], classes, source=Path(p).name))
+            for p in chunk
         ]
         identity = [[s.video_name, os.path.abspath(s.path), *sizes[p], s.label, s.about]  # noqa: PTH100
                     for p, s in zip(chunk, samples, strict=True)]  # fmt: skip
-        key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-        entry = None if overwrite else journal.find(shard, key)
+        key = key_of(identity)
+        entry = None if overwrite else made.find(shard, key)
         if entry is None:
             entry = publish_shard(out, shard, key, samples)
             num_new += 1
