@@ -16,7 +16,8 @@ from video_gn.weights.build import build_net
 from video_gn.weights.files import read_file
 from video_gn.weights.formats import norm_family, recognize
 from video_gn.weights.inspect import inspect
-from video_gn.weights.keymaps import KEYMAPS, is_norm_name
+from video_gn.weights.keymaps import KEYMAPS
+from video_gn.weights.load import _is_norm_name as is_norm_name
 
 LAYOUTS = {"pytorchvideo": "slowfast", "slowfast": "slowfast", "mmaction": "mmaction"}
 

@@ -230,9 +230,9 @@ class VideoCLI(LightningCLI):
 
     def _read_classes_of_weights(self, options: Namespace) -> None:
         """Read the classes of weights that are tested without a training."""
-        from video_gn.weights.convert import zoo_labels
         from video_gn.weights.files import read_file
         from video_gn.weights.formats import recognize
+        from video_gn.weights.zoos import zoo_classes
 
         log.info("no checkpoint in %s: testing %s unchanged", self.checkpoints, options.model.weights)
         try:
@@ -240,7 +240,7 @@ class VideoCLI(LightningCLI):
             source = recognize(content, format=options.model.weights_options.format)
         except CheckpointError as error:
             raise CheckpointError(f"no checkpoint in {self.checkpoints}, and {error}") from error
-        self.about = {"classes": list(source.classes or zoo_labels(source))}
+        self.about = {"classes": list(source.classes or zoo_classes(source))}
 
     def _read_data(self, options: Namespace) -> None:
         """Build the data module, which Lightning then takes over, and read its lists."""

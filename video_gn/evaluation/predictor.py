@@ -17,17 +17,12 @@ from video_gn.clips import Failure
 from video_gn.data.crops import TestCrops
 from video_gn.data.dataset import ClipConfig, EvalDataset, Sample
 from video_gn.data.loader import ReadingBoard, WatchedLoader
-from video_gn.errors import CheckpointError, DecodeError
+from video_gn.errors import DecodeError
 from video_gn.evaluation.results import video_result
 from video_gn.evaluation.scores import score_views
 from video_gn.lists.records import VideoRecord
 from video_gn.models.resnet3d import I3D
-from video_gn.weights.about import KEY
-from video_gn.weights.build import build_net
-from video_gn.weights.convert import describe
-from video_gn.weights.files import read_file
-from video_gn.weights.formats import recognize
-from video_gn.weights.named import find_weights
+from video_gn.weights.build import load_net
 
 DEAD_WORKER_ADVICE = "read it with another --backend; what is in a .jsonl is not done again."
 
@@ -95,15 +90,7 @@ class Predictor:
         Raises:
             CheckpointError: for a file that is missing, damaged, or not of a video network with a classifier.
         """
-        source = recognize(read_file(find_weights(path)))
-        if source.is_2d or source.num_classes is None:
-            what = "an image network's weights" if source.is_2d else "no classifier"
-            raise CheckpointError(f"{path}: holds {what}, so it cannot label videos. Train it: --model.weights {path}")
-        net, _ = build_net(source, layout=layout)
-        about = describe(source, net, labels=labels)
-        for name in ("clip", "views", "mean"):
-            if name not in about:
-                raise CheckpointError(f"{path}: does not say how its clips are made (key {KEY}.{name})")
+        net, about = load_net(path, layout=layout, labels=labels)
         views = about["views"]
         mode = crops or views["crops"]
         return cls(

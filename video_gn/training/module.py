@@ -9,7 +9,7 @@ import logging
 import math
 import random
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
 from torch.nn import functional as F
 
-import video_gn
 from video_gn.clips import ClipBatch, Failure
 from video_gn.errors import CheckpointError, ConfigError, RunError
 from video_gn.evaluation.accuracy import MultiViewAccuracy
@@ -32,9 +31,11 @@ from video_gn.training.mixing import Mixing, mixing_rng
 from video_gn.training.optimizer import OptimizerConfig, build_optimizer, freeze_stages, scaled_lr
 from video_gn.training.schedule import ScheduleConfig, build_scheduler
 from video_gn.training.sharded import ShardedStrategy
-from video_gn.weights.about import KEY
-from video_gn.weights.load import WeightsOptions, load_into
-from video_gn.weights.report import LoadReport
+from video_gn.weights import WeightsOptions
+from video_gn.weights.about import KEY, VIDEO_INPUT, write_about
+
+if TYPE_CHECKING:
+    from video_gn.weights import LoadReport
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class VideoClassifier(LightningModule):
         if views_per_forward < 1:
             raise ValueError(f"views_per_forward must be at least 1, got {views_per_forward}")
         self.input_is_told = mean is not None, std is not None
-        mean, std = mean or (0.45, 0.45, 0.45), std or (0.225, 0.225, 0.225)
+        mean, std = mean or VIDEO_INPUT.mean, std or VIDEO_INPUT.std
         if len(mean) != 3 or len(std) != 3 or not all(s > 0 for s in std):
             raise ValueError(f"mean and std must be three numbers each, std above 0, got {mean} and {std}")
         self.weights = weights
@@ -164,6 +165,8 @@ class VideoClassifier(LightningModule):
         """
         if self.weights is None:
             return None
+        from video_gn.weights.load import load_into
+
         options = self.weights_options
         report = load_into(
             self.net,
@@ -363,14 +366,8 @@ class VideoClassifier(LightningModule):
         """What a checkpoint says of itself, in plain containers: enough to rebuild net and preprocessing."""
         datamodule = getattr(trainer_of(self), "datamodule", None)
         data = datamodule.describe() if datamodule is not None else {}
-        return {
-            "version": video_gn.__version__,
-            "net": dict(self.net.arguments),
-            "mean": [float(v) for v in self.mean],
-            "std": [float(v) for v in self.std],
-            "environment": environment(),
-            **data,
-        }
+        pixels = {"mean": self.mean.tolist(), "std": self.std.tolist()}
+        return write_about(self.net.arguments, **pixels, environment=environment(), **data)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint stand alone."""

@@ -1,20 +1,72 @@
-"""A network as a weight file needs it."""
+"""Builds the network that a weight file describes, with the file's weights and what its input is made with."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from video_gn.errors import CheckpointError
 from video_gn.models.resnet3d import I3D, i3d
-from video_gn.weights.formats import UNKNOWN, Source
+from video_gn.weights.about import UNKNOWN, require, write_about
+from video_gn.weights.files import read_file
+from video_gn.weights.formats import Source, recognize
 from video_gn.weights.load import merge
+from video_gn.weights.named import find_weights
 from video_gn.weights.report import LoadReport
 
 log = logging.getLogger(__name__)
+
+
+def load_net(path: str | Path, *, layout: str | None = None, labels: Sequence[str] = ()) -> tuple[I3D, dict[str, Any]]:
+    """Build a video network that labels videos, from its weights alone.
+
+    Args:
+        path: Checkpoint of this package, or weights of any zoo; or PACKAGE:NAME.
+        layout: Layout of a zoo's file that does not tell it.
+        labels: Class names by number; else the file's own, or Kinetics' for a zoo's 400 classes.
+
+    Returns:
+        (network in training mode, what its checkpoint says of it: classes, mean, std, clip and views).
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, or not of a video network with a classifier.
+    """
+    source = recognize(read_file(find_weights(path)))
+    if source.is_2d or source.num_classes is None:
+        what = "an image network's weights" if source.is_2d else "no classifier"
+        raise CheckpointError(f"{path}: holds {what}, so it cannot label videos. Train it: --model.weights {path}")
+    net, _ = build_net(source, layout=layout)
+    about = describe(source, net, labels=labels)
+    require(str(path), about, "clip", "views", "mean")
+    return net, about
+
+
+def describe(source: Source, net: I3D, *, labels: Sequence[str] = ()) -> dict[str, Any]:
+    """Describe a file's network as a checkpoint of ours would.
+
+    Args:
+        source: File that the network was built from.
+        net: The network.
+        labels: Class names by number; a video zoo's 400 classes are Kinetics' otherwise.
+
+    Raises:
+        CheckpointError: for labels of another number than the classes.
+    """
+    classes, protocol = list(labels or source.classes), {}
+    if not source.about:
+        from video_gn.weights.zoos import zoo_classes, zoo_protocol
+
+        classes = classes or list(zoo_classes(source))
+        protocol = {} if source.is_2d else zoo_protocol(source, str(net.arguments["layout"]))
+    if classes and source.num_classes is not None and len(classes) != source.num_classes:
+        raise CheckpointError(f"{source.path}: has {source.num_classes} classes, but {len(classes)} labels are given")
+    pixels = source.preprocessing
+    about = {**source.about, **write_about(net.arguments, mean=pixels.mean, std=pixels.std)}
+    return about | ({"classes": classes} if classes else {}) | protocol
 
 
 def build_net(source: Source, *, layout: str | None = None) -> tuple[I3D, LoadReport]:
@@ -31,7 +83,9 @@ def build_net(source: Source, *, layout: str | None = None) -> tuple[I3D, LoadRe
         CheckpointError: where the file's network is none of ours, or does not tell what is needed.
     """
     if source.depth is None or source.width is None:
-        other = source.other_network() or f"a network of {source.blocks} blocks"
+        from video_gn.weights.zoos import other_network
+
+        other = other_network(source) or f"a network of {source.blocks} blocks"
         raise CheckpointError(f"{source.path}: is of another network: {other}. No I3D can be built from it.")
     if source.norm == UNKNOWN:
         raise CheckpointError(

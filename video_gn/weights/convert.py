@@ -10,16 +10,13 @@ from typing import Any
 
 import torch
 
-import video_gn
 from video_gn.errors import CheckpointError
 from video_gn.files import whole_path
-from video_gn.lists.class_names import kinetics400
-from video_gn.models.resnet3d import I3D
-from video_gn.weights.about import KEY, NET_PREFIX
-from video_gn.weights.build import build_net
+from video_gn.weights.about import CLASSIFIER, KEY, NET_PREFIX
+from video_gn.weights.build import build_net, describe
 from video_gn.weights.files import read_file
 from video_gn.weights.formats import OWN, Source, recognize
-from video_gn.weights.keymaps import CLASSIFIER, KEYMAPS
+from video_gn.weights.keymaps import KEYMAPS
 from video_gn.weights.named import find_weights
 from video_gn.weights.report import LoadReport
 
@@ -80,67 +77,6 @@ def convert(
     if target.suffix == ".pth":
         log.warning("%s holds tensors alone: layout, norm, classes, mean and std are not kept in it", target)
     return report
-
-
-def describe(source: Source, net: I3D, *, labels: Sequence[str] = ()) -> dict[str, Any]:
-    """What a checkpoint of ours would say of a zoo's network.
-
-    Args:
-        source: of the file.
-        net: that was built from it.
-        labels: class names by number; for 400 classes of a video zoo Kinetics' names are known.
-
-    Raises:
-        CheckpointError: for labels of another number than the classes.
-    """
-    classes = list(labels or source.classes or zoo_labels(source))
-    if classes and source.num_classes is not None and len(classes) != source.num_classes:
-        raise CheckpointError(f"{source.path}: has {source.num_classes} classes, but {len(classes)} labels are given")
-    about: dict[str, Any] = {
-        **source.about,
-        "version": video_gn.__version__,
-        "net": dict(net.arguments),
-        "mean": list(source.preprocessing.mean),
-        "std": list(source.preprocessing.std),
-    }
-    if classes:
-        about["classes"] = classes
-    if not source.is_2d and not source.about:
-        about |= _protocol(source, str(net.arguments["layout"]))
-    return about
-
-
-# How each zoo tests, by the layout of its networks: where clips start, the rate that their stride counts in, and
-# what stands past a video's end. Source: the functions that `video_gn.sampling.test_clips` names.
-_PROTOCOLS: dict[str, tuple[str, float | None, str]] = {
-    "nonlocal": ("nonlocal", None, "loop"),
-    "slowfast": ("slowfast", 30.0, "last"),
-    "mmaction": ("uniform", None, "loop"),
-}
-
-
-def _protocol(source: Source, layout: str) -> dict[str, Any]:
-    """The zoo's ten clips, center crop, in the words of a checkpoint of ours."""
-    # Caffe2 files and ports do not tell: SlowFast's zoo has 8 x 8, Non-local's 32 x 2.
-    num_frames, stride = source.clip or ((8, 8) if layout == "slowfast" else (32, 2))
-    spacing, target_fps, past_end = _PROTOCOLS[layout]
-    return {
-        "clip": {"num_frames": num_frames, "stride": stride, "target_fps": target_fps, "past_end": past_end},
-        "views": {
-            "num_clips": 10,
-            "spacing": spacing,
-            "crops": "center",
-            "short_side_px": 256,
-            "crop_px": 224,
-            "val": "center",
-        },
-    }
-
-
-def zoo_labels(source: Source) -> tuple[str, ...]:
-    """Kinetics' names for a video network of 400 classes; none for others."""
-    is_kinetics = source.num_classes == 400 and not source.is_2d and not source.about
-    return kinetics400() if is_kinetics else ()
 
 
 def _has_classifier(source: Source) -> bool:

@@ -18,8 +18,6 @@ import safetensors
 import torch
 
 from video_gn.errors import CheckpointError
-from video_gn.weights._recipes import plain
-from video_gn.weights._unpickle import Reading, bind
 
 # What torch.save wrote first before 1.6, in each pickle protocol. Source: torch/serialization.py, MAGIC_NUMBER.
 TORCH_MAGIC = tuple(pickle.dumps(0x1950A86A20F9469CFC6C, protocol) for protocol in range(6))
@@ -233,6 +231,9 @@ def _read_safetensors(path: str, *, header_only: bool) -> FileContent:
 
 
 def _read_caffe2(path: str, size: int) -> FileContent:
+    from video_gn.weights._recipes import plain
+    from video_gn.weights._unpickle import Reading, bind
+
     reading = Reading(path, size, strict=True)
     with Path(path).open("rb") as file:
         content = plain(bind(reading).load(file), reading.foreign)
@@ -280,6 +281,9 @@ def _read_torch(path: str, size: int, container: str, *, mapped: bool) -> FileCo
     make its storage larger, and a key nested deep enough ends the process. `weights_only=False` means here that torch
     takes the unpickler it is given, which imports and calls nothing.
     """
+    from video_gn.weights._recipes import plain
+    from video_gn.weights._unpickle import Reading, bind
+
     records = _storage_sizes(path) if container == "torch" else None
     reading = Reading(path, size, strict=False, records=records)
     options: dict[str, Any] = {"weights_only": False, "pickle_module": bind(reading), "encoding": "latin1"}

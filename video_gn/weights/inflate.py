@@ -8,16 +8,14 @@ Shape letters: O output channels, I input channels, T, H, W of the kernel.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import torch
 
 
 def inflate_weight(weight_OIHW: torch.Tensor, num_frames: int) -> torch.Tensor:
-    """One kernel, repeated in time and divided by the number of repeats.
+    """Repeat a kernel in time and divide it by the number of repeats.
 
     Args:
-        weight_OIHW: floating point.
+        weight_OIHW: Floating point.
         num_frames: T of the result, at least 1.
 
     Returns:
@@ -35,33 +33,3 @@ def inflate_weight(weight_OIHW: torch.Tensor, num_frames: int) -> torch.Tensor:
     if num_frames == 1:
         return weight_OITHW
     return (weight_OITHW / num_frames).expand(-1, -1, num_frames, -1, -1).contiguous()
-
-
-def inflate(state: Mapping[str, torch.Tensor], shapes: Mapping[str, Sequence[int]]) -> dict[str, torch.Tensor]:
-    """Inflate what has one dimension less than it should; all else is passed on as it is.
-
-    Args:
-        state: of a 2-D network, under the 3-D network's names.
-        shapes: of the 3-D network's tensors; other names are left alone.
-
-    Returns:
-        A new dictionary in the order of `state`.
-
-    Raises:
-        ValueError: naming the key, where a shape does not fit even so.
-    """
-    result = {}
-    for name, tensor in state.items():
-        wanted = tuple(shapes.get(name, tensor.shape))
-        if can_inflate(tensor.shape, wanted):
-            tensor = inflate_weight(tensor, wanted[2])
-        if tuple(tensor.shape) != wanted:
-            raise ValueError(f"{name}: shape {tuple(tensor.shape)} cannot be inflated to {wanted}. Check the network.")
-        result[name] = tensor
-    return result
-
-
-def can_inflate(shape: Sequence[int], wanted: Sequence[int]) -> bool:
-    """Whether a kernel (O, I, H, W) becomes (O, I, T, H, W) by repetition."""
-    shape, wanted = tuple(shape), tuple(wanted)
-    return len(shape) == 4 and len(wanted) == 5 and shape == (*wanted[:2], *wanted[3:])

@@ -6,10 +6,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from video_gn.weights.about import UNKNOWN
 from video_gn.weights.files import read_file
-from video_gn.weights.formats import UNKNOWN, Source, norm_family, recognize
+from video_gn.weights.formats import Source, norm_family, recognize
 from video_gn.weights.named import find_weights
 from video_gn.weights.report import printable
+from video_gn.weights.zoos import other_network
 
 
 def inspect(path: str | Path, *, format: str = "auto", tensors: bool = False) -> str:
@@ -41,7 +43,7 @@ def _rows(source: Source) -> list[tuple[str, str]]:
     if source.classes:
         classes += f": {', '.join(source.classes[:4])}{', ...' if len(source.classes) > 4 else ''}"
     rows = [
-        ("format", f"{source.keymap.title if not source.about else 'video_gn'} ({source.format})"),
+        ("format", f"{source.title} ({source.format})"),
         ("container", source.container),
         ("tensors", _tensors(source)),
         ("network", _network(source)),
@@ -71,7 +73,7 @@ def _tensors(source: Source) -> str:
 
 
 def _network(source: Source) -> str:
-    other = source.other_network()
+    other = other_network(source)
     if other is not None or source.depth is None:
         return f"{other or f'blocks {source.blocks}'}: cannot be loaded into an I3D"
     width = f", width {source.width}" if source.width != 64 else ""

@@ -12,9 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-# res2, res3, res4, res5 as our block numbers (2 is the pool, which has no parameters).
-STAGES = ("1", "3", "4", "5")
-CLASSIFIER = "blocks.6.proj."
+from video_gn.weights.about import STAGES
 
 _STEM = "blocks.0.conv.weight"
 _STEM_NORM = "blocks.0.norm.{norm}"
@@ -206,7 +204,4 @@ KEYMAPS: dict[str, Keymap] = {
     )
 }
 
-
-def is_norm_name(name: str) -> bool:
-    """Whether one of our names is of a normalization layer."""
-    return re.search(r"\.(norm|norm_[abc]|branch1_norm)\.", name) is not None
+FORMATS = ("video_gn", *KEYMAPS)

@@ -6,8 +6,8 @@ Everything is checked and prepared first; the network is written to only when no
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -15,33 +15,15 @@ import torch
 
 from video_gn.checks import check_choice
 from video_gn.errors import CheckpointError
+from video_gn.weights.about import CLASSIFIER, UNKNOWN
 from video_gn.weights.files import read_file
-from video_gn.weights.formats import DETECTRON_SCALE, UNKNOWN, Source, group_rule, norm_family, recognize
-from video_gn.weights.inflate import can_inflate, inflate_weight
-from video_gn.weights.keymaps import CLASSIFIER, is_norm_name
+from video_gn.weights.formats import Source, group_rule, norm_family, recognize
 from video_gn.weights.named import find_weights
 from video_gn.weights.report import DROPPED, MISSHAPEN, TAKEN, UNEXPECTED, UNFIT, Entry, Left, LoadReport, printable
 
 STEM = "blocks.0.conv.weight"
 _OWN_STEPS = "the warm-up of batch renorm counts the steps of its own training"
 _LISTED = 12  # problems that an error names; its report has all
-
-
-@dataclass(frozen=True)
-class WeightsOptions:
-    """How weights are read, and what may differ.
-
-    Args:
-        format: the zoo's name, where the content is to be read as one; "auto" tells it from the content.
-        norm_mismatch: weights of another kind of norm: "error", or "reinit" to keep the network's own norms.
-        layout_mismatch: weights of another stem and pooling: "error", or "allow".
-        ignore: patterns of names in the file to leave out, as of file names: `aux_head.*`.
-    """
-
-    format: str = "auto"
-    norm_mismatch: Literal["error", "reinit"] = "error"
-    layout_mismatch: Literal["error", "allow"] = "error"
-    ignore: list[str] = field(default_factory=list)
 
 
 class Network(Protocol):
@@ -165,10 +147,13 @@ class _Plan:
     def network_differs(self, *, norm_mismatch: str, layout_mismatch: str) -> str | None:
         """The difference that explains all others, if there is one."""
         source, net = self.source, self.arguments
-        other = source.other_network()
         is_folded_2d = source.is_2d and source.affine  # nothing of it fails to fit, and all of it would be wrong
-        if other is not None and (is_folded_2d or any(e.status not in (TAKEN, DROPPED) for e in self.entries)):
-            return f"is of another network: {other}. It cannot be loaded into an I3D"
+        if is_folded_2d or any(e.status not in (TAKEN, DROPPED) for e in self.entries):
+            from video_gn.weights.zoos import other_network
+
+            other = other_network(source)
+            if other is not None:
+                return f"is of another network: {other}. It cannot be loaded into an I3D"
         if source.depth is None and any(source.blocks):
             return f"is of another network: it has {source.blocks} blocks in its stages, which no known depth has"
         for name, there in (("depth", source.depth), ("width", source.width)):
@@ -198,7 +183,7 @@ class _Plan:
             self.used_patterns |= matching
             self.ignored_targets.add(target)
             return Entry(key, target, DROPPED, shape=shape, reason="ignored as asked")
-        if target is not None and self.drops_norms and is_norm_name(target):
+        if target is not None and self.drops_norms and _is_norm_name(target):
             return Entry(key, target, DROPPED, shape=shape, reason=f"norm_mismatch is 'reinit': {self.norm_differs}")
         if target is None or target not in self.state:
             return Entry(key, target, UNEXPECTED, shape=shape, reason="the network has no place for it")
@@ -220,7 +205,8 @@ class _Plan:
         reason = _unfit(tensor, is_count=is_count)
         if reason is not None:
             return Entry(key, target, UNFIT, shape=shape, reason=reason)
-        inflates = can_inflate(shape, wanted)
+        # (O, I, H, W) for (O, I, T, H, W)
+        inflates = len(shape) == 4 and len(wanted) == 5 and shape == (*wanted[:2], *wanted[3:])
         reshapes = target.startswith(CLASSIFIER) and shape != wanted and _without_ones(shape, len(wanted)) == wanted
         if shape != wanted and not inflates and not reshapes:
             reason = f"has shape {shape}, the network's {target} {wanted}"
@@ -235,6 +221,8 @@ class _Plan:
         if target.endswith("running_var") and bool((tensor < 0).any()):
             return Entry(key, target, UNFIT, shape=shape, reason="is a variance below 0")
         if inflates:
+            from video_gn.weights.inflate import inflate_weight
+
             changes.append("inflated")
             tensor = inflate_weight(tensor, wanted[2])
         if reshapes:
@@ -253,6 +241,8 @@ class _Plan:
             changes.append("reversed from BGR to RGB")
             weight = weight.flip(1)
         if self.source.format == "detectron":
+            from video_gn.weights.zoos import DETECTRON_SCALE
+
             changes.append(f"scaled by {DETECTRON_SCALE:g}")
             weight = weight * DETECTRON_SCALE
         return weight
@@ -279,7 +269,7 @@ class _Plan:
     def _left(self, name: str) -> Left:
         if name in self.ignored_targets:
             return Left(name, "left", "ignored as asked: the network's own initial value")
-        if self.drops_norms and is_norm_name(name):
+        if self.drops_norms and _is_norm_name(name):
             return Left(name, "left", "norm_mismatch is 'reinit': the network's own initial value")
         if name.startswith(CLASSIFIER) and self.classifier_reason is not None:
             return Left(name, "left", f"a fresh classifier, since {self.classifier_reason}")
@@ -357,6 +347,10 @@ def _rule_in_words(rule: tuple[str, int] | None) -> str:
         return "none"
     what, count = rule
     return f"{count} groups" if what == "groups" else f"{count} channels a group"
+
+
+def _is_norm_name(name: str) -> bool:
+    return re.search(r"\.(norm|norm_[abc]|branch1_norm)\.", name) is not None
 
 
 def _unfit(tensor: torch.Tensor, *, is_count: bool) -> str | None:

@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from video_gn.weights.formats import Preprocessing
-from video_gn.weights.keymaps import CLASSIFIER
+from video_gn.weights.about import CLASSIFIER, Preprocessing
 
 # What became of a tensor of the file. The first two are good; the others make the load an error.
 TAKEN, DROPPED = "taken", "dropped"
