@@ -64,14 +64,14 @@ def _overview() -> str:
 
 def _with_errors_in_a_line(run: Callable[[], int]) -> int:
     """Run a command; print errors about files and settings in one line each, without a traceback."""
-    from video_gn.run.slurm import place
-
     try:
         return run()
     except StoppedError as error:
         sys.stderr.write(f"video-gn: {error}\n")
         return error.status
     except VideoGNError as error:
+        from video_gn.run.slurm import place
+
         sys.stderr.write(f"video-gn{place()}: error: {error}\n")
         return 2 if isinstance(error, ManifestError | CheckpointError | ConfigError) else 1
     except BrokenPipeError:

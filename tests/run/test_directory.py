@@ -1,9 +1,14 @@
+"""A run's directory: the names in it, its lock, and where an earlier run goes."""
+
+import ast
+from pathlib import Path
+
 import pytest
 
 from video_gn.errors import RunError
 from video_gn.files import HeldError, hold, holder
+from video_gn.run import directory
 from video_gn.run.directory import RunDirectory
-from video_gn.run.saved_config import config_differences
 
 
 def test_one_run_at_a_time(tmp_path):
@@ -43,11 +48,20 @@ def test_finding_checkpoints(tmp_path):
         run.find_checkpoint("lost.ckpt")
 
 
-def test_config_differences():
-    old = {"a": 1, "b": {"c": [1], "d": None}, "gone": 3, "ckpt_path": None}
-    new = {"a": 1, "b": {"c": [2], "d": None, "new": 4}, "ckpt_path": "last"}
-    assert config_differences(old, new) == ["b.c: [1] -> [2]", "b.new: None -> 4", "gone: 3 -> None"]
-    assert config_differences(old, old) == []
+def string_constants(path):
+    """Strings of a module, but for the parts of f-strings."""
+    tree = ast.parse(path.read_text())
+    parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    found = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in parts)
+    return {node.value for node in found if isinstance(node.value, str)}
+
+
+def test_the_names_of_a_runs_files_stand_in_one_place():
+    names = {value for name, value in vars(directory).items() if name.isupper() and "." in str(value)}
+    assert len(names) > 12
+    here = Path(directory.__file__)
+    for path in here.parents[1].rglob("*.py"):
+        assert path == here or not names & string_constants(path), path
 
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path):

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from video_gn.checks import not_negative, positive
-from video_gn.clips import Failure
 from video_gn.commands._terminal import set_up_logging, with_progress
 from video_gn.errors import ConfigError
 from video_gn.models import LAYOUTS
@@ -187,6 +186,7 @@ def _predictor(options: argparse.Namespace) -> tuple[Predictor, Predict]:
 
 def _label_at_once(options: argparse.Namespace, inputs: Inputs) -> int:
     """Hold the results to the end, for a table and one .json or .csv."""
+    from video_gn.clips import Failure
     from video_gn.evaluation.results import write_results
 
     _, predict = _predictor(options)
