@@ -156,7 +156,7 @@ def test_a_stopped_test_goes_on(videos, checkpoint, tmp_path):
     assert stopped(argv, here, seen, 4, signal.SIGTERM) == [143]
     unfinished = here / "run/test/unfinished"
     log = (here / "log-0.txt").read_text()
-    assert f"what was scored is kept in {unfinished}; the same command goes on" in log
+    assert f"the scores so far are kept in {unfinished}; the same command resumes" in log
     assert "Traceback" not in log
     (lines,) = unfinished.glob("*.jsonl")
     done = {json.loads(line)["video"] for line in lines.read_text().splitlines()}
@@ -172,7 +172,7 @@ def test_a_stopped_test_goes_on(videos, checkpoint, tmp_path):
     # The same one.
     ((last, printed),) = run_together(argv, here, 1)
     assert (status, last) == (3, 3)
-    assert f"going on with the test: {len(done)} of 10 videos are done" in printed
+    assert f"resuming the test: {len(done)} of 10 videos are done" in printed
     assert {name: (here / "run/test" / name).read_bytes() for name in FILES} == whole
     assert {*map(int, lines_of(seen))} == {*range(10)} - done
     assert not unfinished.exists()
@@ -193,7 +193,7 @@ def test_killed_again_and_again_on_other_numbers_of_processes(videos, checkpoint
         stopped(argv, here, seen, len(lines_of(seen)) + int(rng.integers(0, 8)), number, int(rng.integers(1, 4)))
     found = run_together(argv, here, 2)
     assert [status for status, _ in found] == [3, 3], found
-    assert "going on with the test" in found[0][1]
+    assert "resuming the test" in found[0][1]
     assert {name: (here / "run/test" / name).read_bytes() for name in FILES} == whole
 
 

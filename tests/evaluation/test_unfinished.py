@@ -21,7 +21,7 @@ SCORES = np.random.default_rng(0).random((6, 2, 3)).astype(np.float32)
 def fill(directory, ids=(4, 1, 7)):
     """A start that has scored some videos, and could not read one."""
     folder = Unfinished(directory)
-    part = folder.part(folder.open(SETTINGS).start, 0)
+    part = folder.files(folder.open(SETTINGS).start, 0)
     for video_id in ids[:2]:
         part.add(video_id, f"{video_id}.mp4", 1, SCORES[video_id % 6])
     part.add_failure(Failure(2, "a\udcffb.mp4", "broken"))
@@ -45,7 +45,7 @@ def test_what_was_kept_comes_back(tmp_path):
     kept = assert_kept(tmp_path / "u", [4, 1, 7])
     assert kept.start == 2 and kept.failures == {2: Failure(2, "a\udcffb.mp4", "broken")}
     # A second start, in files of its own; what both have is taken once, from the first.
-    part = Unfinished(tmp_path / "u").part(kept.start, 3)
+    part = Unfinished(tmp_path / "u").files(kept.start, 3)
     part.add(5, "5.mp4", 1, SCORES[5])
     part.add(4, "4.mp4", 1, SCORES[0])
     part.add(2, "a\udcffb.mp4", 1, SCORES[2])
@@ -107,7 +107,7 @@ def test_another_machine_goes_on_and_says_so(tmp_path, caplog, monkeypatch):
 
 def test_a_full_disk(tmp_path, monkeypatch):
     folder = Unfinished(tmp_path / "u")
-    part = folder.part(folder.open(SETTINGS).start, 0)
+    part = folder.files(folder.open(SETTINGS).start, 0)
     part.add(4, "4.mp4", 1, SCORES[4])
 
     class Full:

@@ -1,17 +1,24 @@
-"""Files of results: labels of videos and their clips (`infer`, `predict`)."""
+"""Files of results: labels of videos and their clips (`infer`, `predict`), predictions.csv and scores.npz (`test`)."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from video_gn.clips import VideoNote
-from video_gn.files import whole_file
+from video_gn.files import whole_file, whole_path
+
+if TYPE_CHECKING:
+    from video_gn.evaluation.accuracy import VideoScores
+    from video_gn.evaluation.clip_curve import ClipCurve
+    from video_gn.evaluation.unfinished import Place
+    from video_gn.lists.manifest import Manifest
 
 
 def top_labels(scores_Y: np.ndarray, classes: Sequence[str], top_k: int) -> list[dict[str, Any]]:
@@ -105,6 +112,45 @@ def _write_csv(file: IO[str], videos: Iterable[dict[str, Any]], failed: Iterable
                 writer.writerow([video["path"], number, *span, rank, top["label"], top["score"], ""])
     for failure in failed:
         writer.writerow([failure["path"], "", "", "", "", "", "", failure["reason"]])
+
+
+def write_predictions(path: Path, rows: VideoScores, manifest: Manifest, classes: Sequence[str]) -> None:
+    """Write predictions.csv, a row for each decoded video."""
+    order = np.argsort(-rows.scores, axis=1, kind="stable")[:, :5]
+    with whole_file(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["video", "label", "pred", "score", "top5", "num_views"])
+        for row, video_id in enumerate(rows.video_ids):
+            label = rows.labels[row]
+            best = order[row]
+            writer.writerow(
+                [
+                    manifest.records[video_id].path,
+                    classes[label] if label >= 0 else "",
+                    classes[best[0]],
+                    f"{rows.scores[row, best[0]]:.6f}",
+                    "|".join(classes[i] for i in best),
+                    rows.num_views[row],
+                ]
+            )
+
+
+def write_scores(path: Path, places: Mapping[int, Place], rows: VideoScores, curve: ClipCurve) -> None:
+    """Write scores.npz from all ranks' files, video by video, in the order of the manifest; `curve` sees each."""
+    video_ids = np.array(sorted(places), dtype=np.int64)
+    labels = np.asarray(rows.labels, dtype=np.int64)
+    with whole_path(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in (("video_ids", video_ids), ("labels", labels)):
+            with archive.open(f"{name}.npy", "w") as entry:
+                np.lib.format.write_array(entry, array)
+        with archive.open("scores.npy", "w", force_zip64=True) as entry:
+            shape = (len(video_ids), int(rows.num_views.max(initial=0)), rows.scores.shape[1])
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_2_0(entry, header)
+            for video_id in video_ids.tolist():
+                scores_KY = places[video_id].read()
+                curve.add(scores_KY, places[video_id].label)
+                entry.write(scores_KY.tobytes())
 
 
 def check_ending(path: str | Path) -> None:

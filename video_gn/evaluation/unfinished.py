@@ -123,20 +123,20 @@ class Unfinished:
                     places.setdefault(*entry)
         return Kept(last + 1, places, {i: f for i, f in failures.items() if i not in places})
 
-    def part(self, start: int, rank: int) -> Part:
-        """The files of a process, new."""
-        return Part(self.directory / f"{start:03d}-{rank:05d}")
+    def files(self, start: int, rank: int) -> ScoreFiles:
+        """New files of a rank."""
+        return ScoreFiles(self.directory / f"{start:03d}-{rank:05d}")
 
     def remove(self) -> None:
         """The test is finished."""
         shutil.rmtree(self.directory)
 
 
-class Part:
-    """What one process adds.
+class ScoreFiles:
+    """What one rank adds.
 
     Args:
-        stem: of both files.
+        stem: Path of both files without their ending.
     """
 
     def __init__(self, stem: Path) -> None:

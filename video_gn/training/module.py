@@ -18,9 +18,8 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
 from torch.nn import functional as F
 
-from video_gn.clips import ClipBatch, Failure
+from video_gn.clips import ClipBatch
 from video_gn.errors import CheckpointError, ConfigError, RunError
-from video_gn.evaluation.accuracy import MultiViewAccuracy
 from video_gn.evaluation.scores import normalize_clips, score_views
 from video_gn.models.norms import is_norm
 from video_gn.models.resnet3d import I3D
@@ -100,11 +99,7 @@ class VideoClassifier(LightningModule):
         self.views_per_forward = views_per_forward
         self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32), persistent=False)
         self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32), persistent=False)
-        self.val_metric = MultiViewAccuracy(net.num_classes)
-        self.test_metric = MultiViewAccuracy(net.num_classes)
         self.classes: list[str] = []
-        self.failures: list[Failure] = []
-        self.eval_results: dict[str, float | None] = {}
 
     def train(self, mode: bool = True) -> VideoClassifier:
         """As torch's; frozen stages stay in eval mode, so that their running statistics stay too."""
@@ -288,64 +283,24 @@ class VideoClassifier(LightningModule):
     # ---- validation, test, prediction --------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the failures of the last validation; let all processes use the first one's running statistics."""
-        self.failures = []
+        """Give all ranks the running statistics of rank 0."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             # Those that a checkpoint holds; DDP itself shares them at the next forward.
             for buffer in self.net.buffers():
                 torch.distributed.broadcast(buffer, 0)
 
-    def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
-        """Score one clip of each video."""
-        self.failures.extend(batch.failures)
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> torch.Tensor:
+        """Softmax scores of one clip of each video, float32 (N, 1, Y); `EvaluationWriter` counts them."""
         if len(batch) == 0:
-            return
+            return torch.zeros((0, 1, self.net.num_classes), device=self.device)
         frames_NTCHW = batch.frames_NKTCHW.flatten(0, 1)
         # `forward` itself: a compiled call is for training's shapes alone.
-        scores_NY = self.net.forward(normalize_clips(frames_NTCHW, self.mean, self.std)).float()
-        self.val_metric.update(batch.video_ids, scores_NY, batch.labels, 1)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log val/loss, val/top1 and val/top5 over the decoded videos."""
-        self._warn_of_failures("validation")
-        results = self.val_metric.compute()
-        self.val_metric.reset()
-        self.eval_results = results
-        if results["num_videos"] == 0:
-            raise RunError("validation: none of the videos could be read")
-        for name, key in (("val/loss", "nll"), ("val/top1", "top1"), ("val/top5", "top5")):
-            value = results[key]
-            if value is not None:
-                # Every process has computed the same value from what all have seen.
-                self.log(
-                    name, torch.as_tensor(value, dtype=torch.float32), prog_bar=name != "val/top5", rank_zero_only=False
-                )
-
-    def on_test_epoch_start(self) -> None:
-        """Forget what an earlier test has seen."""
-        self.failures = []
-        self.test_metric.reset()
+        scores_NY: torch.Tensor = self.net.forward(normalize_clips(frames_NTCHW, self.mean, self.std)).float()
+        return scores_NY[:, None]
 
     def test_step(self, batch: ClipBatch, batch_idx: int) -> torch.Tensor:
-        """Score all views of each video.
-
-        Returns:
-            float32 (N, K, Y), for callbacks that keep scores.
-        """
-        self.failures.extend(batch.failures)
-        scores_NKY = self.predict_step(batch, batch_idx)
-        if len(batch):
-            self.test_metric.update(batch.video_ids, scores_NKY.sum(1), batch.labels, scores_NKY.shape[1])
-        return scores_NKY
-
-    def on_test_epoch_end(self) -> None:
-        """Log test/top1 and test/top5; files are written by a callback."""
-        self._warn_of_failures("test")
-        self.eval_results = self.test_metric.compute()
-        for key in ("top1", "top5", "mean_class_accuracy"):
-            value = self.eval_results[key]
-            if value is not None:
-                self.log(f"test/{key}", torch.as_tensor(value, dtype=torch.float32))
+        """As `predict_step`; `EvaluationWriter` counts and keeps the scores."""
+        return self.predict_step(batch, batch_idx)
 
     def predict_step(self, batch: ClipBatch, batch_idx: int) -> torch.Tensor:
         """Softmax scores of all views, float32 (N, K, Y)."""
@@ -355,10 +310,6 @@ class VideoClassifier(LightningModule):
         ]
         num_classes = self.net.num_classes
         return torch.stack(scores) if scores else torch.zeros((0, 0, num_classes), device=self.device)
-
-    def _warn_of_failures(self, stage: str) -> None:
-        for failure in self.failures:
-            log.warning("%s: %s could not be read: %s", stage, failure.path, failure.reason)
 
     # ---- checkpoints -------------------------------------------------------------------------
 
