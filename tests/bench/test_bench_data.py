@@ -1,22 +1,21 @@
 import json
-import mmap
 import re
 
-import av
 import numpy as np
 import pytest
 import torch
 from media import write_numbered_video
 
-from video_gn.bench import data
-from video_gn.bench import measuring as _measuring
-from video_gn.bench._video import write_typical_video
-from video_gn.bench.data import bench_data
+from video_gn.__main__ import main
+from video_gn.bench import _video, data
+from video_gn.bench._video import records_of, write_typical_video
+from video_gn.bench.data import bench_data, format_page
+from video_gn.bench.measuring import one_thread
 from video_gn.data.crops import TrainTransform
 from video_gn.data.dataset import TrainDataset
 from video_gn.data.layout import read_views
 from video_gn.decoding import open_video
-from video_gn.errors import DecodeError, RunError
+from video_gn.errors import ConfigError, DecodeError, RunError
 
 FIGURES = {"median_ms", "min_ms", "max_ms"}
 
@@ -37,10 +36,11 @@ def test_the_result_and_the_page(video, few, tmp_path, capsys):
     threads = torch.get_num_threads()
     output = tmp_path / "sub" / "bench.json"
 
-    assert bench_data([video], rounds=1, output=str(output)) == 0
+    assert main(["bench", "data", video, "--rounds=1", f"--output={output}"]) == 0
 
     page = capsys.readouterr().out
     found = json.loads(output.read_text())
+    assert page == format_page(found)
     assert [p.name for p in output.parent.iterdir()] == ["bench.json"]
     assert torch.get_num_threads() == threads
     assert set(found) == {"machine", "rounds", "videos", "ten_clip_test", "training_clip", "memory"}
@@ -81,35 +81,34 @@ def test_the_result_and_the_page(video, few, tmp_path, capsys):
     assert "MB after 2 videos" in page
 
 
-def test_a_video_is_made_where_none_is_given(few, monkeypatch, capsys):
+def test_a_video_is_made_where_none_is_given(few, monkeypatch):
     made = []
 
     def small(path):
         made.append(path)
         write_typical_video(path, num_frames=70, width=64, height=48)
 
-    monkeypatch.setattr(data, "write_typical_video", small)
+    monkeypatch.setattr(_video, "write_typical_video", small)
     monkeypatch.setattr(data, "BACKENDS", ("pyav",))
-    assert bench_data([], rounds=1) == 0
-    assert "made for this run: 64x48, 70 frames, 30 fps, h264" in capsys.readouterr().out
+    page = format_page(bench_data([], rounds=1))
+    assert "made for this run: 64x48, 70 frames, 30 fps, h264" in page
     assert len(made) == 1
     assert not made[0].exists()
 
 
-def test_a_back_end_that_refuses_a_video_is_named(few, tmp_path, capsys):
+def test_a_back_end_that_refuses_a_video_is_named(few, tmp_path):
     path = tmp_path / "numbered.mp4"
     write_numbered_video(path, 40, pix_fmt="yuv444p")
-    output = tmp_path / "b.json"
-    assert bench_data([str(path)], rounds=1, output=str(output)) == 0
-    found = json.loads(output.read_text())["ten_clip_test"]
+    result = bench_data([str(path)], rounds=1)
+    found = result["ten_clip_test"]
     assert "ratio" in found["pyav"]
     assert list(found["decord"]) == ["refused"]
     assert found["decord"]["refused"].startswith(f"{path}: decord cannot be relied on here: ")
-    assert f"  not measured: {found['decord']['refused']}\n" in capsys.readouterr().out
+    assert f"  not measured: {found['decord']['refused']}\n" in format_page(result)
 
 
 def test_bad_arguments(video, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"rounds must be at least 1, got 0\. The first round"):
+    with pytest.raises(ConfigError, match=r"rounds must be at least 1, got 0\. The first round"):
         bench_data([video], rounds=0)
     with pytest.raises(DecodeError, match=r"nowhere\.mp4"):
         bench_data([str(tmp_path / "nowhere.mp4")], rounds=1)
@@ -119,24 +118,6 @@ def test_bad_arguments(video, tmp_path, monkeypatch):
             RunError, match=r"VIDEO_GN_BENCH_VIDEOS must be a whole number of at least 2, got '.*'\. Un"
         ):
             bench_data([video], rounds=1)
-
-
-def test_contenders_take_turns_and_the_first_round_does_not_count():
-    calls = []
-
-    def contender(name, seconds):
-        def run(number):
-            calls.append((number, name))
-            return seconds + number
-
-        return run
-
-    found = _measuring.side_by_side({"a": contender("a", 10.0), "b": contender("b", 20.0)}, rounds=3)
-    assert calls == [(0, "a"), (0, "b"), (1, "b"), (1, "a"), (2, "a"), (2, "b"), (3, "b"), (3, "a")]
-    assert found == {"a": [11.0, 12.0, 13.0], "b": [21.0, 22.0, 23.0]}
-    summary = _measuring.summarize({"a": [0.003, 0.001, 0.002], "b": [0.004, 0.004, 0.1]})
-    assert summary["a"] == pytest.approx({"median_ms": 2.0, "min_ms": 1.0, "max_ms": 3.0})
-    assert _measuring.ratio_of_medians(summary, "a", "b") == pytest.approx(0.5)
 
 
 def test_bare_decoding_reads_the_frames_of_the_sample(video):
@@ -157,7 +138,7 @@ def test_bare_decoding_reads_the_frames_of_the_sample(video):
 
         return opened
 
-    records = data._records([video])
+    records = records_of([video])
     options = {"clip": data._CLIP, "transform": TrainTransform(short_side=(32, 40), crop_size=32), "seed": 0}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("video_gn.data.dataset.open_video", recording("sample"))
@@ -186,43 +167,18 @@ class _Counting(data._Clock):
     pass
 
 
-def test_a_system_that_does_not_tell_its_memory(video, few, monkeypatch, tmp_path, capsys):
+def test_a_system_that_does_not_tell_its_memory(video, few, monkeypatch):
     monkeypatch.setattr(data, "resident_bytes", lambda: None)
     monkeypatch.setattr(data, "BACKENDS", ())
-    assert bench_data([video], rounds=1, output=str(tmp_path / "b.json")) == 0
-    assert "not measured: this system has no /proc/self/statm" in capsys.readouterr().out
-    assert json.loads((tmp_path / "b.json").read_text())["memory"]["growth_mb"] is None
+    result = bench_data([video], rounds=1)
+    assert "not measured: this system has no /proc/self/status" in format_page(result)
+    assert result["memory"]["growth_mb"] is None
 
 
 def test_memory_is_counted_after_the_warm_up(video, monkeypatch):
     sizes = iter([100, 300, 200, 250, 500, 400])
     monkeypatch.setattr(data, "resident_bytes", lambda: next(sizes) * 10**6)
     monkeypatch.setattr(data, "_NUM_CLIPS", 1)
-    with _measuring.one_thread():
+    with one_thread():
         found = data._memory([video], 6)
     assert found == {"num_videos": 6, "warm_up": 3, "growth_mb": 200.0, "peak_growth_mb": 300.0, "rss_mb": 200.0}
-
-
-def test_resident_memory_is_seen():
-    before = _measuring.resident_bytes()
-    block = np.frombuffer(mmap.mmap(-1, 50_000_000), dtype=np.uint8)  # new pages, not some that were freed before
-    block[:] = 1
-    after = _measuring.resident_bytes()
-    # The pages of the block, give or take what else the process does meanwhile.
-    assert after - before > 40_000_000
-    del block
-
-
-def test_the_typical_video_is_like_those_of_kinetics(tmp_path):
-    path = tmp_path / "made.mp4"
-    write_typical_video(path)
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        assert (stream.codec_context.name, stream.width, stream.height) == ("h264", 340, 256)
-        assert stream.average_rate == 30
-        packets = [packet for packet in container.demux(stream) if packet.size]
-    assert len(packets) == 300
-    assert [i for i, packet in enumerate(packets) if packet.is_keyframe] == [0, 250]
-    assert any(packet.pts != packet.dts for packet in packets)  # B-frames
-    # Kinetics files of this size take between 400 and 1100 kbit/s.
-    assert 400 < path.stat().st_size * 8 / 10 / 1000 < 1100

@@ -6,19 +6,19 @@ from video_gn.__main__ import main
 from video_gn.bench.test import EvalSetup, bench_test, format_page
 from video_gn.errors import ConfigError, DecodeError
 
-TINY = {"num_videos": 3, "num_clips": 1, "frames": 8, "size": 32, "width": 4}
+TINY = {"num_videos": 3, "num_clips": 1, "frames": 8, "size": 32, "width": 4, "num_processes": 2}
 
 
 @pytest.mark.slow
-def test_the_page_and_the_figures(tmp_path, capsys, tiny_videos):
+def test_the_page_and_the_figures(tiny_videos):
     videos = [str(path) for path in sorted(tiny_videos.rglob("*.mp4"))[:2]]
-    out = tmp_path / "sub/b.json"
-    assert bench_test(EvalSetup(**TINY), videos=videos, rounds=1, output=str(out)) == 0
-    page, found = capsys.readouterr().out, json.loads(out.read_text())
+    found = bench_test(EvalSetup(**TINY), videos=videos, rounds=1)
+    page = format_page(found)
+    assert json.loads(json.dumps(found)) == found
     assert found["same_results"] and found["target"] == 0.6
     one, two = (found["contenders"][name]["median_ms"] for name in ("1 process", "2 processes"))
     assert found["ratio"] == two / one
-    assert f"time of several / of one: {found['ratio']:.2f}, at most 0.6" in page
+    assert f"time of several / of one: {found['ratio']:.2f}, target at most 0.6" in page
     assert "results are the same to the last bit" in page
     assert "missed" in format_page(found | {"ratio": 0.61}) and "met" in format_page(found | {"ratio": 0.6})
     assert "at most" not in format_page(found | {"target": None})
@@ -35,7 +35,7 @@ def test_the_page_and_the_figures(tmp_path, capsys, tiny_videos):
 )
 def test_numbers_that_are_too_small(change, rounds, message):
     with pytest.raises(ConfigError, match=message):
-        bench_test(EvalSetup(**TINY | change), rounds=rounds)
+        bench_test(EvalSetup(**TINY | change), videos=(), rounds=rounds)
 
 
 def test_a_file_that_cannot_be_read(tmp_path):
@@ -44,7 +44,10 @@ def test_a_file_that_cannot_be_read(tmp_path):
         bench_test(EvalSetup(**TINY), videos=[str(tmp_path / "a.mp4")], rounds=1)
 
 
-def test_the_command_lines_defaults_are_the_setups(monkeypatch):
+def test_the_options_of_the_command_line(monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr("video_gn.bench.test.bench_test", lambda setup, **_: seen.append(setup) or 0)
-    assert main(["bench", "test"]) == 0 and seen == [EvalSetup()]
+    monkeypatch.setattr("video_gn.bench.test.bench_test", lambda setup, **_: seen.append(setup))
+    monkeypatch.setattr("video_gn.bench.test.format_page", lambda result: "page")
+    assert main(["bench", "test", "--size=64", "--num_processes=3"]) == 0
+    assert seen == [EvalSetup(num_videos=8, num_clips=10, frames=8, size=64, width=64, num_processes=3)]
+    assert capsys.readouterr().out == "page"

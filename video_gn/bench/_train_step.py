@@ -1,4 +1,4 @@
-"""One contender of `video-gn bench train`: its net, its training step, and the step's memory in a process of its own.
+"""One contender of `video-gn bench train`: its net, its training step, and the step's memory in its own process.
 
 Shape letters: N clips, C channels, T frames, H, W, Y classes.
 """
@@ -14,45 +14,45 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from video_gn.bench.measuring import reset_peak, resident_bytes
 from video_gn.models.resnet3d import i3d
 
 PYTORCHVIDEO = "pytorchvideo"
-# Whose stem and pools are those of pytorchvideo's i3d_r50: the same arithmetic, layer by layer.
+# The layout with the stem and pools of pytorchvideo's i3d_r50: the same arithmetic, layer by layer.
 PYTORCHVIDEO_LAYOUT = "slowfast"
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last_3d": torch.channels_last_3d}
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CHECKPOINTING = "activation_checkpointing"
 _NUM_CLASSES = 400
-# So small that weights stay where they are: a net that blows up computes with numbers of another speed.
+# So small that weights hardly change: a diverging net computes with numbers (inf, subnormal) of another speed.
 _LEARNING_RATE = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
 class TrainSetup:
-    """What all contenders share.
+    """Settings that all contenders share.
 
     Args:
         num_clips: N.
         frames: T.
         size: H and W, in px.
-        width: channels of the stem.
-        layout: of the nets' stem and pools; pytorchvideo's net is of the layout "slowfast".
-        device: "auto" for a CUDA device where there is one, or what torch calls the device.
+        width: Channels of the stem.
+        layout: Layout of the nets' stem and pools; that of pytorchvideo's net is "slowfast".
+        device: torch's name of the device, or "auto" for a CUDA device if there is one, else the CPU.
     """
 
-    num_clips: int = 2
-    frames: int = 32
-    size: int = 224
-    width: int = 64
-    layout: str = PYTORCHVIDEO_LAYOUT
-    device: str = "auto"
+    num_clips: int
+    frames: int
+    size: int
+    width: int
+    layout: str
+    device: str
 
     def __post_init__(self) -> None:
         for name in ("num_clips", "frames", "size", "width"):
@@ -73,11 +73,11 @@ class Contender:
     """What is measured.
 
     Args:
-        net: a kind of `NORMS`, or "pytorchvideo".
-        memory_format: a key of `FORMATS`.
-        precision: a key of `PRECISIONS`; all but float32 by autocast.
-        compiled: by `net.compile()`.
-        checkpointed: with activation checkpointing.
+        net: Kind of `NORMS`, or "pytorchvideo".
+        memory_format: Key of `FORMATS`.
+        precision: Key of `PRECISIONS`; all but float32 by autocast.
+        compiled: Whether `net.compile()` is called.
+        checkpointed: Whether activation checkpointing is on.
     """
 
     net: str
@@ -88,13 +88,13 @@ class Contender:
 
     @property
     def name(self) -> str:
-        """Its key in the figures."""
+        """Its key among the figures."""
         extra = [word for word in ("compiled", "checkpointed") if getattr(self, word)]
         return " ".join([self.net, self.memory_format, self.precision, *extra])
 
 
 def build(contender: Contender, setup: TrainSetup) -> nn.Module:
-    """The contender's net, in training mode on its device; freshly drawn."""
+    """The contender's net with new weights, in training mode on its device."""
     if contender.net == PYTORCHVIDEO:
         net = _pytorchvideo(setup)
     else:
@@ -108,7 +108,7 @@ def _pytorchvideo(setup: TrainSetup) -> nn.Module:
     from pytorchvideo.models.hub import i3d_r50
 
     side = math.ceil(setup.size / 32)
-    # As it comes at 32 frames of 224 px; a smaller clip needs a smaller window.
+    # The default for 32 frames of 224 px; a smaller clip needs a smaller window.
     window = (min(4, max(1, setup.frames // 2)), min(7, side), min(7, side))
     net: nn.Module = i3d_r50(
         pretrained=False, stem_dim_out=setup.width, model_num_class=_NUM_CLASSES, head_pool_kernel_size=window
@@ -131,7 +131,7 @@ def make_step(net: nn.Module, contender: Contender, setup: TrainSetup) -> Callab
             logits_NY = net(clip_NCTHW)
         F.cross_entropy(logits_NY.float(), labels_N).backward()
         optimizer.step()
-        # Nets that wait for their turn hold no gradients.
+        # Nets hold no gradients while other contenders run.
         optimizer.zero_grad(set_to_none=True)
 
     def timed() -> float:
@@ -151,19 +151,19 @@ def make_step(net: nn.Module, contender: Contender, setup: TrainSetup) -> Callab
 
 
 def peak_bytes(contender: Contender, setup: TrainSetup) -> int | None:
-    """The highest memory of a training step, net and gradients included, clips not; in a process of its own.
+    """The highest memory of a training step, with net and gradients but without the clips, in its own process.
 
     Returns:
         On a CPU the growth of the memory in RAM since before the net was built, on CUDA what torch allocated;
-        None where the system does not tell, or the process came to its end before (of too little memory, say).
+        None if the system has no /proc, or if the process failed (for lack of memory, say).
     """
     request = {"contender": asdict(contender), "setup": asdict(setup), "num_threads": torch.get_num_threads()}
     done = subprocess.run(
         [sys.executable, "-m", "video_gn.bench._train_step", json.dumps(request)],
         stdout=subprocess.PIPE,
         text=True,
-        # glibc gives larger blocks back to the system when they are freed; its own limit grows to 32 MiB, and the
-        # memory in RAM would then tell of its holes, not of what is in use. Other systems ignore the variable.
+        # glibc gives blocks above this limit back to the system when they are freed. Its own limit grows to 32 MiB, and
+        # the memory in RAM would then include freed blocks. Other systems ignore the variable.
         env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"},
     )
     if done.returncode != 0:
@@ -174,25 +174,21 @@ def peak_bytes(contender: Contender, setup: TrainSetup) -> int | None:
 
 def _peak_of_this_process(contender: Contender, setup: TrainSetup) -> int | None:
     clip_bytes = 4 * setup.num_clips * 3 * setup.frames * setup.size**2
-    status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not setup.on_cuda and not clear.exists():
-        return None
     gc.collect()
-    before = 0 if setup.on_cuda else _bytes(status, "VmRSS")
+    before = resident_bytes()
     net = build(contender, setup)
     set_checkpointing(net, contender)
     step = make_step(net, contender, setup)
     if setup.on_cuda:
-        step()  # the libraries' workspaces are there from then on
+        step()  # it allocates the libraries' workspaces
         torch.cuda.reset_peak_memory_stats(setup.device)
         step()
         return torch.cuda.max_memory_allocated(setup.device) - clip_bytes
-    try:
-        clear.write_text("5")  # the highest mark starts anew: building and drawing are no part of a step
-    except OSError:
+    if before is None or not reset_peak():  # building the net is no part of a step
         return None
     step()
-    return _bytes(status, "VmHWM") - before - clip_bytes
+    peak = resident_bytes(peak=True)
+    return None if peak is None else peak - before - clip_bytes
 
 
 def set_checkpointing(net: nn.Module, contender: Contender) -> None:
@@ -201,12 +197,8 @@ def set_checkpointing(net: nn.Module, contender: Contender) -> None:
         setattr(net, CHECKPOINTING, contender.checkpointed)
 
 
-def _bytes(status: Path, name: str) -> int:
-    return next(1024 * int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(f"{name}:"))
-
-
 def main(words: list[str]) -> None:
-    """Measure the memory of the contender that the first word describes in json, and write it to stdout."""
+    """Measure the memory of the contender that the first word describes as json; write it to stdout."""
     request = json.loads(words[0])
     torch.set_num_threads(request["num_threads"])
     peak = _peak_of_this_process(Contender(**request["contender"]), TrainSetup(**request["setup"]))

@@ -1,12 +1,42 @@
-"""A video like those of Kinetics, for measuring where none is given."""
+"""What is read to measure: the given videos, or one like those of Kinetics, made for the run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import av
 import numpy as np
+import torch
+
+from video_gn.data.dataset import Sample
+from video_gn.errors import DecodeError
+from video_gn.lists.records import VideoRecord
+
+
+def given_or_made(videos: Sequence[str], directory: str) -> list[str]:
+    """Paths of the given videos; if there are none, a 340x256 video of 10 s is made in the directory."""
+    if videos:
+        return list(videos)
+    path = Path(directory) / "made.mp4"
+    write_typical_video(path)
+    return [str(path)]
+
+
+def records_of(paths: Sequence[str]) -> list[VideoRecord]:
+    """The paths as a list of videos, all with label 0."""
+    return [VideoRecord(path, 0, source="the command line") for path in paths]
+
+
+def frames_of(sample: Sample) -> torch.Tensor:
+    """A sample's frames, uint8 (V, T, C, H, W).
+
+    Raises:
+        DecodeError: for a sample whose video could not be read.
+    """
+    if sample.failures or sample.frames_VTCHW is None:
+        raise DecodeError(sample.failures[0].path, sample.failures[0].reason)
+    return sample.frames_VTCHW
 
 
 def write_typical_video(
@@ -17,19 +47,19 @@ def write_typical_video(
     height: int = 256,
     fps: int = 30,
 ) -> None:
-    """Write an H.264 mp4 as trimmed and shrunk Kinetics files are: x264's own settings, one key frame in 250.
+    """Write an H.264 mp4 like trimmed and shrunk Kinetics files: x264's own settings, one key frame in 250.
 
-    There are no cuts, so x264 is told not to look for any: it would take the noise for one now and then.
+    There are no cuts, so x264's detection of cuts is off: it would take the noise for one now and then.
 
-    The picture is a panned texture with two textured objects on their own ways and some noise, so that it
-    takes about as many bits (some 500 kbit/s) as a real one. The same arguments give the same pictures.
+    The picture is a panned texture with two moving textured objects and some noise, so that it takes about as
+    many bits (some 500 kbit/s) as a real one. The same arguments give the same pictures.
 
     Args:
-        path: to write; it ends in .mp4.
-        num_frames: at least 1.
-        width: px, even.
-        height: px, even.
-        fps: frames per second.
+        path: File to write, ending in .mp4.
+        num_frames: Frames, at least 1.
+        width: Width in px, even.
+        height: Height in px, even.
+        fps: Frames per second.
     """
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=fps)
@@ -49,7 +79,7 @@ def _pictures(num_frames: int, width: int, height: int) -> Iterator[np.ndarray]:
     scene = _texture(rng, height + 64, width + 2 * num_frames)
     objects = [_texture(rng, height // 3, width // 5) for _ in range(2)]
     for number in range(num_frames):
-        # A pan of half a pixel a frame, with a hand's tremble.
+        # A pan of half a pixel a frame, with the tremble of a hand.
         top = 32 + round(6 * np.sin(number / 17))
         left = number // 2 + round(3 * np.sin(number / 7) + 4)
         picture = scene[top : top + height, left : left + width].copy()

@@ -1,7 +1,4 @@
-"""`video-gn bench data`: what the data path costs, as ratios of medians measured side by side in one run.
-
-The contenders take turns within each round, in a changing order, so that a busy machine slows all of them;
-the first round warms up and does not count. Everything runs on one thread.
+"""`video-gn bench data`: the cost of the data path, as ratios of medians measured side by side on one thread.
 
 Shape letters: N frames read, K clips, T frames, C channels, H, W.
 """
@@ -9,7 +6,6 @@ Shape letters: N frames read, K clips, T frames, C channels, H, W.
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,16 +17,21 @@ import numpy as np
 import torch
 
 from video_gn import sampling
-from video_gn.bench._video import write_typical_video
+from video_gn.bench._video import frames_of, given_or_made, records_of
 from video_gn.bench.measuring import (
+    check_rounds,
+    contender_row,
     describe_machine,
+    head_lines,
     one_thread,
     ratio_of_medians,
     resident_bytes,
     side_by_side,
     summarize,
+    timed,
+    verdict,
 )
-from video_gn.bench.peers import bench_peers, format_peers
+from video_gn.bench.peers import bench_peers, peer_lines
 from video_gn.clips import VideoNote
 from video_gn.data.collate import collate
 from video_gn.data.crops import TestCrops, TrainTransform
@@ -38,48 +39,41 @@ from video_gn.data.dataset import ClipConfig, EvalDataset, TrainDataset
 from video_gn.data.layout import read_views
 from video_gn.decoding import VideoReader, open_video
 from video_gn.errors import DecodeError, FrameCountError, RunError
-from video_gn.files import write_json
 from video_gn.lists.records import VideoRecord
 
-# The targets hold for a video as Kinetics has them: 340 x 256, 10 s, a key frame in 250.
+# The targets hold for a video like those of Kinetics: 340 x 256, 10 s, a key frame in 250.
 ONE_PASS_TARGET = 0.25
 TRAINING_TARGET = 1.3
 BACKENDS = ("pyav", "decord")
 _NUM_CLIPS = 10
 _CLIP = ClipConfig(num_frames=32, stride=2)
-# Training clips of a video in a round: their cost depends on where they start, so one would not do.
+# Training clips of a video in a round: their cost depends on where they start, so one would not be enough.
 _DRAWS = 8
 _MEMORY_VARIABLE = "VIDEO_GN_BENCH_VIDEOS"
 _MEMORY_VIDEOS = 500
 _MEMORY_WARM_UP = 50
 
 
-def bench_data(videos: Sequence[str], *, rounds: int = 5, output: str | None = None, peers: bool = False) -> int:
-    """Measure decoding and the making of clips, print the ratios, and write them as json where asked.
+def bench_data(videos: Sequence[str], *, rounds: int, peers: bool = False) -> dict[str, Any]:
+    """Measure decoding and the making of clips.
 
     Args:
-        videos: paths; where there are none, a 340x256 video of 10 s is made.
-        rounds: that count; one more comes before them and does not.
-        output: json file to write.
-        peers: measure other projects' ways too, those whose packages are installed.
+        videos: Paths; if there are none, a 340x256 video of 10 s is made.
+        rounds: Rounds that count.
+        peers: Whether to measure other projects too, if their packages are installed.
 
     Returns:
-        The exit status, 0.
+        The figures, for `format_page` and json.
 
     Raises:
-        ValueError: for fewer than 1 round.
-        DecodeError: where a video cannot be read.
-        RunError: where VIDEO_GN_BENCH_VIDEOS is no whole number of at least 2.
+        ConfigError: for fewer than 1 round.
+        DecodeError: for a video that cannot be read.
+        RunError: if VIDEO_GN_BENCH_VIDEOS is not a whole number of at least 2.
     """
-    if rounds < 1:
-        raise ValueError(f"rounds must be at least 1, got {rounds!r}. The first round is not counted among them.")
+    check_rounds(rounds)
     num_memory_videos = _num_memory_videos()
     with tempfile.TemporaryDirectory(prefix="video-gn-bench-") as directory, one_thread():
-        paths = list(videos)
-        if not paths:
-            made = Path(directory) / "made.mp4"
-            write_typical_video(made)
-            paths = [str(made)]
+        paths = given_or_made(videos, directory)
         # Before the rest: memory that an earlier contender has given back would hide a leak.
         memory = _memory(paths, num_memory_videos)
         result: dict[str, Any] = {
@@ -92,20 +86,11 @@ def bench_data(videos: Sequence[str], *, rounds: int = 5, output: str | None = N
         }
         if peers:
             result["peers"] = bench_peers(paths, rounds=rounds)
-    sys.stdout.write(format_page(result))
-    if peers:
-        sys.stdout.write("\n" + format_peers(result["peers"]))
-    if output is not None:
-        write_json(output, result)
-    return 0
+    return result
 
 
 class _Clock:
-    """A reader whose `frames_at` is timed, and its frames counted.
-
-    Args:
-        reader: an open reader.
-    """
+    """An open reader whose `frames_at` is timed."""
 
     def __init__(self, reader: VideoReader) -> None:
         self._reader = reader
@@ -125,7 +110,7 @@ class _Clock:
 
 
 def _refusable(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """A back end that is not installed, or refuses a video, has a reason in place of figures."""
+    """The figures; or the reason, if a back end is not installed or refuses a video."""
     try:
         return measure()
     except (ImportError, DecodeError) as error:
@@ -136,7 +121,7 @@ def _ten_clips(paths: Sequence[str], backend: str, rounds: int) -> dict[str, Any
     indices = {path: _test_indices(path, backend) for path in paths}
 
     def one_pass(reader: VideoReader, indices_KT: np.ndarray) -> None:
-        # One pixel of each frame: what the clips' layout costs is not decoding.
+        # One pixel of each frame: laying out the clips is no part of decoding.
         read_views(reader, indices_KT, lambda frames: frames[:, :1, :1].permute(0, 3, 1, 2)[None])
 
     def clip_by_clip(reader: VideoReader, indices_KT: np.ndarray) -> None:
@@ -150,7 +135,7 @@ def _ten_clips(paths: Sequence[str], backend: str, rounds: int) -> dict[str, Any
             seconds, count = 0.0, 0
             for path in paths:
                 with open_video(path, backend=backend) as reader:
-                    # What is done once a file (decord's check for damage) is done before the clock runs, and
+                    # Work that is done once for a file (decord's check for damage) comes before the clock runs, and
                     # the decoder is left at the end, so that neither way finds frames decoded already.
                     reader.frames_at([int(indices[path].max())])
                     before = getattr(reader, "num_decoded", 0)
@@ -163,20 +148,17 @@ def _ten_clips(paths: Sequence[str], backend: str, rounds: int) -> dict[str, Any
 
         return measure
 
-    dataset = EvalDataset(_records(paths), clip=_CLIP, crops=TestCrops("center"), num_clips=_NUM_CLIPS, backend=backend)
+    records = records_of(paths)
+    dataset = EvalDataset(records, clip=_CLIP, crops=TestCrops("center"), num_clips=_NUM_CLIPS, backend=backend)
 
-    def whole(number: int) -> float:
-        start = time.perf_counter()
+    def whole(number: int) -> None:
         for place in range(len(paths)):
-            sample = dataset[place]
-            if sample.frames_VTCHW is None:
-                raise DecodeError(paths[place], sample.failures[0].reason)
-        return time.perf_counter() - start
+            frames_of(dataset[place])
 
     contenders = {
         "one_pass": decode("one_pass", one_pass),
         "clip_by_clip": decode("clip_by_clip", clip_by_clip),
-        "whole_sample": whole,
+        "whole_sample": timed(whole),
     }
     summary = summarize(side_by_side(contenders, rounds))
     result: dict[str, Any] = {
@@ -191,7 +173,7 @@ def _ten_clips(paths: Sequence[str], backend: str, rounds: int) -> dict[str, Any
 
 
 def _test_indices(path: str, backend: str) -> np.ndarray:
-    """Frames of the clips, int64 (K, T), drawn from the frames that really decode."""
+    """Frames of the clips, int64 (K, T), drawn from the frames that decode."""
     with open_video(path, backend=backend) as reader:
         for attempt in (0, 1):
             indices_KT = sampling.test_clips(
@@ -210,7 +192,7 @@ def _test_indices(path: str, backend: str) -> np.ndarray:
 
 
 class _BareDecoding(TrainDataset):
-    """Decodes the very frames that a training sample has, and does nothing with them."""
+    """Decodes the same frames as a training sample, and does nothing with them."""
 
     def _read(
         self,
@@ -231,7 +213,7 @@ class _BareDecoding(TrainDataset):
 
 
 def _training_clips(paths: Sequence[str], rounds: int) -> dict[str, Any]:
-    records = _records(paths)
+    records = records_of(paths)
     sets: dict[str, TrainDataset] = {
         "sample": TrainDataset(records, clip=_CLIP, transform=TrainTransform(), seed=0),
         "bare_decoding": _BareDecoding(records, clip=_CLIP, transform=TrainTransform(), seed=0),
@@ -242,9 +224,7 @@ def _training_clips(paths: Sequence[str], rounds: int) -> dict[str, Any]:
             keys = [(number * _DRAWS + draw, place) for draw in range(_DRAWS) for place in range(len(paths))]
             start = time.perf_counter()
             for key in keys:
-                sample = dataset[key]
-                if sample.failures:
-                    raise DecodeError(sample.failures[0].path, sample.failures[0].reason)
+                frames_of(dataset[key])
             return (time.perf_counter() - start) / len(keys)
 
         return run
@@ -265,7 +245,7 @@ def _num_memory_videos() -> int:
 
 def _memory(paths: Sequence[str], num_videos: int) -> dict[str, Any]:
     """Read all views of many videos, one after the other, as a test does, and watch the memory."""
-    dataset = EvalDataset(_records(paths), clip=_CLIP, crops=TestCrops("center"), num_clips=_NUM_CLIPS)
+    dataset = EvalDataset(records_of(paths), clip=_CLIP, crops=TestCrops("center"), num_clips=_NUM_CLIPS)
     warm_up = min(_MEMORY_WARM_UP, num_videos // 2)
     sizes: list[int | None] = []
     for number in range(num_videos):
@@ -283,11 +263,7 @@ def _memory(paths: Sequence[str], num_videos: int) -> dict[str, Any]:
     }
 
 
-# ---- what it was measured on, and the page -----------------------------------------------------
-
-
-def _records(paths: Sequence[str]) -> list[VideoRecord]:
-    return [VideoRecord(path, 0, source="the command line") for path in paths]
+# ---- the page ----------------------------------------------------------------------------------
 
 
 def _describe(path: str, *, made: bool) -> dict[str, Any]:
@@ -306,56 +282,42 @@ def _describe(path: str, *, made: bool) -> dict[str, Any]:
 
 def format_page(result: Mapping[str, Any]) -> str:
     """The figures as text."""
-    machine = result["machine"]
-    versions = ", ".join(f"{n} {machine[n]}" for n in ("torch", "torchvision", "av", "decord2") if machine[n])
-    lines = [
-        f"{machine['processor']}, {machine['num_cores']} cores, load {machine['load_average']:.1f}, one thread",
-        versions,
-        *(
-            f"{v['path']}: {v['width']}x{v['height']}, {v['num_frames']} frames, {v['fps']:.4g} fps, {v['codec']}, "
-            f"{v['kbit_per_second']:.0f} kbit/s"
-            for v in result["videos"]
-        ),
-        f"Medians over {result['rounds']} round(s) side by side (lowest to highest); targets are for 340x256, 10 s.",
+    lines = head_lines(result) + [
+        f"{v['path']}: {v['width']}x{v['height']}, {v['num_frames']} frames, {v['fps']:.4g} fps, {v['codec']}, "
+        f"{v['kbit_per_second']:.0f} kbit/s"
+        for v in result["videos"]
     ]
+    lines.append("Targets are for videos of 340x256 and 10 s.")
     for name, found in result["ten_clip_test"].items():
         lines += ["", f"10 clips of 32 frames, stride 2, decoding alone, {name}"]
         if "refused" in found:
             lines.append(f"  not measured: {found['refused']}")
             continue
-        decoded = found.get("num_frames_decoded", {})
+        decoded = {n: f"{number} frames decoded" for n, number in found.get("num_frames_decoded", {}).items() if number}
         lines += [
-            _row("one pass over the union of frames", found["one_pass"], decoded.get("one_pass")),
-            _row("one open reader, clip by clip", found["clip_by_clip"], decoded.get("clip_by_clip")),
-            f"  ratio {found['ratio']:.3f}, target at most {found['target']:.3g}: {_verdict(found)}",
-            _row("the whole sample: open, decode, crop", found["whole_sample"], None),
+            contender_row("one pass over the union of frames", found["one_pass"], decoded.get("one_pass", "")),
+            contender_row("one open reader, clip by clip", found["clip_by_clip"], decoded.get("clip_by_clip", "")),
+            f"  ratio {found['ratio']:.3f}, {verdict(found['ratio'], at_most=found['target'])}",
+            contender_row("the whole sample: open, decode, crop", found["whole_sample"]),
         ]
     found = result["training_clip"]
     lines += [
         "",
         "One training clip of 32 frames, stride 2, to 224 px",
-        _row("sample: decode, resize, crop, flip", found["sample"], None),
-        _row("bare decoding of the same frames", found["bare_decoding"], None),
-        f"  ratio {found['ratio']:.3f}, target at most {found['target']:.3g}: {_verdict(found)}",
+        contender_row("sample: decode, resize, crop, flip", found["sample"]),
+        contender_row("bare decoding of the same frames", found["bare_decoding"]),
+        f"  ratio {found['ratio']:.3f}, {verdict(found['ratio'], at_most=found['target'])}",
         "",
     ]
     memory = result["memory"]
     lines.append(f"Memory, {memory['num_videos']} test videos of 10 clips, one after the other")
     if memory["growth_mb"] is None:
-        lines.append("  not measured: this system has no /proc/self/statm")
+        lines.append("  not measured: this system has no /proc/self/status")
     else:
         lines.append(
             f"  {memory['rss_mb']:.0f} MB after {memory['warm_up']} videos, {memory['growth_mb']:+.1f} MB at the end "
-            f"({memory['peak_growth_mb']:+.1f} MB at most); no growth is wanted"
+            f"({memory['peak_growth_mb']:+.1f} MB at most); it should not grow"
         )
-    return "\n".join(lines) + "\n"
-
-
-def _row(label: str, figures: Mapping[str, float], num_decoded: int | None) -> str:
-    spread = f"({figures['min_ms']:.1f} to {figures['max_ms']:.1f})"
-    frames = f"  {num_decoded} frames decoded" if num_decoded else ""
-    return f"  {label:38s}{figures['median_ms']:9.1f} ms  {spread}{frames}"
-
-
-def _verdict(found: Mapping[str, Any]) -> str:
-    return "met" if found["ratio"] <= found["target"] else "missed"
+    if "peers" in result:
+        lines += ["", *peer_lines(result["peers"])]
+    return "\n".join(line.rstrip() for line in lines) + "\n"

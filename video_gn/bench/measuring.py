@@ -1,10 +1,11 @@
-"""Contenders that take turns, the memory of this process, and the machine that all of it ran on."""
+"""What the benchmarks share: contenders that take turns, memory, the machine, and the lines of a page."""
 
 from __future__ import annotations
 
 import os
 import platform
 import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -13,21 +14,42 @@ from typing import Any
 
 import torch
 
+from video_gn.errors import ConfigError
+
+# ---- time ------------------------------------------------------------------------------------------
+
+
+def check_rounds(rounds: int) -> None:
+    """Raise ConfigError for fewer than 1 round."""
+    if rounds < 1:
+        raise ConfigError(f"rounds must be at least 1, got {rounds!r}. The first round is not counted among them.")
+
+
+def timed(action: Callable[[int], object]) -> Callable[[int], float]:
+    """A contender of `side_by_side` that counts the time of a whole action."""
+
+    def run(number: int) -> float:
+        start = time.perf_counter()
+        action(number)
+        return time.perf_counter() - start
+
+    return run
+
 
 def side_by_side(contenders: Mapping[str, Callable[[int], float]], rounds: int) -> dict[str, list[float]]:
-    """Let contenders take turns.
+    """Let contenders take turns, in a changing order, so that a busy machine slows all of them.
 
     Args:
-        contenders: each gets the round's number, 0 for the warm-up, and returns the seconds it took.
-        rounds: that count.
+        contenders: Each gets the round's number, 0 for the warm-up, and returns the seconds it took.
+        rounds: Rounds that count; the warm-up is one more.
 
     Returns:
-        For each contender the seconds of each round but the first.
+        For each contender the seconds of each round but the warm-up.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)
     for number in range(rounds + 1):
-        # Whoever comes first finds colder caches: the order turns.
+        # The first of a round finds colder caches: the order rotates.
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
             taken = contenders[name](number)
@@ -55,7 +77,7 @@ def ratio_of_medians(summary: Mapping[str, Mapping[str, float]], above: str, bel
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch on one thread, and as before afterwards."""
+    """Run torch on one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -64,13 +86,33 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def resident_bytes() -> int | None:
-    """Memory of this process that lies in RAM; None where the system does not tell."""
+# ---- memory ----------------------------------------------------------------------------------------
+
+
+def resident_bytes(*, peak: bool = False) -> int | None:
+    """Memory of this process in RAM, mapped files included; None if the system has no /proc.
+
+    Args:
+        peak: The highest since the start, or since `reset_peak`.
+    """
+    name = "VmHWM:" if peak else "VmRSS:"
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return None
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(name)), None)
+
+
+def reset_peak() -> bool:
+    """Start the highest memory anew; whether the system could."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+# ---- the page --------------------------------------------------------------------------------------
 
 
 def describe_machine() -> dict[str, Any]:
@@ -99,3 +141,28 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def head_lines(result: Mapping[str, Any]) -> list[str]:
+    """The first lines of every page: the machine, the versions, and how to read the figures."""
+    machine = result["machine"]
+    versions = ", ".join(f"{n} {machine[n]}" for n in ("torch", "torchvision", "av", "decord2") if machine[n])
+    return [
+        f"{machine['processor']}, {machine['num_threads']} of {machine['num_cores']} cores, "
+        f"load {machine['load_average']:.1f}, {versions}",
+        f"Medians over {result['rounds']} round(s) side by side (lowest to highest)",
+    ]
+
+
+def contender_row(label: str, figures: Mapping[str, float], *more: str) -> str:
+    """A contender's line: median, lowest and highest, and what else there is to say."""
+    spread = f"({figures['min_ms']:.1f} to {figures['max_ms']:.1f})"
+    return "  ".join((f"  {label:37s}{figures['median_ms']:10.1f} ms", spread, *more))
+
+
+def verdict(value: float, *, at_most: float | None = None, at_least: float | None = None) -> str:
+    """A target, and whether a ratio meets it."""
+    if at_most is not None:
+        return f"target at most {at_most:.3g}: {'met' if value <= at_most else 'missed'}"
+    assert at_least is not None
+    return f"target at least {at_least:.3g}: {'met' if value >= at_least else 'missed'}"

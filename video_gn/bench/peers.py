@@ -1,7 +1,7 @@
-"""What clips cost in other packages' pipelines and in ours, as ratios of medians measured side by side in one run.
+"""The cost of clips in other packages and in ours, as ratios of medians measured side by side in one run.
 
 Each contender opens the file, reads 32 frames at stride 2 and prepares them as its own published recipe does, on
-one thread. They take turns within each round; the first round warms up and does not count. The recipes:
+one thread. The recipes:
 
 - mmaction2 (config i3d_imagenet-pretrained-r50_8xb8-32x2x1-100e): decord, short side 256 with OpenCV, a crop of one
   of two sizes at one of five places, 224 px with OpenCV, flip, one uint8 array.
@@ -14,25 +14,24 @@ from __future__ import annotations
 
 import importlib
 import random
-import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from video_gn import sampling
-from video_gn.bench.measuring import describe_machine, one_thread, side_by_side, summarize
+from video_gn.bench._video import frames_of, records_of
+from video_gn.bench.measuring import check_rounds, contender_row, side_by_side, summarize, timed, verdict
 from video_gn.data.crops import TestCrops, TrainTransform
-from video_gn.data.dataset import ClipConfig, EvalDataset, Sample, TrainDataset
+from video_gn.data.dataset import ClipConfig, EvalDataset, TrainDataset
 from video_gn.decoding import open_video
 from video_gn.decoding.libraries import import_decord, import_torchcodec
-from video_gn.errors import DecodeError
-from video_gn.lists.records import VideoRecord
 
 # Ours against the fastest peer, in clips per second.
 TRAINING_TARGET = 1.25
-# Ours in one pass, against each: those asked clip by clip, and those that decode once.
+# Ours in one pass, against each peer: two read clip by clip, mmaction2 decodes once too.
 TEN_CLIP_TARGETS = {"pytorchvideo": 4.0, "torchcodec": 4.0, "mmaction2": 1.0}
 _OURS = "video_gn"
 _CLIP = ClipConfig(num_frames=32, stride=2)
@@ -43,54 +42,42 @@ _SHORT_SIDES = (256, 320)
 # pytorchvideo cuts by seconds: 64 frames at Kinetics' usual rate.
 _CLIP_SECONDS = _CLIP.num_frames * _CLIP.stride / 30
 _MEAN, _STD = 0.45, 0.225  # of pytorchvideo's transforms
-# A peer's own ways to give up; its decoders' own errors are not known before they are imported.
+# Errors of a peer that are shown in place of its figures.
 _FAILURES = (RuntimeError, ValueError, TypeError, LookupError, OSError, AssertionError)
 
 _Clips = Callable[[str], Any]
 
 
-def bench_peers(videos: Sequence[str], *, rounds: int = 5) -> dict[str, Any]:
-    """Measure training clips and ten test clips.
+def bench_peers(videos: Sequence[str], *, rounds: int) -> dict[str, Any]:
+    """Measure training clips and ten test clips; the caller sets one thread.
 
     Args:
-        videos: paths, at least one; each counts alike.
-        rounds: that count; one more comes before them and does not.
+        videos: Paths, at least one; each counts alike.
+        rounds: Rounds that count.
 
     Returns:
-        `machine`, `rounds`, `videos`, `training_clip` and `ten_clip_test`. The last two hold for each contender its
-        milliseconds a video, or `missing` with a reason; `clips_per_second`; and ratios with their targets.
+        `training_clip` and `ten_clip_test`: for each contender its milliseconds for a video and videos per second, or
+        `missing` with a reason; and ratios with their targets.
 
     Raises:
-        ValueError: for no videos, or fewer than 1 round.
-        DecodeError: where ours cannot open or read a video.
+        ConfigError: for fewer than 1 round.
+        DecodeError: for a video that this package cannot read.
     """
-    if not videos:
-        raise ValueError("videos must be at least one path, got none. Name files that are as yours are.")
-    if rounds < 1:
-        raise ValueError(f"rounds must be at least 1, got {rounds!r}. The first round is not counted among them.")
+    check_rounds(rounds)
     for path in videos:
         open_video(path).close()
-    with one_thread():
-        return {
-            "machine": describe_machine(),
-            "rounds": rounds,
-            "videos": list(videos),
-            "training_clip": _training_clip(videos, rounds),
-            "ten_clip_test": _ten_clip_test(videos, rounds),
-        }
+    return {"training_clip": _training_clip(videos, rounds), "ten_clip_test": _ten_clip_test(videos, rounds)}
 
 
 def _training_clip(paths: Sequence[str], rounds: int) -> dict[str, Any]:
-    dataset = TrainDataset(_records(paths), clip=_CLIP, transform=TrainTransform(_SHORT_SIDES, _CROP), seed=0)
+    dataset = TrainDataset(records_of(paths), clip=_CLIP, transform=TrainTransform(_SHORT_SIDES, _CROP), seed=0)
 
-    def ours(number: int) -> float:
-        start = time.perf_counter()
+    def ours(number: int) -> None:
         for index in range(len(paths)):
-            _frames_of(dataset[number, index])
-        return time.perf_counter() - start
+            frames_of(dataset[number, index])
 
     makers = {"mmaction2": _mmaction2_clip, "torchcodec": _torchcodec_clip, "pytorchvideo": _pytorchvideo_clip}
-    result = _measure(ours, makers, paths, rounds)
+    result = _measure(timed(ours), makers, paths, rounds)
     ratios = {name: result[name]["median_ms"] / result[_OURS]["median_ms"] for name in _measured(result)}
     if ratios:
         best = min(ratios, key=lambda name: ratios[name])
@@ -100,13 +87,11 @@ def _training_clip(paths: Sequence[str], rounds: int) -> dict[str, Any]:
 
 def _ten_clip_test(paths: Sequence[str], rounds: int) -> dict[str, Any]:
     crops = TestCrops("center", _SHORT_SIDE, _SHORT_SIDE)
-    dataset = EvalDataset(_records(paths), clip=_CLIP, crops=crops, num_clips=_NUM_CLIPS)
+    dataset = EvalDataset(records_of(paths), clip=_CLIP, crops=crops, num_clips=_NUM_CLIPS)
 
-    def ours(number: int) -> float:
-        start = time.perf_counter()
+    def ours(number: int) -> None:
         for index in range(len(paths)):
-            _frames_of(dataset[index])
-        return time.perf_counter() - start
+            frames_of(dataset[index])
 
     makers = {
         "mmaction2": _mmaction2_views,
@@ -114,7 +99,7 @@ def _ten_clip_test(paths: Sequence[str], rounds: int) -> dict[str, Any]:
         "torchcodec in one call": _torchcodec_views_at_once,
         "pytorchvideo": _pytorchvideo_views,
     }
-    result = _measure(ours, makers, paths, rounds)
+    result = _measure(timed(ours), makers, paths, rounds)
     ratios = {name: result[name]["median_ms"] / result[_OURS]["median_ms"] for name in _measured(result)}
     targets = {name: target for name, target in TEN_CLIP_TARGETS.items() if name in ratios}
     return {**result, "ratios": ratios, "targets": targets}
@@ -123,7 +108,7 @@ def _ten_clip_test(paths: Sequence[str], rounds: int) -> dict[str, Any]:
 def _measure(
     ours: Callable[[int], float], makers: Mapping[str, Callable[[], _Clips]], paths: Sequence[str], rounds: int
 ) -> dict[str, Any]:
-    """Milliseconds a video of all that can be measured; `missing` for what cannot."""
+    """Milliseconds for a video of each contender; `missing` with a reason for those that cannot be measured."""
     contenders = {_OURS: ours}
     missing: dict[str, dict[str, str]] = {}
     for name, make in makers.items():
@@ -136,7 +121,7 @@ def _measure(
         except _FAILURES as error:
             missing[name] = {"missing": f"fails on {path}: {type(error).__name__}: {str(error).strip()[:200]}"}
         else:
-            contenders[name] = _timed(clips, paths)
+            contenders[name] = timed(partial(_seeded, clips, paths))
     summary = summarize(
         {name: [s / len(paths) for s in values] for name, values in side_by_side(contenders, rounds).items()}
     )
@@ -144,30 +129,15 @@ def _measure(
     return {**views, **missing}
 
 
-def _timed(clips: _Clips, paths: Sequence[str]) -> Callable[[int], float]:
-    def measure(number: int) -> float:
-        random.seed(number)
-        torch.manual_seed(number)
-        start = time.perf_counter()
-        for path in paths:
-            clips(path)
-        return time.perf_counter() - start
-
-    return measure
+def _seeded(clips: _Clips, paths: Sequence[str], number: int) -> None:
+    random.seed(number)
+    torch.manual_seed(number)
+    for path in paths:
+        clips(path)
 
 
 def _measured(result: Mapping[str, Any]) -> list[str]:
     return [name for name, figures in result.items() if name != _OURS and "median_ms" in figures]
-
-
-def _records(paths: Sequence[str]) -> list[VideoRecord]:
-    return [VideoRecord(path, 0, source="the command line") for path in paths]
-
-
-def _frames_of(sample: Sample) -> torch.Tensor:
-    if sample.failures or sample.frames_VTCHW is None:
-        raise DecodeError(sample.failures[0].path, sample.failures[0].reason)
-    return sample.frames_VTCHW
 
 
 # ---- mmaction2 ---------------------------------------------------------------------------------
@@ -216,7 +186,7 @@ def _mmaction2_clip() -> _Clips:
 
 
 def _mmaction2_views() -> _Clips:
-    """Its test pipeline with one crop: each frame of the union is decoded and resized once, then laid out."""
+    """Its test pipeline with one crop: decodes and resizes each frame of the union once, then lays out the clips."""
     _, read = _mmaction2_frames()
 
     def views(path: str) -> torch.Tensor:
@@ -245,7 +215,7 @@ def _test_indices(num_frames: int) -> np.ndarray:
 
 
 def _torchcodec_opener(seek_mode: str) -> tuple[Any, Callable[[str], Any]]:
-    # Tells what is missing: the package, or FFmpeg's libraries.
+    # It says what is missing: the package, or FFmpeg's libraries.
     decoders = import_torchcodec()
     samplers: Any = importlib.import_module("torchcodec.samplers")
     return samplers, lambda path: decoders.VideoDecoder(path, num_ffmpeg_threads=1, seek_mode=seek_mode)
@@ -273,7 +243,7 @@ def _torchcodec_test_crop(frames_TCHW: torch.Tensor) -> torch.Tensor:
 
 
 def _torchcodec_views() -> _Clips:
-    """One open decoder, asked clip by clip."""
+    """One open decoder, read clip by clip."""
     _, opened = _torchcodec_opener("exact")
 
     def views(path: str) -> torch.Tensor:
@@ -285,7 +255,7 @@ def _torchcodec_views() -> _Clips:
 
 
 def _torchcodec_views_at_once() -> _Clips:
-    """Its own sampler of regular clips, which asks for all of them in one call."""
+    """Its own sampler of regular clips, which reads all of them in one call."""
     samplers, opened = _torchcodec_opener("exact")
 
     def views(path: str) -> torch.Tensor:
@@ -324,7 +294,7 @@ def _pytorchvideo_clip() -> _Clips:
 def _pytorchvideo_scale(frames_CTHW: torch.Tensor, short_side: int) -> torch.Tensor:
     last = frames_CTHW.shape[1] - 1
     places = torch.linspace(0, last, _CLIP.num_frames).clamp(0, last).long()
-    frames_CTHW = frames_CTHW[:, places]  # here the other half of them is given back
+    frames_CTHW = frames_CTHW[:, places]  # this frees the other half of them
     x_CTHW = (frames_CTHW.float() / 255 - _MEAN) / _STD
     height, width = x_CTHW.shape[-2:]
     scale = short_side / min(height, width)
@@ -333,7 +303,7 @@ def _pytorchvideo_scale(frames_CTHW: torch.Tensor, short_side: int) -> torch.Ten
 
 
 def _pytorchvideo_views() -> _Clips:
-    """One open video, asked clip by clip, as its data set does in a test."""
+    """One open video, read clip by clip, as its data set does in a test."""
     encoded: Any = importlib.import_module("pytorchvideo.data.encoded_video")
     sampling_of: Any = importlib.import_module("pytorchvideo.data.clip_sampling")
     from torchvision.transforms.functional import center_crop
@@ -356,44 +326,28 @@ def _pytorchvideo_views() -> _Clips:
 # ---- the page ----------------------------------------------------------------------------------
 
 
-def format_peers(result: Mapping[str, Any]) -> str:
-    """The figures as text."""
-    machine = result["machine"]
-    lines = [
-        f"{machine['processor']}, {machine['num_cores']} cores, load {machine['load_average']:.1f}, one thread",
-        f"{len(result['videos'])} video(s); medians over {result['rounds']} round(s) side by side (lowest to highest)",
-    ]
+def peer_lines(result: Mapping[str, Any]) -> list[str]:
+    """The figures as lines of text."""
     training, test = result["training_clip"], result["ten_clip_test"]
-    lines += ["", f"One training clip of {_CLIP.num_frames} frames, stride {_CLIP.stride}, to {_CROP} px"]
+    lines = [f"One training clip of {_CLIP.num_frames} frames, stride {_CLIP.stride}, to {_CROP} px"]
     lines += _rows(training, "clips/s")
     if "ratio" in training:
-        lines.append(
-            f"  ratio to the best peer ({training['best_peer']}) {training['ratio']:.2f}, "
-            f"target at least {training['target']:.3g}: {_verdict(training['ratio'], training['target'])}"
-        )
+        wanted = verdict(training["ratio"], at_least=training["target"])
+        lines.append(f"  ratio to the best peer ({training['best_peer']}) {training['ratio']:.2f}, {wanted}")
     lines += ["", f"{_NUM_CLIPS} test clips of a video, to {_SHORT_SIDE} px"]
     lines += _rows(test, "videos/s")
     for name, ratio in test["ratios"].items():
         target = test["targets"].get(name)
-        wanted = "" if target is None else f", target at least {target:.3g}: {_verdict(ratio, target)}"
+        wanted = "" if target is None else f", {verdict(ratio, at_least=target)}"
         lines.append(f"  ratio to {name} {ratio:.2f}{wanted}")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _rows(result: Mapping[str, Any], unit: str) -> list[str]:
     rows = []
     for name, figures in result.items():
-        if not isinstance(figures, Mapping):
-            continue
-        if "missing" in figures:
+        if isinstance(figures, Mapping) and "missing" in figures:
             rows.append(f"  {name:24s}not measured: {figures['missing']}")
-        elif "median_ms" in figures:
-            spread = f"({figures['min_ms']:.1f} to {figures['max_ms']:.1f})"
-            rows.append(
-                f"  {name:24s}{figures['median_ms']:9.1f} ms  {spread}  {figures['per_second']:.1f} {unit} and core"
-            )
+        elif isinstance(figures, Mapping) and "median_ms" in figures:
+            rows.append(contender_row(name, figures, f"{figures['per_second']:.1f} {unit} and core"))
     return rows
-
-
-def _verdict(ratio: float, target: float) -> str:
-    return "met" if ratio >= target else "missed"

@@ -1,7 +1,7 @@
-"""`video-gn bench test`: what several processes save of a test's time, each with one thread.
+"""`video-gn bench test`: the time that several processes save in a test, each with one thread.
 
-One process scores all views of every video; then several share the videos out and gather what they have seen. They
-take turns, are started once, and starting them does not count: reading, scoring, gathering and counting do.
+One process scores all views of every video; then several share the videos and gather their scores. They take turns
+and are started once. The start does not count: reading, scoring, gathering and counting do.
 """
 
 from __future__ import annotations
@@ -9,21 +9,28 @@ from __future__ import annotations
 import logging
 import math
 import multiprocessing
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import distributed
 
-from video_gn.bench._video import write_typical_video
-from video_gn.bench.measuring import describe_machine, ratio_of_medians, side_by_side, summarize
+from video_gn.bench._video import given_or_made
+from video_gn.bench.measuring import (
+    check_rounds,
+    contender_row,
+    describe_machine,
+    head_lines,
+    ratio_of_medians,
+    side_by_side,
+    summarize,
+    verdict,
+)
 from video_gn.data.collate import collate
 from video_gn.data.crops import TestCrops
 from video_gn.data.dataset import ClipConfig, EvalDataset
@@ -32,7 +39,6 @@ from video_gn.decoding import open_video
 from video_gn.errors import ConfigError
 from video_gn.evaluation.accuracy import MultiViewAccuracy
 from video_gn.evaluation.scores import score_views
-from video_gn.files import write_json
 from video_gn.lists.records import VideoRecord
 from video_gn.models.resnet3d import i3d
 
@@ -49,61 +55,51 @@ class EvalSetup:
     """What is tested.
 
     Args:
-        num_videos: videos, all alike.
-        num_clips: of a video.
-        frames: of a clip.
-        size: height and width, px.
-        width: channels of the stem.
-        num_processes: that share the videos out.
+        num_videos: Videos of the test.
+        num_clips: Clips of a video.
+        frames: Frames of a clip.
+        size: Height and width, px.
+        width: Channels of the stem.
+        num_processes: Processes that share the videos.
     """
 
-    num_videos: int = 8
-    num_clips: int = 10
-    frames: int = 8
-    size: int = 112
-    width: int = 64
-    num_processes: int = 2
+    num_videos: int
+    num_clips: int
+    frames: int
+    size: int
+    width: int
+    num_processes: int
 
 
-def bench_test(
-    setup: EvalSetup | None = None, *, videos: Sequence[str] = (), rounds: int = 5, output: str | None = None
-) -> int:
-    """Measure tests in one process and in several, print the ratio, and write the figures as json where asked.
+def bench_test(setup: EvalSetup, *, videos: Sequence[str], rounds: int) -> dict[str, Any]:
+    """Measure tests in one process and in several.
 
     Args:
-        setup: clips, net and processes.
-        videos: files to read, taken in turns; none given, a 10 s one of 340x256 is made.
-        rounds: that count; one more comes before them and does not.
-        output: json file to write.
+        setup: Clips, net and processes.
+        videos: Paths, taken in turns; if there are none, a 340x256 video of 10 s is made.
+        rounds: Rounds that count.
 
     Returns:
-        The exit status, 0.
+        The figures, for `format_page` and json.
 
     Raises:
         ConfigError: for fewer than 1 round, 1 video or 2 processes.
         DecodeError: for a file that cannot be read.
     """
-    setup = setup or EvalSetup()
-    for name, value, least in (
-        ("rounds", rounds, 1),
-        ("num_videos", setup.num_videos, 1),
-        ("num_processes", setup.num_processes, 2),
-    ):
+    check_rounds(rounds)
+    for name, value, least in (("num_videos", setup.num_videos, 1), ("num_processes", setup.num_processes, 2)):
         if value < least:
-            raise ConfigError(f"{name} must be at least {least}, got {value!r}.")
+            raise ConfigError(f"{name} must be at least {least}, got {value!r}. Give {least} or more.")
     together = _TOGETHER.format(setup.num_processes)
     with tempfile.TemporaryDirectory(prefix="video-gn-bench-") as directory:
-        paths = list(videos)
-        if not paths:
-            paths = [f"{directory}/typical.mp4"]
-            write_typical_video(Path(paths[0]))
+        paths = given_or_made(videos, directory)
         for path in paths:
-            open_video(path).close()  # what cannot be read would cost no time
+            open_video(path).close()  # a file that cannot be read would take no time
         with _Workers(setup, paths, directory) as workers:
             seconds = side_by_side({_ALONE: workers.turn(1), together: workers.turn(setup.num_processes)}, rounds)
             same = len(set(workers.results)) == 1
     summary = summarize(seconds)
-    result: dict[str, Any] = {
+    return {
         "machine": {**describe_machine(), "num_threads": 1},
         "setup": asdict(setup),
         "rounds": rounds,
@@ -112,14 +108,10 @@ def bench_test(
         "target": TARGET if setup.num_processes == 2 else None,
         "same_results": same,
     }
-    sys.stdout.write(format_page(result))
-    if output is not None:
-        write_json(output, result)
-    return 0
 
 
 class _Workers:
-    """Processes that wait for their turn, in a group."""
+    """Processes of one group that wait for their turn."""
 
     def __init__(self, setup: EvalSetup, paths: Sequence[str], directory: str) -> None:
         context = multiprocessing.get_context("spawn")
@@ -133,10 +125,10 @@ class _Workers:
             theirs.close()
             self.pipes.append(mine)
             self.processes.append(process)
-        log.info("%d processes start", setup.num_processes)
+        log.info("starting %d processes", setup.num_processes)
 
     def turn(self, num_processes: int) -> Callable[[int], float]:
-        """A contender of `side_by_side`: the first processes test."""
+        """A contender of `side_by_side`: a test by the first `num_processes` processes."""
 
         def run(number: int) -> float:
             pipes = self.pipes[:num_processes]
@@ -160,7 +152,7 @@ class _Workers:
 
 
 def _work(rank: int, setup: EvalSetup, paths: Sequence[str], directory: str, pipe: Connection) -> None:
-    """Test whenever the pipe says with how many, until it is closed; answers with seconds and what was found."""
+    """Test whenever the pipe gives a number of processes, until it is closed; answer with seconds and results."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     store = f"file://{directory}/store"
@@ -205,22 +197,14 @@ def _test(net: Any, dataset: EvalDataset, keys: EvalSampler, is_shared: bool) ->
 
 def format_page(result: dict[str, Any]) -> str:
     """The figures as text."""
-    machine, setup = result["machine"], result["setup"]
+    setup, ratio = result["setup"], result["ratio"]
     lines = [
-        f"{machine['processor']}, {machine['num_cores']} cores, one thread each, load {machine['load_average']:.1f}, "
-        f"torch {machine['torch']}",
+        *head_lines(result),
         f"A test of {setup['num_videos']} videos, {setup['num_clips']} clips of {setup['frames']}x{setup['size']}x"
-        f"{setup['size']} each, ResNet-50 I3D of width {setup['width']}; medians over {result['rounds']} round(s).",
+        f"{setup['size']} each, ResNet-50 I3D of width {setup['width']}, one thread in each process",
+        *(contender_row(name, figures) for name, figures in result["contenders"].items()),
     ]
-    for name, figures in result["contenders"].items():
-        lines.append(
-            f"  {name}: {figures['median_ms'] / 1000:.2f} s ({figures['min_ms'] / 1000:.2f} to "
-            f"{figures['max_ms'] / 1000:.2f})"
-        )
-    verdict = ""
-    if result["target"] is not None:
-        met = "met" if result["ratio"] <= result["target"] else "missed"
-        verdict = f", at most {result['target']:g} on as many idle cores: {met}"
-    lines.append(f"  time of several / of one: {result['ratio']:.2f}{verdict}")
+    target = "" if result["target"] is None else f", {verdict(ratio, at_most=result['target'])} (on as many idle cores)"
+    lines.append(f"  time of several / of one: {ratio:.2f}{target}")
     lines.append(f"  results {'are the same to the last bit' if result['same_results'] else 'DIFFER'}")
     return "\n".join(lines) + "\n"

@@ -1,14 +1,12 @@
 """`video-gn bench train`: a training step's time and memory for each norm, side by side in one run.
 
-All contenders do one step a round, in a changing order, so that a busy machine slows all of them; the first round
-warms up and does not count. Ratios are of medians. Memory is measured before that, each contender in a process of
-its own. `pytorchvideo` is its i3d_r50 with batch norm, as it comes: contiguous.
+Each contender does one step in a round; ratios are of medians. Memory is measured before that, each contender in its
+own process. `pytorchvideo` is its i3d_r50 with Batch Norm, unchanged: contiguous.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from typing import Any
@@ -29,58 +27,62 @@ from video_gn.bench._train_step import (
     peak_bytes,
     set_checkpointing,
 )
-from video_gn.bench.measuring import describe_machine, ratio_of_medians, side_by_side, summarize
+from video_gn.bench.measuring import (
+    check_rounds,
+    describe_machine,
+    head_lines,
+    ratio_of_medians,
+    side_by_side,
+    summarize,
+    verdict,
+)
 from video_gn.errors import ConfigError
-from video_gn.files import write_json
 from video_gn.models.norms import NORMS, norm_kind
 from video_gn.models.resnet3d import I3D, min_clip
 
 log = logging.getLogger(__name__)
 
-# They hold for two clips of 32 x 224 x 224 on a CPU: (what, contender, to what, figure, at most).
+# Targets for two clips of 32 x 224 x 224 on a CPU: (what, contender, compared to, figure, at most).
 _BEST = "channels_last_3d"
 TARGETS = (
     ("group / batch, float32", f"group {_BEST} float32", "to_batch", "time", 1.1),
     ("group / batch, bfloat16", f"group {_BEST} bfloat16", "to_batch", "time", 1.2),
-    ("group float32 / pytorchvideo as it comes", f"group {_BEST} float32", "to_pytorchvideo", "time", 0.75),
-    ("group bfloat16 / pytorchvideo as it comes", f"group {_BEST} bfloat16", "to_pytorchvideo", "time", 0.5),
+    ("group float32 / pytorchvideo unchanged", f"group {_BEST} float32", "to_pytorchvideo", "time", 0.75),
+    ("group bfloat16 / pytorchvideo unchanged", f"group {_BEST} bfloat16", "to_pytorchvideo", "time", 0.5),
     ("checkpointing, memory", f"group {_BEST} float32 checkpointed", "to_plain", "memory", 0.55),
     ("checkpointing, time", f"group {_BEST} float32 checkpointed", "to_plain", "time", 1.35),
 )
 
 
 def bench_train(
-    setup: TrainSetup | None = None,
+    setup: TrainSetup,
     *,
     norms: Sequence[str] = (),
-    formats: Sequence[str] = tuple(FORMATS),
-    precisions: Sequence[str] = tuple(PRECISIONS),
+    formats: Sequence[str] = (),
+    precisions: Sequence[str] = (),
     compiled: bool = False,
     memory: bool = True,
-    rounds: int = 5,
-    output: str | None = None,
-) -> int:
-    """Measure training steps, print a table of medians and ratios, and write them as json where asked.
+    rounds: int,
+) -> dict[str, Any]:
+    """Measure training steps.
 
     Args:
-        setup: clips, net and device.
-        norms: kinds of `NORMS`; none given, all of them.
-        formats: keys of `FORMATS`.
-        precisions: keys of `PRECISIONS`.
-        compiled: also compiled nets, in channels_last_3d; compiling takes a minute or more for each.
-        memory: measure that as well.
-        rounds: that count; one more comes before them and does not.
-        output: json file to write.
+        setup: Clips, net and device.
+        norms: Kinds of `NORMS`; all if empty.
+        formats: Keys of `FORMATS`; all if empty.
+        precisions: Keys of `PRECISIONS`; all if empty.
+        compiled: Whether to measure compiled nets too, in channels_last_3d; compiling takes a minute or more for each.
+        memory: Whether to measure memory too.
+        rounds: Rounds that count.
 
     Returns:
-        The exit status, 0.
+        The figures, for `format_page` and json.
 
     Raises:
         ConfigError: for fewer than 1 round, an unknown norm, format, precision, layout or device, or a clip that is
             too small for the layout.
     """
-    setup = setup or TrainSetup()
-    norms = tuple(norms) or tuple(NORMS)
+    norms, formats, precisions = tuple(norms or NORMS), tuple(formats or FORMATS), tuple(precisions or PRECISIONS)
     _check(setup, norms, formats, precisions, rounds)
     contenders, notes = list_contenders(setup, norms, formats, precisions, compiled=compiled)
     peaks = {c.name: _peak(c, setup) for c in contenders if memory and not c.compiled}
@@ -88,7 +90,7 @@ def bench_train(
     figures = ratios(contenders, summarize(seconds), peaks)
     for name, value in compile_seconds.items():
         figures[name]["compile_seconds"] = value
-    result: dict[str, Any] = {
+    return {
         "machine": {**describe_machine(), "device": _device_name(setup)},
         "setup": {name: getattr(setup, name) for name in TrainSetup.__slots__},
         "rounds": rounds,
@@ -97,26 +99,21 @@ def bench_train(
         "targets_apply": _targets_apply(setup),
         "notes": notes + [f"{name} was not measured: {reason}" for name, reason in refused.items()],
     }
-    sys.stdout.write(format_page(result))
-    if output is not None:
-        write_json(output, result)
-    return 0
 
 
 def _check(
     setup: TrainSetup, norms: Sequence[str], formats: Sequence[str], precisions: Sequence[str], rounds: int
 ) -> None:
-    if rounds < 1:
-        raise ConfigError(f"rounds must be at least 1, got {rounds!r}. The first round is not counted among them.")
+    check_rounds(rounds)
     for name, values, table in (("formats", formats, FORMATS), ("precisions", precisions, PRECISIONS)):
-        if not values or not set(values) <= set(table):
-            raise ConfigError(f"{name} must be among {sorted(table)}, got {list(values)!r}. Choose of these.")
+        if not set(values) <= set(table):
+            raise ConfigError(f"{name} must be among {sorted(table)}, got {list(values)!r}. Choose some of these.")
     try:
         for norm in norms:
             norm_kind(norm)
         frames, size = min_clip(setup.layout)
         torch.empty(0, device=setup.device)
-    except (ValueError, RuntimeError, AssertionError) as error:  # the last two: of the device
+    except (ValueError, RuntimeError, AssertionError) as error:  # the last two come from the device
         raise ConfigError(str(error).splitlines()[0]) from None
     if setup.frames < frames or setup.size < size:
         raise ConfigError(
@@ -128,7 +125,7 @@ def _check(
 def list_contenders(
     setup: TrainSetup, norms: Sequence[str], formats: Sequence[str], precisions: Sequence[str], *, compiled: bool
 ) -> tuple[list[Contender], list[str]]:
-    """Who takes part, and notes on who does not."""
+    """The contenders, and notes on those left out."""
     notes = []
     contenders = [Contender(n, f, p) for n in norms for f in formats for p in precisions]
     if compiled:
@@ -141,7 +138,7 @@ def list_contenders(
     if setup.layout == PYTORCHVIDEO_LAYOUT:
         contenders += [Contender(PYTORCHVIDEO, "contiguous", p) for p in precisions]
     else:
-        notes.append(f"pytorchvideo was not measured: its net is of the layout {PYTORCHVIDEO_LAYOUT!r} alone")
+        notes.append(f"pytorchvideo was not measured: its net has the layout {PYTORCHVIDEO_LAYOUT!r} only")
     return contenders, notes
 
 
@@ -153,7 +150,7 @@ def _peak(contender: Contender, setup: TrainSetup) -> int | None:
 def _measure(
     contenders: Sequence[Contender], setup: TrainSetup, rounds: int
 ) -> tuple[dict[str, list[float]], dict[str, float], dict[str, str]]:
-    """Seconds of each round, seconds of compiling, and why others were not measured, by name."""
+    """Seconds of each round, seconds of compiling, and reasons of those not measured, by name."""
     nets: dict[tuple[str, str, bool], nn.Module] = {}
     compile_seconds: dict[str, float] = {}
     refused: dict[str, str] = {}
@@ -170,11 +167,11 @@ def _measure(
             log.info("compiling: %s", contender.name)
             try:
                 compile_seconds[contender.name] = step(0)
-            except RuntimeError as error:  # no C++ compiler, for one
+            except RuntimeError as error:  # such as a missing C++ compiler
                 refused[contender.name] = str(error).splitlines()[0]
                 continue
         steps[contender.name] = step
-    log.info("time: %d contenders, %d rounds and one before them", len(steps), rounds)
+    log.info("time: %d contenders, %d rounds and a warm-up", len(steps), rounds)
     return side_by_side(steps, rounds), compile_seconds, refused
 
 
@@ -191,17 +188,17 @@ def _in_turn(net: nn.Module, contender: Contender, setup: TrainSetup) -> Callabl
 def ratios(
     contenders: Sequence[Contender], summary: Mapping[str, Mapping[str, float]], peaks: Mapping[str, int | None]
 ) -> dict[str, dict[str, Any]]:
-    """Each contender's figures, and its time and memory divided by those it is to be compared with.
+    """Each contender's figures, and its time and memory divided by those that it is compared with.
 
     Args:
-        contenders: those that may have figures.
-        summary: name -> "median_ms", "min_ms", "max_ms"; a name that is not there was not measured.
-        peaks: name -> bytes; None and a missing name alike are unknown.
+        contenders: Contenders that may have figures.
+        summary: name -> "median_ms", "min_ms", "max_ms"; without an entry if it was not measured.
+        peaks: name -> bytes; None or without an entry if unknown.
 
     Returns:
         name -> what the contender is, its figures, `peak_mb`, and `to_batch` (of the same format and precision,
-        compiled where it is), `to_pytorchvideo` (as it comes: float32) and `to_plain` (without checkpointing), each
-        {"time", "memory"}; what was not measured is None.
+        compiled if it is), `to_pytorchvideo` (unchanged: float32) and `to_plain` (without checkpointing), each
+        {"time", "memory"}; None for what was not measured.
     """
     figures: dict[str, dict[str, Any]] = {}
     for contender in contenders:
@@ -235,7 +232,7 @@ def _ratio(
 
 
 def check_targets(figures: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The targets, what was found, and whether that meets them; None for what was not measured."""
+    """The targets, the values, and whether they meet the targets; None for what was not measured."""
     found = []
     for what, name, to, figure, at_most in TARGETS:
         value = figures[name][to][figure] if name in figures else None
@@ -258,7 +255,7 @@ def format_page(result: Mapping[str, Any]) -> str:
     from rich.console import Console
     from rich.table import Table
 
-    machine, setup = result["machine"], result["setup"]
+    setup = result["setup"]
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("net", "format", "precision", "", "step ms", "lowest-highest", "MB"):
         table.add_column(heading, justify="right" if heading in ("step ms", "lowest-highest", "MB") else "left")
@@ -281,12 +278,10 @@ def format_page(result: Mapping[str, Any]) -> str:
     page = StringIO()
     console = Console(file=page, width=140)
     console.print(
-        f"{machine['processor']}, {machine['num_threads']} of {machine['num_cores']} cores, "
-        f"load {machine['load_average']:.1f}, torch {machine['torch']}, device {machine['device']}",
+        *head_lines(result),
         f"A training step on {setup['num_clips']} clips of {setup['frames']}x{setup['size']}x{setup['size']}, "
-        f"ResNet-50 I3D of width {setup['width']}, layout {setup['layout']}; medians over {result['rounds']} round(s) "
-        "side by side.",
-        "ptv: pytorchvideo's i3d_r50 as it comes, float32.",
+        f"ResNet-50 I3D of width {setup['width']}, layout {setup['layout']}, on {result['machine']['device']}",
+        "ptv: pytorchvideo's i3d_r50 unchanged, float32",
         table,
         "Targets, for two clips of 32x224x224 and width 64 on a CPU"
         + (":" if result["targets_apply"] else "; they do not hold for this run's setup:"),
@@ -294,9 +289,9 @@ def format_page(result: Mapping[str, Any]) -> str:
         highlight=False,
     )
     for target in result["targets"]:
-        verdict = {None: "not measured", True: "met", False: "missed"}[target["met"]]
-        value = _number(target["value"], ".2f")
-        console.print(f"  {target['what']}: {value}, at most {target['at_most']:g}: {verdict}", highlight=False)
+        value = target["value"]
+        text = "not measured" if value is None else f"{value:.2f}, {verdict(value, at_most=target['at_most'])}"
+        console.print(f"  {target['what']}: {text}", highlight=False)
     for note in result["notes"]:
         console.print(note, highlight=False, markup=False)
     return "\n".join(line.rstrip() for line in page.getvalue().splitlines()) + "\n"

@@ -1,7 +1,7 @@
-"""`video-gn bench weights`: what loading costs, against the plain loaders of torch, safetensors and pickle.
+"""`video-gn bench weights`: the cost of loading, against the plain loaders of torch, safetensors and pickle.
 
 Files of a ResNet-50 I3D with 400 classes (28 million parameters) are made; each loader puts them into the same
-network, in turns, on one thread. The plain loaders check names and shapes alone; pickle's runs what is in the file.
+network, in turns, on one thread. The plain loaders only check names and shapes; pickle's runs the code in the file.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ import gc
 import json
 import os
 import pickle
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,13 +19,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from video_gn.bench.measuring import (
+    check_rounds,
     describe_machine,
+    head_lines,
     one_thread,
     ratio_of_medians,
+    reset_peak,
+    resident_bytes,
     side_by_side,
     summarize,
+    timed,
 )
-from video_gn.files import write_json
 from video_gn.models.resnet3d import I3D, i3d
 from video_gn.weights import load_into
 from video_gn.weights.keymaps import KEYMAPS
@@ -36,17 +38,20 @@ SECONDS_TARGET = 2.0
 MEMORY_TARGET = 3.0
 
 
-def bench_weights(*, rounds: int = 5, output: str | None = None, width: int = 64) -> int:
-    """Measure loading of each kind of file, print seconds, ratios and memory, and write them as json where asked.
+def bench_weights(*, rounds: int, width: int = 64) -> dict[str, Any]:
+    """Measure the loading of each kind of file.
 
     Args:
-        rounds: that count; one more comes before them and does not.
-        output: json file to write.
-        width: of the network; the targets hold for 64.
+        rounds: Rounds that count.
+        width: Channels of the network's stem; the targets hold for 64.
 
     Returns:
-        The exit status, 0.
+        The figures, for `format_page` and json.
+
+    Raises:
+        ConfigError: for fewer than 1 round.
     """
+    check_rounds(rounds)
     with tempfile.TemporaryDirectory(prefix="video-gn-bench-") as directory, one_thread():
         net = i3d(50, layout="slowfast", norm="batch", num_classes=400, width=width)
         files = _write(Path(directory), net)
@@ -56,14 +61,11 @@ def bench_weights(*, rounds: int = 5, output: str | None = None, width: int = 64
             "num_parameters": sum(p.numel() for p in net.parameters()),
             "files": {},
         }
-        # Memory first, in processes of their own: memory that an earlier load gave back would hide a later one's.
+        # Memory first, each in its own process: memory that an earlier load gave back would hide a later one's.
         peaks = {name: _peaks(net, path, plain) for name, (path, plain) in files.items()}
         for name, (path, plain) in files.items():
             result["files"][name] = {**_measure(net, path, plain, rounds), "memory": peaks[name]}
-    sys.stdout.write(format_page(result))
-    if output is not None:
-        write_json(output, result)
-    return 0
+    return result
 
 
 Plain = Callable[[I3D, Path], object]
@@ -76,7 +78,7 @@ def _write(directory: Path, net: I3D) -> dict[str, tuple[Path, Plain]]:
     save_file(state, paths["safetensors"])
     caffe2 = {KEYMAPS["caffe2"].to_theirs(k): v.numpy() for k, v in state.items()}
     with paths["pkl"].open("wb") as file:
-        # Python 2's protocol 2 holds bytes as they are, which Python 3 does from protocol 3 on.
+        # Protocol 2 of Python 2 stores bytes unchanged; Python 3 does so from protocol 3 on.
         pickle.dump({"blobs": {k: v for k, v in caffe2.items() if k is not None}}, file, protocol=3)
     flat = {KEYMAPS["torchvision"].to_theirs(k): v for k, v in state.items()}
     torch.save({k: v.sum(2) if v.ndim == 5 else v for k, v in flat.items()}, paths["pth"])
@@ -100,7 +102,7 @@ def _plain_pickle(net: I3D, path: Path) -> object:
     with path.open("rb") as file:
         blobs = pickle.load(file, encoding="latin1")["blobs"]
     state = {KEYMAPS["caffe2"].to_ours(k): torch.from_numpy(v) for k, v in blobs.items()}
-    return net.load_state_dict(state, strict=False)  # it has no counts of batches
+    return net.load_state_dict(state, strict=False)  # Caffe2 keeps no counts of batches
 
 
 def _plain_inflation(net: I3D, path: Path) -> object:
@@ -116,27 +118,12 @@ def _plain_inflation(net: I3D, path: Path) -> object:
 
 
 def _measure(net: I3D, path: Path, plain: Plain, rounds: int) -> dict[str, Any]:
-    layout: Any = {"layout_mismatch": "allow"}
-
-    def timed(load: Callable[[], object]) -> Callable[[int], float]:
-        def measure(number: int) -> float:
-            start = time.perf_counter()
-            load()
-            return time.perf_counter() - start
-
-        return measure
-
-    def ours() -> object:
-        return load_into(net, path, **layout)
-
-    contenders = {"ours": timed(ours), "plain": timed(lambda: plain(net, path))}
-    summary = summarize(side_by_side(contenders, rounds))
-    size = path.stat().st_size
-    return {
-        **summary,
-        "ratio": ratio_of_medians(summary, "ours", "plain"),
-        "file_mb": size / 1e6,
+    contenders = {
+        "ours": timed(lambda number: load_into(net, path, layout_mismatch="allow")),
+        "plain": timed(lambda number: plain(net, path)),
     }
+    summary = summarize(side_by_side(contenders, rounds))
+    return {**summary, "ratio": ratio_of_medians(summary, "ours", "plain"), "file_mb": path.stat().st_size / 1e6}
 
 
 def _peaks(net: I3D, path: Path, plain: Plain) -> dict[str, float | None]:
@@ -161,30 +148,20 @@ def _in_a_fork(measure: Callable[..., float | None], *arguments: Any) -> float |
 
 
 def _peak(arguments: Mapping[str, Any], load: Callable[[I3D], object], size: int) -> float | None:
-    """Growth of this process's memory in RAM at its highest, mapped files included, in sizes of the file."""
+    """Highest growth of this process's memory in RAM, mapped files included, as a multiple of the file's size."""
     net = i3d(**arguments)  # the parent's would be copied on the first write to it
-    status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     gc.collect()
-    try:
-        clear.write_text("5")
-    except OSError:
-        return None
-    before = _kilobytes(status, "VmRSS")
+    before = resident_bytes() if reset_peak() else None
     load(net)
-    return 1024 * (_kilobytes(status, "VmHWM") - before) / size
-
-
-def _kilobytes(status: Path, name: str) -> int:
-    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(f"{name}:"))
+    peak = resident_bytes(peak=True)
+    return None if before is None or peak is None else (peak - before) / size
 
 
 def format_page(result: Mapping[str, Any]) -> str:
     """The figures as text."""
-    machine = result["machine"]
     lines = [
-        f"{machine['processor']}, {machine['num_cores']} cores, load {machine['load_average']:.1f}, one thread, "
-        f"torch {machine['torch']}",
-        f"ResNet-50 I3D, {result['num_parameters'] / 1e6:.2f} M parameters; medians over {result['rounds']} round(s); "
+        *head_lines(result),
+        f"ResNet-50 I3D, {result['num_parameters'] / 1e6:.2f} M parameters; "
         f"targets: {SECONDS_TARGET:g} s, {MEMORY_TARGET:g} times the file in memory",
         "",
         f"{'file':28s}{'MB':>6s}{'load_into':>12s}{'plain':>10s}{'ratio':>8s}{'memory':>9s}{'plain':>8s}",

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from video_gn.checks import positive
 from video_gn.commands._terminal import set_up_logging
+from video_gn.files import write_json
 from video_gn.models import LAYOUTS
 
-_FORMATS = ("contiguous", "channels_last_3d")
-_PRECISIONS = ("float32", "bfloat16")
-# Name, default, what: the defaults of `EvalSetup`, which imports torch; a test compares them.
+# Sizes of `EvalSetup`: name, default, what.
 _TEST_SIZES = (
     ("num_videos", 8, "videos of a test"),
     ("num_clips", 10, "clips of a video"),
@@ -21,6 +21,9 @@ _TEST_SIZES = (
     ("width", 64, "channels of the stem"),
     ("num_processes", 2, "processes that share the videos"),
 )
+
+# What is written as json, and the page to print.
+Figures = tuple[dict[str, Any], str]
 
 
 def main(command: str, words: Sequence[str]) -> int:
@@ -33,8 +36,11 @@ def main(command: str, words: Sequence[str]) -> int:
         added.add_argument("--output", "--json", metavar="FILE", help="json file to write the figures to")
     options = parser.parse_args(words)
     set_up_logging()
-    status: int = options.run(options)
-    return status
+    result, page = options.run(options)
+    sys.stdout.write(page)
+    if options.output is not None:
+        write_json(options.output, result)
+    return 0
 
 
 # ---- data ----------------------------------------------------------------------------------------
@@ -50,10 +56,11 @@ def _add_data(commands: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def _data(options: argparse.Namespace) -> int:
-    from video_gn.bench.data import bench_data
+def _data(options: argparse.Namespace) -> Figures:
+    from video_gn.bench.data import bench_data, format_page
 
-    return bench_data(options.videos, rounds=options.rounds, output=options.output, peers=options.peers)
+    result = bench_data(options.videos, rounds=options.rounds, peers=options.peers)
+    return result, format_page(result)
 
 
 # ---- weights -------------------------------------------------------------------------------------
@@ -67,10 +74,11 @@ def _add_weights(commands: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def _weights(options: argparse.Namespace) -> int:
-    from video_gn.bench.weights import bench_weights
+def _weights(options: argparse.Namespace) -> Figures:
+    from video_gn.bench.weights import bench_weights, format_page
 
-    return bench_weights(rounds=options.rounds, output=options.output)
+    result = bench_weights(rounds=options.rounds)
+    return result, format_page(result)
 
 
 # ---- test ----------------------------------------------------------------------------------------
@@ -87,11 +95,12 @@ def _add_test(commands: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def _test(options: argparse.Namespace) -> int:
-    from video_gn.bench.test import EvalSetup, bench_test
+def _test(options: argparse.Namespace) -> Figures:
+    from video_gn.bench.test import EvalSetup, bench_test, format_page
 
     setup = EvalSetup(**{name: getattr(options, name) for name, _, _ in _TEST_SIZES})
-    return bench_test(setup, videos=options.videos, rounds=options.rounds, output=options.output)
+    result = bench_test(setup, videos=options.videos, rounds=options.rounds)
+    return result, format_page(result)
 
 
 # ---- train ---------------------------------------------------------------------------------------
@@ -115,9 +124,11 @@ def _add_train(commands: Any) -> argparse.ArgumentParser:
         help="layout of our nets; pytorchvideo's is measured with slowfast alone (slowfast)",
     )
     parser.add_argument("--norms", nargs="+", default=(), metavar="NORM", help="norms, such as batch group (all)")
-    parser.add_argument("--formats", nargs="+", default=_FORMATS, choices=_FORMATS, help="memory formats (both)")
     parser.add_argument(
-        "--precisions", nargs="+", default=_PRECISIONS, choices=_PRECISIONS, help="precisions, by autocast (both)"
+        "--formats", nargs="+", default=(), metavar="FORMAT", help="memory formats: contiguous, channels_last_3d (both)"
+    )
+    parser.add_argument(
+        "--precisions", nargs="+", default=(), metavar="PRECISION", help="float32, bfloat16 by autocast (both)"
     )
     parser.add_argument(
         "--compile", action="store_true", help="also compile nets, channels_last_3d; a minute or more for each"
@@ -129,8 +140,8 @@ def _add_train(commands: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def _train(options: argparse.Namespace) -> int:
-    from video_gn.bench.train import TrainSetup, bench_train
+def _train(options: argparse.Namespace) -> Figures:
+    from video_gn.bench.train import TrainSetup, bench_train, format_page
     from video_gn.run.memory import keep_freed_memory
 
     setup = TrainSetup(
@@ -143,7 +154,7 @@ def _train(options: argparse.Namespace) -> int:
     )
     if options.keep_memory and not setup.on_cuda:
         keep_freed_memory()
-    return bench_train(
+    result = bench_train(
         setup,
         norms=options.norms,
         formats=options.formats,
@@ -151,5 +162,5 @@ def _train(options: argparse.Namespace) -> int:
         compiled=options.compile,
         memory=not options.no_memory,
         rounds=options.rounds,
-        output=options.output,
     )
+    return result, format_page(result)
