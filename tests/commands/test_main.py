@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -49,3 +51,13 @@ def test_errors_in_a_line(monkeypatch, capsys, error, status, line):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert script.main(["fit"]) == status
     assert (os.uname().nodename in capsys.readouterr().err) == (status < 128)
+
+
+def test_fit_imports_neither_the_report_nor_the_unpickler_before_it_needs_them():
+    code = (
+        "import sys, video_gn.commands.fit\n"
+        "late = [name for name in sys.modules if name.startswith(('video_gn.report', 'video_gn.weights._unpickle'))]\n"
+        "assert not late, late"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
