@@ -139,7 +139,7 @@ def test_bare_decoding_reads_the_frames_of_the_sample(video):
         return opened
 
     records = records_of([video])
-    options = {"clip": data._CLIP, "transform": TrainTransform(short_side=(32, 40), crop_size=32), "seed": 0}
+    options = {"clip": data._CLIP, "transform": TrainTransform(short_side_px=(32, 40), crop_px=32), "seed": 0}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("video_gn.data.dataset.open_video", recording("sample"))
         samples = [TrainDataset(records, **options)[epoch, 0] for epoch in range(6)]

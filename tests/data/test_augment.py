@@ -191,6 +191,15 @@ def test_off_and_certain():
         assert RandomErasing(1.0, scale=(0.1, 0.2)).draw(rng, 100, 100).box_height
 
 
+def test_greyscale_against_a_plain_loop():
+    frames = clip(2, 12, 10)
+    got = RandomGreyscale(1.0).apply(frames, True)
+    for (t, y, x), level in np.ndenumerate(got[:, 0].numpy()):
+        r, g, b = frames[t, :, y, x].tolist()
+        assert level == int(0.2989 * r + 0.587 * g + 0.114 * b)
+    assert torch.equal(got, got[:, :1].expand(-1, 3, -1, -1)) and is_thwc(got)
+
+
 # ---- erasing -----------------------------------------------------------------------------------
 
 
@@ -262,7 +271,7 @@ def test_off_is_the_crop_alone_bit_for_bit(crop):
         augmentation = Augmentation(crop)
         got = augmentation.apply(frames, augmentation.draw(np.random.default_rng([seed, 1]), 50, 70))
         assert torch.equal(got, alone) and got.stride() == alone.stride()
-    assert augmentation.crop_size == 24
+    assert augmentation.crop_px == 24
 
 
 def test_equal_seeds_draw_equal_and_parts_do_not_disturb_each_other():
@@ -292,8 +301,8 @@ def test_a_still_video_stays_still_and_parts_of_a_clip_fit(seed):
 
 
 BAD = [
-    (lambda: RandomResizedCrop(0), ValueError, "crop_size must be at least 1"),
-    (lambda: RandomResizedCrop(1.5), TypeError, "crop_size must be an integer"),
+    (lambda: RandomResizedCrop(0), ValueError, "crop_px must be at least 1"),
+    (lambda: RandomResizedCrop(1.5), TypeError, "crop_px must be an integer"),
     (lambda: RandomResizedCrop(scale=(0.5, 0.2)), ValueError, "scale must be two ascending numbers"),
     (lambda: RandomResizedCrop(scale=(0.0, 0.2)), ValueError, "scale must be two ascending numbers above 0"),
     (lambda: RandomResizedCrop(scale=(0.5, 1.2)), ValueError, "at most 1"),

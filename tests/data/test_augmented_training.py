@@ -9,11 +9,10 @@ from runs import TINY, run
 from torch.nn import functional as F
 
 from video_gn.data.augment import RandomResizedCrop
-from video_gn.data.balance import BalancedOrder
 from video_gn.data.configs import AugmentConfig
 from video_gn.data.crops import TrainTransform
-from video_gn.data.samplers import TrainSampler
-from video_gn.training.mixing import Mixing, mixing_rng
+from video_gn.data.samplers import BalancedOrder, TrainSampler
+from video_gn.training.mixing import Mixing
 
 EVERYTHING = [
     "--data.augment.crop=resized",
@@ -80,10 +79,9 @@ def test_the_loss_is_that_of_the_mixed_batch(monkeypatch):
     b = ClipBatch(frames, torch.arange(4), torch.arange(4))
     loss = module.training_step(b, 2)
     x = normalize_clips(b.frames_NKTCHW.flatten(0, 1), module.mean, module.std)
-    params = mixing.draw(mixing_rng(3, 42, 0), *x.shape[3:])
-    mixed, targets = mixing.apply(x, b.labels, 6, params)
+    mixed, targets = mixing.mix(x, b.labels, 6, seed=3, step=42, rank=0)
     torch.testing.assert_close(targets.sum(1), torch.ones(4))
-    assert 0 < params.weight < 1
+    assert not torch.equal(mixed, x)
     torch.testing.assert_close(loss, F.cross_entropy(module.net(mixed), targets))
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from video_gn.data.balance import BalancedOrder, epoch_order, occurrences
+from video_gn.data.samplers import BalancedOrder, epoch_order, occurrences
 
 LABELS = np.array([0] * 12 + [1] * 3 + [4] * 1 + [2] * 6)  # class 3 has none
 
@@ -103,8 +103,8 @@ def test_occurrences():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((-1, 0, [0]), ValueError, "seed must be 0 or above"),
-        ((0, -1, [0]), ValueError, "epoch must be 0 or above"),
+        ((-1, 0, [0]), ValueError, "seed must be at least 0"),
+        ((0, -1, [0]), ValueError, "epoch must be at least 0"),
         ((0.5, 0, [0]), TypeError, "seed must be an integer"),
         ((0, 0, []), ValueError, "labels must be integers"),
         ((0, 0, [0.5]), ValueError, "labels must be integers"),

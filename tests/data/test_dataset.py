@@ -7,16 +7,15 @@ from torch.utils.data import DataLoader
 from video_gn import sampling
 from video_gn.clips import Failure, VideoNote
 from video_gn.data import dataset as dataset_module
-from video_gn.data.collate import collate
 from video_gn.data.crops import TestCrops, TrainTransform
 from video_gn.data.dataset import ClipConfig, EvalDataset, RandomEvalDataset, Sample, TrainDataset
-from video_gn.data.layout import read_views
+from video_gn.data.layout import collate, read_views
 from video_gn.decoding import open_video
 from video_gn.errors import FrameCountError, RunError
 from video_gn.lists.records import VideoRecord
 
 # As large as the videos: nothing is resized, so that the numbers stay readable.
-WHOLE = TestCrops("full", short_side=48)
+WHOLE = TestCrops("full", short_side_px=48)
 STILL = TrainTransform((48, 48), 48, 0.0)
 CLIP = ClipConfig(num_frames=8, stride=2)
 
@@ -81,7 +80,7 @@ def test_segments_are_videos_of_their_own(videos):
     assert failed.failures[0].reason.startswith("list.txt:8: ")
 
 
-@pytest.mark.parametrize("crops", [TestCrops("three", short_side=24, crop_size=20), TestCrops("center", 48, 32)])
+@pytest.mark.parametrize("crops", [TestCrops("three", short_side_px=24, crop_px=20), TestCrops("center", 48, 32)])
 def test_views_from_one_pass_equal_each_clip_decoded_alone(tmp_path, crops):
     path = write_numbered_video(tmp_path / "v.mp4", 150, size=(80, 48))
     indices = sampling.test_clips(150, num_clips=10, clip_frames=16, stride=3)
@@ -90,13 +89,13 @@ def test_views_from_one_pass_equal_each_clip_decoded_alone(tmp_path, crops):
         decoded = reader.num_decoded
         assert decoded <= 150, "each frame once"
         alone = [crops.apply(reader.frames_at(row)) for row in indices]
-    assert views.shape == (10 * crops.num_crops, 16, 3, crops.crop_size, crops.crop_size)
+    assert views.shape == (10 * crops.num_crops, 16, 3, crops.crop_px, crops.crop_px)
     assert torch.equal(views, torch.cat(alone))
     assert views.permute(0, 1, 3, 4, 2).is_contiguous(), "the memory order that channels_last_3d needs"
 
 
 @pytest.mark.parametrize("start", [0, 41], ids=["in order", "around its end"])
-@pytest.mark.parametrize("crops", [TestCrops("three", short_side=24, crop_size=20), TestCrops("center", 48, 32)])
+@pytest.mark.parametrize("crops", [TestCrops("three", short_side_px=24, crop_px=20), TestCrops("center", 48, 32)])
 def test_one_clip_equals_its_frames_cropped_at_once(tmp_path, crops, start):
     """It is cropped in parts of a few frames; 15 of them leave a smaller last part."""
     path = write_numbered_video(tmp_path / "v.mp4", 50, size=(80, 48))

@@ -98,7 +98,7 @@ def test_training_validation_and_test_read_alike(tmp_path, video, monkeypatch, v
 def test_scaled_clips_look_like_those_of_full_size(tmp_path):
     # What is left of the difference is the softness of two kernels, on pictures with noise.
     path = write_numbered_video(tmp_path / "video.mp4", 20, size=(256, 192))
-    crops = TestCrops("center", short_side=64, crop_size=64)
+    crops = TestCrops("center", short_side_px=64, crop_px=64)
     record = VideoRecord(str(path), 0)
     full, scaled = (
         EvalDataset([record], clip=ClipConfig(4, 2, decode_short_side_px=px), crops=crops, num_clips=2)[0].frames_VTCHW

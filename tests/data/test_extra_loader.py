@@ -3,8 +3,7 @@ import torch
 from small import data_module
 
 from video_gn.data.configs import LoaderConfig
-from video_gn.data.extra_loader import ExtraSampler, extra_train_loader
-from video_gn.data.samplers import TrainSampler
+from video_gn.data.samplers import ExtraSampler, TrainSampler
 from video_gn.errors import ManifestError
 
 
@@ -57,20 +56,20 @@ def test_broken_videos_are_replaced_as_in_training_and_balance_is_kept(tmp_path,
     listed.write_text("\n".join(["path,label", *lines]) + "\n")
     module = data_module(listed, val=str(listed))
     module.read("fit")
-    batches = list(extra_train_loader(module, stream=3, start=7, num_batches=4))
+    batches = list(module.extra_train_dataloader(stream=3, start=7, num_batches=4))
     assert [len(batch) for batch in batches] == [4] * 4
     failures = [f.path for batch in batches for f in batch.failures]
     assert set(failures) == {str(tmp_path / "broken.mp4")}
     workers = data_module(listed, val=str(listed), loader=LoaderConfig(num_workers=2))
     workers.read("fit")
     state = torch.get_rng_state()
-    again = list(extra_train_loader(workers, stream=3, start=7, num_batches=4))
+    again = list(workers.extra_train_dataloader(stream=3, start=7, num_batches=4))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(a.frames_NKTCHW, b.frames_NKTCHW) for a, b in zip(batches, again, strict=True))
     listed.write_text("\n".join(["path,label", *lines[:9]]) + "\n")
     balanced = data_module(listed, val=str(listed), balance="class")
     balanced.read("fit")
-    labels = torch.cat([b.labels for b in extra_train_loader(balanced, stream=0, start=0, num_batches=4)])
+    labels = torch.cat([b.labels for b in balanced.extra_train_dataloader(stream=0, start=0, num_batches=4)])
     assert (labels == 1).sum() >= 6, "half of 16, though only one of nine records is of that class"
 
 
@@ -79,4 +78,4 @@ def test_an_empty_list(tiny_videos):
     module.read("fit")
     object.__setattr__(module.manifests["train"], "records", [])
     with pytest.raises(ManifestError, match="no training videos"):
-        extra_train_loader(module, stream=0, start=0, num_batches=1)
+        module.extra_train_dataloader(stream=0, start=0, num_batches=1)

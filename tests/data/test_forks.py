@@ -7,13 +7,12 @@ import sys
 
 import pytest
 
-from video_gn.data import _forks
+from video_gn.data import loader as watch
 
 # What is done after a fork in the child is done inside of `os.fork`, as the wait for the lock is.
 PROGRAM = """
 import os, sys, time
 from pathlib import Path
-from video_gn.data import _forks
 from video_gn.data import loader as watch
 
 pids = Path(sys.argv[1])
@@ -26,8 +25,8 @@ def hang():
         time.sleep(1000)
 
 os.register_at_fork(after_in_child=hang)
-_forks._PATIENCE_SECONDS, _forks._TRIES = 0.5, num_tries
-watch.fork_context = _forks._BegunContext
+watch._PATIENCE_SECONDS, watch._TRIES = 0.5, num_tries
+watch.fork_context = watch._BegunContext
 loader = watch.WatchedLoader(range(6), num_workers=2, collate_fn=list)
 print([int(batch[0]) for batch in loader])
 """
@@ -58,11 +57,11 @@ def test_where_none_begins_it_is_told(tmp_path):
 @pytest.mark.parametrize(("version", "is_mended"), [((3, 11, 9), False), ((3, 11, 10), True), ((3, 12, 0), True)])
 def test_only_where_python_needs_it(monkeypatch, version, is_mended):
     monkeypatch.setattr(sys, "version_info", version)
-    context = _forks.fork_context()
-    assert isinstance(context, _forks._BegunContext) != is_mended
+    context = watch.fork_context()
+    assert isinstance(context, watch._BegunContext) != is_mended
     assert context.get_start_method() == "fork"
 
 
 def test_where_nothing_can_be_forked(monkeypatch):
     monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
-    assert _forks.fork_context() is None
+    assert watch.fork_context() is None

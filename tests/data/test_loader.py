@@ -11,9 +11,9 @@ import pytest
 from runs import TINY, run
 
 from video_gn.data import dataset as dataset_module
-from video_gn.data.collate import collate
 from video_gn.data.crops import TestCrops
 from video_gn.data.dataset import ClipConfig, EvalDataset
+from video_gn.data.layout import collate
 from video_gn.data.loader import ReadingBoard, WatchedLoader, explain
 from video_gn.errors import DecodeError, RunError
 from video_gn.lists.read import find_videos
@@ -22,7 +22,7 @@ from video_gn.lists.read import find_videos
 def loader(videos, **more):
     records = find_videos([str(videos)]).records
     data = EvalDataset(
-        records, clip=ClipConfig(8, 2), crops=TestCrops("center", short_side=32, crop_size=32), num_clips=1
+        records, clip=ClipConfig(8, 2), crops=TestCrops("center", short_side_px=32, crop_px=32), num_clips=1
     )
     data.board = ReadingBoard(2)
     return WatchedLoader(data, batch_size=1, num_workers=2, collate_fn=collate, **more)

@@ -50,11 +50,10 @@ def test_pixels_against_torchvision(name, reference, tolerance, factor, smooth):
 
 
 @pytest.mark.parametrize("frames", [clip(), clip(smooth=True), torch.full((2, 3, 9, 9), 77, dtype=torch.uint8)])
-def test_autocontrast_equalize_and_grey_against_torchvision(frames):
+def test_autocontrast_and_equalize_against_torchvision(frames):
     for ours, theirs in (
         (_pixels.autocontrast, F.autocontrast),
         (_pixels.equalize, F.equalize),
-        (_pixels.greyscale, lambda x: F.rgb_to_grayscale(x, 3)),
     ):
         assert torch.equal(_pixels.change_frames(frames, [ours]), theirs(frames))
 
@@ -85,5 +84,5 @@ def test_tiny_frames():
     for height, width in ((1, 1), (2, 5), (1, 40)):
         frames = clip(2, height, width)
         assert torch.equal(_pixels.change_frames(frames, [lambda x: _pixels.sharpness(x, 1.9)]), frames)
-        for change in (_pixels.autocontrast, _pixels.equalize, _pixels.greyscale):
+        for change in (_pixels.autocontrast, _pixels.equalize):
             assert _pixels.change_frames(frames, [change]).shape == frames.shape

@@ -16,7 +16,6 @@ from small import assert_same, data_module
 from torch import distributed, nn
 
 from video_gn.data.configs import AugmentConfig
-from video_gn.data.extra_loader import extra_train_loader
 from video_gn.errors import ConfigError
 from video_gn.evaluation.scores import normalize_clips
 from video_gn.models import i3d
@@ -249,7 +248,7 @@ def wanted_for(videos, state, step, *, norm, num_batches=2, flip=0.5):
     module = data_module(videos, augment=AugmentConfig(short_side_px=(32, 36), crop_px=32, flip=flip))
     module.read("fit")
     mean, std = torch.full((3,), 0.45), torch.full((3,), 0.225)
-    loader = extra_train_loader(module, stream=0, start=step, num_batches=num_batches)
+    loader = module.extra_train_dataloader(stream=0, start=step, num_batches=num_batches)
     return naive(net.train(), [normalize_clips(batch.frames_NKTCHW.flatten(0, 1), mean, std) for batch in loader])
 
 

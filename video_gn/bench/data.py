@@ -33,10 +33,9 @@ from video_gn.bench.measuring import (
 )
 from video_gn.bench.peers import bench_peers, peer_lines
 from video_gn.clips import VideoNote
-from video_gn.data.collate import collate
 from video_gn.data.crops import TestCrops, TrainTransform
 from video_gn.data.dataset import ClipConfig, EvalDataset, TrainDataset
-from video_gn.data.layout import read_views
+from video_gn.data.layout import collate, read_views
 from video_gn.decoding import VideoReader, open_video
 from video_gn.errors import DecodeError, FrameCountError, RunError
 from video_gn.lists.records import VideoRecord

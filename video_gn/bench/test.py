@@ -31,9 +31,9 @@ from video_gn.bench.measuring import (
     summarize,
     verdict,
 )
-from video_gn.data.collate import collate
 from video_gn.data.crops import TestCrops
 from video_gn.data.dataset import ClipConfig, EvalDataset
+from video_gn.data.layout import collate
 from video_gn.data.samplers import EvalSampler
 from video_gn.decoding import open_video
 from video_gn.errors import ConfigError
@@ -166,7 +166,7 @@ def _work(rank: int, setup: EvalSetup, paths: Sequence[str], directory: str, pip
     dataset = EvalDataset(
         records,
         clip=ClipConfig(num_frames=setup.frames),
-        crops=TestCrops("center", short_side=setup.size, crop_size=setup.size),
+        crops=TestCrops("center", short_side_px=setup.size, crop_px=setup.size),
         num_clips=setup.num_clips,
     )
     while True:

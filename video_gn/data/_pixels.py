@@ -53,11 +53,6 @@ def grey(x_CHW: torch.Tensor) -> torch.Tensor:
     return r.mul(_LUMA[0]).add_(g, alpha=_LUMA[1]).add_(b, alpha=_LUMA[2]).floor_()[None]
 
 
-def greyscale(x_CHW: torch.Tensor) -> torch.Tensor:
-    """All channels to the luma."""
-    return x_CHW.copy_(grey(x_CHW))
-
-
 def brightness(x_CHW: torch.Tensor, factor: float) -> torch.Tensor:
     """Levels times a factor; 1 changes nothing."""
     return x_CHW.mul_(factor).clamp_(0, 255).floor_()

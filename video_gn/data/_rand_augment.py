@@ -6,7 +6,6 @@ Shape letters: T frames, C channels, H, W.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +15,9 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as F
 
+from video_gn.checks import check_integer
 from video_gn.data import _pixels
-from video_gn.data._draws import check_clip, check_rng, check_size
-from video_gn.data.crops import _length
+from video_gn.data.crops import check_clip, check_rng, check_size
 
 _BINS = 31
 # How far an operation goes at the highest magnitude, in the paper's table: a slope, a part of the
@@ -105,19 +104,15 @@ class RandAugment:
     fill_level: int = 0
 
     def __post_init__(self) -> None:
-        _length("num_ops", self.num_ops)
+        check_integer("num_ops", self.num_ops)
         if not 0 <= self.magnitude <= _BINS - 1:
             raise ValueError(f"magnitude must be in [0, {_BINS - 1}], got {self.magnitude!r}")
         if not 0 <= self.magnitude_std < math.inf:
             raise ValueError(f"magnitude_std must be 0 or above and finite, got {self.magnitude_std!r}")
         if self.interpolation not in ("nearest", "bilinear"):
             raise ValueError(f"interpolation must be one of 'nearest', 'bilinear', got {self.interpolation!r}")
-        try:
-            fill = operator.index(self.fill_level)
-        except TypeError:
-            raise TypeError(f"fill_level must be an integer, got {self.fill_level!r}") from None
-        if not 0 <= fill <= 255:
-            raise ValueError(f"fill_level must be in [0, 255], got {fill!r}")
+        if check_integer("fill_level", self.fill_level, least=0) > 255:
+            raise ValueError(f"fill_level must be in [0, 255], got {self.fill_level!r}")
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> RandAugmentParams:
         """Draw the operations for frames of a size.
@@ -132,7 +127,7 @@ class RandAugment:
             TypeError: for a length that is no integer, or an `rng` that is no numpy Generator.
         """
         check_rng(rng)
-        height, width = _length("height", height), _length("width", width)
+        height, width = check_integer("height", height), check_integer("width", width)
         operations = []
         for _ in range(self.num_ops):
             name = OPERATIONS[int(rng.integers(len(OPERATIONS)))]

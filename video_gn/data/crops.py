@@ -15,7 +15,6 @@ computes in float32 instead of integers, and pixels may differ by a level.
 from __future__ import annotations
 
 import math
-import operator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,17 +22,19 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as F
 
+from video_gn.checks import check_integer
 
-def resized_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+
+def resized_size(height: int, width: int, short_side_px: int) -> tuple[int, int]:
     """Size of a picture once its short side has a given length; the long side is floored.
 
     Args:
         height: px, at least 1.
         width: px, at least 1.
-        short_side: px, at least 1.
+        short_side_px: px, at least 1.
 
     Returns:
-        (height, width), px: (short_side, floor(width * short_side / height)) where it is not higher
+        (height, width), px: (short_side_px, floor(width * short_side_px / height)) where it is not higher
         than wide. The floor is exact.
 
     Raises:
@@ -42,12 +43,11 @@ def resized_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     Source: Non-local Neural Networks' ScaleTransform and SlowFast's transform.py floor as well, in
         float32 and float64.
     """
-    height, width, short_side = (
-        _length(name, value) for name, value in (("height", height), ("width", width), ("short_side", short_side))
-    )
+    height, width = check_integer("height", height), check_integer("width", width)
+    short_side_px = check_integer("short_side_px", short_side_px)
     if height <= width:
-        return short_side, width * short_side // height
-    return height * short_side // width, short_side
+        return short_side_px, width * short_side_px // height
+    return height * short_side_px // width, short_side_px
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class CropParams:
         resized_width: px.
         top: px, first row of the crop in the resized frame.
         left: px, first column of the crop in the resized frame.
-        crop_size: px, side of the square crop.
+        crop_px: px, side of the square crop.
         flip: mirror the crop left to right.
     """
 
@@ -71,7 +71,7 @@ class CropParams:
     resized_width: int
     top: int
     left: int
-    crop_size: int
+    crop_px: int
     flip: bool
 
 
@@ -83,8 +83,8 @@ class TrainTransform:
     different sizes are flipped alike under one seed.
 
     Args:
-        short_side: px, closed range of the uniform integer that the short side is resized to.
-        crop_size: px, at most the lower end of `short_side`.
+        short_side_px: px, closed range of the uniform integer that the short side is resized to.
+        crop_px: px, at most the lower end of `short_side_px`.
         flip: probability of a horizontal flip; 0 where a class has a direction.
 
     Raises:
@@ -94,20 +94,19 @@ class TrainTransform:
         uniformly, and its crops leave out the last row and column.
     """
 
-    short_side: tuple[int, int] = (256, 320)
-    crop_size: int = 224
+    short_side_px: tuple[int, int] = (256, 320)
+    crop_px: int = 224
     flip: float = 0.5
 
     def __post_init__(self) -> None:
-        if len(self.short_side) != 2:
-            raise ValueError(f"short_side must be two lengths, lowest and highest, got {self.short_side!r}")
-        low, high = (_length("short_side", value) for value in self.short_side)
+        if len(self.short_side_px) != 2:
+            raise ValueError(f"short_side_px must be two lengths, lowest and highest, got {self.short_side_px!r}")
+        low, high = (check_integer("short_side_px", value) for value in self.short_side_px)
         if low > high:
-            raise ValueError(f"short_side must be a range (lowest, highest), got {self.short_side!r}")
-        _check_crop(self.crop_size, low)
-        if not 0 <= self.flip <= 1:
-            raise ValueError(f"flip must be in [0, 1], got {self.flip!r}")
-        object.__setattr__(self, "short_side", (low, high))  # a config gives a list
+            raise ValueError(f"short_side_px must be a range (lowest, highest), got {self.short_side_px!r}")
+        _check_crop(self.crop_px, low)
+        check_probability("flip", self.flip)
+        object.__setattr__(self, "short_side_px", (low, high))  # a config gives a list
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> CropParams:
         """Draw what to do with a video; nothing has to be decoded for it.
@@ -121,19 +120,18 @@ class TrainTransform:
             ValueError: for a length below 1.
             TypeError: for a length that is no integer, or an `rng` that is no numpy Generator.
         """
-        if not isinstance(rng, np.random.Generator):
-            raise TypeError(f"rng must be a numpy Generator, got {rng!r}. Use numpy.random.default_rng(seed).")
+        check_rng(rng)
         u_short, u_top, u_left, u_flip = rng.random(4).tolist()
-        low, high = self.short_side
-        resized_height, resized_width = resized_size(height, width, low + _uniform(u_short, high - low))
+        low, high = self.short_side_px
+        resized_height, resized_width = resized_size(height, width, low + uniform(u_short, high - low))
         return CropParams(
             height=int(height),
             width=int(width),
             resized_height=resized_height,
             resized_width=resized_width,
-            top=_uniform(u_top, resized_height - self.crop_size),
-            left=_uniform(u_left, resized_width - self.crop_size),
-            crop_size=self.crop_size,
+            top=uniform(u_top, resized_height - self.crop_px),
+            left=uniform(u_left, resized_width - self.crop_px),
+            crop_px=self.crop_px,
             flip=u_flip < self.flip,
         )
 
@@ -145,20 +143,16 @@ class TrainTransform:
             params: from `draw`.
 
         Returns:
-            uint8 (T, C, crop_size, crop_size), memory order T, H, W, C.
+            uint8 (T, C, crop_px, crop_px), memory order T, H, W, C.
 
         Raises:
             TypeError: for frames that are not uint8.
             ValueError: for frames of another shape or size.
         """
-        _check_frames(frames_THWC)
-        size = tuple(frames_THWC.shape[1:3])
-        if size != (params.height, params.width):
-            raise ValueError(
-                f"frames must be of size {(params.height, params.width)} as drawn, got {size}. Draw again."
-            )
-        bottom, right = params.top + params.crop_size, params.left + params.crop_size
-        crop_THWC = _resize(frames_THWC, params.resized_height, params.resized_width, bottom=bottom, right=right)[
+        check_frames(frames_THWC)
+        check_size(tuple(frames_THWC.shape[1:3]), (params.height, params.width))
+        bottom, right = params.top + params.crop_px, params.left + params.crop_px
+        crop_THWC = resize(frames_THWC, params.resized_height, params.resized_width, bottom=bottom, right=right)[
             :, params.top :, params.left :
         ]
         if params.flip:
@@ -168,23 +162,23 @@ class TrainTransform:
 
 @dataclass(frozen=True)
 class TestCrops:
-    """The fixed crops of a test clip: short side to `short_side`, then one or three squares, or all.
+    """The fixed crops of a test clip: short side to `short_side_px`, then one or three squares, or all.
 
-    With d = long side - crop_size, along the longer side (the width of a square picture):
+    With d = long side - crop_px, along the longer side (the width of a square picture):
 
-    | mode | crops | first pixel |
+    | crops | number | first pixel |
     |---|---|---|
     | "center" | 1 | d // 2 |
     | "three" | 3: left, center, right; or top, center, bottom | 0, d // 2, 2 * (d // 2) |
     | "full" | 1: the whole frame | 0 |
 
-    Along the shorter side crops start at (short_side - crop_size) // 2. Where d is odd, the third crop
+    Along the shorter side crops start at (short_side_px - crop_px) // 2. Where d is odd, the third crop
     ends one pixel before the edge, as in the sources.
 
     Args:
-        mode: see the table.
-        short_side: px.
-        crop_size: px, at most `short_side`; "full" does not use it.
+        crops: see the table.
+        short_side_px: px.
+        crop_px: px, at most `short_side_px`; "full" does not use it.
 
     Raises:
         ValueError: for an unknown mode, a length below 1, or a crop that does not fit.
@@ -197,21 +191,21 @@ class TestCrops:
 
     __test__: ClassVar[bool] = False  # no test, whatever its name looks like
 
-    mode: str = "center"
-    short_side: int = 256
-    crop_size: int = 224
+    crops: str = "center"
+    short_side_px: int = 256
+    crop_px: int = 224
 
     def __post_init__(self) -> None:
-        if self.mode not in _NUM_CROPS:
-            raise ValueError(f"mode must be one of {sorted(_NUM_CROPS)}, got {self.mode!r}")
-        short_side = _length("short_side", self.short_side)
-        if self.mode != "full":
-            _check_crop(self.crop_size, short_side)
+        if self.crops not in _NUM_CROPS:
+            raise ValueError(f"crops must be one of {sorted(_NUM_CROPS)}, got {self.crops!r}")
+        short_side_px = check_integer("short_side_px", self.short_side_px)
+        if self.crops != "full":
+            _check_crop(self.crop_px, short_side_px)
 
     @property
     def num_crops(self) -> int:
         """Crops of each clip."""
-        return _NUM_CROPS[self.mode]
+        return _NUM_CROPS[self.crops]
 
     def apply(self, frames_THWC: torch.Tensor) -> torch.Tensor:
         """Crop frames; a clip may come in parts.
@@ -221,23 +215,23 @@ class TestCrops:
 
         Returns:
             uint8 (P, T, C, h, w), memory order P, T, H, W, C; three crops overlap in memory, so that
-            writing to the result is not allowed. h and w are `crop_size`, or in "full" the resized frame's.
+            writing to the result is not allowed. h and w are `crop_px`, or in "full" the resized frame's.
 
         Raises:
             TypeError: for frames that are not uint8.
             ValueError: for frames of another shape.
         """
-        _check_frames(frames_THWC)
-        height, width = resized_size(frames_THWC.shape[1], frames_THWC.shape[2], self.short_side)
-        if self.mode == "full":
-            return _resize(frames_THWC, height, width).permute(0, 3, 1, 2)[None]
-        size = self.crop_size
+        check_frames(frames_THWC)
+        height, width = resized_size(frames_THWC.shape[1], frames_THWC.shape[2], self.short_side_px)
+        if self.crops == "full":
+            return resize(frames_THWC, height, width).permute(0, 3, 1, 2)[None]
+        size = self.crop_px
         long, short = (1, 2) if height > width else (2, 1)
         step = (max(height, width) - size) // 2
-        starts = (step,) if self.mode == "center" else (0, step, 2 * step)
-        first = (self.short_side - size) // 2
+        starts = (step,) if self.crops == "center" else (0, step, 2 * step)
+        first = (self.short_side_px - size) // 2
         ends = {short: first + size, long: starts[-1] + size}
-        strip_THWC = _resize(frames_THWC, height, width, bottom=ends[1], right=ends[2]).narrow(short, first, size)
+        strip_THWC = resize(frames_THWC, height, width, bottom=ends[1], right=ends[2]).narrow(short, first, size)
         # Evenly spaced places are one more stride in memory: no crop is copied.
         first_THWC = strip_THWC.narrow(long, starts[0], size)
         stride = step * strip_THWC.stride(long)
@@ -250,7 +244,7 @@ class TestCrops:
 _NUM_CROPS = {"center": 1, "three": 3, "full": 1}
 
 
-def _resize(
+def resize(
     frames_THWC: torch.Tensor, height: int, width: int, *, bottom: int | None = None, right: int | None = None
 ) -> torch.Tensor:
     """Resize frames, and compute what lies above `bottom` and left of `right` alone; None is all of it.
@@ -297,29 +291,53 @@ def _rows_for(end: int, size: int, resized: int) -> tuple[int, int]:
     return rows, end
 
 
-def _uniform(u: float, last: int) -> int:
+def between(u: float, bounds: tuple[float, float]) -> float:
+    """A number in [0, 1) to one between two bounds, uniformly."""
+    return bounds[0] + u * (bounds[1] - bounds[0])
+
+
+def uniform(u: float, last: int) -> int:
     """A number in [0, 1) to an integer in [0, last], uniformly."""
     # min: the product of a number just below 1 may round up to the next integer.
     return min(math.floor(u * (last + 1)), last)
 
 
-def _check_frames(frames_THWC: torch.Tensor) -> None:
+# ---- checks that all parts of augmentation share -------------------------------------------------
+
+
+def check_probability(name: str, value: float) -> None:
+    """Raise ValueError, naming the setting, for what is outside [0, 1]."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be in [0, 1], got {value!r}")
+
+
+def check_rng(rng: np.random.Generator) -> None:
+    """Raise TypeError for what is no numpy Generator."""
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng must be a numpy Generator, got {rng!r}. Use numpy.random.default_rng(seed).")
+
+
+def check_size(size: tuple[int, ...], drawn: tuple[int, int]) -> None:
+    """Raise ValueError where frames have not the size that was drawn for."""
+    if size != drawn:
+        raise ValueError(f"frames must be of size {drawn} as drawn, got {size}. Draw again.")
+
+
+def check_frames(frames_THWC: torch.Tensor) -> None:
+    """Raise TypeError for frames that are not uint8, and ValueError for those that are not (T, H, W, 3)."""
     if frames_THWC.dtype != torch.uint8:
         raise TypeError(f"frames must be torch.uint8, got {frames_THWC.dtype}. Normalize on the device, not before.")
     if frames_THWC.ndim != 4 or frames_THWC.shape[3] != 3 or 0 in frames_THWC.shape:
         raise ValueError(f"frames must be of shape (T, H, W, 3), none of it 0, got {tuple(frames_THWC.shape)}")
 
 
-def _check_crop(crop_size: int, short_side: int) -> None:
-    if _length("crop_size", crop_size) > short_side:
-        raise ValueError(f"crop_size must be at most the short side of {short_side}, got {crop_size!r}")
+def check_clip(frames_TCHW: torch.Tensor) -> None:
+    """Raise TypeError for frames that are not uint8, and ValueError for those that are not (T, 3, H, W)."""
+    if frames_TCHW.ndim != 4 or frames_TCHW.shape[1] != 3:
+        raise ValueError(f"frames must be of shape (T, 3, H, W), got {tuple(frames_TCHW.shape)}")
+    check_frames(frames_TCHW.permute(0, 2, 3, 1))
 
 
-def _length(name: str, value: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, got {value!r}")
-    return number
+def _check_crop(crop_px: int, short_side_px: int) -> None:
+    if check_integer("crop_px", crop_px) > short_side_px:
+        raise ValueError(f"crop_px must be at most the short side of {short_side_px}, got {crop_px!r}")

@@ -14,13 +14,12 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from video_gn.clips import ClipBatch
-from video_gn.data.balance import BalancedOrder
-from video_gn.data.collate import collate
 from video_gn.data.configs import AugmentConfig, LoaderConfig, SourceConfig, SplitConfig, ViewsConfig, check_settings
 from video_gn.data.crops import TestCrops
 from video_gn.data.dataset import ClipConfig, ClipDataset, EvalDataset, RandomEvalDataset, TrainDataset
+from video_gn.data.layout import collate
 from video_gn.data.loader import ReadingBoard, WatchedLoader
-from video_gn.data.samplers import EvalSampler, TrainSampler
+from video_gn.data.samplers import BalancedOrder, EvalSampler, ExtraSampler, TrainSampler
 from video_gn.errors import ConfigError, ManifestError
 from video_gn.lists.manifest import Manifest, check_same_classes, common_videos
 from video_gn.lists.read import VideoList, find_videos
@@ -107,8 +106,8 @@ class VideoDataModule(LightningDataModule):
         # Made here, so that sizes that do not fit together are an error before any list is read.
         self.train_transform = augment.build()
         crop_px = views.crop_px or augment.crop_px
-        self.val_crops = TestCrops("center", short_side=views.short_side_px, crop_size=crop_px)
-        self.test_crops = TestCrops(views.crops, short_side=views.short_side_px, crop_size=crop_px)
+        self.val_crops = TestCrops("center", short_side_px=views.short_side_px, crop_px=crop_px)
+        self.test_crops = TestCrops(views.crops, short_side_px=views.short_side_px, crop_px=crop_px)
 
     # ---- lists -------------------------------------------------------------------------------
 
@@ -238,7 +237,7 @@ class VideoDataModule(LightningDataModule):
         return {
             "classes": list(self.classes),
             "clip": self.clip.describe(),
-            "views": {**asdict(self.views), "crop_px": self.test_crops.crop_size},
+            "views": {**asdict(self.views), "crop_px": self.test_crops.crop_px},
         }
 
     # ---- loaders -----------------------------------------------------------------------------
@@ -283,9 +282,45 @@ class VideoDataModule(LightningDataModule):
             world_size=world_size,
             start_epoch=self._position["epoch"],
             start_batch=self._position["batches"],
-            order=BalancedOrder(cast(Any, records).labels) if self.balance == "class" else None,
+            order=self.train_order(),
         )
         return self._loader(self.train_dataset(), sampler, num_videos, persistent=True)
+
+    def train_order(self) -> BalancedOrder | None:
+        """The order of balanced training; None for permutations of the list."""
+        return BalancedOrder(self.manifests["train"].labels) if self.balance == "class" else None
+
+    def extra_train_dataloader(self, *, stream: int, start: int, num_batches: int) -> DataLoader[ClipBatch]:
+        """Batches of training clips beside the training: a function of (seed, stream, start), in the training's sizes.
+
+        Takes nothing from the training's order, position, workers or random state, and changes none of them. Broken
+        videos are replaced as in training.
+
+        Args:
+            stream: as `ExtraSampler`.
+            start: as `ExtraSampler`.
+            num_batches: batches of each process.
+
+        Raises:
+            ManifestError: for a list without videos.
+        """
+        manifest = self.manifests["train"]
+        if not manifest.records:
+            raise ManifestError(f"{manifest.origin}: no training videos")
+        rank, world_size = self._rank
+        num_videos = self.batch_size // self.augment.repeats
+        sampler = ExtraSampler(
+            len(manifest),
+            batch_size=num_videos,
+            num_batches=num_batches,
+            seed=self.seed,
+            stream=stream,
+            start=start,
+            rank=rank,
+            world_size=world_size,
+            order=self.train_order(),
+        )
+        return self._loader(self.train_dataset(), sampler, num_videos, persistent=False)
 
     def val_dataloader(self) -> DataLoader[ClipBatch]:
         """One clip of each validation video."""

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from video_gn import sampling
 from video_gn.clips import Failure, VideoNote
 from video_gn.data.crops import TestCrops
-from video_gn.data.layout import read_repeats, read_views
+from video_gn.data.layout import Sample, read_repeats, read_views
 from video_gn.data.loader import ReadingBoard
 from video_gn.decoding import VideoReader, choose_backend, open_video
 from video_gn.errors import DecodeError, FrameCountError, RunError
@@ -54,17 +54,6 @@ class ClipConfig:
     def describe(self) -> dict[str, Any]:
         """As a checkpoint keeps it: what is off is left out, so that earlier versions read what they know."""
         return {k: v for k, v in asdict(self).items() if k != "decode_short_side_px" or v is not None}
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What the data set gives for one key; `frames_VTCHW` is None where nothing could be read."""
-
-    frames_VTCHW: torch.Tensor | None
-    label: int
-    video_id: int
-    failures: tuple[Failure, ...] = ()
-    note: VideoNote | None = None
 
 
 class ClipTransform(Protocol):

@@ -1,20 +1,35 @@
-"""Which keys a process reads, in which order: no worker, and no random state, has a say in it."""
+"""Which records a process reads, in which order: a function of (seed, epoch) alone, without a random state.
+
+Balanced training: each class has an endless list, its records shuffled, shuffled again, and so on. An epoch takes from
+each list where the epoch before stopped, so that over any number of epochs the records of a class come equally often,
+up to one: a class of which an epoch takes only a part is seen whole over several.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from torch.utils.data import Sampler
 
-from video_gn.data.balance import occurrences
+from video_gn.checks import check_integer
+
+Indices = npt.NDArray[np.int64]
+
+# Keep the shuffles apart from other streams that are seeded by the same numbers.
+_CLASSES, _LIST, _ORDER = 0x62616C30, 0x62616C31, 0x62616C32
+# Bits of an extra key's epoch: start, times that a record came before in the same order, rounds over the list, stream.
+# Training's own keys are below 2**64, and a stream's above: numpy's seeds are integers of any size.
+_OCCURRENCE, _ROUND, _STREAM = 32, 64, 96
 
 
 class TrainSampler(Sampler[tuple[int, int]]):
     """Keys (epoch, record) of one process: a permutation of the records for each epoch.
 
-    The global batches are the same whatever the number of processes, as long as processes times
-    batch size stays: rank r has its r-th part. The last incomplete global batch is left out.
+    The global batches do not depend on the number of processes as long as processes times batch size stays the same:
+    rank r has the r-th part of each. The last incomplete global batch is left out.
 
     Args:
         num_records: records of the training set.
@@ -22,8 +37,8 @@ class TrainSampler(Sampler[tuple[int, int]]):
         seed: of the run.
         rank: of this process.
         world_size: number of processes.
-        start_epoch: epoch at which the first iteration begins; later ones are told by `set_epoch`.
-        start_batch: batches of `start_epoch` that have been trained on already.
+        start_epoch: epoch of the first iteration; `set_epoch` sets that of later ones.
+        start_batch: batches of `start_epoch` that training has already used.
         order: (seed, epoch) -> records of the epoch, int64 (num_records,), some perhaps several times; None for a
             permutation.
     """
@@ -66,7 +81,7 @@ class TrainSampler(Sampler[tuple[int, int]]):
             epochs = np.full(self.num_records, epoch)
         else:
             order = self.order(self.seed, epoch)
-            # The same key gives the very same clip: a record's second time in an epoch bears another number.
+            # The same key gives the same clip: a record's second time in an epoch has another number.
             epochs = epoch + (occurrences(order) << 32)
         per_step = self.batch_size * self.world_size
         first = self.start_batch if epoch == self.start_epoch else 0
@@ -74,6 +89,77 @@ class TrainSampler(Sampler[tuple[int, int]]):
             start = batch * per_step + self.rank * self.batch_size
             for place in range(start, start + self.batch_size):
                 yield int(epochs[place]), int(order[place])
+
+
+class ExtraSampler(Sampler[tuple[int, int]]):
+    """Keys (epoch, record) for clips beside the training: the list in random order, as often as the batches need.
+
+    Takes nothing from the training's order, position or random state. No key comes twice, nor is one of training's or
+    of another stream's. Global batches are divided among ranks as in `TrainSampler`.
+
+    Args:
+        num_records: records of the training set.
+        batch_size: videos of a batch in one process.
+        num_batches: batches of each process.
+        seed: of the run.
+        stream: 0 or above; one for each use.
+        start: in [0, 2**32), such as the optimizer step.
+        rank: of this process.
+        world_size: number of processes.
+        order: as of `TrainSampler`.
+
+    Raises:
+        ValueError: for a stream or start out of range.
+    """
+
+    def __init__(
+        self,
+        num_records: int,
+        *,
+        batch_size: int,
+        num_batches: int,
+        seed: int,
+        stream: int,
+        start: int,
+        rank: int = 0,
+        world_size: int = 1,
+        order: BalancedOrder | None = None,
+    ) -> None:
+        if stream < 0 or not 0 <= start < 1 << _OCCURRENCE:
+            raise ValueError(f"stream must be 0 or above and start in [0, 2**32), got {stream!r} and {start!r}")
+        self.num_records = num_records
+        self.batch_size = batch_size
+        self.num_batches = num_batches
+        self.seed = seed
+        self.first_epoch = (stream + 1 << _STREAM) + start
+        self.rank = rank
+        self.world_size = world_size
+        self.order = order
+
+    def __len__(self) -> int:
+        return self.num_batches * self.batch_size
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        # Global batch b: | rank 0's videos | rank 1's | ...; a part may run over the list's end into its next round.
+        per_step = self.batch_size * self.world_size
+        made, keys = -1, []
+        for batch in range(self.num_batches):
+            first = batch * per_step + self.rank * self.batch_size
+            for place in range(first, first + self.batch_size):
+                rounds, within = divmod(place, self.num_records)
+                if rounds != made:
+                    made, keys = rounds, self._round(rounds)
+                yield keys[within]
+
+    def _round(self, number: int) -> list[tuple[int, int]]:
+        epoch = self.first_epoch + (number << _ROUND)
+        if self.order is None:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.num_records)
+            return [(epoch, record) for record in order.tolist()]
+        order = self.order(self.seed, epoch)
+        # As in `TrainSampler`, the same key would give the same clip.
+        again = occurrences(order).tolist()
+        return [(epoch + (n << _OCCURRENCE), record) for n, record in zip(again, order.tolist(), strict=True)]
 
 
 class EvalSampler(Sampler[int]):
@@ -100,3 +186,101 @@ class EvalSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.keys)
+
+
+# ---- balanced classes ----------------------------------------------------------------------------
+
+
+def epoch_order(seed: int, epoch: int, labels: npt.ArrayLike) -> Indices:
+    """The records of one epoch, as many as there are, each class equally often up to one.
+
+    The classes that come once more than the others change from epoch to epoch, so that over all epochs the classes
+    stay within one of each other. Classes without records are skipped.
+
+    Args:
+        seed: of the run, 0 or above.
+        epoch: 0 or above.
+        labels: integers (n,), the class of each record.
+
+    Returns:
+        int64 (n,), in random order; records of small classes come several times, see `occurrences`.
+
+    Raises:
+        ValueError: for a negative number, labels that are not a list of integers, or no labels.
+        TypeError: for a seed or epoch that is not an integer.
+    """
+    seed, epoch = check_integer("seed", seed, least=0), check_integer("epoch", epoch, least=0)
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) == 0:
+        raise ValueError(f"labels must be integers (n,), at least one, got {labels.dtype} {labels.shape}")
+    if labels.min() < 0:
+        raise ValueError(f"labels must be 0 or above, got {labels.min()}. Balanced training needs one for each video.")
+    # Stable, so that a class's records stand in the order of the list.
+    by_class = np.argsort(labels, kind="stable")
+    classes, starts, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
+    share, rest = divmod(len(labels), len(classes))
+    places = np.random.default_rng([seed, _CLASSES]).permutation(len(classes)).tolist()
+    parts = []
+    for label, start, count, place in zip(classes.tolist(), starts.tolist(), counts.tolist(), places, strict=True):
+        first = epoch * share + _turns(epoch * rest, place, len(classes))
+        stop = (epoch + 1) * share + _turns((epoch + 1) * rest, place, len(classes))
+        within = _stretch(seed, label, count, first, stop)
+        parts.append(by_class[start : start + count][within])
+    order = np.concatenate(parts).astype(np.int64)
+    return order[np.random.default_rng([seed, epoch, _ORDER]).permutation(len(order))]
+
+
+def _turns(num_turns: int, place: int, num_places: int) -> int:
+    """How many of turns 0, 1, ..., num_turns - 1 fall to a place, going around."""
+    return (num_turns - place + num_places - 1) // num_places
+
+
+def _stretch(seed: int, label: int, count: int, first: int, stop: int) -> Indices:
+    """Numbers first to stop of a class's endless list, int64 in [0, count)."""
+    if first == stop:
+        return np.zeros(0, dtype=np.int64)
+    shuffles = range(first // count, (stop - 1) // count + 1)
+    whole = np.concatenate([np.random.default_rng([seed, label, i, _LIST]).permutation(count) for i in shuffles])
+    return whole[first - shuffles.start * count : stop - shuffles.start * count]
+
+
+def occurrences(order: Indices) -> Indices:
+    """How often each entry's record has come before in the same order: 0 the first time, then 1, 2, ...
+
+    A clip is a function of (seed, epoch, record): for another clip of a record the key must change.
+
+    Args:
+        order: int64 (n,).
+
+    Returns:
+        int64 (n,).
+    """
+    by_record = np.argsort(order, kind="stable")
+    _, starts, counts = np.unique(order[by_record], return_index=True, return_counts=True)
+    numbers = np.empty(len(order), dtype=np.int64)
+    numbers[by_record] = np.arange(len(order)) - np.repeat(starts, counts)
+    return numbers
+
+
+@dataclass(frozen=True)
+class BalancedOrder:
+    """`epoch_order` of a list, in the form that a sampler calls: (seed, epoch) -> order.
+
+    Args:
+        labels: integers (n,), the class of each record; not written to afterwards.
+
+    Raises:
+        ValueError: as `epoch_order`.
+    """
+
+    labels: npt.NDArray[np.integer]
+
+    def __post_init__(self) -> None:
+        epoch_order(0, 0, self.labels)  # bad labels are an error here, not at the first batch
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __call__(self, seed: int, epoch: int) -> Indices:
+        """The records of one epoch, int64 (n,)."""
+        return epoch_order(seed, epoch, self.labels)

@@ -12,16 +12,15 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from video_gn.data.balance import BalancedOrder
 from video_gn.data.crops import TestCrops, resized_size
-from video_gn.data.dataset import ClipDataset, EvalDataset, Sample, TrainDataset
-from video_gn.data.layout import read_views
+from video_gn.data.dataset import ClipDataset, EvalDataset, TrainDataset
+from video_gn.data.layout import Sample, read_views
 from video_gn.data.samplers import TrainSampler
 from video_gn.lists.records import VideoRecord
 
@@ -178,8 +177,9 @@ def train_rows(datamodule: VideoDataModule, count: int, *, epoch: int, frames_pe
     dataset = _WatchedTrain(
         records, clip=datamodule.clip, transform=transform, seed=datamodule.seed, backend=datamodule.backend
     )
-    order = BalancedOrder(cast(Any, records).labels) if datamodule.balance == "class" else None
-    sampler = TrainSampler(len(records), batch_size=1, seed=datamodule.seed, start_epoch=epoch, order=order)
+    sampler = TrainSampler(
+        len(records), batch_size=1, seed=datamodule.seed, start_epoch=epoch, order=datamodule.train_order()
+    )
     rows = []
     for number, key in zip(range(count), sampler, strict=False):
         sample = dataset[key]
@@ -268,14 +268,14 @@ def _describe_source(seen: _Seen) -> str:
 def _describe_crop(crops: TestCrops, size: tuple[int, int], number: int) -> str:
     if 0 in size:
         return ""  # it could not be opened
-    height, width = resized_size(*size, crops.short_side)
+    height, width = resized_size(*size, crops.short_side_px)
     text = f"resized to {width} x {height}"
-    if crops.mode == "full":
+    if crops.crops == "full":
         return text
-    step, side = (max(height, width) - crops.crop_size) // 2, (crops.short_side - crops.crop_size) // 2
-    along = step if crops.mode == "center" else number * step
+    step, side = (max(height, width) - crops.crop_px) // 2, (crops.short_side_px - crops.crop_px) // 2
+    along = step if crops.crops == "center" else number * step
     left, top = (side, along) if height > width else (along, side)
-    return f"{text}, crop {crops.crop_size} x {crops.crop_size} at ({left}, {top})"
+    return f"{text}, crop {crops.crop_px} x {crops.crop_px} at ({left}, {top})"
 
 
 def describe_params(params: Any) -> str:
@@ -293,7 +293,7 @@ def describe_params(params: Any) -> str:
             box = params.erasing
             parts.append(f"erased {box.box_width} x {box.box_height} at ({box.left}, {box.top})")
         return "; ".join(parts)
-    size = f"{params.crop_size} x {params.crop_size}"
+    size = f"{params.crop_px} x {params.crop_px}"
     if hasattr(params, "box_height"):
         text = f"box {params.box_width} x {params.box_height} at ({params.left}, {params.top}) to {size}"
     else:

@@ -97,7 +97,7 @@ class Predictor:
             net,
             classes=about.get("classes", ()),
             clip=ClipConfig(**about["clip"]),
-            crops=TestCrops(mode, short_side=views["short_side_px"], crop_size=views["crop_px"]),
+            crops=TestCrops(mode, short_side_px=views["short_side_px"], crop_px=views["crop_px"]),
             num_clips=num_clips or views["num_clips"],
             spacing=views["spacing"],
             mean=about["mean"],

@@ -81,7 +81,7 @@ def describe(predictor: Predictor, checkpoint: str, *, top_k: int, backend: str,
         "labels": f"SHA-256 {labels}",
         "layout": predictor.net.arguments["layout"],
         "num_clips": predictor.num_clips,
-        "crops": predictor.crops.mode,
+        "crops": predictor.crops.crops,
         "top_k": top_k,
         "backend": backend,
     }

@@ -26,7 +26,7 @@ from video_gn.models.resnet3d import I3D
 from video_gn.run.checkpoint_files import environment
 from video_gn.run.lightning_internals import trainer_of
 from video_gn.training.checks import check_same_net, check_training, class_difference, rounded
-from video_gn.training.mixing import Mixing, mixing_rng
+from video_gn.training.mixing import Mixing
 from video_gn.training.optimizer import OptimizerConfig, build_optimizer, freeze_stages, scaled_lr
 from video_gn.training.schedule import ScheduleConfig, build_scheduler
 from video_gn.training.sharded import ShardedStrategy
@@ -254,9 +254,10 @@ class VideoClassifier(LightningModule):
         labels = batch.labels.repeat_interleave(batch.frames_NKTCHW.shape[1])
         x_NCTHW, targets = normalize_clips(frames_NTCHW, self.mean, self.std), labels
         if self.mixing.has_soft_targets:
-            rng = mixing_rng(*self._seed_and_batches(batch_idx), self.global_rank)
-            params = self.mixing.draw(rng, *x_NCTHW.shape[3:])
-            x_NCTHW, targets = self.mixing.apply(x_NCTHW, labels, self.net.num_classes, params)
+            seed, step = self._seed_and_batches(batch_idx)
+            x_NCTHW, targets = self.mixing.mix(
+                x_NCTHW, labels, self.net.num_classes, seed=seed, step=step, rank=self.global_rank
+            )
         loss = F.cross_entropy(self.net(x_NCTHW), targets)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         self.log("lr", self._lr(), batch_size=len(batch))

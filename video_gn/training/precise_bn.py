@@ -37,7 +37,6 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from video_gn.data.extra_loader import extra_train_loader
 from video_gn.errors import ConfigError
 from video_gn.evaluation.scores import normalize_clips
 from video_gn.models import BatchRenorm, recomputing
@@ -45,7 +44,7 @@ from video_gn.run.lightning_internals import average_of, callbacks_of
 
 log = logging.getLogger(__name__)
 
-_STREAM = 0  # of `extra_train_loader`
+_STREAM = 0  # of `VideoDataModule.extra_train_dataloader`
 # Of a checkpoint, by buffer: the training's own, and with averaging the average's.
 _KEY = "running_statistics"
 _AVERAGED = "averaged_running_statistics"
@@ -330,7 +329,7 @@ class PreciseBN(Callback):
         entropy = np.random.SeedSequence([data.seed, trainer.global_step, trainer.global_rank, _STREAM])
         torch.manual_seed(int(entropy.generate_state(1)[0]))  # dropout in front of a norm
         module: Any = pl_module
-        loader = extra_train_loader(data, stream=_STREAM, start=trainer.global_step, num_batches=self.num_batches)
+        loader = data.extra_train_dataloader(stream=_STREAM, start=trainer.global_step, num_batches=self.num_batches)
         for batch in loader:
             frames_NTCHW = batch.frames_NKTCHW.to(pl_module.device, non_blocking=True).flatten(0, 1)
             yield normalize_clips(frames_NTCHW, module.mean, module.std)

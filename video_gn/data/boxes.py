@@ -1,0 +1,309 @@
+"""Random boxes of clips: resized to a crop, or erased.
+
+Shape letters: T frames, C channels, H, W.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torchvision.transforms.v2 import functional as F
+
+from video_gn.checks import check_integer
+from video_gn.data.crops import (
+    between,
+    check_clip,
+    check_frames,
+    check_probability,
+    check_rng,
+    check_size,
+    resize,
+    uniform,
+)
+
+# Boxes tried before giving up, in torchvision's RandomResizedCrop and RandomErasing.
+_TRIES = 10
+
+
+@dataclass(frozen=True)
+class ResizedCropParams:
+    """What one draw of `RandomResizedCrop` does to every frame of a clip.
+
+    Args:
+        height: px, of the frames that it was drawn for.
+        width: px, of the frames that it was drawn for.
+        top: px, first row of the box in the frame.
+        left: px, first column of the box in the frame.
+        box_height: px.
+        box_width: px.
+        crop_px: px, side of the square that the box is resized to.
+        flip: mirror left to right.
+    """
+
+    height: int
+    width: int
+    top: int
+    left: int
+    box_height: int
+    box_width: int
+    crop_px: int
+    flip: bool
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop:
+    """A box of random area, aspect ratio and place, resized to a square, and a random flip.
+
+    It stands in the place of `TrainTransform`. A draw takes 23 numbers from the generator whatever the size.
+
+    Args:
+        crop_px: px, side of the result.
+        scale: closed range of the box's part of the frame's area, in (0, 1].
+        ratio: range of width / height, log-uniform.
+        flip: probability of a horizontal flip; 0 where a class has a direction.
+
+    Raises:
+        ValueError: for an empty range, or a number out of its own.
+        TypeError: for a length that is no integer.
+    Source: torchvision's RandomResizedCrop: up to ten boxes are drawn until one fits, else the largest
+        one in the middle whose ratio is allowed.
+    """
+
+    crop_px: int = 224
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_integer("crop_px", self.crop_px)
+        object.__setattr__(self, "scale", _check_bounds("scale", self.scale, highest=1))
+        object.__setattr__(self, "ratio", _check_bounds("ratio", self.ratio))
+        check_probability("flip", self.flip)
+
+    def draw(self, rng: np.random.Generator, height: int, width: int) -> ResizedCropParams:
+        """Draw what to do with a video; nothing has to be decoded for it.
+
+        Args:
+            rng: gives ten areas and ratios, then the place, then the flip.
+            height: px, of the video's frames.
+            width: px, of the video's frames.
+
+        Raises:
+            ValueError: for a length below 1.
+            TypeError: for a length that is no integer, or an `rng` that is no numpy Generator.
+        """
+        check_rng(rng)
+        height, width = check_integer("height", height), check_integer("width", width)
+        boxes = _BoxDraw.of(rng)
+        is_flipped = bool(rng.random() < self.flip)
+        # A box of ratio width / height is one of height / width, lying on its side.
+        box = boxes.find(width, height, scale=self.scale, ratio=self.ratio, whole=True)
+        place = self._middle(height, width) if box is None else (box[1], box[0], box[3], box[2])
+        return ResizedCropParams(height, width, *place, self.crop_px, is_flipped)
+
+    def _middle(self, height: int, width: int) -> tuple[int, int, int, int]:
+        low, high = self.ratio
+        # At least a pixel, where a picture is hundreds of times longer than it is wide.
+        h = min(height, max(1, round(width / low)))
+        w = min(width, max(1, round(height * high)))
+        return (height - h) // 2, (width - w) // 2, h, w
+
+    def apply(self, frames_THWC: torch.Tensor, params: ResizedCropParams) -> torch.Tensor:
+        """Transform frames; a clip may come in parts, each with the same `params`.
+
+        Args:
+            frames_THWC: uint8, of the size that `params` was drawn for.
+            params: from `draw`.
+
+        Returns:
+            uint8 (T, C, crop_px, crop_px), memory order T, H, W, C.
+
+        Raises:
+            TypeError: for frames that are not uint8.
+            ValueError: for frames of another shape or size.
+        """
+        check_frames(frames_THWC)
+        check_size(tuple(frames_THWC.shape[1:3]), (params.height, params.width))
+        box_THWC = frames_THWC.narrow(1, params.top, params.box_height).narrow(2, params.left, params.box_width)
+        # Without gaps between the rows: torch resizes such a picture in the order T, H, W, C.
+        out_THWC = resize(box_THWC.contiguous(), params.crop_px, params.crop_px)
+        return (out_THWC.flip(2) if params.flip else out_THWC).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class ErasingParams:
+    """A box of all frames and what fills it; a height of 0 is no box.
+
+    Args:
+        height: px, of the frames that it was drawn for.
+        width: px, of the frames that it was drawn for.
+        top: px, first row of the box.
+        left: px, first column of the box.
+        box_height: px.
+        box_width: px.
+        noise_seed: of the noise that fills it.
+    """
+
+    height: int
+    width: int
+    top: int
+    left: int
+    box_height: int
+    box_width: int
+    noise_seed: int
+
+
+@dataclass(frozen=True)
+class RandomErasing:
+    """One box, the same in all frames, filled with noise or with the mean color.
+
+    The noise is one picture, the same in all frames, so that nothing moves in the box. (SlowFast draws
+    it anew for each frame.) After normalization it is standard normal, as in the sources, but for what
+    lies outside [0, 255] in uint8.
+
+    Args:
+        probability: of a clip.
+        scale: closed range of the box's part of the frame's area, in (0, 1].
+        ratio: range of height / width, log-uniform.
+        value: "random" for noise in each pixel and channel, "mean" for the mean color.
+        mean: color of the middle, of pixels in [0, 1]: as the network's input is normalized.
+        std: of the noise, of pixels in [0, 1].
+
+    Raises:
+        ValueError: for an empty range, a number out of its own, or an unknown value.
+    Source: torchvision's RandomErasing for the box (up to ten are drawn until one is smaller than the
+        frame in both directions, else none); timm's mode "pixel" and SlowFast's cube for the noise.
+    """
+
+    probability: float = 0.0
+    scale: tuple[float, float] = (0.02, 1 / 3)
+    ratio: tuple[float, float] = (0.3, 1 / 0.3)
+    value: Literal["random", "mean"] = "random"
+    mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
+    std: tuple[float, float, float] = (0.225, 0.225, 0.225)
+
+    def __post_init__(self) -> None:
+        check_probability("probability", self.probability)
+        object.__setattr__(self, "scale", _check_bounds("scale", self.scale, highest=1))
+        object.__setattr__(self, "ratio", _check_bounds("ratio", self.ratio))
+        if self.value not in ("random", "mean"):
+            raise ValueError(f"value must be one of 'random', 'mean', got {self.value!r}")
+        for name in ("mean", "std"):
+            values = tuple(getattr(self, name))
+            if len(values) != 3 or not all(0 <= v <= 1 for v in values):
+                raise ValueError(f"{name} must be three numbers in [0, 1], got {values!r}")
+            object.__setattr__(self, name, values)
+
+    def draw(self, rng: np.random.Generator, height: int, width: int) -> ErasingParams:
+        """Draw a box; 24 numbers whatever comes out.
+
+        Args:
+            rng: gives whether, ten areas and ratios, the place, and the noise's seed.
+            height: px, of the frames.
+            width: px, of the frames.
+
+        Raises:
+            ValueError: for a length below 1.
+            TypeError: for a length that is no integer, or an `rng` that is no numpy Generator.
+        """
+        check_rng(rng)
+        height, width = check_integer("height", height), check_integer("width", width)
+        u = rng.random()
+        boxes = _BoxDraw.of(rng)
+        seed = int(rng.integers(2**63))
+        box = boxes.find(height, width, scale=self.scale, ratio=self.ratio, whole=False)
+        if box is None or not u < self.probability:
+            box = (0, 0, 0, 0)
+        return ErasingParams(height, width, *box, noise_seed=seed)
+
+    def apply(self, frames_TCHW: torch.Tensor, params: ErasingParams) -> torch.Tensor:
+        """Fill the box in all frames; the input is not written to.
+
+        Args:
+            frames_TCHW: uint8 (T, 3, H, W) of the size that `params` was drawn for.
+            params: from `draw`.
+
+        Raises:
+            TypeError: for frames that are not uint8.
+            ValueError: for frames of another shape or size.
+        """
+        check_clip(frames_TCHW)
+        check_size(tuple(frames_TCHW.shape[2:]), (params.height, params.width))
+        if params.box_height == 0:
+            return frames_TCHW
+        size = (params.box_height, params.box_width, 3)
+        noise = np.zeros(size, dtype=np.float32)
+        if self.value == "random":
+            noise = np.random.default_rng(params.noise_seed).standard_normal(size, dtype=np.float32)
+        levels = (noise * np.array(self.std, dtype=np.float32) + np.array(self.mean, dtype=np.float32)) * 255
+        box_CHW = torch.from_numpy(levels.round().clip(0, 255).astype(np.uint8)).permute(2, 0, 1)
+        out_THWC = frames_TCHW.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
+        out_TCHW = out_THWC.permute(0, 3, 1, 2)
+        return F.erase(out_TCHW, params.top, params.left, params.box_height, params.box_width, box_CHW, inplace=True)
+
+
+# ---- draws ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _BoxDraw:
+    """Numbers in [0, 1) for ten boxes' areas and ratios, and for the place of the one that fits.
+
+    Their count does not depend on the frame's size, nor on how many boxes are tried.
+    """
+
+    tries: tuple[tuple[float, float], ...]
+    place: tuple[float, float]
+
+    @classmethod
+    def of(cls, rng: np.random.Generator) -> _BoxDraw:
+        """Take 22 numbers from a generator."""
+        tries = tuple((float(a), float(b)) for a, b in rng.random((_TRIES, 2)))
+        first, second = rng.random(2).tolist()
+        return cls(tries, (first, second))
+
+    def find(
+        self,
+        height: int,
+        width: int,
+        *,
+        scale: tuple[float, float],
+        ratio: tuple[float, float],
+        whole: bool,
+    ) -> tuple[int, int, int, int] | None:
+        """The first box that fits into a frame, None where none does.
+
+        Args:
+            height: px, of the frame.
+            width: px, of the frame.
+            scale: range of the box's part of the frame's area.
+            ratio: range of the box's height / width, log-uniform.
+            whole: a box may be as high or as wide as the frame.
+
+        Returns:
+            (top, left, height, width), px.
+        """
+        logs = (math.log(ratio[0]), math.log(ratio[1]))
+        for u_area, u_ratio in self.tries:
+            area, r = height * width * between(u_area, scale), math.exp(between(u_ratio, logs))
+            h, w = round(math.sqrt(area * r)), round(math.sqrt(area / r))
+            if 0 < h < height + whole and 0 < w < width + whole:
+                return uniform(self.place[0], height - h), uniform(self.place[1], width - w), h, w
+        return None
+
+
+def _check_bounds(name: str, bounds: Sequence[float], *, highest: float = math.inf) -> tuple[float, float]:
+    """Two ascending numbers above 0, as a tuple; a config gives a list.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1] <= highest or not bounds[1] < math.inf:
+        limit = "" if highest == math.inf else f" and at most {highest}"
+        raise ValueError(f"{name} must be two ascending numbers above 0{limit}, got {bounds!r}")
+    return float(bounds[0]), float(bounds[1])
