@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Learns eight motions from real video files with a Group Norm I3D, tests with 10 clips, labels four videos.
+# Train a Group Norm I3D on eight motions of shapes, test it with 10 clips of each video, label four videos.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 

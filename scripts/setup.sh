@@ -1,4 +1,4 @@
-# Sourced by demo.sh and test.sh: makes .venv with the machine's Python and installs the package, once.
+# Sourced by demo.sh and test.sh: makes .venv with the system's Python and installs the package, unless it is there.
 # Sets PYTHON to the environment's interpreter.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -18,7 +18,7 @@ find_python() {
     fail "Python 3.11 or newer is needed; python3 here is $(python3 --version 2>&1 || echo missing). Install one, or name it: BASE_PYTHON=/path/to/python3.12 bash $0"
 }
 
-# One hash over what decides the installation: a change of either file installs again.
+# A change of either file installs again.
 wanted=$(cat pyproject.toml scripts/constraints.txt | cksum)
 if [ "$(cat "$VENV/.installed" 2>/dev/null)" != "$wanted" ]; then
     base=$(find_python)
@@ -31,7 +31,7 @@ if [ "$(cat "$VENV/.installed" 2>/dev/null)" != "$wanted" ]; then
     fi
     echo "set-up: installing into $VENV (a few minutes and 5.5 GB the first time)"
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --constraint scripts/constraints.txt --editable '.[dev]' \
-        || fail "pip could not install the package; its words are above"
+        || fail "pip could not install the package; see its message above"
     echo "$wanted" > "$VENV/.installed"
 fi
 PYTHON=$VENV/bin/python
