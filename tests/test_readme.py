@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from media import write_numbered_video
 from runs import run
 from small import write_small_configs
 from torchvision.models import resnet50
@@ -28,9 +29,9 @@ PAGES = [
 ]
 # Measurements take minutes at the size that the pages name.
 SMALLER = {
-    "bench data": "--rounds 1",
+    "bench data": "video.mp4 --rounds 1",
     "bench test": "--num_videos 2 --num_clips 2 --size 32 --width 4 --rounds 1",
-    "bench train": "--num_clips 1 --frames 8 --size 32 --width 8 --formats channels_last_3d --no_memory --rounds 1",
+    "bench train": "--frames 8 --size 32 --width 8 --formats channels_last_3d --no_memory --rounds 1",
     "bench weights": "--rounds 1",
 }
 
@@ -67,7 +68,7 @@ def place(tiny_videos, tmp_path_factory):
     for split, lines in rows.items():
         text = ["label,youtube_id,time_start,time_end,split", *(f"{line},{split}" for line in lines)]
         (here / f"{split}.csv").write_text("\n".join(text) + "\n")
-    shutil.copy(next((here / "videos").rglob("*.mp4")), here / "video.mp4")
+    write_numbered_video(here / "video.mp4", 40)
     (here / "videos.txt").write_text(
         "".join(f"{v.relative_to(here)}\n" for v in sorted((here / "videos").rglob("*.mp4")))
     )
@@ -79,6 +80,7 @@ def place(tiny_videos, tmp_path_factory):
     write_weights(here)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VIDEO_GN_CACHE", str(here / "cache"))
+        patch.setenv("VIDEO_GN_BENCH_VIDEOS", "4")
         yield here
 
 
