@@ -208,7 +208,7 @@ def anchors(page):
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page):
     text = prose(page)
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+    for target in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text):
         if target.startswith("https://"):
             continue
         path, _, anchor = target.partition("#")
@@ -241,6 +241,20 @@ def test_the_packages_page_names_every_folder_and_config():
     text = (ROOT / "configs/README.md").read_text() + (ROOT / "configs/study/README.md").read_text()
     for path in (ROOT / "configs").rglob("*.yaml"):
         assert path.name in text or path.parent.name == "kinetics400", path
+
+
+def test_settings_that_a_page_names_exist(place):
+    status, printed = run(["fit", "--help"], place)
+    assert status == 0
+    groups = "data|model|trainer|checkpoint|guard|averaging|precise_bn|ddp"
+    named = {name for page in PAGES for name in re.findall(rf"`(?:--)?((?:{groups})\.[\w.]+)", page.read_text())}
+    named = {name for name in named if not name.startswith("model.net.")}  # options of `i3d`
+    assert len(named) > 20
+    assert not {name for name in named if f"--{name}" not in printed}
+
+
+def test_pictures_are_small():
+    assert sum(path.stat().st_size for path in (ROOT / "scripts/pictures").iterdir()) < 600_000
 
 
 def test_extras_are_those_of_the_package():
