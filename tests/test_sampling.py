@@ -16,7 +16,7 @@ from video_gn import sampling
 
 
 @pytest.mark.parametrize(
-    ("num_frames", "clip_frames", "stride", "start", "expected"),
+    ("video_frames", "num_frames", "stride", "start", "expected"),
     [
         # 10 - 4 * 2 = 2: starts 0, 1, 2, a third of [0, 1) each
         (10, 4, 2, 0.0, [0, 2, 4, 6]),
@@ -44,36 +44,36 @@ from video_gn import sampling
         (5, 3, 1, 0.999, [2, 3, 4]),
     ],
 )
-def test_train_clip_by_hand(num_frames, clip_frames, stride, start, expected):
-    clip = sampling.train_clip(num_frames, clip_frames=clip_frames, stride=stride, start=start)
+def test_train_clip_by_hand(video_frames, num_frames, stride, start, expected):
+    clip = sampling.train_clip(video_frames, num_frames=num_frames, stride=stride, start=start)
     assert clip.dtype == np.int64
     assert clip.tolist() == expected
 
 
 def test_train_clip_32x2_and_64x1_of_300_frames():
     # 300 - 64 = 236: the last clip is 236, 238, ..., 298, and frame 299 is never seen
-    assert sampling.train_clip(300, clip_frames=32, stride=2, start=0.0).tolist() == list(range(0, 64, 2))
+    assert sampling.train_clip(300, num_frames=32, stride=2, start=0.0).tolist() == list(range(0, 64, 2))
     last = math.nextafter(1, 0)
-    assert sampling.train_clip(300, clip_frames=32, stride=2, start=last).tolist() == list(range(236, 300, 2))
-    assert sampling.train_clip(300, clip_frames=64, stride=1, start=last).tolist() == list(range(236, 300))
+    assert sampling.train_clip(300, num_frames=32, stride=2, start=last).tolist() == list(range(236, 300, 2))
+    assert sampling.train_clip(300, num_frames=64, stride=1, start=last).tolist() == list(range(236, 300))
 
 
 @pytest.mark.parametrize(
-    ("num_frames", "expected"), [(5, [0, 2, 4, 4]), (6, [0, 2, 4, 5]), (7, [0, 2, 4, 6]), (1, [0, 0, 0, 0])]
+    ("video_frames", "expected"), [(5, [0, 2, 4, 4]), (6, [0, 2, 4, 5]), (7, [0, 2, 4, 6]), (1, [0, 0, 0, 0])]
 )
-def test_past_the_end_the_last_frame(num_frames, expected):
-    assert sampling.train_clip(num_frames, clip_frames=4, stride=2, start=0.5, past_end="last").tolist() == expected
+def test_past_the_end_the_last_frame(video_frames, expected):
+    assert sampling.train_clip(video_frames, num_frames=4, stride=2, start=0.5, past_end="last").tolist() == expected
 
 
 def test_a_start_just_below_one_is_the_last_start_for_every_length():
     last = math.nextafter(1, 0)
-    for num_frames in [*range(1, 300), 10**6, 2**53 - 2]:
-        assert sampling.train_clip(num_frames, clip_frames=1, start=last).tolist() == [num_frames - 1]
+    for video_frames in [*range(1, 300), 10**6, 2**53 - 2]:
+        assert sampling.train_clip(video_frames, num_frames=1, start=last).tolist() == [video_frames - 1]
 
 
 def test_starts_drawn_by_a_generator_are_uniform_with_both_ends():
     rng = np.random.default_rng(0)
-    starts = [int(sampling.train_clip(20, clip_frames=4, stride=4, rng=rng)[0]) for _ in range(5000)]
+    starts = [int(sampling.train_clip(20, num_frames=4, stride=4, rng=rng)[0]) for _ in range(5000)]
     counts = np.bincount(starts)
     assert len(counts) == 5  # 0 ... 20 - 16
     # 1000 expected with a standard deviation of 28: four of them, and the seed is fixed
@@ -83,9 +83,9 @@ def test_starts_drawn_by_a_generator_are_uniform_with_both_ends():
 def test_a_generator_gives_what_its_number_gives_and_is_used_once():
     for seed in range(20):
         rng, twin = np.random.default_rng(seed), np.random.default_rng(seed)
-        clip = sampling.train_clip(300, clip_frames=8, stride=8, rng=rng)
+        clip = sampling.train_clip(300, num_frames=8, stride=8, rng=rng)
         start = twin.random()
-        assert clip.tolist() == sampling.train_clip(300, clip_frames=8, stride=8, start=start).tolist()
+        assert clip.tolist() == sampling.train_clip(300, num_frames=8, stride=8, start=start).tolist()
         assert rng.random() == twin.random()
 
 
@@ -93,7 +93,7 @@ def test_a_generator_gives_what_its_number_gives_and_is_used_once():
 
 
 @pytest.mark.parametrize(
-    ("num_frames", "num_clips", "clip_frames", "stride", "expected"),
+    ("video_frames", "num_clips", "num_frames", "stride", "expected"),
     [
         (10, 2, 3, 2, [[0, 2, 4], [5, 7, 9]]),
         (10, 3, 3, 2, [[0, 2, 4], [3, 5, 7], [6, 8, 0]]),  # 3.33 -> 3, 6.67 -> 6; 10 mod 10
@@ -105,14 +105,14 @@ def test_a_generator_gives_what_its_number_gives_and_is_used_once():
         (5, 5, 1, 1, [[0], [1], [2], [3], [4]]),
     ],
 )
-def test_nonlocal_by_hand(num_frames, num_clips, clip_frames, stride, expected):
-    clips = sampling.test_clips(num_frames, num_clips=num_clips, clip_frames=clip_frames, stride=stride)
+def test_nonlocal_by_hand(video_frames, num_clips, num_frames, stride, expected):
+    clips = sampling.test_clips(video_frames, num_clips=num_clips, num_frames=num_frames, stride=stride)
     assert clips.dtype == np.int64
     assert clips.tolist() == expected
 
 
 def test_nonlocal_ten_clips_32x2_of_300_frames():
-    clips = sampling.test_clips(300, num_clips=10, clip_frames=32, stride=2, spacing="nonlocal")
+    clips = sampling.test_clips(300, num_clips=10, num_frames=32, stride=2, spacing="nonlocal")
     assert clips[:, 0].tolist() == [0, 30, 60, 90, 120, 150, 180, 210, 240, 270]
     assert clips[7].tolist() == list(range(210, 274, 2))
     # the last two run past the end and come round: 240 ... 298, 0, 2; 270 ... 298, 0 ... 32
@@ -121,7 +121,7 @@ def test_nonlocal_ten_clips_32x2_of_300_frames():
 
 
 @pytest.mark.parametrize(
-    ("num_frames", "num_clips", "clip_frames", "stride", "expected"),
+    ("video_frames", "num_clips", "num_frames", "stride", "expected"),
     [
         (10, 2, 3, 2, [[0, 2, 4], [5, 7, 9]]),  # 10 - 5 = 5
         (10, 3, 3, 2, [[0, 2, 4], [2, 4, 6], [5, 7, 9]]),  # 2.5 rounds to the even 2
@@ -133,22 +133,22 @@ def test_nonlocal_ten_clips_32x2_of_300_frames():
         (7, 4, 1, 3, [[0], [2], [4], [6]]),
     ],
 )
-def test_uniform_by_hand(num_frames, num_clips, clip_frames, stride, expected):
+def test_uniform_by_hand(video_frames, num_clips, num_frames, stride, expected):
     clips = sampling.test_clips(
-        num_frames, num_clips=num_clips, clip_frames=clip_frames, stride=stride, spacing="uniform"
+        video_frames, num_clips=num_clips, num_frames=num_frames, stride=stride, spacing="uniform"
     )
     assert clips.tolist() == expected
 
 
 def test_uniform_ten_clips_32x2_of_300_frames_end_on_the_last_frame():
-    clips = sampling.test_clips(300, num_clips=10, clip_frames=32, stride=2, spacing="uniform")
+    clips = sampling.test_clips(300, num_clips=10, num_frames=32, stride=2, spacing="uniform")
     # 300 - 63 = 237, 237 / 9 = 26.33
     assert clips[:, 0].tolist() == [0, 26, 53, 79, 105, 132, 158, 184, 211, 237]
     assert clips[-1].tolist() == list(range(237, 300, 2))
 
 
 @pytest.mark.parametrize(
-    ("num_frames", "num_clips", "clip_frames", "stride", "expected"),
+    ("video_frames", "num_clips", "num_frames", "stride", "expected"),
     [
         (100, 2, 8, 8, [[0, 9, 18, 27, 36, 45, 54, 63], [18, 27, 36, 45, 54, 63, 72, 81]]),  # (100 - 64) / 2
         (11, 2, 4, 2, [[0, 2, 4, 7], [1, 3, 6, 8]]),  # 7 / 3 apart, from 0 and 1.5: 1.5, 3.83, 6.17, 8.5
@@ -157,11 +157,11 @@ def test_uniform_ten_clips_32x2_of_300_frames_end_on_the_last_frame():
         (1, 2, 3, 2, [[0, 0, 0]] * 2),
     ],
 )
-def test_slowfast_by_hand(num_frames, num_clips, clip_frames, stride, expected):
+def test_slowfast_by_hand(video_frames, num_clips, num_frames, stride, expected):
     clips = sampling.test_clips(
-        num_frames,
+        video_frames,
         num_clips=num_clips,
-        clip_frames=clip_frames,
+        num_frames=num_frames,
         stride=stride,
         spacing="slowfast",
         past_end="last",
@@ -179,7 +179,7 @@ GRID = [
 
 def test_nonlocal_against_a_loop_and_the_sources_float32():
     for n, k, t, s in GRID:
-        clips = sampling.test_clips(n, num_clips=k, clip_frames=t, stride=s)
+        clips = sampling.test_clips(n, num_clips=k, num_frames=t, stride=s)
         assert clips.tolist() == [[(int(n / k * j) % n + s * i) % n for i in range(t)] for j in range(k)]
         gap = np.float32(n) / np.float32(k)
         assert clips[:, 0].tolist() == [int(gap * np.float32(j)) % n for j in range(k)]
@@ -187,7 +187,7 @@ def test_nonlocal_against_a_loop_and_the_sources_float32():
 
 def test_uniform_against_a_loop_with_pythons_round():
     for n, k, t, s in GRID:
-        clips = sampling.test_clips(n, num_clips=k, clip_frames=t, stride=s, spacing="uniform")
+        clips = sampling.test_clips(n, num_clips=k, num_frames=t, stride=s, spacing="uniform")
         most = max(n - ((t - 1) * s + 1), 0)
         starts = [round(j * (most / (k - 1))) for j in range(k)] if k > 1 else [most // 2]
         assert clips.tolist() == [[(a + s * i) % n for i in range(t)] for a in starts]
@@ -200,7 +200,7 @@ def test_slowfast_against_linspace_clamped_and_cut(fps, ratio):
     differing = total = 0
     for n, k, t, s in GRID:
         clips = sampling.test_clips(
-            n, num_clips=k, clip_frames=t, stride=s, spacing="slowfast", past_end="last", fps=fps, target_fps=30
+            n, num_clips=k, num_frames=t, stride=s, spacing="slowfast", past_end="last", fps=fps, target_fps=30
         )
         size = t * s * fps / 30
         for j, clip in enumerate(clips.tolist()):
@@ -220,7 +220,7 @@ def test_slowfast_against_linspace_clamped_and_cut(fps, ratio):
 
 
 @pytest.mark.parametrize(
-    ("num_frames", "clip_frames", "stride", "expected"),
+    ("video_frames", "num_frames", "stride", "expected"),
     [
         (10, 3, 2, [2, 4, 6]),
         (11, 3, 2, [3, 5, 7]),
@@ -231,12 +231,12 @@ def test_slowfast_against_linspace_clamped_and_cut(fps, ratio):
         (300, 32, 2, list(range(118, 182, 2))),
     ],
 )
-def test_center_clip_by_hand(num_frames, clip_frames, stride, expected):
-    assert sampling.center_clip(num_frames, clip_frames=clip_frames, stride=stride).tolist() == expected
+def test_center_clip_by_hand(video_frames, num_frames, stride, expected):
+    assert sampling.center_clip(video_frames, num_frames=num_frames, stride=stride).tolist() == expected
 
 
 def test_center_clip_past_the_end():
-    assert sampling.center_clip(4, clip_frames=3, stride=2, past_end="last").tolist() == [0, 2, 3]
+    assert sampling.center_clip(4, num_frames=3, stride=2, past_end="last").tolist() == [0, 2, 3]
 
 
 # ---- resampling --------------------------------------------------------------------------------
@@ -257,23 +257,23 @@ def test_center_clip_past_the_end():
     ],
 )
 def test_resampled_clip_by_hand(fps, target_fps, expected):
-    arguments = {"clip_frames": 6, "stride": 2, "fps": fps, "target_fps": target_fps}
+    arguments = {"num_frames": 6, "stride": 2, "fps": fps, "target_fps": target_fps}
     assert sampling.train_clip(100, start=0.0, **arguments).tolist() == expected
     assert sampling.test_clips(100, num_clips=2, **arguments).tolist() == [expected, [50 + i for i in expected]]
 
 
 def test_resampled_train_starts_leave_room():
     # 4 frames 4 apart take 16 of 20 frames: starts 0 ... 4
-    last = sampling.train_clip(20, clip_frames=4, stride=2, start=0.999, fps=60, target_fps=30)
+    last = sampling.train_clip(20, num_frames=4, stride=2, start=0.999, fps=60, target_fps=30)
     assert last.tolist() == [4, 8, 12, 16]
     # 4 frames 5/3 apart take 6.67 of 10 frames: starts 0 ... 3
-    last = sampling.train_clip(10, clip_frames=4, stride=2, start=0.999, fps=25, target_fps=30)
+    last = sampling.train_clip(10, num_frames=4, stride=2, start=0.999, fps=25, target_fps=30)
     assert last.tolist() == [3, 4, 6, 8]
 
 
 def test_resampled_uniform_and_center_by_hand():
     # span 3 * 5/3 + 1 = 6 of 10 frames: starts 0, 2, 4; the middle 2
-    arguments = {"clip_frames": 4, "stride": 2, "fps": 25, "target_fps": 30}
+    arguments = {"num_frames": 4, "stride": 2, "fps": 25, "target_fps": 30}
     clips = sampling.test_clips(10, num_clips=3, spacing="uniform", **arguments)
     assert clips.tolist() == [[0, 1, 3, 5], [2, 3, 5, 7], [4, 5, 7, 9]]
     assert sampling.center_clip(10, **arguments).tolist() == [2, 3, 5, 7]
@@ -284,7 +284,7 @@ def test_no_frame_is_lost_to_rounding():
         fps = numerator / denominator
         for target in (30, 25, 24):
             exact = Fraction(numerator, denominator) / target
-            clip = sampling.train_clip(10**6, clip_frames=64, stride=8, start=0.0, fps=fps, target_fps=target)
+            clip = sampling.train_clip(10**6, num_frames=64, stride=8, start=0.0, fps=fps, target_fps=target)
             assert clip.tolist() == [math.floor(t * 8 * exact) for t in range(64)]
 
 
@@ -303,7 +303,7 @@ def test_indices_lie_in_the_video_and_starts_ascend(n, k, t, s, spacing, past_en
     got = sampling.test_clips(
         n,
         num_clips=k,
-        clip_frames=t,
+        num_frames=t,
         stride=s,
         spacing=spacing,
         past_end=past_end,
@@ -321,9 +321,7 @@ def test_indices_lie_in_the_video_and_starts_ascend(n, k, t, s, spacing, past_en
 
 @given(counts, clips, strides, st.floats(0, 1, exclude_max=True), past_ends, rates)
 def test_train_clips_lie_in_the_video_and_loop_only_where_they_must(n, t, s, start, past_end, fps):
-    got = sampling.train_clip(
-        n, clip_frames=t, stride=s, start=start, past_end=past_end, fps=fps, target_fps=fps and 30
-    )
+    got = sampling.train_clip(n, num_frames=t, stride=s, start=start, past_end=past_end, fps=fps, target_fps=fps and 30)
     assert got.shape == (t,)
     assert got.min() >= 0 and got.max() < n
     if not fps and n >= t * s:
@@ -334,7 +332,7 @@ def test_train_clips_lie_in_the_video_and_loop_only_where_they_must(n, t, s, sta
 
 @given(counts, st.integers(1, 12), clips, strides, spacings, past_ends, st.floats(0.5, 500))
 def test_the_same_rate_changes_nothing(n, k, t, s, spacing, past_end, fps):
-    shared = {"clip_frames": t, "stride": s, "past_end": past_end}
+    shared = {"num_frames": t, "stride": s, "past_end": past_end}
     same = {"fps": fps, "target_fps": fps}
     for plain, resampled in [
         (
@@ -349,8 +347,8 @@ def test_the_same_rate_changes_nothing(n, k, t, s, spacing, past_end, fps):
 
 @given(counts, clips, strides, st.floats(1, 240))
 def test_without_a_target_rate_the_rate_is_unused(n, t, s, fps):
-    plain = sampling.center_clip(n, clip_frames=t, stride=s)
-    assert np.array_equal(plain, sampling.center_clip(n, clip_frames=t, stride=s, fps=fps))
+    plain = sampling.center_clip(n, num_frames=t, stride=s)
+    assert np.array_equal(plain, sampling.center_clip(n, num_frames=t, stride=s, fps=fps))
 
 
 # ---- segments ----------------------------------------------------------------------------------
@@ -406,7 +404,7 @@ def test_bad_segments(times, start, end, message):
 
 # ---- callers' mistakes -------------------------------------------------------------------------
 
-GOOD = {"num_frames": 10, "num_clips": 2, "clip_frames": 4, "stride": 2}
+GOOD = {"video_frames": 10, "num_clips": 2, "num_frames": 4, "stride": 2}
 
 
 @pytest.mark.parametrize("name", list(GOOD))
@@ -449,16 +447,16 @@ def test_bad_settings(changes, message):
 @pytest.mark.parametrize("start", [-0.1, 1.0, math.nan, math.inf])
 def test_bad_starts(start):
     with pytest.raises(ValueError, match=r"start must be in \[0, 1\), got"):
-        sampling.train_clip(10, clip_frames=4, start=start)
+        sampling.train_clip(10, num_frames=4, start=start)
 
 
 def test_start_and_generator():
     with pytest.raises(ValueError, match="exactly one of start and rng must be given, got start=None, rng=None"):
-        sampling.train_clip(10, clip_frames=4)
+        sampling.train_clip(10, num_frames=4)
     with pytest.raises(ValueError, match=r"exactly one of start and rng must be given, got start=0.5"):
-        sampling.train_clip(10, clip_frames=4, start=0.5, rng=np.random.default_rng(0))
+        sampling.train_clip(10, num_frames=4, start=0.5, rng=np.random.default_rng(0))
     with pytest.raises(TypeError, match="rng must be a numpy Generator, got RandomState"):
-        sampling.train_clip(10, clip_frames=4, rng=np.random.RandomState(0))
+        sampling.train_clip(10, num_frames=4, rng=np.random.RandomState(0))
 
 
 def test_it_needs_no_torch():

@@ -36,9 +36,9 @@ _MAX_DENOMINATOR = 100_000
 
 
 def train_clip(
-    num_frames: int,
+    video_frames: int,
     *,
-    clip_frames: int,
+    num_frames: int,
     stride: int = 1,
     start: float | None = None,
     rng: np.random.Generator | None = None,
@@ -52,8 +52,8 @@ def train_clip(
     from one number in [0, 1), so the same draw gives the same relative place when N turns out smaller.
 
     Args:
-        num_frames: N, at least 1.
-        clip_frames: T, at least 1.
+        video_frames: N, at least 1.
+        num_frames: T, at least 1.
         stride: S, at least 1.
         start: where the clip starts, in [0, 1): 0 is the first possible start, just below 1 the last.
         rng: draws `start`, once; give one of the two.
@@ -71,7 +71,7 @@ def train_clip(
     Source: the released code of Non-local Neural Networks, customized_video_io.cc (random start in
         [0, N - T S], index mod N).
     """
-    num_frames, clip_frames, step = _check(num_frames, clip_frames, stride, fps, target_fps)
+    video_frames, num_frames, step = _check(video_frames, num_frames, stride, fps, target_fps)
     if (start is None) == (rng is None):
         raise ValueError(f"exactly one of start and rng must be given, got start={start!r}, rng={rng!r}")
     if rng is not None:
@@ -80,17 +80,17 @@ def train_clip(
         start = float(rng.random())
     if start is None or not 0 <= start < 1:
         raise ValueError(f"start must be in [0, 1), got {start!r}")
-    last_start = max(math.floor(num_frames - clip_frames * step), 0)
+    last_start = max(math.floor(video_frames - num_frames * step), 0)
     # min: the product of a start just below 1 may round up to the next integer.
     first = min(math.floor(start * (last_start + 1)), last_start)
-    return _bound(_clips([Fraction(first)], step, clip_frames)[0], num_frames, past_end)
+    return _bound(_clips([Fraction(first)], step, num_frames)[0], video_frames, past_end)
 
 
 def test_clips(
-    num_frames: int,
+    video_frames: int,
     *,
     num_clips: int,
-    clip_frames: int,
+    num_frames: int,
     stride: int = 1,
     spacing: str = "nonlocal",
     past_end: str = "loop",
@@ -111,9 +111,9 @@ def test_clips(
     (`target_fps=30`).
 
     Args:
-        num_frames: N, at least 1.
+        video_frames: N, at least 1.
         num_clips: K, at least 1.
-        clip_frames: T, at least 1.
+        num_frames: T, at least 1.
         stride: S, at least 1.
         spacing: where the clips start, see the table.
         past_end: "loop" takes index mod N, "last" repeats frame N - 1 (mmaction2's "repeat_last"
@@ -133,18 +133,18 @@ def test_clips(
         decoder.py, for a video that is decoded as a whole (its decoding of a part begins at the next
         whole frame instead of the one before).
     """
-    num_frames, clip_frames, step = _check(num_frames, clip_frames, stride, fps, target_fps)
+    video_frames, num_frames, step = _check(video_frames, num_frames, stride, fps, target_fps)
     num_clips = check_integer("num_clips", num_clips)
     if spacing not in SPACINGS:
         raise ValueError(f"spacing must be one of {sorted(SPACINGS)}, got {spacing!r}")
-    starts, step = SPACINGS[spacing](num_frames, num_clips, clip_frames, step)
-    return _bound(_clips(starts, step, clip_frames), num_frames, past_end)
+    starts, step = SPACINGS[spacing](video_frames, num_clips, num_frames, step)
+    return _bound(_clips(starts, step, num_frames), video_frames, past_end)
 
 
 def center_clip(
-    num_frames: int,
+    video_frames: int,
     *,
-    clip_frames: int,
+    num_frames: int,
     stride: int = 1,
     past_end: str = "loop",
     fps: float | None = None,
@@ -153,8 +153,8 @@ def center_clip(
     """The clip in the middle of the video, for validation.
 
     Args:
-        num_frames: N, at least 1.
-        clip_frames: T, at least 1.
+        video_frames: N, at least 1.
+        num_frames: T, at least 1.
         stride: S, at least 1.
         past_end: "loop" takes index mod N, "last" repeats frame N - 1.
         fps: of the video; needed with `target_fps`, else unused.
@@ -169,9 +169,9 @@ def center_clip(
     Source: SampleFrames of mmaction2 1.x with one clip in test mode.
     """
     return test_clips(
-        num_frames,
+        video_frames,
         num_clips=1,
-        clip_frames=clip_frames,
+        num_frames=num_frames,
         stride=stride,
         spacing="uniform",
         past_end=past_end,
@@ -215,19 +215,19 @@ def segment_frames(
 
 
 def _nonlocal_starts(
-    num_frames: int, num_clips: int, clip_frames: int, step: Fraction
+    video_frames: int, num_clips: int, num_frames: int, step: Fraction
 ) -> tuple[list[Fraction], Fraction]:
     # A quotient first, then a product, as the source has it. It does so in float32, we in float64: for
     # K = 10 both are floor(N j / K) for every N up to 20,000; for K = 20 or 30 rounding may cost either
     # a frame (N = 84, K = 20, j = 15: 63 exactly, 62 in both).
-    gap = num_frames / num_clips
-    return [Fraction(int(gap * j) % num_frames) for j in range(num_clips)], step
+    gap = video_frames / num_clips
+    return [Fraction(int(gap * j) % video_frames) for j in range(num_clips)], step
 
 
 def _uniform_starts(
-    num_frames: int, num_clips: int, clip_frames: int, step: Fraction
+    video_frames: int, num_clips: int, num_frames: int, step: Fraction
 ) -> tuple[list[Fraction], Fraction]:
-    last_start = max(num_frames - ((clip_frames - 1) * step + 1), Fraction(0))
+    last_start = max(video_frames - ((num_frames - 1) * step + 1), Fraction(0))
     if num_clips == 1:
         return [Fraction(last_start // 2)], step
     # The source multiplies j by the float quotient and calls np.round, which is half to even.
@@ -236,12 +236,12 @@ def _uniform_starts(
 
 
 def _slowfast_starts(
-    num_frames: int, num_clips: int, clip_frames: int, step: Fraction
+    video_frames: int, num_clips: int, num_frames: int, step: Fraction
 ) -> tuple[list[Fraction], Fraction]:
-    last_start = max(num_frames - clip_frames * step, Fraction(0))
+    last_start = max(video_frames - num_frames * step, Fraction(0))
     starts = [last_start * j / num_clips for j in range(num_clips)]
     # At a rate above S times the video's own, T s may be below 1: the clip repeats its first frame.
-    apart = max((clip_frames * step - 1) / (clip_frames - 1), Fraction(0)) if clip_frames > 1 else step
+    apart = max((num_frames * step - 1) / (num_frames - 1), Fraction(0)) if num_frames > 1 else step
     return starts, apart
 
 
@@ -252,46 +252,46 @@ SPACINGS: dict[str, Callable[[int, int, int, Fraction], tuple[list[Fraction], Fr
 }
 
 _PAST_END: dict[str, Callable[[Indices, int], Indices]] = {
-    "loop": lambda indices, num_frames: indices % num_frames,
-    "last": lambda indices, num_frames: np.minimum(indices, num_frames - 1),
+    "loop": lambda indices, video_frames: indices % video_frames,
+    "last": lambda indices, video_frames: np.minimum(indices, video_frames - 1),
 }
 
 
-def _clips(starts: list[Fraction], step: Fraction, clip_frames: int) -> Indices:
+def _clips(starts: list[Fraction], step: Fraction, num_frames: int) -> Indices:
     """floor(start + t * step), exactly: int64 (K, T)."""
     rows = []
     for start in starts:
         denominator = math.lcm(start.denominator, step.denominator)
         a, b = int(start * denominator), int(step * denominator)
-        rows.append([(a + t * b) // denominator for t in range(clip_frames)])
+        rows.append([(a + t * b) // denominator for t in range(num_frames)])
     return np.array(rows, dtype=np.int64)
 
 
-def _bound(indices: Indices, num_frames: int, past_end: str) -> Indices:
+def _bound(indices: Indices, video_frames: int, past_end: str) -> Indices:
     if past_end not in _PAST_END:
         raise ValueError(f"past_end must be one of {sorted(_PAST_END)}, got {past_end!r}")
-    return _PAST_END[past_end](indices, num_frames)
+    return _PAST_END[past_end](indices, video_frames)
 
 
 # ---- arguments ---------------------------------------------------------------------------------
 
 
 def _check(
-    num_frames: int, clip_frames: int, stride: int, fps: float | None, target_fps: float | None
+    video_frames: int, num_frames: int, stride: int, fps: float | None, target_fps: float | None
 ) -> tuple[int, int, Fraction]:
     """N, T and s, checked."""
+    video_frames = check_integer("video_frames", video_frames)
     num_frames = check_integer("num_frames", num_frames)
-    clip_frames = check_integer("clip_frames", clip_frames)
     stride = check_integer("stride", stride)
     if target_fps is None:
-        return num_frames, clip_frames, Fraction(stride)
+        return video_frames, num_frames, Fraction(stride)
     if fps is None:
         raise ValueError(f"fps must be given with target_fps={target_fps!r}, got None. Pass the video's own rate.")
     for name, value in (("fps", fps), ("target_fps", target_fps)):
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be above 0 and finite, got {value!r}")
     ratio = Fraction(float(fps) / float(target_fps)).limit_denominator(_MAX_DENOMINATOR)
-    return num_frames, clip_frames, stride * ratio
+    return video_frames, num_frames, stride * ratio
 
 
 def _brief(values: npt.NDArray[np.float64]) -> str:

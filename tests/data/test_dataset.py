@@ -45,7 +45,7 @@ def eval_set(records, **changes):
 def test_a_test_video_gives_the_clips_that_the_protocol_names(videos, index):
     records, lengths = videos
     sample = eval_set(records, num_clips=4)[index]
-    wanted = sampling.test_clips(lengths[index], num_clips=4, clip_frames=8, stride=2)
+    wanted = sampling.test_clips(lengths[index], num_clips=4, num_frames=8, stride=2)
     assert [numbers(view) for view in sample.frames_VTCHW] == wanted.tolist()
     assert (sample.label, sample.video_id, sample.failures) == (index % 3, index, ())
     assert (sample.note.path, sample.note.num_frames, sample.note.fps) == (records[index].path, lengths[index], 25.0)
@@ -54,7 +54,7 @@ def test_a_test_video_gives_the_clips_that_the_protocol_names(videos, index):
 def test_the_validation_clip_is_the_one_in_the_middle(videos):
     records, _ = videos
     sample = eval_set(records, num_clips=None)[3]
-    assert [numbers(v) for v in sample.frames_VTCHW] == [sampling.center_clip(60, clip_frames=8, stride=2).tolist()]
+    assert [numbers(v) for v in sample.frames_VTCHW] == [sampling.center_clip(60, num_frames=8, stride=2).tolist()]
 
 
 def test_times_of_clips(videos):
@@ -83,7 +83,7 @@ def test_segments_are_videos_of_their_own(videos):
 @pytest.mark.parametrize("crops", [TestCrops("three", short_side_px=24, crop_px=20), TestCrops("center", 48, 32)])
 def test_views_from_one_pass_equal_each_clip_decoded_alone(tmp_path, crops):
     path = write_numbered_video(tmp_path / "v.mp4", 150, size=(80, 48))
-    indices = sampling.test_clips(150, num_clips=10, clip_frames=16, stride=3)
+    indices = sampling.test_clips(150, num_clips=10, num_frames=16, stride=3)
     with open_video(path) as reader:
         views = read_views(reader, indices, crops.apply)
         decoded = reader.num_decoded

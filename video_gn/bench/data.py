@@ -176,7 +176,7 @@ def _test_indices(path: str, backend: str) -> np.ndarray:
     with open_video(path, backend=backend) as reader:
         for attempt in (0, 1):
             indices_KT = sampling.test_clips(
-                reader.info.num_frames, num_clips=_NUM_CLIPS, clip_frames=_CLIP.num_frames, stride=_CLIP.stride
+                reader.info.num_frames, num_clips=_NUM_CLIPS, num_frames=_CLIP.num_frames, stride=_CLIP.stride
             )
             try:
                 reader.frames_at(np.unique(indices_KT))

@@ -208,7 +208,7 @@ def _mmaction2_views() -> _Clips:
 
 
 def _test_indices(num_frames: int) -> np.ndarray:
-    return sampling.test_clips(num_frames, num_clips=_NUM_CLIPS, clip_frames=_CLIP.num_frames, stride=_CLIP.stride)
+    return sampling.test_clips(num_frames, num_clips=_NUM_CLIPS, num_frames=_CLIP.num_frames, stride=_CLIP.stride)
 
 
 # ---- torchcodec --------------------------------------------------------------------------------

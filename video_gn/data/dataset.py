@@ -209,7 +209,7 @@ class TrainDataset(ClipDataset):
             clips = [
                 sampling.train_clip(
                     num_frames,
-                    clip_frames=self.clip.num_frames,
+                    num_frames=self.clip.num_frames,
                     stride=self.clip.stride,
                     rng=np.random.default_rng([*entropy, 0, *tail]),
                     past_end=self.clip.past_end,
@@ -280,7 +280,7 @@ class EvalDataset(ClipDataset):
         if self.num_clips is None:
             return sampling.center_clip(
                 num_frames,
-                clip_frames=clip.num_frames,
+                num_frames=clip.num_frames,
                 stride=clip.stride,
                 past_end=clip.past_end,
                 fps=fps,
@@ -289,7 +289,7 @@ class EvalDataset(ClipDataset):
         return sampling.test_clips(
             num_frames,
             num_clips=self.num_clips,
-            clip_frames=clip.num_frames,
+            num_frames=clip.num_frames,
             stride=clip.stride,
             spacing=self.spacing,
             past_end=clip.past_end,
