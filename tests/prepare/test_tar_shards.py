@@ -294,14 +294,14 @@ def test_names_that_several_files_have_are_told_apart(tmp_path, sources):
 
 def test_wrong_settings_and_lists_are_refused(tmp_path, sources):
     for change, message in (
-        ({"name": "a/b"}, "name must be of letters"),
+        ({"name": "a/b"}, "name must have letters"),
         ({"videos_per_shard": 0}, "videos_per_shard must be at least 1"),
         ({"bytes_per_shard": 0}, "bytes_per_shard must be at least 1"),
     ):
         with pytest.raises(ValueError, match=message):
             write_shards(listed(sources[0]), tmp_path / "out", **change)
     (tmp_path / "empty.mp4").touch()
-    with pytest.raises(RunError, match="must be there to be packed, got none of 2"):
+    with pytest.raises(RunError, match="at least one video must be readable, got none of 2"):
         write_shards(listed(tmp_path / "none.mp4", tmp_path / "empty.mp4"), tmp_path / "out")
 
 

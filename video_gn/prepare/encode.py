@@ -1,13 +1,12 @@
-"""Writes a video, or a segment of one, as an H.264 mp4 from which random clips decode fast.
+"""Encodes a video, or a segment of one, as an H.264 mp4 from which random clips decode fast.
 
-Why it is fast: key frames are near each other, so that little is decoded on the way to a clip; and seven of eight
-frames are ones that no other frame refers to, so that what a clip with a stride leaves out is not decoded.
+Why it is fast: key frames are near each other, so that little is decoded on the way to a clip; and no other frame
+refers to seven of eight frames, so that the frames that a clip's stride skips are not decoded.
 
-Random clips of 32 frames, stride 2, opening included, one thread, two clips of Kinetics (340 x 256, 10 s,
-H.264 as published); CPU time, so ratios hold and rates are of one machine. Size and PSNR are against the published
-files, whose own loss and noise are coded again. All with ref=1, no psy, no mbtree, and "fast" (CAVLC, no deblocking,
-no weighted prediction); but for the second and the last row, which have x264's own settings beside and were
-measured on six clips.
+Random clips of 32 frames, stride 2, opening included, one thread, two videos of Kinetics (340 x 256, 10 s,
+H.264 as published); ratios of CPU time. Size and PSNR are against the published files, whose own loss and noise are
+coded again. All with ref=1, no psy, no mbtree, and "fast" (CAVLC, no deblocking, no weighted prediction), except the
+second and the last row, which otherwise have x264's own settings and were measured on six videos.
 
 | key frames | b-frames | crf | clips/s | size | PSNR |
 |---|---|---|---|---|---|
@@ -22,8 +21,7 @@ measured on six clips.
 | 32 | 15 | 20 | 3.4x | 1.11x | 34.0 dB |
 | each frame | 0 | 18 | 2.6x | 2.8x | 36.8 dB |
 
-Frames are those of `video_gn.decoding`: of damaged files, too, the same frames come out of the original and
-of what is made of it.
+Frames are those of `video_gn.decoding`: also of damaged files, the original and its copy give the same frames.
 """
 
 from __future__ import annotations
@@ -44,25 +42,26 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 from video_gn import sampling
+from video_gn.checks import check_integer
 from video_gn.decoding.raw import RawReader, StartOverError, open_raw
 from video_gn.errors import DecodeError
 
 _VERSION = 1  # to be raised when the same settings give other files
-# A count that has to be corrected, and times that turn out to be wrong, are found one after the other.
+# A wrong count of frames and wrong times are found one after the other.
 _MAX_ATTEMPTS = 3
-_MAX_RATE = 1000  # frames per second above which a header's rate is no rate
-# Time units of a second: what the mp4 format and players cope with.
+_MAX_RATE = 1000  # frames per second; a header with more is not believed
+# Time units of a second that the mp4 format and players accept.
 _MAX_UNITS = 1_000_000
 _BT709, _BT601 = int(Colorspace.ITU709), 6  # 6: FFmpeg's SMPTE170M, BT.601 of new files
 
 
 @dataclass(frozen=True)
 class EncodeSettings:
-    """How videos are written.
+    """How videos are encoded.
 
     Args:
-        short_side_px: the longest that the short side stays, even, at least 16; smaller videos keep their size.
-        key_frame_interval: frames from one key frame to the next, at least 1.
+        short_side_px: Short side that larger videos are scaled down to, even, at least 16.
+        key_frame_interval: Frames from one key frame to the next, at least 1.
         crf: x264's constant rate factor, in [0, 51]; lower is better and larger.
     """
 
@@ -73,8 +72,7 @@ class EncodeSettings:
     def __post_init__(self) -> None:
         if self.short_side_px < 16 or self.short_side_px % 2:
             raise ValueError(f"short_side_px must be even and at least 16, got {self.short_side_px!r}.")
-        if self.key_frame_interval < 1:
-            raise ValueError(f"key_frame_interval must be at least 1, got {self.key_frame_interval!r}.")
+        check_integer("key_frame_interval", self.key_frame_interval)
         if not 0 <= self.crf <= 51:
             raise ValueError(f"crf must be in [0, 51], got {self.crf!r}. Lower is better; 18 is hard to tell apart.")
 
@@ -84,11 +82,11 @@ class EncodeSettings:
         interval = self.key_frame_interval
         return ":".join(
             (
-                # No key frames at cuts: they would shift the pattern, and clips would start at other places.
+                # No key frames at cuts: they would shift the pattern.
                 f"keyint={interval}:min-keyint={interval}:scenecut=0:open-gop=0",
                 # I bbbbbbb P bbbbbbb P ...: frames 0, 2, ... cost 1 decoded frame each, 1, 3, ... 1.25.
                 "bframes=7:b-adapt=0:b-pyramid=none:weightb=0:ref=1",
-                # What decoding costs beside: arithmetic coding, the filter over block edges, weighted prediction.
+                # Without other costs of decoding: arithmetic coding, the filter over block edges, weighted prediction.
                 "cabac=0:no-deblock=1:weightp=0:no-psy=1",
                 # One thread, or the bytes would depend on how many there are; with mbtree and several references x264
                 # gives other bytes now and then, in one run of ten.
@@ -97,21 +95,14 @@ class EncodeSettings:
         )
 
     def fingerprint(self) -> str:
-        """The same for the same settings."""
+        """A hash that is the same for the same settings."""
         text = json.dumps([_VERSION, asdict(self), self.x264_params], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A file that was written and read back.
-
-    Args:
-        num_frames: of it.
-        width: px.
-        height: px.
-        num_bytes: of the file.
-    """
+    """A file that was encoded and decoded again; sizes in px."""
 
     num_frames: int
     width: int
@@ -127,18 +118,18 @@ def encode(
     segment: tuple[float | None, float | None] = (None, None),
     on_frame: Callable[[], None] = lambda: None,
 ) -> Encoded:
-    """Write the frames of a segment, and read the file back.
+    """Encode the frames of a segment, and decode the file to check it.
 
     Args:
-        source: a video's path, or a frame folder's.
-        target: where to write; what is there is replaced.
-        settings: how to write.
-        segment: start, included, and end, excluded, in seconds from the first frame; None takes all.
-        on_frame: called after each frame, that somebody may see that it goes on.
+        source: Path of a video or a frame folder.
+        target: File to write or replace.
+        settings: How to encode.
+        segment: Start (included) and end (excluded), in seconds from the first frame; None for the video's own.
+        on_frame: Called after each frame, as a sign of progress.
 
     Raises:
-        DecodeError: where the video cannot be read, or the written file is not what it should be.
-        OSError: where the file cannot be written.
+        DecodeError: if the video cannot be read, or the written file is wrong.
+        OSError: if the file cannot be written.
     """
     with open_raw(source) as reader:
         for attempt in range(1, _MAX_ATTEMPTS + 1):
@@ -148,22 +139,22 @@ def encode(
                 break
             except StartOverError as error:
                 if attempt == _MAX_ATTEMPTS:
-                    raise DecodeError(source, "its frames are counted differently each time") from error
+                    raise DecodeError(source, "each pass over it counts other frames") from error
     verify(target, num_frames=stop - first, size=size, on_frame=on_frame)
     return Encoded(stop - first, *size, target.stat().st_size)
 
 
 def verify(path: Path, *, num_frames: int, size: tuple[int, int], on_frame: Callable[[], None] = lambda: None) -> None:
-    """Decode a written file as it will be read.
+    """Decode an encoded file as `video_gn.decoding` does.
 
     Args:
-        path: of the file.
-        num_frames: that went in.
+        path: The file's path.
+        num_frames: Frames that were encoded.
         size: (width, height).
-        on_frame: see `encode`.
+        on_frame: See `encode`.
 
     Raises:
-        DecodeError: where other frames come out than went in, or they cannot be told apart by their times.
+        DecodeError: if the file gives other frames, or its frames cannot be identified by their times.
     """
     with open_raw(os.fspath(path)) as reader:
         info = reader.info
@@ -194,11 +185,7 @@ def _frames_of(reader: RawReader, segment: tuple[float | None, float | None]) ->
 
 
 class _Pictures:
-    """Scales, turns and cuts frames to what is written: yuv420p of even sizes, the same for all.
-
-    Args:
-        reader: of the video.
-        settings: how to write.
+    """Scales, rotates and cuts frames for the encoder: yuv420p of even sizes, the same for all.
 
     Raises:
         DecodeError: for a picture of one row or column.
@@ -224,7 +211,7 @@ class _Pictures:
         self._reformatter = VideoReformatter()
 
     def convert(self, frame: VideoFrame) -> VideoFrame:
-        """A frame as it is written; the tags of its colours go along."""
+        """A frame as it is encoded, with the tags of its colours."""
         is_full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
         is_rgb = frame.format.is_rgb
         matrix = _BT601 if is_rgb else int(frame.colorspace)
@@ -260,7 +247,7 @@ class _Pictures:
 
 
 def _rows(plane: Any) -> np.ndarray:
-    """A plane's bytes, uint8 (rows, bytes of a row), padding included; not copied."""
+    """A plane's bytes, uint8 (rows, bytes in a row), padding included; a view."""
     return np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
 
 
@@ -270,7 +257,7 @@ def _rows(plane: Any) -> np.ndarray:
 def _write(
     reader: RawReader, indices: range, target: Path, settings: EncodeSettings, on_frame: Callable[[], None]
 ) -> tuple[int, int]:
-    """Encode frames into a file that is then safe on disk; (width, height)."""
+    """Encode frames into a file; (width, height)."""
     pictures = _Pictures(reader, settings)
     clock = _clock(reader)
     seconds = reader.frame_seconds
@@ -280,14 +267,14 @@ def _write(
     if len(ticks) > 1 and not (np.diff(ticks) > 0).all():
         raise DecodeError(reader.path, f"frames of it are less than {clock} seconds apart")
     length_of = dict(zip(ticks.tolist(), np.maximum(durations, 1).tolist(), strict=True))
-    # bitexact: no library versions and times in the file. faststart: one read from the front finds everything.
+    # bitexact: no library versions and times in the file. faststart: the index is at the file's start.
     options = {"fflags": "+bitexact", "movflags": "+faststart", "video_track_timescale": str(clock.denominator)}
     decoded = reader.frames(indices.start, indices.stop)
     with contextlib.closing(decoded), av.open(f"file:{target}", "w", format="mp4", options=options) as container:
         stream: Any = None
         for tick, frame in zip(ticks.tolist(), decoded, strict=True):
             picture = pictures.convert(frame)
-            del frame  # a damaged picture is patched with what lies in a buffer that nobody holds
+            del frame  # FFmpeg patches a damaged picture with the content of a buffer that is no longer held
             if stream is None:
                 stream = _add_stream(container, reader, settings, picture)
             picture.pts, picture.time_base = tick, clock
@@ -295,8 +282,7 @@ def _write(
             _mux(container, stream.encode(picture), length_of)
             on_frame()
         _mux(container, stream.encode(None), length_of)
-    with target.open("rb") as file:
-        os.fsync(file.fileno())
+
     return pictures.size
 
 

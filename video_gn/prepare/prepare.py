@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from video_gn.checks import check_integer
 from video_gn.decoding.tar_members import is_member, join_path, read_index, split_path
 from video_gn.errors import DecodeError, RunError
 from video_gn.files import whole_path
@@ -121,11 +122,9 @@ def prepare(
             nothing can be written.
     """
     settings = EncodeSettings(short_side_px, key_frame_interval, float(crf))
-    if num_workers is None:
-        num_workers = num_cores()
-    for name, value in (("num_workers", num_workers), ("shards", 1 if shards is None else shards)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value!r}.")
+    num_workers = num_cores() if num_workers is None else check_integer("num_workers", num_workers)
+    if shards is not None:
+        check_integer("shards", shards)
     parts = dict(manifest) if isinstance(manifest, Mapping) else {"": manifest}
     out = Path(out_dir)
     with claimed(out):

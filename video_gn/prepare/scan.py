@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from video_gn.checks import check_integer
 from video_gn.errors import ManifestError
 from video_gn.files import whole_file
 from video_gn.journal import Journal, decode
@@ -110,13 +111,9 @@ def scan(
     """
     if full and headers_only:
         raise ValueError("full and headers_only must not both be set, got both. Choose one.")
-    num_workers = num_cores() if num_workers is None else num_workers
+    num_workers = num_cores() if num_workers is None else check_integer("num_workers", num_workers)
     depth: Depth = "full" if full else "headers" if headers_only else "packets"
     timeout_seconds = _TIMEOUT_SECONDS[depth] if timeout_seconds is None else timeout_seconds
-    if num_workers < 1:
-        raise ValueError(
-            f"num_workers must be at least 1, got {num_workers!r}. Files are probed in other processes only."
-        )
     if not timeout_seconds > 0:
         raise ValueError(f"timeout_seconds must be above 0, got {timeout_seconds!r}. Leave it out for the default.")
     target = Path(os.path.abspath(target))

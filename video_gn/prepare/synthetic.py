@@ -1,16 +1,14 @@
-"""A data set of H.264 videos in which the motion alone is the class: something to learn from without a download.
+"""Makes a data set of H.264 videos in which the class is the motion alone: something to learn from without a download.
 
-One shape moves over a textured background in one of eight ways. What the class can be told from:
+Shapes move over a textured background in one of eight ways. What shows the class:
 
-- From one frame, nothing. Each shape's place, orientation and size each run around a circle: the frame is a
-  torus, a turn ends where it began, and the largest size is followed by the smallest. Each starts
-  anywhere with equal chance, so in every frame of every class each is uniform and independent of the
-  others, whichever of them moves. There is no motion blur. Scenes are shared: the n-th video of each class
-  shows the same shape, colours, background, start and speed, only the motion and the noise differ, so not
-  even a small set has a colour that goes with a class.
-- From frames without their order, the pair of opposites at most: backwards, a motion is its opposite.
-- From compression, nothing: each frame is coded by itself with a fixed quantizer, so what is left of it
-  depends on no other frame.
+- One frame: nothing. Each shape's place, orientation and size each run around a circle: the frame is a torus, a turn
+  ends where it began, and the smallest size follows the largest. Each starts anywhere with equal chance, so in every
+  frame of every class each is uniform and independent of the others, whichever of them moves. There is no motion
+  blur. Scenes are shared: the n-th video of each class shows the same shapes, colours, background, start and speed,
+  and only the motion and the noise differ, so even in a small set no colour goes with a class.
+- Frames without their order: the pair of opposites at most, since a motion played backwards is its opposite.
+- Compression: nothing. Each frame is coded by itself with a fixed quantizer, independent of all other frames.
 """
 
 from __future__ import annotations
@@ -30,6 +28,7 @@ from typing import Any
 import av
 import numpy as np
 
+from video_gn.checks import check_integer
 from video_gn.errors import RunError
 from video_gn.files import whole_path, write_json
 from video_gn.processes import num_cores
@@ -49,7 +48,7 @@ MOTIONS = {
 }
 CLASSES = tuple(sorted(MOTIONS))
 
-# Outlines, drawn scaled to touch the unit circle. None looks the same after a turn of less than a whole one.
+# Outlines, scaled to touch the unit circle. None looks the same after less than a whole turn.
 _OUTLINES = {
     "L": ((-0.55, -0.85), (-0.05, -0.85), (-0.05, 0.4), (0.6, 0.4), (0.6, 0.85), (-0.55, 0.85)),
     "T": ((-0.75, -0.75), (0.75, -0.75), (0.75, -0.25), (0.25, -0.25), (0.25, 0.85), (-0.25, 0.85), (-0.25, -0.25),
@@ -65,17 +64,17 @@ SHAPES = {
 }
 
 _NUM_SHAPES = 4
-_VERSION = 2  # of the drawing: to be raised when the same parameters give other pictures
+_VERSION = 2  # to be raised when the same parameters give other pictures
 _DESCRIPTION = "dataset.json"
-_SIZE_RANGE = (0.12, 0.44)  # radius over the frame's short side; below a half, or a shape would meet itself
+_SIZE_RANGE = (0.12, 0.44)  # radius over the frame's short side; below a half, or a shape would overlap itself
 _PERIOD_FRAMES = (26.0, 36.0)  # once around the circle: 16 frames at stride 2 show about all of it
 _MIN_CONTRAST = 150.0  # distance of the shape's colour from the background's, of 442 between black and white
 _NOISE_LEVELS = 4.0  # standard deviation of each frame's own noise
 # Normal noise from random bytes, several times faster than exact draws.
 _NOISE = np.array([NormalDist(0, _NOISE_LEVELS).inv_cdf((i + 0.5) / 256) for i in range(256)], dtype=np.float32)
-_MAP_SIDE = 512  # of an outline's map of distances: a step is 0.2 px of the largest shape in a 96 px frame
-_MAP_REACH = 1.3  # the map goes from minus to plus this, in radii
-_PROCESSES_FROM = 64  # videos from which other processes are worth their start of half a second
+_MAP_SIDE = 512  # side of an outline's map of distances: a step is 0.2 px of the largest shape in a 96 px frame
+_MAP_REACH = 1.3  # the map covers [-1.3, 1.3], in radii
+_PROCESSES_FROM = 64  # number of videos that makes other processes worth their start of half a second
 _CODEC_OPTIONS = {
     # One quantizer for all: rate control would look at other frames. One thread and no x264 thread count in
     # the stream: the same files on any number of cores.
@@ -89,8 +88,8 @@ class Shape:
     """One of a scene's moving shapes.
 
     Args:
-        outline: a name of `SHAPES`.
-        mirrored: whether it is drawn mirrored.
+        outline: A name of `SHAPES`.
+        mirrored: Whether it is drawn mirrored.
         color: float (3,), RGB in [0, 255].
         start: x, y, angle and size in the first frame, each in [0, 1) of its circle.
     """
@@ -103,11 +102,11 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scene:
-    """What the videos of all classes with one number have in common.
+    """The common part of all classes' videos with the same number.
 
     Args:
-        shapes: from the back to the front.
-        period_frames: frames for once around the circle, of all shapes.
+        shapes: From back to front.
+        period_frames: Frames for once around the circle, for all shapes.
         background: float32 (H, W, 3), RGB.
     """
 
@@ -121,10 +120,10 @@ class SyntheticSummary:
     """What `synthesize` did.
 
     Args:
-        out: the data set's directory.
-        num_videos: of the whole data set.
-        num_written: of them now; the others were there already.
-        num_bytes: size of all videos.
+        out: The data set's directory.
+        num_videos: All videos of the data set.
+        num_written: Videos made now; the others existed already.
+        num_bytes: Size of all videos.
     """
 
     out: Path
@@ -146,35 +145,33 @@ def synthesize(
 ) -> SyntheticSummary:
     """Write `out/train/<class>/<number>.mp4` and `out/val/<class>/<number>.mp4`.
 
-    The same arguments give the same files, bit by bit with the same libraries, whatever the number of
-    workers; more videos leave the first ones as they were. What an interrupted call has written is kept by
-    the next; a finished data set is left alone.
+    The same arguments give the same files, bit by bit with the same libraries, for any number of workers; with more
+    videos, the first ones are unchanged. The next call keeps the videos that a stopped one has written, and a
+    finished data set is not changed.
 
     Args:
-        out: a new or empty directory, or one with the same data set.
-        num_train_per_class: training videos of each of the eight classes, at least 1.
-        num_val_per_class: validation videos of each, at least 0.
-        num_frames: of a video, at least 1.
-        size_px: height and width, even, at least 32.
-        fps: frames per second, at least 1.
-        seed: at least 0.
-        num_workers: processes; None takes the number of cores. A script that starts more than one guards its
+        out: A new or empty directory, or one with the same data set.
+        num_train_per_class: Training videos of each of the eight classes, at least 1.
+        num_val_per_class: Validation videos of each, at least 0.
+        num_frames: Frames of a video, at least 1.
+        size_px: Height and width, even, at least 32.
+        fps: Frames per second, at least 1.
+        seed: At least 0.
+        num_workers: Processes; None takes the number of cores. A script that starts more than one must guard its
             main part with `if __name__ == "__main__"`.
 
     Raises:
         ValueError: for an argument out of its range.
         RunError: for a directory that holds something else.
     """
-    _check("num_train_per_class", num_train_per_class, 1)
-    _check("num_val_per_class", num_val_per_class, 0)
-    _check("num_frames", num_frames, 1)
-    _check("fps", fps, 1)
-    _check("seed", seed, 0)
+    check_integer("num_train_per_class", num_train_per_class)
+    check_integer("num_val_per_class", num_val_per_class, least=0)
+    check_integer("num_frames", num_frames)
+    check_integer("fps", fps)
+    check_integer("seed", seed, least=0)
     if len(size_px) != 2 or any(side < 32 or side % 2 for side in size_px):
         raise ValueError(f"size_px must be an even height and width of at least 32, got {size_px!r}.")
-    if num_workers is None:
-        num_workers = num_cores()
-    _check("num_workers", num_workers, 1)
+    num_workers = num_cores() if num_workers is None else check_integer("num_workers", num_workers)
     out = Path(out)
     counts = {"train": num_train_per_class, "val": num_val_per_class}
     parameters = {
@@ -200,7 +197,7 @@ def synthesize(
     if num_workers == 1 or len(missing) * len(CLASSES) < _PROCESSES_FROM:
         num_written = sum(map(write, missing))
     else:
-        # Spawned, not forked: the caller may have threads, and a fork would copy their locks as they stand.
+        # Spawned, not forked: the caller may have threads, and a fork would copy their locks in any state.
         with ProcessPoolExecutor(min(num_workers, len(missing)), mp_context=get_context("spawn")) as pool:
             num_written = sum(pool.map(write, missing))
     write_json(out / _DESCRIPTION, {**parameters, "complete": True})
@@ -212,7 +209,7 @@ def synthesize(
 def _write_scene(
     video: tuple[str, int], *, out: Path, num_frames: int, size_px: tuple[int, int], fps: int, seed: int
 ) -> int:
-    """Write those of a scene's videos that are not there; their number."""
+    """Write the missing videos of a scene; returns their number."""
     split, index = video
     scene = draw_scene(split, index, size_px=size_px, seed=seed)
     missing = [name for name in CLASSES if not _path(out, split, name, index).exists()]
@@ -223,13 +220,13 @@ def _write_scene(
 
 
 def draw_scene(split: str, index: int, *, size_px: tuple[int, int], seed: int) -> Scene:
-    """Draw what the videos number `index` of a part have in common.
+    """Draw the scene of a part's videos with number `index`.
 
     Args:
-        split: name of the part; other parts have other scenes.
-        index: at least 0.
-        size_px: height and width.
-        seed: at least 0.
+        split: Name of the part; other parts have other scenes.
+        index: At least 0.
+        size_px: Height and width.
+        seed: At least 0.
     """
     rng = _rng(seed, split, index, "scene")
     ground = rng.uniform(40, 215, size=3)
@@ -250,7 +247,7 @@ def draw_scene(split: str, index: int, *, size_px: tuple[int, int], seed: int) -
 
 
 def states(shape: Shape, motion: str, *, num_frames: int, period_frames: float) -> dict[str, np.ndarray]:
-    """Where a shape's x, y, angle and size stand in each frame.
+    """A shape's x, y, angle and size in each frame.
 
     Returns:
         float64 (num_frames,) in [0, 1) for each.
@@ -264,10 +261,10 @@ def render(scene: Scene, motion: str, *, num_frames: int, rng: np.random.Generat
     """Draw the frames of a video.
 
     Args:
-        scene: what is shown.
-        motion: a name of `MOTIONS`.
-        num_frames: how many.
-        rng: of the noise; None draws none.
+        scene: Scene to draw.
+        motion: A name of `MOTIONS`.
+        num_frames: Number of frames.
+        rng: Generator of the noise; None for no noise.
 
     Returns:
         uint8 (num_frames, H, W, 3), RGB.
@@ -299,10 +296,10 @@ def _paint(frame: np.ndarray, shape: Shape, state: dict[str, float]) -> None:
     v = (cos * dy)[:, None] - (sin * dx)[None, :]
     if shape.mirrored:
         u = -u
-    # A corner of the box may lie outside the map: its edge is far enough from the shape to be as good.
+    # A corner of the box may lie outside the map: the map's edge is far enough from the shape to stand for it.
     row, column = (np.clip(x + _MAP_SIDE / 2, 0, _MAP_SIDE - 1).astype(np.int32) for x in (v, u))
     distance = _distances(shape.outline)[row, column]
-    # An edge is one pixel wide: it covers in part the pixels through which it goes.
+    # An edge is one pixel wide: it covers the pixels on its way in part.
     covered = np.clip(0.5 - distance * np.float32(radius), 0, 1)[:, :, None]
     place = np.ix_(rows, columns)
     under = frame[place]
@@ -368,7 +365,7 @@ def _encode(frames: np.ndarray, path: Path, *, fps: int) -> None:
 
 
 def _claim(out: Path, parameters: dict[str, Any]) -> None:
-    """Make the directory, or see that what it holds is this data set."""
+    """Make the directory, or check that it holds this data set."""
     if out.exists() and not out.is_dir():
         raise RunError(f"{out}: out must be a directory, got a file. Choose another name.")
     there = sorted(path.name for path in out.iterdir()) if out.exists() else []
@@ -398,8 +395,3 @@ def _path(out: Path, split: str, name: str, index: int) -> Path:
 
 def _rng(seed: int, split: str, index: int, use: str) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(split.encode()), index, zlib.crc32(use.encode())])
-
-
-def _check(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value!r}.")

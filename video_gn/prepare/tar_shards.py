@@ -1,7 +1,7 @@
 """Packs videos into tar shards of the WebDataset layout: `KEY.mp4` beside `KEY.json` and `KEY.cls`.
 
-A few hundred large files are kinder to a shared file system than 240,000 small ones. A list names a shard's
-member as `train-000000.tar::KEY.mp4`; videos are read from within the shard, any frame of any of them.
+A few hundred large files are a smaller load on a shared file system than 240,000 small ones. A list names a shard's
+member as `train-000000.tar::KEY.mp4`; decoding reads any frame of it within the shard.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import json
 import logging
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from video_gn.checks import check_integer
 from video_gn.decoding.tar_members import (
     INDEX_SUFFIX,
     build_index,
@@ -25,7 +27,7 @@ from video_gn.decoding.tar_members import (
     read_index,
     write_index,
 )
-from video_gn.errors import ManifestError, RunError
+from video_gn.errors import RunError
 from video_gn.files import whole_path
 from video_gn.lists.lines import write_table
 from video_gn.lists.manifest import Manifest, write_manifest
@@ -41,10 +43,10 @@ class ShardVideo:
     """A video that goes into a shard.
 
     Args:
-        key: WebDataset's; without a dot in its last part.
-        path: of the video's file.
-        label: number of its class, or None.
-        about: what `KEY.json` says.
+        key: WebDataset's key, without dots.
+        path: The video's file.
+        label: Number of its class, or None.
+        about: Content of `KEY.json`.
     """
 
     key: str
@@ -63,13 +65,13 @@ class ShardSummary:
     """What `write_shards` did.
 
     Args:
-        out: the directory.
-        manifest_path: the list of all members.
-        num_videos: in the shards.
-        num_shards: of all.
-        num_new: shards that were made now; the others were there already.
-        num_bytes: of all shards.
-        failed: (path, reason) of what could not be packed.
+        out: Output directory.
+        manifest_path: List of all members.
+        num_videos: Videos in the shards.
+        num_shards: All shards.
+        num_new: Shards made now; the others existed already.
+        num_bytes: Size of all shards.
+        failed: (path, reason) of each video that could not be packed.
     """
 
     out: Path
@@ -98,20 +100,16 @@ def shard_name(name: str, number: int) -> str:
 
 
 def write_shard(path: Path, samples: Sequence[ShardVideo]) -> int:
-    """Write a tar, safe on disk on return; the same samples give the same bytes.
-
-    Args:
-        path: to write, replaced where it is there.
-        samples: in their order, with different keys.
+    """Write or replace a tar; the same samples, in the same order, give the same bytes.
 
     Returns:
         Size in bytes.
 
     Raises:
-        OSError: where a video cannot be read, or the shard not be written.
+        OSError: if a video cannot be read, or the shard cannot be written.
     """
     with path.open("wb") as file:
-        # PAX: names of any length in any script, and no times or users in it that are not set here.
+        # PAX: names of any length in any script, and no times or users that are not set here.
         with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
             for sample in samples:
                 with sample.path.open("rb") as video:
@@ -120,13 +118,12 @@ def write_shard(path: Path, samples: Sequence[ShardVideo]) -> int:
                 _add_bytes(tar, f"{sample.key}.json", json.dumps(sample.about, sort_keys=True).encode())
                 if sample.label is not None:
                     _add_bytes(tar, f"{sample.key}.cls", str(sample.label).encode())
-        file.flush()
-        os.fsync(file.fileno())
+
     return path.stat().st_size
 
 
 def publish_shard(directory: Path, name: str, key: str, samples: Sequence[ShardVideo]) -> dict[str, Any]:
-    """Write a shard and its index into a directory, whole or not at all; its note in the journal.
+    """Write a shard and its index into a directory, whole or not at all, and note it; returns the note.
 
     Raises:
         OSError: see `write_shard`.
@@ -152,13 +149,13 @@ def _add_bytes(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def describe(record: VideoRecord, classes: Sequence[str], **more: Any) -> dict[str, Any]:
-    """What `KEY.json` says of a record."""
+    """Content of `KEY.json` for a record."""
     about: dict[str, Any] = dict(record.groups)
     about |= {} if record.label is None else {"label": classes[record.label], "class": record.label}
     return {**about, **more}
 
 
-# ---- files as they are -------------------------------------------------------------------------
+# ---- a whole list, without encoding ------------------------------------------------------------
 
 
 def write_shards(
@@ -171,54 +168,36 @@ def write_shards(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> ShardSummary:
-    """Pack the files of a list as they are into `out_dir/NAME-000000.tar`, ...
+    """Pack the unchanged files of a list into `out_dir/NAME-000000.tar`, ...
 
-    Segments stay in the list: `NAME.csv` has those of `manifest`. A file that has several lies in a shard once.
-    A call after one that was interrupted leaves whole shards alone.
+    Segments stay in the list: `NAME.csv` has those of `manifest`. A file with several segments is packed once.
+    The call after a stopped one keeps whole shards.
 
     Args:
-        manifest: the videos.
-        out_dir: where the shards and `NAME.csv`, `classes.txt` and `failed.csv` go.
-        name: of the shards.
-        videos_per_shard: at most; by default 1000, unless there is a size.
-        bytes_per_shard: of videos, at most, unless a single one is larger.
-        overwrite: make whole shards anew.
-        progress: called with (shards done, shards).
+        manifest: Videos to pack.
+        out_dir: Output directory, for the shards, `NAME.csv`, `classes.txt` and `failed.csv`.
+        name: Start of the shards' names.
+        videos_per_shard: Most videos in a shard; 1000 if neither limit is set.
+        bytes_per_shard: Most bytes of videos in a shard, unless a single one is larger.
+        overwrite: Make whole shards anew.
+        progress: Called with (shards done, shards).
 
     Raises:
         ValueError: for a setting out of its range.
-        RunError: where another run is at work in `out_dir`, or nothing could be packed.
-        OSError: where nothing can be written.
+        RunError: if another run is writing to `out_dir`, no video could be packed, or nothing can be written.
     """
     if not name or not all(letter.isalnum() or letter in "-_" for letter in name):
-        raise ValueError(f"name must be of letters, digits, - and _, got {name!r}. It begins the shards' names.")
+        raise ValueError(f"name must have letters, digits, - and _ only, got {name!r}. It begins the shards' names.")
     for setting, value in (("videos_per_shard", videos_per_shard), ("bytes_per_shard", bytes_per_shard)):
-        if value is not None and value < 1:
-            raise ValueError(f"{setting} must be at least 1, got {value!r}.")
+        if value is not None:
+            check_integer(setting, value)
     if videos_per_shard is None and bytes_per_shard is None:
         videos_per_shard = 1000
     out = Path(out_dir)
     with claimed(out):
-        failed: dict[str, str] = {}
-        sizes: dict[str, tuple[int, int]] = {}
-        first: dict[str, VideoRecord] = {}
-        for record in manifest.records:
-            if record.path in failed or record.path in sizes:
-                continue
-            try:
-                status = Path(record.path).stat()
-                if is_member(record.path):
-                    raise ManifestError("it lies in a shard already")
-                if not status.st_size:
-                    raise ManifestError("the file is empty (0 bytes)")
-                sizes[record.path] = (status.st_size, status.st_mtime_ns)
-                first[record.path] = record
-            except OSError as error:
-                failed[record.path] = f"the file cannot be read ({error.strerror})"
-            except ManifestError as error:
-                failed[record.path] = str(error)
+        first, sizes, failed = _look_at(manifest)
         if not sizes:
-            raise RunError(f"{manifest.origin}: a video must be there to be packed, got none of {len(manifest)}.")
+            raise RunError(f"{manifest.origin}: at least one video must be readable, got none of {len(manifest)}.")
         chunks = _chunks(sizes, videos_per_shard, bytes_per_shard)
         place, num_new, num_bytes = _pack_chunks(
             out, name, chunks, sizes, first, manifest.classes, overwrite=overwrite, progress=progress
@@ -228,6 +207,29 @@ def write_shards(
         path = out / f"{name}.csv"
         write_manifest(Manifest(records, manifest.classes, str(path)), path, classes_path=out / "classes.txt")
     return ShardSummary(out, path, len(place), len(chunks), num_new, num_bytes, tuple(failed.items()))
+
+
+def _look_at(manifest: Manifest) -> tuple[dict[str, VideoRecord], dict[str, tuple[int, int]], dict[str, str]]:
+    """By path: the first record and (bytes, time) of each file to pack, and the reason for those that cannot be."""
+    first: dict[str, VideoRecord] = {}
+    sizes: dict[str, tuple[int, int]] = {}
+    failed: dict[str, str] = {}
+    for record in manifest.records:
+        if record.path in failed or record.path in sizes:
+            continue
+        try:
+            status = Path(record.path).stat()
+        except OSError as error:
+            failed[record.path] = f"the file cannot be read ({error.strerror})"
+            continue
+        if is_member(record.path):
+            failed[record.path] = "it is in a shard already"
+        elif not status.st_size:
+            failed[record.path] = "the file is empty (0 bytes)"
+        else:
+            sizes[record.path] = (status.st_size, status.st_mtime_ns)
+            first[record.path] = record
+    return first, sizes, failed
 
 
 def _chunks(
@@ -258,7 +260,7 @@ def _pack_chunks(
     overwrite: bool,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[dict[str, str], int, int]:
-    """Write the shards that are not there; where each path lies now, the number of new shards, bytes of all."""
+    """Write the missing shards; returns the member path of each file, the number of new shards, bytes of all."""
     made = MadeFiles(out)
     keys = dict(zip(sizes, sample_keys(_unique_stems(list(sizes))), strict=True))
     place: dict[str, str] = {}
@@ -277,7 +279,7 @@ def _pack_chunks(
             entry = publish_shard(out, shard, key, samples)
             num_new += 1
         else:
-            read_index(out / shard)  # a run may have been ended before it wrote the index
+            read_index(out / shard)  # a run may have been stopped before it wrote the index
         num_bytes += entry["bytes"]
         place |= {p: join_path(out / shard, s.video_name) for p, s in zip(chunk, samples, strict=True)}
         if progress is not None:
@@ -286,20 +288,17 @@ def _pack_chunks(
 
 
 def _unique_stems(paths: list[str]) -> list[str]:
-    """Stems of files; of those that several have, the path goes in by its hash."""
-    seen: dict[str, int] = {}
-    for path in paths:
-        stem = stem_of(path).lower()
-        seen[stem] = seen.get(stem, 0) + 1
+    """Stems of files, with a hash of the path where several files have the same stem."""
+    counts = Counter(stem_of(path).lower() for path in paths)
     return [
-        f"{stem_of(p)}.{hashlib.sha256(os.fsencode(p)).hexdigest()[:10]}.x" if seen[stem_of(p).lower()] > 1
+        f"{stem_of(p)}.{hashlib.sha256(os.fsencode(p)).hexdigest()[:10]}.x" if counts[stem_of(p).lower()] > 1
         else f"{stem_of(p)}.x"
         for p in paths
     ]  # fmt: skip
 
 
 def write_failures(path: Path, rows: Sequence[tuple[str, float | None, float | None, str, str]]) -> None:
-    """Write `failed.csv`: path, start_seconds, end_seconds, where it was listed, reason."""
+    """Write `failed.csv`: path, start_seconds, end_seconds, the list and line that it comes from, reason."""
     header = ["path", "start_seconds", "end_seconds", "listed", "reason"]
     table = [
         [_text(name), *("" if x is None else repr(x) for x in (start, end)), _text(listed), " ".join(reason.split())]
@@ -309,5 +308,5 @@ def write_failures(path: Path, rows: Sequence[tuple[str, float | None, float | N
 
 
 def _text(name: str) -> str:
-    """A file name that is no valid text, made readable."""
+    """A file name as text, with bytes that are not valid text escaped."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
