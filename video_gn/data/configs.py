@@ -24,14 +24,14 @@ class SourceConfig:
     """How the lists of videos are read.
 
     Args:
-        root: directory that relative paths of a list start from; None is the list's own directory.
-        format: "auto", or a name that `read_manifest` knows.
-        separator: of a list's fields; None finds it.
-        classes: class names in the order of their numbers, or a file with one per line; None takes
+        root: Directory of a list's relative paths; None is the list's own directory.
+        format: Format of the lists: "auto", or a name that `read_manifest` knows.
+        separator: Separator of a list's fields; None detects it.
+        classes: Class names in the order of their numbers, or a file with one per line; None takes
             them from the list or the folders.
-        only_classes: keep videos of these classes alone.
-        fraction: keep this part of each class, in (0, 1].
-        missing: what to do with listed training videos that are not there: "drop" and count them, or "error".
+        only_classes: Classes whose videos are kept; None keeps all.
+        fraction: Fraction of each class's videos that is kept, in (0, 1].
+        missing: Treatment of listed training videos that do not exist: "drop" and count them, or "error".
     """
 
     root: str | None = None
@@ -45,12 +45,12 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """How validation videos are taken out of the training list where `val` is not given.
+    """How validation videos are taken out of the training list if `val` is not given.
 
     Args:
-        val_fraction: of each class, in (0, 1).
-        group_by: name of a list's column; no group lies on both sides.
-        val_groups: the groups that are held out; None draws them.
+        val_fraction: Fraction of each class's videos for validation, in (0, 1).
+        group_by: Column of the list with each video's group; no group lies on both sides.
+        val_groups: Groups that are held out for validation; None draws them.
     """
 
     val_fraction: float = 0.2
@@ -63,29 +63,29 @@ class AugmentConfig:
     """Training augmentation: the paper's by default, and what can be added to it. Each clip's frames are treated alike.
 
     Args:
-        short_side_px: the short side is resized to an integer drawn from this closed range.
-        crop_px: side of the random square crop.
-        flip: probability of a horizontal flip; 0 where a class has a direction.
+        short_side_px: Closed range of integers from which the short side after resizing is drawn.
+        crop_px: Side of the random square crop.
+        flip: Probability of a horizontal flip; 0 if a class has a direction.
         crop: "short_side" (the paper's: resize, then a random crop) or "resized" (a random part of the frame,
             resized to the crop).
-        scale: of "resized": the part's share of the frame's area.
-        ratio: of "resized": the part's width / height.
-        rand_ops: operations of RandAugment; 0 is off.
-        rand_magnitude: their strength, of 30.
-        rand_magnitude_std: its spread.
-        rand_interpolation: of operations that move pixels.
-        brightness: of the color jitter: a factor from [1 - b, 1 + b]; 0 is off.
-        contrast: as brightness.
-        saturation: as brightness.
-        hue: of the color jitter: a shift from [-h, h] of the circle, at most 0.5; 0 is off.
-        jitter: probability of the color jitter.
-        grey: probability of greyscale.
-        erase: probability of erasing a box, the same in all frames.
-        erase_scale: its share of the frame's area.
-        erase_ratio: its height / width.
-        erase_value: "random" for noise, "mean" for the mean color.
-        repeats: clips that are drawn from each video of a batch and decoded at once; it divides `batch_size`, which
-            goes on counting clips.
+        scale: Range of the part's share of the frame's area, with crop "resized".
+        ratio: Range of the part's width / height, with crop "resized".
+        rand_ops: Number of operations of RandAugment; 0 is off.
+        rand_magnitude: Strength of RandAugment's operations, up to 30.
+        rand_magnitude_std: Standard deviation of that strength.
+        rand_interpolation: Interpolation of RandAugment's operations that move pixels.
+        brightness: Color jitter b: a factor from [1 - b, 1 + b]; 0 is off.
+        contrast: Color jitter of the contrast, as for brightness.
+        saturation: Color jitter of the saturation, as for brightness.
+        hue: Color jitter h: a shift from [-h, h] of the circle, at most 0.5; 0 is off.
+        jitter: Probability of the color jitter.
+        grey: Probability of greyscale.
+        erase: Probability of erasing a box, the same in all frames.
+        erase_scale: Range of the box's share of the frame's area.
+        erase_ratio: Range of the box's height / width.
+        erase_value: Content of the box: "random" for noise, "mean" for the mean color.
+        repeats: Clips that are drawn from each video of a batch and decoded at once; it divides `batch_size`, which
+            still counts clips.
     """
 
     short_side_px: tuple[int, int] = (256, 320)
@@ -145,12 +145,12 @@ class ViewsConfig:
     """The views of a video in validation and test.
 
     Args:
-        num_clips: clips of a test video.
-        spacing: where they start, see `video_gn.sampling.test_clips`.
-        crops: "center"; "three" along the longer side; or "full", the whole frame.
-        short_side_px: the short side is resized to this.
-        crop_px: side of a test crop; None takes the training crop's.
-        val: the validation clip: the one in the middle ("center"), or a random augmented one, as in
+        num_clips: Clips of a test video.
+        spacing: Rule for their starts, see `video_gn.sampling.test_clips`.
+        crops: Crops of a clip: "center"; "three" along the longer side; or "full", the whole frame.
+        short_side_px: Short side after resizing.
+        crop_px: Side of a test crop; None takes the training crop's.
+        val: Clip for validation: the one in the middle ("center"), or a random augmented one, as in
             the paper's Figure 7 ("random").
     """
 
@@ -167,9 +167,9 @@ class LoaderConfig:
     """Settings of the loaders.
 
     Args:
-        num_workers: processes that decode; None takes one for each core of this process, at most 8.
-        prefetch_factor: batches that each keeps ready.
-        timeout_seconds: a batch that takes longer ends the run; 0 waits for ever.
+        num_workers: Processes that decode; None takes one for each core of this process, at most 8.
+        prefetch_factor: Batches that each of them keeps ready.
+        timeout_seconds: Time after which a missing batch ends the run; 0 waits for ever.
     """
 
     num_workers: int | None = None

@@ -33,21 +33,21 @@ class VideoDataModule(LightningDataModule):
     """Loaders of clips from lists, folders or the official Kinetics csv.
 
     Args:
-        train: list, folder or csv of the training videos: files, or folders of frames.
-        val: of the validation videos; None takes `train`'s own "val" part, or splits `train`.
-        test: of the test videos; None takes the validation videos.
-        predict: a video, folder, glob or list without labels.
-        source: how lists are read.
-        split: how `train` is split where it has no part for validation.
-        clip: which frames make a clip.
-        augment: training augmentation.
-        views: validation and test views.
-        batch_size: clips of a batch in one process.
-        val_batch_size: the same for validation; None takes `batch_size`. Tests take one video at a time.
-        loader: settings of the loaders.
-        backend: decoder, see `video_gn.decoding.open_video`.
-        seed: of order, clips and augmentation; the command line fills in `seed_everything`.
-        max_broken_fraction: training stops when more than this part of its videos cannot be decoded.
+        train: List, folder or csv of the training videos: files, or folders of frames.
+        val: List, folder or csv of the validation videos; None takes `train`'s own "val" part, or splits `train`.
+        test: List, folder or csv of the test videos; None takes the validation videos.
+        predict: Video, folder, glob or list without labels.
+        source: Settings of how lists are read.
+        split: Settings of how `train` is split if it has no part for validation.
+        clip: Settings of which frames make a clip.
+        augment: Training augmentation.
+        views: Validation and test views.
+        batch_size: Clips of a batch on one rank.
+        val_batch_size: Clips of a validation batch; None takes `batch_size`. Tests take one video at a time.
+        loader: Settings of the loaders.
+        backend: Decoder, see `video_gn.decoding.open_video`.
+        seed: Seed of order, clips and augmentation; the command line fills in `seed_everything`.
+        max_broken_fraction: Fraction of the training videos above which undecodable ones stop the training.
         balance: "class" draws each class equally often in training; "none" each video once an epoch.
     """
 

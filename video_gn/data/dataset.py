@@ -35,14 +35,14 @@ class ClipConfig:
     """Which frames make a clip.
 
     Args:
-        num_frames: frames of a clip, T.
-        stride: distance between two of them, in frames of the video.
-        target_fps: resample videos of other rates to this one by index; None takes frames as they are.
-        past_end: what stands in for frames past the end of a video: its beginning again ("loop"), or
-            its last frame ("last").
-        decode_short_side_px: even; the decoder scales frames with a longer short side down to it, in training and tests
-            alike, before they are resized and cropped; None decodes at full size. Saves time where videos are much
-            larger than what is cropped from them. With the back ends "auto" and "pyav".
+        num_frames: Frames of a clip, T.
+        stride: Distance between two of them, in frames of the video.
+        target_fps: Frame rate to which videos of other rates are resampled by index; None takes frames unchanged.
+        past_end: Replacement of frames past the end of a video: its beginning again ("loop"), or its last frame
+            ("last").
+        decode_short_side_px: Even short side, to which the decoder scales larger frames down, in training and tests
+            alike, before they are resized and cropped; None decodes at full size. Saves time if videos are much larger
+            than the crops. With the back ends "auto" and "pyav".
     """
 
     num_frames: int = 32
