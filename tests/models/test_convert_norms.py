@@ -9,9 +9,8 @@ from nets import clips, randomize, small
 from torch import nn
 from torchvision.models.video import r3d_18
 
-from video_gn.models import i3d
+from video_gn.models import convert_norms, i3d
 from video_gn.models._batch_norms import BatchRenorm
-from video_gn.models.convert_norms import convert_norms
 from video_gn.models.norms import NORMS, is_norm, make_norm
 from video_gn.models.tables import BATCH_FAMILY
 

@@ -1,7 +1,10 @@
 """The named networks are what they say."""
 
+from types import ModuleType
+
 import torch
 
+from video_gn import models
 from video_gn.models import i3d_r50_bn, i3d_r50_gn, i3d_r101_gn, is_norm
 
 COMMON = {
@@ -33,3 +36,8 @@ def test_named_networks():
     assert other.arguments == nets["i3d_r50_gn"].arguments | {"num_classes": 10, "dropout": 0.0}
     # 17 more blocks of res4 and their 51 norms.
     assert sum(is_norm(m) for m in nets["i3d_r101_gn"].modules()) == 53 + 51
+
+
+def test_no_public_name_is_hidden_by_a_module_of_the_same_name():
+    names = {name: getattr(models, name) for name in models.__all__}  # imports every module
+    assert not {name for name in names if isinstance(getattr(models, name), ModuleType)}

@@ -13,7 +13,7 @@ from video_gn.models.tables import BATCH_FAMILY, DEPTHS, LAYOUTS
 if TYPE_CHECKING:
     from video_gn.models._batch_norms import BatchRenorm, checkpoint_contexts, recomputing
     from video_gn.models._bfloat16 import check_bfloat16_cpu
-    from video_gn.models.convert_norms import convert_norms
+    from video_gn.models._convert_norms import convert_norms
     from video_gn.models.norms import NORMS, check_norm_training, has_statistics, is_norm, make_norm
     from video_gn.models.resnet3d import I3D, i3d, min_clip
     from video_gn.models.zoo import i3d_r50_bn, i3d_r50_gn, i3d_r101_gn
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "_batch_norms": ("BatchRenorm", "checkpoint_contexts", "recomputing"),
     "_bfloat16": ("check_bfloat16_cpu",),
-    "convert_norms": ("convert_norms",),
+    "_convert_norms": ("convert_norms",),
     "norms": ("NORMS", "check_norm_training", "has_statistics", "is_norm", "make_norm"),
     "resnet3d": ("I3D", "i3d", "min_clip"),
     "zoo": ("i3d_r50_bn", "i3d_r50_gn", "i3d_r101_gn"),
