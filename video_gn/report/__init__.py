@@ -1,4 +1,4 @@
-"""A run directory's page: `report.html`, one file that can be mailed; it runs no script and loads nothing."""
+"""Writes a run's page, `report.html`: one file that can be mailed, runs no script and loads nothing."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ __all__ = ["write_report"]
 
 
 def write_report(run_dir: Path) -> Path:
-    """Write a run directory's report.html from the files that lie in it.
+    """Write a run directory's report.html from the files in it.
 
     Any of config.yaml, metrics.csv and the test's files may be missing or damaged: the page says so. The
-    file appears under its name only when it is whole.
+    file appears under its name only when it is complete.
 
     Args:
-        run_dir: of a `fit` or `test`.
+        run_dir: Run directory of a `fit` or `test`.
 
     Returns:
         The path of the page.
 
     Raises:
-        RunError: where the directory does not exist, or holds none of these files.
+        RunError: if the directory does not exist, or holds none of these files.
     """
     run_dir = Path(run_dir)
     page = build_page(read_run(run_dir))

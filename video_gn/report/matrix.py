@@ -10,15 +10,14 @@ from video_gn.report.text import count, esc, percent, shorten, text_width_px
 MAX_CLASSES = 50
 _FONT_PX = 11.0
 _MAX_LABEL_PX = 150.0
-# Counts are written into the cells as long as they can be read.
+# With more classes the cells are too small for counts.
 _MAX_CLASSES_WITH_COUNTS = 24
 
 
 def confusion_matrix(predictions: Predictions) -> Markup:
-    """Rows are right classes, columns predicted ones; the shade is the part of the row.
+    """The confusion matrix of at most `MAX_CLASSES` classes: rows are labels, columns predictions.
 
-    Args:
-        predictions: of at most `MAX_CLASSES` classes.
+    The shade of a cell is its share of the row.
     """
     classes = predictions.classes
     size = len(classes)
@@ -26,7 +25,7 @@ def confusion_matrix(predictions: Predictions) -> Markup:
     labels = [shorten(text, _MAX_LABEL_PX, _FONT_PX) for text in classes]
     longest = max(text_width_px(text, _FONT_PX) for text in labels)
     left, top = longest + 34.0, longest * 0.75 + 34.0
-    # The last column's slanted label leans out to the right.
+    # The last column's slanted label reaches out to the right.
     width, height = left + size * cell + longest * 0.7 + 12.0, top + size * cell + 6.0
     side = size * cell
     turn = f"translate(12 {top + side / 2:.1f})rotate(-90)"

@@ -1,4 +1,4 @@
-"""Line charts as SVG. Colours are CSS classes c1 to c4, so that they follow light and dark."""
+"""Line charts as SVG, without scripts. Colours are CSS classes c1 to c4, so that they follow light and dark."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from markupsafe import Markup
 
 from video_gn.report.text import count, esc, percent
 
-# Half the page, or all of it; a second image takes the place of the widest on a phone.
+# Width in px by class: a chart takes half the page, or all of it; then a narrow one replaces it on a phone.
 _WIDTHS = {"half": {"": 540}, "full": {"wide": 1098, "narrow": 540}}
 _HEIGHT = 290
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66, 12, 10, 42
-# More than the pixels of a chart cannot be seen: a run of 400,000 steps has 40,000 rows.
+# More points than pixels cannot be seen: a run of 400,000 steps has 40,000 rows.
 _MAX_BUCKETS = 400
 _MAX_DOTS = 150
-# No float32 is beyond; the arithmetic of axes stays within float64 below it.
+# Larger than any float32, and small enough that the arithmetic of axes stays within float64.
 _MAX_SIZE = 1e60
 
 
@@ -28,14 +28,14 @@ class Curve:
     """One curve of a chart.
 
     Args:
-        label: for the legend.
-        x: (n,) rising.
-        y: (n,); what is not finite leaves a gap.
+        label: Text of the legend.
+        x: (n,), rising.
+        y: (n,); values that are not finite leave a gap.
         color: 1 to 4.
-        style: "line"; "faint", a thin line of raw values, thinned by keeping each stretch's extremes;
-            "dots", a line with a dot for each point that tells its values.
-        dashed: whether the line is broken, so that colour is not all that tells curves apart.
-        shows_last: whether the legend gives the last value.
+        style: "line"; "faint", a thin line of raw values; "dots", a line with a dot for each point, whose tip gives
+            its values.
+        dashed: Whether the line is dashed, so that curves differ in more than colour.
+        shows_last: Whether the legend gives the last value.
     """
 
     label: str
@@ -52,10 +52,10 @@ class Axis:
     """One axis.
 
     Args:
-        label: with its unit.
+        label: Text with the unit.
         kind: "number", "percent" (of fractions) or "log".
-        limits: lowest and highest value; None takes them from the curves.
-        whole: ticks at whole numbers alone.
+        limits: Lowest and highest value; None takes them from the curves.
+        whole: Whether ticks are at whole numbers only.
     """
 
     label: str
@@ -78,7 +78,7 @@ def nice_ticks(low: float, high: float, target: int = 5, *, whole: bool = False)
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten in [low, high]; with their doubles and fivefolds where there are fewer than three; at most 10."""
+    """Powers of ten in [low, high], at most 10; if there are fewer than three, also 2 and 5 times these."""
     exponents = range(math.floor(math.log10(low) - 1e-9), math.ceil(math.log10(high) + 1e-9) + 1)
     for factors in ((1,), (1, 2, 5)):
         ticks = [factor * 10.0**exponent for exponent in exponents for factor in factors]
@@ -89,7 +89,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def format_number(value: float, step: float = 0.0) -> str:
-    """A tick's text: 0.25, 1,500, 20k, 3M, 1e-5; `step` between ticks says how many decimals matter."""
+    """Text of a tick: 0.25, 1,500, 20k, 3M, 1e-5; `step`, the distance of ticks, sets the number of decimals."""
     size = abs(value)
     if size < 1e-12:
         return "0"
@@ -106,7 +106,7 @@ def format_number(value: float, step: float = 0.0) -> str:
 
 
 class _Scale:
-    """Values of an axis to pixels, and its ticks."""
+    """Maps values of an axis to pixels; holds its ticks."""
 
     def __init__(self, axis: Axis, values: np.ndarray, pixels: tuple[float, float]) -> None:
         self.axis = axis
@@ -132,7 +132,7 @@ class _Scale:
             self.ticks = [(tick, format_number(tick, step)) for tick in places]
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
-        """Values to pixels."""
+        """Pixels of values."""
         if self.axis.kind == "log":
             with np.errstate(divide="ignore", invalid="ignore"):
                 values = np.log10(values)
@@ -140,19 +140,13 @@ class _Scale:
         return start + (values - self.low) / (self.high - self.low) * (stop - start)
 
     def at(self, place: float) -> float:
-        """A place on the axis (the logarithm, where it is logarithmic) to pixels."""
+        """Pixel of a place on the axis: of a value, or of its logarithm if the axis is logarithmic."""
         start, stop = self.pixels
         return start + (place - self.low) / (self.high - self.low) * (stop - start)
 
 
 def thin(x: np.ndarray, y: np.ndarray, max_buckets: int = _MAX_BUCKETS) -> tuple[np.ndarray, np.ndarray]:
-    """Fewer points that look the same: of each stretch its first, lowest, highest and last, and any gap.
-
-    Args:
-        x: (n,).
-        y: (n,).
-        max_buckets: stretches.
-    """
+    """Fewer points that look the same: the first, lowest, highest, last and a gap of each of `max_buckets` stretches."""
     if len(x) <= 4 * max_buckets:
         return x, y
     keep: set[int] = set()
@@ -173,7 +167,7 @@ def _path(px: np.ndarray, py: np.ndarray) -> str:
     pieces, pen = [], "M"
     for x, y in zip(px.tolist(), py.tolist(), strict=True):
         if math.isfinite(y):
-            # Far outside the frame is outside the frame; renderers do not like 1e300.
+            # Renderers fail on 1e300; a point this far outside the frame is not seen anyway.
             pieces.append(f"{pen}{x:.1f} {min(max(y, -1e4), 1e4):.1f}")
             pen = "L"
         else:
@@ -187,7 +181,7 @@ def _visible(axis: Axis, curve: Curve) -> np.ndarray:
 
 
 def _y_limits(axis: Axis, curves: Sequence[Curve]) -> tuple[float, float]:
-    """From the lowest value to the highest; of raw values the highest half percent does not stretch the axis."""
+    """Lowest and highest value, without the highest half percent of raw values, which would stretch the axis."""
     lows, highs = [], []
     for curve in curves:
         values = _visible(axis, curve)
@@ -214,12 +208,12 @@ def line_chart(
     """A figure with a title, a legend and a chart.
 
     Args:
-        title: of the figure.
-        curves: those without a finite value are named in the legend and not drawn.
-        x: horizontal axis.
-        y: vertical axis.
-        hint: for each point of the "dots" curves' x a text that their tips begin with; none where empty.
-        size: of the page's width.
+        title: Title of the figure.
+        curves: Curves; one without a finite value is named in the legend but not drawn.
+        x: Horizontal axis.
+        y: Vertical axis.
+        hint: Beginning of the tip of each dot, by the points' places; if empty, tips begin with the value of x.
+        size: Half of the page's width, or the full width.
     """
     curves = [replace(c, y=np.where(np.abs(c.y) < _MAX_SIZE, c.y, np.nan)) for c in curves]
     drawn = [curve for curve in curves if len(_visible(y, curve))]
@@ -242,7 +236,7 @@ def line_chart(
 
 
 def _cut_off(curves: Sequence[Curve], y: Axis, top: float) -> str:
-    """Says what the frame hides."""
+    """A note on the values that lie above the frame."""
     values = np.concatenate([_visible(y, curve) for curve in curves])
     above = int((values > top * (1 + 1e-9)).sum())
     return (
@@ -296,10 +290,10 @@ def _curve(curve: Curve, scale_x: _Scale, scale_y: _Scale, hint: Sequence[str]) 
     path = _path(scale_x(x.astype(np.float64)), scale_y(y))
     (left, right), (bottom, top) = scale_x.pixels, scale_y.pixels
     width, height = right - left, bottom - top
-    # An inner svg cuts off at its edges, without an id that two charts of a page would share.
+    # An inner svg clips at its edges without an id, which two charts of a page would share.
     frame = f'x="{left}" y="{top}" width="{width}" height="{height}" viewBox="{left} {top} {width} {height}"'
     parts = [f'<svg {frame}><g class="c{curve.color} {curve.style}"><path d="{path}"{dash}/></g></svg>']
-    # A lone point, or one between gaps, is no line: it needs a dot to be seen at all.
+    # A single point between gaps is no line: it needs a dot to be seen.
     finite = np.isfinite(curve.y)
     alone = finite & ~np.r_[False, finite[:-1]] & ~np.r_[finite[1:], False]
     with_tips = curve.style == "dots" and len(curve.x) <= _MAX_DOTS

@@ -1,6 +1,6 @@
 """A study's figures: error against batch size (the paper's Figure 1) and curves over training (its Figure 7).
 
-matplotlib draws them, without pyplot: no window, no global state, and the same bytes for the same data.
+Drawn by matplotlib without pyplot: no window, no global state, and the same bytes for the same data.
 Source: Wu & He 2018 (arXiv:1803.08494), Figures 1 and 7.
 """
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 # A column of the study's table: label of the clip, batch size.
 Column = tuple[str, int]
 
-# Okabe and Ito's palette, which the colour-blind tell apart, darkened until each colour has a contrast of at least 3
-# against white. Where there are more lines than colours, dashes and marks tell them apart.
+# Okabe and Ito's palette, which the colour-blind can tell apart, darkened until each colour has a contrast of at least
+# 3 against white. If there are more lines than colours, dashes and marks tell them apart.
 COLOURS = ("#0067a5", "#c44f00", "#00805c", "#9a4f86", "#8a6d00", "#2f8fc4", "#5b6470")
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")
@@ -45,26 +45,26 @@ _STYLE: Any = {
     "xtick.labelcolor": _TEXT,
     "ytick.labelcolor": _TEXT,
     "legend.frameon": False,
-    # Ids in the SVG are hashes of a salt, which is random otherwise.
+    # Ids in the SVG are hashes with a salt, which is random by default.
     "svg.hashsalt": "video_gn",
 }
-# Pictures are looked at 800 px wide and printed: 8 inches at 200 dots.
+# Pictures are shown 800 px wide, and printed: 8 inches at 200 dots per inch.
 _WIDTH_INCHES, _DPI = 8.0, 200
-# Lines are set apart by this part of an octave, so that error bars do not lie on each other.
+# Distance between lines as a fraction of an octave, so that error bars do not overlap.
 _DODGE = 0.045
 _MAX_DIRECT_LABELS = 8
 
 
 @dataclass
 class StudyData:
-    """What is drawn; errors in percent, a line or a column without figures is simply not there.
+    """The data of a study's figures, by line and column; errors are in percent, missing figures are not drawn.
 
     Args:
-        norms: labels of the lines, in their order; a line keeps its colour where others are missing.
-        columns: (clip label, batch size), in their order.
-        test_errors: for each seed, by line and column.
-        losses: for each seed [(epoch, mean training loss)], by line and column.
-        val_errors: for each seed [(epoch, validation error)], by line and column.
+        norms: Labels of the lines, in order; a line keeps its colour even if others are missing.
+        columns: (clip label, batch size), in order.
+        test_errors: Test error of each seed.
+        losses: For each seed [(epoch, mean training loss)].
+        val_errors: For each seed [(epoch, validation error)].
     """
 
     norms: tuple[str, ...]
@@ -84,13 +84,10 @@ class StudyData:
 
 
 def error_figure(data: StudyData) -> Figure:
-    """Test error against batch size, a panel for each clip; against the lines themselves where there is one size.
-
-    Args:
-        data: of a study.
+    """Test error against batch size, a panel for each clip; against the lines if there is only one size.
 
     Returns:
-        A figure whose axes hold, for each line in order, one line of (batch size, mean error), labelled.
+        A figure whose axes hold, for each line in order, one labelled line of (batch size, mean error).
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -125,7 +122,7 @@ def _draw_by_size(axes: Axes, data: StudyData, clip: str) -> None:
             label=norm, markersize=6, linewidth=2, elinewidth=1.2, capsize=3, **data.style(norm),
         )  # fmt: skip
     axes.set_xscale("log", base=2)
-    # From large to small, as in the paper: it is small batches that the lines are about.
+    # From large to small, as in the paper, which is about small batches.
     axes.set_xlim(sizes[0] * 2**0.3, sizes[-1] / 2**0.2)
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.minorticks_off()
@@ -150,7 +147,7 @@ def _draw_by_line(axes: Axes, data: StudyData, clip: str) -> None:
 
 
 def _label_lines(figure: Figure, panels: Sequence[Axes], data: StudyData) -> None:
-    """Each line's name beside its last point, or a legend where panels or names are many."""
+    """Write each line's name beside its last point, or a legend if there are several panels or many names."""
     axes = panels[-1]
     drawn = [container for container in axes.containers if container.get_label() in data.norms]
     if len(panels) > 1 or len(data.norms) > _MAX_DIRECT_LABELS or not drawn:
@@ -162,7 +159,7 @@ def _label_lines(figure: Figure, panels: Sequence[Axes], data: StudyData) -> Non
     heights: list[float] = []
     for height, _ in ends:
         heights.append(max(height, heights[-1] + room) if heights else height)
-    # Pushed upwards one by one; the whole is put back where its middle was.
+    # Names were pushed upwards one by one: move them all down so that their mean stays the same.
     back = statistics.fmean(heights) - statistics.fmean(height for height, _ in ends)
     for (_, norm), height in zip(ends, heights, strict=True):
         style = data.style(norm)
@@ -174,9 +171,6 @@ def _label_lines(figure: Figure, panels: Sequence[Axes], data: StudyData) -> Non
 
 def curves_figure(data: StudyData) -> Figure:
     """Training loss above validation error, over epochs: a panel for each column, a line for each norm.
-
-    Args:
-        data: of a study.
 
     Returns:
         A figure of two rows of axes; a line is the mean over seeds, the band its standard deviation.
@@ -214,7 +208,7 @@ def _draw_curve(axes: Axes, data: StudyData, norm: str, seeds: Sequence[Sequence
     means = [statistics.fmean(values[epoch]) for epoch in epochs]
     deviations = [_deviation(values[epoch]) for epoch in epochs]
     style = data.style(norm)
-    # A line of one point would not be seen.
+    # A line of one point cannot be seen without a marker.
     marker = style["marker"] if len(epochs) == 1 else None
     axes.plot(
         epochs, means, label=norm, linewidth=1.6, color=style["color"], linestyle=style["linestyle"], marker=marker
@@ -231,27 +225,23 @@ def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
     if entries:
-        # Letters that a row has room for; an entry's line takes as much as 8 of them.
+        # A row has room for 84 letters; the line of an entry takes as much as 8 of them.
         columns = max(1, min(len(entries), int(84 / (max(map(len, entries)) + 8))))
         figure.legend(list(entries.values()), list(entries), loc="outside upper center", ncols=columns)
 
 
 def _deviation(values: Sequence[float]) -> float:
-    """Sample standard deviation; 0 for one value, of which no bar is drawn."""
+    """Sample standard deviation; 0 for a single value, which gets no bar."""
     return statistics.stdev(values) if len(values) > 1 and not any(map(math.isnan, values)) else 0.0
 
 
 def write_figures(data: StudyData, directory: Path) -> list[Path]:
-    """Write error_vs_batch (error_by_norm where there is one batch size) and curves, as png and svg.
+    """Write error_vs_batch (error_by_norm if there is one batch size) and curves, as png and svg.
 
-    The same data give the same bytes, with the same matplotlib.
-
-    Args:
-        data: of a study.
-        directory: where they go.
+    The same data and the same matplotlib give the same bytes.
 
     Returns:
-        The paths.
+        Paths of the files.
     """
     import matplotlib
 

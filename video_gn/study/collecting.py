@@ -209,10 +209,10 @@ def _notes(study: Study, results: Results) -> list[str]:
             per_epoch = row["steps"] * row["batch_size"] * accumulated / row["epochs"]
             clips.setdefault(row["batch_size"], set()).add(per_epoch)
     if len({round(value) for values in clips.values() for value in values}) > 1:
-        told = ", ".join(f"{_range(values)} at batch size {size}" for size, values in clips.items())
+        sizes = ", ".join(f"{_range(values)} at batch size {size}" for size, values in clips.items())
         notes.append(
             "Every cell trains for the same number of epochs. The last incomplete batch of an epoch is left out, so "
-            f"an epoch has (in each process) {told} clips."
+            f"an epoch has (in each process) {sizes} clips."
         )
     epochs = {result.row["epochs"] for result in results.cells}
     if len(epochs) > 1:

@@ -45,7 +45,7 @@ def tables(results: Results) -> list[Table]:
 
         def difference(cells: Sequence[CellResult], reference: Sequence[CellResult]) -> str:
             value = difference_spread(cells, reference)
-            return percent(value, signed=True) + _seeds_told(value, results)
+            return percent(value, signed=True) + _of_seeds(value.count if value else 0, results)
 
         title = f"Top-1 minus that of {study.reference}, in points; each difference is between cells of one seed"
         norms = [norm for norm in study.norms if norm != study.reference]
@@ -81,7 +81,7 @@ def _table(
         cells = [(results.of(norm, column), results.of(study.reference, column)) for column in study.columns]
         found = [text(mine, reference) for mine, reference in cells]
         if text is _accuracy:
-            found = [f + _few(mine, results) for f, (mine, _) in zip(found, cells, strict=True)]
+            found = [f + _of_seeds(len(mine), results) for f, (mine, _) in zip(found, cells, strict=True)]
         rows.append((norm, *found))
     return Table(title, heads, tuple(rows))
 
@@ -91,14 +91,9 @@ def _accuracy(cells: Sequence[CellResult], reference: Sequence[CellResult]) -> s
     return percent(top1) if top5 is None else f"{percent(top1)} / {percent(top5)}"
 
 
-def _few(cells: Sequence[CellResult], results: Results) -> str:
-    """How many seeds there are, if some are missing."""
-    return f" ({len(cells)} of {len(results.study.seeds)})" if 0 < len(cells) < len(results.study.seeds) else ""
-
-
-def _seeds_told(value: Spread | None, results: Results) -> str:
-    few = value is not None and value.count < len(results.study.seeds)
-    return f" ({value.count} of {len(results.study.seeds)})" if value is not None and few else ""
+def _of_seeds(count: int, results: Results) -> str:
+    """How many of the study's seeds there are, if some are missing."""
+    return f" ({count} of {len(results.study.seeds)})" if 0 < count < len(results.study.seeds) else ""
 
 
 def markdown(results: Results, *, figures: Sequence[str] = ()) -> str:
