@@ -146,7 +146,7 @@ class _Scale:
 
 
 def thin(x: np.ndarray, y: np.ndarray, max_buckets: int = _MAX_BUCKETS) -> tuple[np.ndarray, np.ndarray]:
-    """Fewer points that look the same: the first, lowest, highest, last and a gap of each of `max_buckets` stretches."""
+    """Fewer points that look the same: of each of `max_buckets` parts the first, lowest, highest, last, and a gap."""
     if len(x) <= 4 * max_buckets:
         return x, y
     keep: set[int] = set()
