@@ -70,7 +70,7 @@ def test_a_training_starts_from_a_zoos_weights_and_goes_on_without_them(tiny_vid
     assert config["model"]["mean"] == pytest.approx([0.485, 0.456, 0.406])
     status, printed = run([*test, "--model.mean=[0.45, 0.45, 0.45]"], tmp_path)
     assert status == 0, printed
-    assert "model.mean is [0.45, 0.45, 0.45] as asked, the checkpoint's weights were trained with" in printed
+    assert "model.mean is set to [0.45, 0.45, 0.45], but the checkpoint's weights were trained with" in printed
 
 
 def test_the_first_step_is_the_loaded_networks(tiny_videos, tmp_path):

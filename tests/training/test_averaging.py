@@ -125,7 +125,7 @@ def test_going_on_without_averaging_goes_on_with_the_weights_in_training(tiny_vi
         [*words, "--ckpt_path=last", "--trainer.max_epochs=2", "--model.optimizer.lr=1e-30"], tmp_path
     )
     assert status == 0, printed
-    assert "it goes on from those in training" in printed
+    assert "it resumes from those in training" in printed
     after = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
     assert torch.equal(after["state_dict"][name], before["current_model_state"][name])
 

@@ -175,12 +175,12 @@ def test_a_skipped_step_leaves_everything_as_it_was(tiny_videos, tmp_path, norm,
     assert all(bool(v.isfinite().all()) for v in poison.states[4])
     assert len({poison.rates[step] for step in range(4)}) == 4, "the schedule goes on"
     assert guard.num_skipped == 2
-    assert caplog.text.count("The step is left out; 1 so far") == 1
-    assert "The step is left out; 2 so far" in caplog.text
+    assert caplog.text.count("The step is skipped; 1 so far") == 1
+    assert "The step is skipped; 2 so far" in caplog.text
     assert is_finite(tmp_path / "last.ckpt")
     # A run that goes on counts on.
     again = NonFiniteGuard("skip", max_skipped=2)
-    with pytest.raises(RunError, match=r"3 steps had to be left out, more than guard\.max_skipped = 2 allows"):
+    with pytest.raises(RunError, match=r"3 steps had to be skipped, more than guard\.max_skipped = 2 allows"):
         fit(
             tiny_videos, tmp_path, again, Poison({4}, what=what), module=model(norm, **schedule), max_epochs=2,
             ckpt_path=tmp_path / "step-00000004.ckpt",
@@ -188,7 +188,7 @@ def test_a_skipped_step_leaves_everything_as_it_was(tiny_videos, tmp_path, norm,
 
 
 def test_the_ceiling_of_none(tiny_videos, tmp_path):
-    with pytest.raises(RunError, match=r"1 steps had to be left out, more than guard\.max_skipped = 0 allows"):
+    with pytest.raises(RunError, match=r"1 steps had to be skipped, more than guard\.max_skipped = 0 allows"):
         fit(tiny_videos, tmp_path, NonFiniteGuard("skip", 0), Poison({0}))
 
 

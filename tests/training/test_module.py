@@ -110,7 +110,7 @@ def test_order_and_names_of_classes_are_checked():
     module = task()
     module._trainer = SimpleNamespace(datamodule=SimpleNamespace(classes=("a", "b")))
     stored = {"net": module.net.arguments, "classes": ["b", "a"]}
-    with pytest.raises(CheckpointError, match="stand in another order"):
+    with pytest.raises(CheckpointError, match="have another order than the data"):
         module.on_load_checkpoint({"video_gn": stored})
     with pytest.raises(CheckpointError, match=r"only in the checkpoint: \['c'\], only in the data: \['b'\]"):
         module.on_load_checkpoint({"video_gn": {**stored, "classes": ["a", "c"]}})

@@ -61,7 +61,7 @@ def test_fetched_once_and_checked_at_each_use(fetched, cache):
 @pytest.mark.parametrize(
     ("error", "match"),
     [
-        (urllib.error.URLError("no route to host"), "timm could not bring these weights .*no route.*give its path"),
+        (urllib.error.URLError("no route to host"), "timm could not fetch these weights .*no route.*give its path"),
         (RuntimeError("Unknown model (x)"), r"Unknown model \(x\)"),
         (KeyError("IMAGENET1K_V7"), "IMAGENET1K_V7"),
         (ModuleNotFoundError("no timm", name="timm"), "needs the package 'timm'. Install it: pip install timm"),
@@ -172,7 +172,7 @@ def test_torchvision_brings_its_classic_weights(monkeypatch):
     assert len(report.inflated) == 53
     with pytest.raises(CheckpointError, match="IMAGENET1K_V9"):
         load_into(ours, "torchvision:resnet50.IMAGENET1K_V9")
-    with pytest.raises(CheckpointError, match="torchvision could not bring these weights"):
+    with pytest.raises(CheckpointError, match="torchvision could not fetch these weights"):
         load_into(ours, "torchvision:resnet51")
 
 

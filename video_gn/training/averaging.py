@@ -1,4 +1,4 @@
-"""Averaged weights: Lightning's callback, with what keeps it exact over kills and resumes."""
+"""Averaged weights: Lightning's callback, kept exact over kills and resumes."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from video_gn.run.lightning_internals import average_of
 
 @dataclass(frozen=True)
 class AveragingConfig:
-    """Averaging of the weights over optimizer steps. Validation, test and inference then use the averaged ones.
+    """Averaging of the weights over optimizer steps. Validation, test and inference use the averaged weights.
 
     Args:
-        kind: "none"; "ema", an exponential moving average; "mean", the plain mean of the steps it sees.
-        decay: of "ema": the weight of the old average, in [0, 1).
-        start_step: optimizer steps before the first one that is averaged.
-        every_n_steps: optimizer steps from one that is averaged to the next.
+        kind: "none"; "ema", an exponential moving average; "mean", the plain mean of the averaged steps.
+        decay: Weight of the old average in "ema", in [0, 1).
+        start_step: Optimizer steps before the first averaged one.
+        every_n_steps: Optimizer steps from one averaged step to the next.
 
     Raises:
-        ValueError: for a number out of its range.
+        ValueError: for a number out of range.
     Source: "mean" is stochastic weight averaging (arXiv:1803.05407).
     """
 
@@ -45,17 +45,17 @@ class AveragingConfig:
             )
 
     def build(self) -> Averaging | None:
-        """The callback; None where nothing is averaged."""
+        """The callback, or None for "none"."""
         return None if self.kind == "none" else Averaging(self)
 
 
 class Averaging(WeightAveraging):
     """Lightning's callback: averaged weights in validation and in a checkpoint's `state_dict`.
 
-    Buffers, such as running statistics, are averaged like weights; counters and what never changes are copied.
+    Buffers, such as running statistics, are averaged like weights; integer buffers are copied.
 
     Args:
-        config: what is averaged and when.
+        config: What is averaged and when.
     """
 
     def __init__(self, config: AveragingConfig) -> None:
@@ -69,14 +69,14 @@ class Averaging(WeightAveraging):
         return (step_idx - self.config.start_step) % self.config.every_n_steps == 0
 
     def _follow(self, pl_module: LightningModule) -> None:
-        """Until the first step is averaged, the average is the present weights, not those of the start."""
+        """Before the first averaged step, make the average the present weights, not those of the start."""
         average = average_of(self)
         if average is not None and average.n_averaged == 0:
             average.module.load_state_dict(pl_module.state_dict())
             self._take_unsaved(pl_module)
 
     def _take_unsaved(self, pl_module: LightningModule) -> None:
-        """Take what no state dict holds: the mean and std that came with weights or a checkpoint."""
+        """Take buffers that no state dict holds: the mean and std that came with weights or a checkpoint."""
         average = average_of(self)
         if average is None:
             return
@@ -86,24 +86,24 @@ class Averaging(WeightAveraging):
                 buffer.copy_(own[name])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Move the average to where the net is by now: Lightning makes it before it moves the net."""
+        """Move the average to the net's device: Lightning makes it before it moves the net."""
         average = average_of(self)
         if average is not None:
             # `n_averaged` stays on the host, where reading it waits for no device.
             average.module.to(pl_module.device)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Go on with both, the weights in training and their average."""
+        """Resume both the weights in training and their average."""
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
         self._take_unsaved(pl_module)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the averaged weights in."""
+        """Swap the averaged weights in."""
         self._follow(pl_module)
         super().on_validation_epoch_start(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Put the averaged weights where tests and inference look."""
+        """Put the averaged weights into `state_dict`, where tests and inference read them."""
         self._follow(pl_module)
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
 
@@ -115,7 +115,7 @@ class Averaging(WeightAveraging):
 
 def _ema(decay: float) -> Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]:
     def average(old: torch.Tensor, new: torch.Tensor, num_averaged: Any) -> torch.Tensor:
-        # lerp leaves equal values as they are, bit for bit: mean and std of the pixels must not drift.
+        # lerp keeps equal values bit for bit: mean and std of the pixels must not drift.
         return torch.lerp(old, new, 1 - decay) if old.is_floating_point() else new
 
     return average

@@ -1,25 +1,30 @@
-"""What a training, or a checkpoint that it goes on from, must fulfil before anything is done."""
+"""Checks before a training starts or resumes."""
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from lightning import Trainer
+from typing import TYPE_CHECKING, Any
 
 from video_gn.errors import CheckpointError, ConfigError
-from video_gn.models import I3D, check_bfloat16_cpu, check_norm_training, has_statistics
-from video_gn.training.mixing import Mixing
+from video_gn.models import check_bfloat16_cpu, check_norm_training, has_statistics
+
+if TYPE_CHECKING:
+    from lightning import Trainer
+
+    from video_gn.models import I3D
+    from video_gn.training.mixing import Mixing
 
 
 def check_training(net: I3D, mixing: Mixing, trainer: Trainer, datamodule: Any) -> None:
-    """Refuse a training whose net cannot learn from such batches.
+    """Refuse a training whose net cannot learn from its batches.
 
     Args:
-        net: with its weights.
-        mixing: of the training.
-        trainer: that will train.
-        datamodule: its data module, or None.
+        net: Network with its weights loaded.
+        mixing: Mixing of the training batches.
+        trainer: Trainer that will train it.
+        datamodule: Data module, or None.
 
     Raises:
         ConfigError: naming the option and what to do.
@@ -42,13 +47,13 @@ def check_training(net: I3D, mixing: Mixing, trainer: Trainer, datamodule: Any) 
         raise ConfigError(str(error)) from error
     if mixing.is_on and net.num_classes < 2:
         raise ConfigError(
-            "model.mixing.mixup_alpha and cutmix_alpha must be 0 where there is one class alone: "
+            "model.mixing.mixup_alpha and cutmix_alpha must be 0 for data of one class: "
             "there is nothing to mix. Set them to 0, or give data of more classes."
         )
 
 
 def check_same_net(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raise where two nets' arguments differ in what changes their weights or their function.
+    """Refuse a checkpoint whose net differs from the config's in weights or function.
 
     Raises:
         CheckpointError: naming each argument, the checkpoint's value and the config's.
@@ -62,17 +67,34 @@ def check_same_net(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None
 
 
 def rounded(values: Sequence[float]) -> list[float]:
-    """For a message."""
+    """Values for a message."""
     return [round(float(v), 4) for v in values]
 
 
 def class_difference(stored: Sequence[str], here: Sequence[str]) -> str:
-    """What differs between a checkpoint's classes and the data's, in words."""
+    """A sentence on how a checkpoint's classes and the data's differ."""
     if sorted(stored) == sorted(here):
-        return "the checkpoint's classes stand in another order than the data's. Set data.source.classes to its order."
+        return "the checkpoint's classes have another order than the data's. Set data.source.classes to its order."
     missing = sorted(set(stored) - set(here))
     new = sorted(set(here) - set(stored))
     return (
         f"the checkpoint has {len(stored)} classes, the data {len(here)}; only in the checkpoint: {missing[:5]}, "
         f"only in the data: {new[:5]}. Set data.source.classes to the checkpoint's list."
     )
+
+
+def warn_of_ignored(config: Any, kind: str, settings: Mapping[str, Sequence[str]]) -> None:
+    """Warn of settings that are set but that only other kinds use. Call it from a dataclass's `__post_init__`.
+
+    Args:
+        config: Dataclass with a field `name`.
+        kind: What `name` names, such as "optimizer".
+        settings: Name -> the fields that it alone uses.
+    """
+    others = {field for fields in settings.values() for field in fields} - set(settings[config.name])
+    for f in dataclasses.fields(config):
+        default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+        value = getattr(config, f.name)
+        if f.name in others and value != default:
+            message = f"{f.name}={value!r} is ignored by {kind} {config.name!r}"
+            warnings.warn(message, stacklevel=4)  # past __post_init__ and __init__, to who wrote the config

@@ -1,4 +1,4 @@
-"""Training on several processes: torch's DistributedDataParallel, set up so that a run that goes on is the same run."""
+"""Training on several processes: DistributedDataParallel, set up so that a resumed run is bit-identical."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from video_gn.errors import ConfigError
 
 _COMPRESSIONS = ("none", "bf16")
-# Those of torch that add up bfloat16.
+# Backends that can sum bfloat16.
 _BACKENDS = ("gloo", "nccl")
 
 
@@ -24,8 +24,8 @@ class DDPConfig:
     """How several processes share their gradients.
 
     Args:
-        compression: "none" sends gradients as they are; "bf16" sends half of the bytes: each process's gradients are
-            rounded to bfloat16, and so is their mean.
+        compression: "none" sends gradients in full; "bf16" halves the bytes by rounding each process's gradients, and
+            their mean, to bfloat16.
 
     Raises:
         ValueError: for an unknown name.
@@ -38,11 +38,7 @@ class DDPConfig:
             raise ValueError(f"ddp.compression must be one of {', '.join(_COMPRESSIONS)}, got {self.compression!r}.")
 
     def check(self, strategy: Any) -> None:
-        """Refuse what the trainer's strategy does not do.
-
-        Raises:
-            ConfigError: it says what to write.
-        """
+        """Raise ConfigError for a compression that the trainer's strategy does not have."""
         if self.compression != "none" and not isinstance(strategy, SteadyDDP):
             raise ConfigError(
                 f"ddp.compression must be none unless several processes share their gradients, got "
@@ -52,15 +48,15 @@ class DDPConfig:
 
 
 class SteadyDDP(DDPStrategy):
-    """Lightning's DDP with gradients that live in their buckets, and with the same buckets from the first step on.
+    """Lightning's DDP with gradients as views of their buckets, and the same buckets from the first step on.
 
-    DDP lays its buckets out anew after the first backward pass. Gloo and NCCL add the parts of a bucket up in an order
-    that depends on the place, so with three processes or more a run that goes on from a checkpoint would round its
-    first step otherwise than one that never stopped. Here backward passes of zeros come before the first step.
+    DDP lays out its buckets anew after the first backward pass. Gloo and NCCL sum the parts of a bucket in an order
+    that depends on the place in it, so with three processes or more a resumed run would round its first step
+    differently from a run that never stopped. Backward passes of zeros before the first step prevent that.
 
     Args:
-        compression: see `DDPConfig`.
-        **kwargs: of DDPStrategy. `gradient_as_bucket_view` and `static_graph` are on unless told otherwise: a network
+        compression: As in `DDPConfig`.
+        **kwargs: Arguments of DDPStrategy. `gradient_as_bucket_view` and `static_graph` default to on: the network
             runs the same modules at each step.
     """
 
@@ -71,7 +67,7 @@ class SteadyDDP(DDPStrategy):
         self.compression = compression
 
     def configure_ddp(self) -> None:
-        """Wrap the module, and settle the buckets."""
+        """Wrap the module and settle the buckets."""
         super().configure_ddp()
         assert isinstance(self.model, DistributedDataParallel)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -90,27 +86,27 @@ class SteadyDDP(DDPStrategy):
                 f"{self.compression!r} with {backend}."
             )
         assert isinstance(self.model, DistributedDataParallel)
-        # Without its name: by that torch refuses the hook wherever it was built without NCCL, gloo or not.
+        # As a lambda: torch refuses the hook by its name if it was built without NCCL, even on gloo.
         self.model.register_comm_hook(None, lambda group, bucket: bf16_compress_hook(group, bucket))
 
 
 def keep_strides(parameters: Iterable[nn.Parameter]) -> None:
-    """Let gradients have their parameter's strides to the letter.
+    """Give gradients exactly their parameter's strides, by a hook that makes a view.
 
-    The stride of a dimension of size 1 means nothing. A 1x1x1 weight in channels_last_3d has C there, and convolutions
-    on a CPU return 1. DDP compares to the letter, and warns of slow copies. The hook makes a view.
+    The stride of a dimension of size 1 means nothing: a 1x1x1 weight in channels_last_3d has C there, and convolutions
+    on a CPU return 1. DDP compares strides exactly, and warns of slow copies.
 
     Args:
-        parameters: of the net.
+        parameters: Parameters of the net.
     """
 
     def as_parameter(parameter: nn.Parameter) -> Any:
         shape, strides = parameter.shape, parameter.stride()
 
         def hook(gradient: torch.Tensor) -> torch.Tensor:
-            told = gradient.stride()
-            same = all(a == b or size == 1 for size, a, b in zip(shape, told, strides, strict=True))
-            return gradient.as_strided(shape, strides) if same and told != strides else gradient
+            given = gradient.stride()
+            same = all(a == b or size == 1 for size, a, b in zip(shape, given, strides, strict=True))
+            return gradient.as_strided(shape, strides) if same and given != strides else gradient
 
         return hook
 
@@ -120,7 +116,7 @@ def keep_strides(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def _settle_buckets(model: DistributedDataParallel, parameters: list[nn.Parameter], device: torch.device) -> None:
-    """Backward passes of zeros, until DDP has seen an order; afterwards no parameter has a gradient."""
+    """Run backward passes of zeros until DDP knows the order of gradients; then drop the gradients."""
     module = model.module
 
     def zeros(anything: torch.Tensor) -> torch.Tensor:
@@ -132,8 +128,8 @@ def _settle_buckets(model: DistributedDataParallel, parameters: list[nn.Paramete
     forward = module.forward
     module.forward = zeros
     try:
-        for _ in range(2 if model.static_graph else 1):  # a static graph is only looked at in the first pass
-            # The engine goes back from what came last, as through the net.
+        for _ in range(2 if model.static_graph else 1):  # the first pass only records a static graph
+            # The engine starts from the last parameter, as in the net.
             model(torch.zeros((), device=device)).backward()
             for parameter in parameters:
                 parameter.grad = None

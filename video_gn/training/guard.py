@@ -1,4 +1,4 @@
-"""A loss or gradient that is not finite: the step is not taken, and the run says where it came from."""
+"""Guard against losses and gradients that are not finite: the step is not taken, and the error names the source."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ACTIONS = ("stop", "skip")
 
 @dataclass
 class _Kept:
-    """A batch since the last optimizer step; the loss is Lightning's, divided by the batches of a step and scaled."""
+    """A batch since the last optimizer step. The loss is Lightning's: divided by the batches of a step, and scaled."""
 
     batch_idx: int
     batch: ClipBatch
@@ -35,23 +35,22 @@ class _Kept:
 
 
 class NonFiniteGuard(Callback):
-    """Stops the run before a step whose loss or gradients are not finite, or leaves such steps out.
+    """Stops the run before a step whose loss or gradients are not finite, or skips such steps.
 
-    All processes decide alike, from the gradients that they have averaged and from everybody's losses, and wait for
-    the device once a step. The error names the videos of every batch since the last step, the first module whose
-    output is not finite (the batch is run again, with the same random numbers), or, where the loss is finite, the first
-    parameter in the order of the backward pass whose gradient is not. The uint8 frames of those batches are kept
-    until the step.
+    All processes decide alike, from the averaged gradients and the losses of all, and wait for the device once a step.
+    The error names the videos of every batch since the last step, and the first module whose output is not finite (the
+    batch is run again, with the same random numbers). If the loss is finite it names instead the first parameter, in
+    the order of the backward pass, whose gradient is not. The uint8 frames of those batches are kept until the step.
 
-    With "skip" weights, optimizer state and running statistics stay bit for bit as they were; the schedule and the
-    count of steps go on. With 16-mixed the gradient scaler itself skips steps whose gradients are not finite, as it
-    does while it finds its scale: there only the loss counts.
+    "skip" leaves weights, optimizer state and running statistics unchanged bit for bit; the schedule and the step count
+    advance. With 16-mixed only the loss counts: the gradient scaler itself skips steps whose gradients are not finite,
+    as it does while it finds its scale.
 
-    No checkpoint is written of weights or statistics that are not finite.
+    No checkpoint is written with weights or statistics that are not finite.
 
     Args:
         action: "stop" or "skip".
-        max_skipped: steps of the whole run, resumes included, that "skip" may leave out.
+        max_skipped: Steps that "skip" may leave out in the whole run, resumes included.
 
     Raises:
         ValueError: for an unknown action or a negative number.
@@ -71,17 +70,17 @@ class NonFiniteGuard(Callback):
         self._buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """How many steps were left out."""
+        """Number of skipped steps."""
         return {"num_skipped": self.num_skipped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the count."""
         self.num_skipped = int(state_dict["num_skipped"])
 
     # ---- what a step is made of --------------------------------------------------------------
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with the epoch's first batch."""
+        """Forget the batches of the last epoch."""
         self._kept = []
 
     def on_train_batch_start(
@@ -100,7 +99,7 @@ class NonFiniteGuard(Callback):
 
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Look at the losses and the averaged gradients; stop, or leave the step out.
+        """Check the losses and the averaged gradients; stop, or skip the step.
 
         Raises:
             RunError: naming step, videos and the module or parameter.
@@ -120,13 +119,13 @@ class NonFiniteGuard(Callback):
         if self.action == "stop":
             raise RunError(
                 f"{text} The step was not taken. Lower model.optimizer.lr, set trainer.gradient_clip_val, train in "
-                "float32, or set guard.action to skip; --ckpt_path last goes on from the last checkpoint."
+                "float32, or set guard.action to skip; --ckpt_path last resumes from the last checkpoint."
             )
         self.num_skipped += 1
         if self.num_skipped > self.max_skipped:
             raise RunError(
-                f"{text} {self.num_skipped} steps had to be left out, more than guard.max_skipped = "
-                f"{self.max_skipped} allows. Lower model.optimizer.lr, or raise the ceiling."
+                f"{text} {self.num_skipped} steps had to be skipped, more than guard.max_skipped = "
+                f"{self.max_skipped} allows. Lower model.optimizer.lr, or raise the limit."
             )
         for group in optimizer.param_groups:
             for parameter in group["params"]:
@@ -134,10 +133,10 @@ class NonFiniteGuard(Callback):
         for buffer, before in buffers:
             buffer.copy_(before)
         if trainer.is_global_zero:
-            log.warning("%s The step is left out; %d so far", text, self.num_skipped)
+            log.warning("%s The step is skipped; %d so far", text, self.num_skipped)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Refuse to keep weights or statistics that are not finite.
+        """Refuse to save weights or statistics that are not finite.
 
         Raises:
             RunError: naming the first one.
@@ -155,8 +154,8 @@ class NonFiniteGuard(Callback):
             (name for name, value in state.items() if not value.isfinite().all()), "another process's statistics"
         )
         raise RunError(
-            f"step {trainer.global_step}: {name} must be finite in a checkpoint, got values that are not. The file "
-            "before it is left as it is: go on from there with a lower model.optimizer.lr."
+            f"step {trainer.global_step}: {name} must be finite in a checkpoint, got values that are not. The last "
+            "checkpoint is unchanged: resume from it with a lower model.optimizer.lr."
         )
 
     # ---- what happened -----------------------------------------------------------------------
@@ -169,7 +168,7 @@ class NonFiniteGuard(Callback):
         kept: Sequence[_Kept],
         bad_losses: Sequence[bool],
     ) -> str:
-        """One text for all processes; each takes part."""
+        """The error's text, the same on all processes; all must call it."""
         scaler = _scaler(trainer)
         # The task and Lightning have divided each loss by the batches of the step.
         factor = len(kept) / (scaler.get_scale() if scaler is not None else 1.0)
@@ -181,7 +180,7 @@ class NonFiniteGuard(Callback):
             )
         where = None
         if any(bad_losses):
-            # Everybody runs the same batch again: norms may ask other processes for their statistics.
+            # All processes run the same batch again: norms may need the statistics of all.
             where = first_bad_module(trainer, pl_module, kept[list(bad_losses).index(True)])
         everybodys = _gather(trainer, (batches, where))
         found = [place for _, place in everybodys if place is not None]
@@ -199,18 +198,17 @@ class NonFiniteGuard(Callback):
 
 
 def first_bad_module(trainer: Trainer, pl_module: LightningModule, kept: _Kept) -> str | None:
-    """The innermost module whose output is the first that is not finite when a batch is run again.
+    """Run a batch again and find the innermost module with the first output that is not finite.
 
-    Random numbers, precision and mode are those of training; buffers, the random state and what is logged stay as
-    they are.
+    Random numbers, precision and mode are those of training; buffers, random state and logged values are unchanged.
 
     Args:
-        trainer: in training.
-        pl_module: before the optimizer step.
-        kept: the batch.
+        trainer: Trainer in training.
+        pl_module: Module before the optimizer step.
+        kept: Batch to run.
 
     Returns:
-        Its name and, where it is a weight's fault, that; None where every output is finite.
+        The module's name, with its weight that is not finite if there is one; None if every output is finite.
     """
     found: list[str] = []
 
@@ -251,7 +249,7 @@ def _without_logging(pl_module: LightningModule) -> Iterator[None]:
 
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:
-    """Of a sharded tensor, which all processes ask for, the whole."""
+    """The whole of a sharded tensor; all processes must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -276,7 +274,7 @@ def _scaler(trainer: Trainer) -> Any:
 
 
 def _anywhere(trainer: Trainer, flags: torch.Tensor) -> list[bool]:
-    """Flags that are set on any process; the one place that waits for the device."""
+    """Flags that are set on any process. This is the one place that waits for the device."""
     if trainer.world_size > 1:
         flags = flags.to(torch.int32)
         torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)

@@ -1,4 +1,4 @@
-"""The LightningModule: a network, its loss and its optimizer; it never builds data.
+"""The LightningModule: a network, its loss and its optimizer. It builds no data.
 
 Shape letters: N videos, K views, T frames, C channels, H, W, Y classes.
 """
@@ -43,20 +43,20 @@ class VideoClassifier(LightningModule):
     """Trains and tests a clip classifier.
 
     Args:
-        net: clips (N, 3, T, H, W) -> logits in training, softmax scores (N, Y) in evaluation.
-        optimizer: kind and settings; the learning rate is scaled to the actual global batch.
-        schedule: of the learning rate, by epochs or optimizer steps.
-        weights: a file of any zoo to start from, or PACKAGE:NAME; see `video_gn.weights.load_into`. A checkpoint
-            that a run goes on from, or is tested with, comes before it.
-        weights_options: how they are read, and what may differ.
-        mean: of pixels in [0, 1], RGB; None takes the checkpoint's or the weights', or 0.45 without either
+        net: Network: clips (N, 3, T, H, W) -> logits in training, softmax scores (N, Y) in evaluation.
+        optimizer: Kind and settings; the learning rate is scaled to the actual global batch.
+        schedule: Schedule of the learning rate, by epochs or optimizer steps.
+        weights: Weight file of any zoo to start from, or PACKAGE:NAME; see `video_gn.weights.load_into`. A checkpoint
+            that is resumed or tested replaces it.
+        weights_options: How weights are read, and what may differ.
+        mean: Mean of pixels in [0, 1], RGB; None takes the checkpoint's or the weights', or 0.45 without either
             (Non-local Networks' code).
-        std: of pixels in [0, 1], RGB; None as for the mean, or 0.225.
-        views_per_forward: views of a test video that go through the network at a time.
-        mixing: mixup, cutmix and label smoothing of training batches; off by default.
-        compile: compile the training step's forward pass; evaluation runs as it is, so that no shape of a batch
+        std: Standard deviation of pixels in [0, 1], RGB; None as for the mean, or 0.225.
+        views_per_forward: Views of a test video that go through the network at a time.
+        mixing: Mixup, cutmix and label smoothing of training batches; off by default.
+        compile: Compile the training step's forward pass. Evaluation is not compiled, so that no shape of a batch
             costs a compilation.
-        activation_checkpointing: keep each block's input alone and compute the rest again in the backward pass.
+        activation_checkpointing: Keep only each block's input and recompute the rest in the backward pass.
     """
 
     mean: torch.Tensor
@@ -102,21 +102,21 @@ class VideoClassifier(LightningModule):
         self.classes: list[str] = []
 
     def train(self, mode: bool = True) -> VideoClassifier:
-        """As torch's; frozen stages stay in eval mode, so that their running statistics stay too."""
+        """As torch's, but frozen stages stay in eval mode, which keeps their running statistics."""
         super().train(mode)
         for module in self.frozen:
             module.eval()
         return self
 
     def configure_model(self) -> None:
-        """Divide the net among the processes, where the strategy does; Lightning calls this before it restores."""
+        """Shard the net among the processes if the strategy does; Lightning calls this before it restores."""
         if isinstance(self.trainer.strategy, ShardedStrategy):
             self.trainer.strategy.shard(self.net)
 
     # ---- weights to start from ---------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Load `weights`, unless that was done or a checkpoint came; then see whether the net can be trained."""
+        """Load `weights`, unless they or a checkpoint were loaded; then check that the net can be trained."""
         self._load_weights_once()
         self.check_training(self.trainer, getattr(self.trainer, "datamodule", None))
         if self.frozen and self.load_report is None and not self.is_restored:
@@ -126,34 +126,24 @@ class VideoClassifier(LightningModule):
             )
 
     def check_training(self, trainer: Trainer, datamodule: Any) -> None:
-        """Refuse a training whose net cannot learn from such batches; see `check_training`."""
+        """Refuse a training whose net cannot learn from its batches; see `checks.check_training`."""
         check_training(self.net, self.mixing, trainer, datamodule)
-
-    def on_validation_start(self) -> None:
-        """As `on_fit_start`."""
-        self._load_weights_once()
-
-    def on_test_start(self) -> None:
-        """As `on_fit_start`."""
-        self._load_weights_once()
-
-    def on_predict_start(self) -> None:
-        """As `on_fit_start`."""
-        self._load_weights_once()
 
     def _load_weights_once(self) -> None:
         if self.load_report is None and not self.is_restored:
             datamodule = getattr(self.trainer, "datamodule", None)
             self.load_weights(classes=getattr(datamodule, "classes", ()))
 
+    on_validation_start = on_test_start = on_predict_start = _load_weights_once
+
     def load_weights(self, *, classes: Sequence[str] = ()) -> LoadReport | None:
-        """Load `weights` into the network and make its input as they were trained, unless told otherwise.
+        """Load `weights` into the network, and take their mean and std unless others are set.
 
         Args:
-            classes: the data's, by number: a classifier of other classes is not taken.
+            classes: Class names of the data by number: a classifier of other classes is not taken.
 
         Returns:
-            What was done with every tensor; None where there are no weights to load.
+            What was done with every tensor, or None without weights.
 
         Raises:
             CheckpointError: for weights that cannot be read or do not fit.
@@ -179,7 +169,7 @@ class VideoClassifier(LightningModule):
         return report
 
     def _take_input(self, mean: Sequence[float], std: Sequence[float], of: str) -> None:
-        """Take mean and std, or warn where other ones were asked for."""
+        """Take mean and std, or warn if others are set."""
         for name, buffer, values, told in zip(
             ("mean", "std"), (self.mean, self.std), (mean, std), self.input_is_told, strict=True
         ):
@@ -188,7 +178,7 @@ class VideoClassifier(LightningModule):
                 buffer.copy_(wanted)
             elif not torch.allclose(buffer, wanted, rtol=0, atol=5e-4):
                 log.warning(
-                    "model.%s is %s as asked, %s were trained with %s: scores will differ from theirs. "
+                    "model.%s is set to %s, but %s were trained with %s: scores will differ from theirs. "
                     "Set model.%s to null to take theirs.",
                     name, rounded(buffer.tolist()), of, rounded(values), name,
                 )  # fmt: skip
@@ -196,7 +186,7 @@ class VideoClassifier(LightningModule):
     # ---- training ----------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
-        """The optimizer and its schedule for the actual global batch; prints what came out."""
+        """Build the optimizer and its schedule for the actual global batch, and log them."""
         trainer = self.trainer
         datamodule = getattr(trainer, "datamodule", None)
         batch_size = getattr(datamodule, "batch_size", None)
@@ -211,7 +201,7 @@ class VideoClassifier(LightningModule):
         global_batch = trainer.world_size * batch_size * accumulate
         config = self.optimizer_config
         total_steps = int(trainer.estimated_stepping_batches)
-        batches = trainer.num_training_batches  # infinite where there is nothing to train
+        batches = trainer.num_training_batches  # infinite if there is nothing to train
         steps_per_epoch = max(1, -(-int(batches) // accumulate)) if math.isfinite(batches) else 1
         try:
             optimizer = build_optimizer(self.net, config, global_batch_size=global_batch, is_norm=is_norm)
@@ -237,7 +227,7 @@ class VideoClassifier(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_batch_start(self, batch: ClipBatch, batch_idx: int) -> None:
-        """Seed the random state (dropout) from the step alone, so that a resumed run draws the same."""
+        """Seed the random state (dropout) from the step alone, so that a resumed run draws the same numbers."""
         seed, batches = self._seed_and_batches(batch_idx)
         entropy = np.random.SeedSequence([seed, batches, self.global_rank]).generate_state(2)
         torch.manual_seed(int(entropy[0]))
@@ -249,7 +239,7 @@ class VideoClassifier(LightningModule):
         return seed, self.trainer.current_epoch * int(self.trainer.num_training_batches) + batch_idx
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> torch.Tensor:
-        """Mean cross entropy of the batch's clips, weighted by what its accumulation window lacks."""
+        """Mean cross entropy of the batch's clips, times `_window_factor`."""
         frames_NTCHW = batch.frames_NKTCHW.flatten(0, 1)
         labels = batch.labels.repeat_interleave(batch.frames_NKTCHW.shape[1])
         x_NCTHW, targets = normalize_clips(frames_NTCHW, self.mean, self.std), labels
@@ -315,14 +305,14 @@ class VideoClassifier(LightningModule):
     # ---- checkpoints -------------------------------------------------------------------------
 
     def describe(self) -> dict[str, Any]:
-        """What a checkpoint says of itself, in plain containers: enough to rebuild net and preprocessing."""
+        """What a checkpoint says of itself; see `write_about`."""
         datamodule = getattr(trainer_of(self), "datamodule", None)
         data = datamodule.describe() if datamodule is not None else {}
         pixels = {"mean": self.mean.tolist(), "std": self.std.tolist()}
         return write_about(self.net.arguments, **pixels, environment=environment(), **data)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make the checkpoint stand alone."""
+        """Describe net and data in the checkpoint, so that it stands alone."""
         checkpoint[KEY] = self.describe()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -346,12 +336,12 @@ class VideoClassifier(LightningModule):
         self._take_weights_in_training(checkpoint)
 
     def _take_weights_in_training(self, checkpoint: dict[str, Any]) -> None:
-        """Where an averaged run goes on without averaging, it goes on with the weights that were in training."""
+        """Resume an averaged run without averaging from its weights in training, not from their average."""
         trainer = trainer_of(self)
         if "current_model_state" not in checkpoint or trainer is None or trainer.state.fn != "fit":
             return
         if not any(isinstance(callback, WeightAveraging) for callback in cast(Any, trainer).callbacks):
             log.warning(
-                "the checkpoint's weights are averaged, this run's will not be: it goes on from those in training"
+                "the checkpoint's weights are averaged, this run's will not be: it resumes from those in training"
             )
             checkpoint["state_dict"] = checkpoint["current_model_state"]

@@ -1,14 +1,12 @@
 """The optimizer: kinds, parameter groups by norm and by depth, frozen stages, linear scaling of the learning rate.
 
-A resumed run takes its learning rate, weight decay and the rest from the configuration it is resumed with, not
-from the checkpoint; where the two differ, that is logged.
+A resumed run takes its learning rate, weight decay and so on from its config, not from the checkpoint, and logs
+differences.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,6 +16,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from video_gn.checks import check_choice, check_range
 from video_gn.errors import CheckpointError
+from video_gn.training.checks import warn_of_ignored
 
 log = logging.getLogger(__name__)
 
@@ -32,19 +31,20 @@ class OptimizerConfig:
     Source of the defaults: video-nonlocal-net's Kinetics runs (LR 0.01 at 8 GPUs x 8 clips); AdamW's are torch's.
 
     Args:
-        name: a key of `OPTIMIZERS`.
-        lr: learning rate at the reference batch size, above 0.
-        reference_batch_size: global batch at which `lr` holds; for another it is scaled linearly. None: never scaled.
-        momentum: for "sgd": in [0, 1).
-        nesterov: for "sgd": Nesterov's momentum.
-        weight_decay: of everything but the norms' scales and shifts (so of the classifier's bias too), 0 or more.
-        norm_weight_decay: of the norms' scales and shifts, of whatever kind, 0 or more.
-        beta1: for "adamw": of the running mean of gradients, in [0, 1).
-        beta2: for "adamw": of the running mean of their squares, in [0, 1).
-        eps: for "adamw": added to the root of that, above 0.
-        layer_decay: factor of the learning rate from one of `STAGES` to the next lower one, in (0, 1]; 1 for the
+        name: Kind of optimizer, a key of `OPTIMIZERS`.
+        lr: Learning rate at the reference batch size, above 0.
+        reference_batch_size: Global batch size at which `lr` holds; others scale it linearly. None: no scaling.
+        momentum: Momentum of "sgd", in [0, 1).
+        nesterov: Nesterov's momentum, for "sgd".
+        weight_decay: Weight decay of all parameters but the norms' scales and shifts, 0 or more. It includes the
+            classifier's bias.
+        norm_weight_decay: Weight decay of the norms' scales and shifts, of any kind, 0 or more.
+        beta1: Decay of the running mean of gradients in "adamw", in [0, 1).
+        beta2: Decay of the running mean of their squares in "adamw", in [0, 1).
+        eps: Term added to the root of that mean in "adamw", above 0.
+        layer_decay: Factor of the learning rate from one of `STAGES` to the next lower one, in (0, 1]; 1 for the
             same rate everywhere. The head has `lr` itself, the stem lr * layer_decay ** 5.
-        frozen_stages: how many of `STAGES`, from the stem on, keep their weights and statistics: 0 for none, 2 for
+        frozen_stages: Number of `STAGES`, from the stem on, that keep their weights and statistics: 0 for none, 2 for
             the stem and res2, 5 for all but the head.
 
     Raises:
@@ -84,24 +84,16 @@ class OptimizerConfig:
         check_range("eps", self.eps, self.eps > 0, "above 0", "The usual value is 1e-8.")
         check_range("layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "in (0, 1]", "1 turns it off.")
         _check_frozen_stages(self.frozen_stages)
-        self._warn_of_ignored()
-
-    def _warn_of_ignored(self) -> None:
-        used = OPTIMIZERS[self.name].settings
-        others = {name for kind in OPTIMIZERS.values() for name in kind.settings} - set(used)
-        for f in dataclasses.fields(self):
-            if f.name in others and getattr(self, f.name) != f.default:
-                message = f"{f.name}={getattr(self, f.name)!r} is ignored by optimizer {self.name!r}"
-                warnings.warn(message, stacklevel=4)  # past __post_init__ and __init__, to who wrote the config
+        warn_of_ignored(self, "optimizer", {name: kind.settings for name, kind in OPTIMIZERS.items()})
 
 
 def scaled_lr(lr: float, *, global_batch_size: int, reference_batch_size: int | None) -> float:
-    """The linear rule: the learning rate grows with the global batch.
+    """Scale the learning rate linearly with the global batch.
 
     Args:
-        lr: at the reference batch size.
-        global_batch_size: clips of an optimizer step: processes x clips of a process x accumulated batches.
-        reference_batch_size: where `lr` holds; None for no scaling.
+        lr: Learning rate at the reference batch size.
+        global_batch_size: Clips of an optimizer step: processes x clips of a process x accumulated batches.
+        reference_batch_size: Batch size at which `lr` holds; None for no scaling.
 
     Raises:
         ValueError: for a batch size below 1.
@@ -127,23 +119,23 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Groups that hold every parameter exactly once: "decay" and "norm", for each of `STAGES` where rates differ.
 
-    All are always there, be they empty, so that a checkpoint's groups fit whatever the norm. Frozen parameters
-    are in them too: the optimizer passes over what has no gradient.
+    Empty groups are kept, so that a checkpoint's groups fit any norm. Frozen parameters are included: the optimizer
+    skips parameters without a gradient.
 
     Args:
-        net: the network.
-        weight_decay: of the groups "decay".
-        norm_weight_decay: of the groups "norm".
-        is_norm: tells a normalization layer, of any kind, by its module.
-        layer_decay: factor of the learning rate from a stage to the next lower one; 1 makes two groups in all.
+        net: Network.
+        weight_decay: Weight decay of the groups "decay".
+        norm_weight_decay: Weight decay of the groups "norm".
+        is_norm: Whether a module is a normalization layer of any kind.
+        layer_decay: Factor of the learning rate from a stage to the next lower one; 1 makes two groups in all.
 
     Returns:
-        For torch.optim: dicts with "name", "params", "weight_decay"; parameters in the network's order. Where
+        For torch.optim: dicts with "name", "params", "weight_decay"; parameters in the network's order. If
         `layer_decay` is not 1 there are two for each stage, from the head down, named "decay of blocks.6" and so
         on, and with "lr_scale", the factor of the learning rate.
 
     Raises:
-        ValueError: if the network has no parameters, or a layer decay is asked for and it has not the `STAGES`.
+        ValueError: if the network has no parameters, or lacks the `STAGES` that a layer decay needs.
 
     Source of the layer decay: discriminative fine-tuning, Howard & Ruder 2018 (arXiv:1801.06146), section 3.2.
     """
@@ -175,7 +167,7 @@ def _two_groups(
 
 
 def _stages(net: nn.Module, option: str) -> dict[int, nn.Module]:
-    """The blocks that `STAGES` names, by their number; between them lie pools without parameters."""
+    """The blocks that `STAGES` names, by number; the pools between them have no parameters."""
     blocks = getattr(net, "blocks", None)
     found = {}
     if isinstance(blocks, nn.ModuleList):
@@ -190,19 +182,19 @@ def _stages(net: nn.Module, option: str) -> dict[int, nn.Module]:
 
 
 def freeze_stages(net: nn.Module, num_stages: int) -> list[nn.Module]:
-    """Freeze the first stages: no gradients from now on, and evaluation mode, which keeps running statistics.
+    """Freeze the first stages: no gradients, and evaluation mode, which keeps running statistics.
 
-    Call it before the network is wrapped for several processes: a wrapper waits for every gradient it expects.
+    Call it before the network is wrapped for several processes: the wrapper waits for every gradient it expects.
 
     Args:
-        net: the network.
-        num_stages: how many of `STAGES`, from the stem on; 0 changes nothing.
+        net: Network.
+        num_stages: Number of `STAGES` to freeze, from the stem on; 0 changes nothing.
 
     Returns:
-        The frozen modules. `net.train()` puts them into training mode again: call `eval()` on each after that.
+        The frozen modules. `net.train()` puts them back into training mode: call `eval()` on each after that.
 
     Raises:
-        ValueError: for a number outside of [0, 5], or a network that has not the `STAGES`.
+        ValueError: for a number outside [0, 5], or a network without the `STAGES`.
     """
     _check_frozen_stages(num_stages)
     if num_stages == 0:
@@ -225,8 +217,8 @@ class OptimizerKind:
 
     Args:
         build: (groups, config) -> optimizer; each group has its learning rate.
-        settings: the fields of `OptimizerConfig` that this kind alone reads.
-        mark: an entry of its state's groups that no other kind has.
+        settings: Fields of `OptimizerConfig` that only this kind reads.
+        mark: Entry of its state's groups that no other kind has.
     """
 
     build: Callable[[list[dict[str, Any]], OptimizerConfig], Optimizer]
@@ -255,17 +247,16 @@ def build_optimizer(
     global_batch_size: int,
     is_norm: Callable[[nn.Module], bool],
 ) -> Optimizer:
-    """The optimizer, its learning rate scaled to the global batch.
+    """Build the optimizer, with the learning rate scaled to the global batch.
 
-    Loading a checkpoint's state into it brings back the momentum, not the settings: those stay the config's. It
-    raises CheckpointError for a state of another kind of optimizer or of other groups. Freezing is left to
-    `freeze_stages`.
+    Loading a checkpoint's state into it restores the momentum but keeps the config's settings. It raises
+    CheckpointError for a state of another kind of optimizer or of other groups.
 
     Args:
-        net: the network.
-        config: which, and its settings.
-        global_batch_size: clips of an optimizer step.
-        is_norm: tells a normalization layer, of any kind, by its module.
+        net: Network.
+        config: Kind and settings.
+        global_batch_size: Clips of an optimizer step.
+        is_norm: Whether a module is a normalization layer of any kind.
 
     Raises:
         ValueError: for a batch size below 1, a network without parameters, or a layer decay of one that is no I3D.
@@ -291,7 +282,7 @@ def build_optimizer(
     def keep_settings(loaded: Optimizer) -> None:
         for group, ours in zip(loaded.param_groups, settings, strict=True):
             _log_differences(group, ours)
-            # Without a schedule, that is all; with one, its own loading sets the step's rate.
+            # With a schedule, loading its state then sets the step's rate.
             group.update(ours, lr=ours["initial_lr"])
 
     optimizer.register_load_state_dict_pre_hook(check_kind)
@@ -300,17 +291,17 @@ def build_optimizer(
 
 
 def _check_state(stored: list[dict[str, Any]], name: str, ours: list[dict[str, Any]]) -> None:
-    """Torch would take another kind's momentum, and fail at the first step."""
+    """Refuse another kind's state, which torch would accept and fail with at the first step."""
     theirs = next((kind for kind, row in OPTIMIZERS.items() if stored and row.mark in stored[0]), "unknown")
     if theirs != name:
         raise CheckpointError(
             f"the checkpoint's optimizer is of kind {theirs!r}, the config's of kind {name!r}. Set "
-            "model.optimizer.name as it was, or begin a new run from the checkpoint's weights (model.weights)."
+            "model.optimizer.name as it was, or start a new run from the checkpoint's weights (model.weights)."
         )
     if len(stored) != len(ours):
         raise CheckpointError(
             f"the checkpoint's optimizer has {len(stored)} groups of parameters, the config's {len(ours)}: one has a "
-            "layer decay, the other none. Set model.optimizer.layer_decay as it was, or begin a new run from the "
+            "layer decay, the other none. Set model.optimizer.layer_decay as it was, or start a new run from the "
             "checkpoint's weights (model.weights)."
         )
 
@@ -336,5 +327,5 @@ def _check_frozen_stages(value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
         raise ValueError(
             f"frozen_stages must be a whole number in [0, {most}], got {value!r}. "
-            f"They are counted from the stem on: {', '.join(STAGES[:-1])}."
+            f"They count from the stem on: {', '.join(STAGES[:-1])}."
         )

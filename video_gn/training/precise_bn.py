@@ -1,4 +1,4 @@
-"""Precise statistics for Batch Norm and its relatives: over many batches of one network, in place of running averages.
+"""Precise statistics for Batch Norm and its relatives: over many batches of one network, instead of running averages.
 
 Definition. Per channel, over all inputs of a norm in all batches of all processes, each value counting once: their
 mean, and their variance with n - 1 in the denominator, the convention of torch's `running_var`, so that one batch
@@ -6,16 +6,16 @@ gives what Batch Norm with a momentum of 1 stores. `BatchRenorm`, whose average 
 that makes those inputs each norm normalizes by its batch, as in training, and dropout is on. Mixup and cutmix are
 not: no test clip is mixed.
 
-Others differ in the last digits, or more where batches are small:
+Other implementations differ in the last digits, or more for small batches:
 - Non-local Networks' code averages the batches' means and means of squares, every batch and GPU alike, over 200
   iterations: the same for batches of equal size, but with n in the denominator, and in float32, where a mean far from
   0 costs digits. Source: facebookresearch/video-nonlocal-net, lib/utils/bn_helper.py.
-- fvcore's `update_bn_stats` weighs batches by their size and has n in the denominator; each process has statistics
-  of its own. Its unused first estimator averages the batches' variances with n - 1, which leaves out how far their
-  means lie apart. Source: facebookresearch/fvcore, fvcore/nn/precise_bn.py; Wu & Johnson 2021 (arXiv:2105.07576).
+- fvcore's `update_bn_stats` weighs batches by their size and has n in the denominator; each process has its own
+  statistics. Its unused first estimator averages the batches' variances with n - 1, which ignores how far their means
+  lie apart. Source: facebookresearch/fvcore, fvcore/nn/precise_bn.py; Wu & Johnson 2021 (arXiv:2105.07576).
 
-The training never sees them: its own running averages go on from where they were, and so a run is bit for bit the
-same with and without, also where it is killed and goes on.
+Training never sees them: it keeps its own running averages, so a run is bit-identical with and without, even if it is
+killed and resumed.
 
 Shape letters: N batch, C channels, T frames, H, W, R processes.
 """
@@ -45,7 +45,7 @@ from video_gn.run.lightning_internals import average_of, callbacks_of
 log = logging.getLogger(__name__)
 
 _STREAM = 0  # of `VideoDataModule.extra_train_dataloader`
-# Of a checkpoint, by buffer: the training's own, and with averaging the average's.
+# Keys of a checkpoint, each a table by buffer: the training's own averages, and with averaging the average's.
 _KEY = "running_statistics"
 _AVERAGED = "averaged_running_statistics"
 
@@ -64,7 +64,7 @@ class Moments:
     squares_C: torch.Tensor | None = None
 
     def add(self, x: torch.Tensor) -> None:
-        """Take in a batch (N, C, ...)."""
+        """Add a batch (N, C, ...)."""
         wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
         count = wide.numel() // wide.shape[1]
         if count:
@@ -72,7 +72,7 @@ class Moments:
             self.merge(count, mean_C.double(), var_C.double() * count)
 
     def merge(self, count: int, mean_C: torch.Tensor, squares_C: torch.Tensor) -> None:
-        """Take in the moments of other values."""
+        """Add the moments of other values."""
         if self.mean_C is None or self.squares_C is None:
             self.count, self.mean_C, self.squares_C = count, mean_C, squares_C
             return
@@ -83,11 +83,7 @@ class Moments:
 
 
 def batch_norms(net: nn.Module) -> dict[str, _NormBase]:
-    """The norms that keep running averages of training batches, by name; frozen kinds are none.
-
-    Args:
-        net: any.
-    """
+    """The norms that keep running averages of training batches, by name, without frozen kinds."""
     return {
         name: module
         for name, module in net.named_modules()
@@ -97,12 +93,12 @@ def batch_norms(net: nn.Module) -> dict[str, _NormBase]:
 
 @torch.no_grad()
 def estimate_statistics(net: nn.Module, batches: Iterable[torch.Tensor], *, world_size: int = 1) -> Statistics:
-    """What the running averages of the norms in training mode should be; the net is left as it is.
+    """Estimate what the running averages of the norms in training mode should be; the net is unchanged.
 
     Args:
-        net: in the mode that the batches are to go through it.
-        batches: inputs of the net, equally many for each process.
-        world_size: processes that pool what they have seen.
+        net: Network, in the mode to run it in.
+        batches: Inputs of the net, equally many for each process.
+        world_size: Number of processes that pool their moments.
 
     Returns:
         For each such norm that was used, `running_mean` and `running_var` under the names of the net's state dict.
@@ -117,7 +113,7 @@ def estimate_statistics(net: nn.Module, batches: Iterable[torch.Tensor], *, worl
     handles = [norm.register_forward_pre_hook(watch(moments[name])) for name, norm in norms.items()]
     try:
         for x_NCTHW in batches:
-            with recomputing():  # our own norms then keep no averages; those of torch are put back below
+            with recomputing():  # our own norms then update no averages; torch's are restored below
                 net.forward(x_NCTHW)  # a compiled call would not see the hooks
     finally:
         for handle in handles:
@@ -140,7 +136,7 @@ def estimate_statistics(net: nn.Module, batches: Iterable[torch.Tensor], *, worl
 
 
 def _pool(moments: Mapping[str, Moments], norms: Mapping[str, _NormBase], world_size: int) -> dict[str, Moments]:
-    """The moments of all processes, merged by rank, so that every process has the same bits."""
+    """Merge the moments of all processes in the order of ranks, so that every process gets the same bits."""
     parts = []
     for name, norm in norms.items():
         seen = moments[name]
@@ -170,20 +166,20 @@ def _triples(parts: Iterable[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torc
 
 
 class PreciseBN(Callback):
-    """Estimates the statistics of Batch Norms anew for each validation of a fit and for each checkpoint.
+    """Estimates the statistics of Batch Norms for each validation of a fit and for each checkpoint.
 
-    The clips are drawn as training draws them, by a loader of their own, as a function of (seed, optimizer step)
-    alone. Norms that training keeps in eval mode, and frozen kinds, stay as they are. With averaged weights the
-    estimate is of those, since validation and checkpoint use them: `WeightAveraging` puts them in at
-    `on_validation_epoch_start`, and this callback, listed after it, estimates in that same hook.
+    A separate loader draws the clips as training does, as a function of (seed, optimizer step) alone. Norms that
+    training keeps in eval mode, and frozen kinds, are unchanged. With averaged weights the estimate is for those, since
+    validation and checkpoint use them: `WeightAveraging` swaps them in at `on_validation_epoch_start`, and this
+    callback, listed after it, estimates in the same hook.
 
-    A checkpoint's `state_dict` holds the estimate, and under "running_statistics" what training goes on with. That of
-    a validation's step holds the very statistics that were validated; nothing is estimated twice for the same weights.
+    A checkpoint's `state_dict` holds the estimate, and "running_statistics" what training resumes with. A checkpoint of
+    a validated step holds exactly the validated statistics; nothing is estimated twice for the same weights.
 
     Args:
-        num_batches: of each process, of the training's batch size; 0 is off.
-        before_checkpoints: also for checkpoints of steps that were not validated. Without it those hold training's own
-            running averages.
+        num_batches: Batches of each process, of the training's batch size; 0 is off.
+        before_checkpoints: Also estimate for checkpoints of steps without a validation. Otherwise those hold training's
+            own running averages.
 
     Raises:
         ValueError: for a negative number.
@@ -204,7 +200,7 @@ class PreciseBN(Callback):
 
         Raises:
             ConfigError: for a network without such norms.
-            ValueError: where averaging comes after this callback, or without a `VideoDataModule`.
+            ValueError: if averaging is listed after this callback, or without a `VideoDataModule`.
         """
         if stage != "fit" or not self.num_batches:
             return
@@ -219,7 +215,7 @@ class PreciseBN(Callback):
         if any(place > callbacks_of(trainer).index(self) for place in places):
             raise ValueError("PreciseBN must be listed after WeightAveraging, so that it sees the averaged weights.")
 
-    # ---- what training does ------------------------------------------------------------------
+    # ---- training ----------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note which modules are in training mode."""
@@ -228,7 +224,7 @@ class PreciseBN(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note which modules are in training mode: in a validation none is."""
+        """Note which modules are in training mode; during validation none is."""
         self._note_modes(pl_module)
 
     def _note_modes(self, pl_module: LightningModule) -> None:
@@ -238,7 +234,7 @@ class PreciseBN(Callback):
     # ---- validation --------------------------------------------------------------------------
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Estimate, and put the estimate in place of the running averages."""
+        """Estimate, and replace the running averages by the estimate."""
         if self._is_off(trainer):
             return
         self._estimate(trainer, pl_module)
@@ -247,9 +243,9 @@ class PreciseBN(Callback):
         _write(state, self._found)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the running averages back."""
+        """Restore the running averages."""
         if not self._is_off(trainer):
-            # With averaging the estimate is in the average by now, with the weights that it belongs to.
+            # With averaging the estimate has moved into the average, with the weights that it belongs to.
             _write(_holder(trainer, pl_module).state_dict(), self._own)
         self._own = {}
 
@@ -281,7 +277,7 @@ class PreciseBN(Callback):
 
     @torch.no_grad()
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Let training go on with its own running averages; a test takes the estimate."""
+        """Resume training with its own running averages; a test uses the estimate."""
         if trainer.state.fn == "fit" and _KEY in checkpoint:
             _write(_net(pl_module).state_dict(), checkpoint[_KEY])
         if trainer.state.fn == "fit" and _AVERAGED in checkpoint and _averaging(trainer) is not None:
@@ -289,7 +285,7 @@ class PreciseBN(Callback):
 
     @torch.no_grad()
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the estimate in the net, where it is of the last weights."""
+        """Leave the estimate in the net if it is of the last weights."""
         if self.num_batches and self._is_current(trainer, pl_module):
             _write(_net(pl_module).state_dict(), self._found)
 
@@ -342,7 +338,7 @@ def _net(pl_module: LightningModule) -> nn.Module:
 
 
 def _holder(trainer: Trainer, pl_module: LightningModule) -> nn.Module:
-    """Where validation's weights are kept while training goes on: the average, or the net itself."""
+    """The module that holds the validated weights: the average, or the net itself."""
     averaging = _averaging(trainer)
     average = None if averaging is None else average_of(averaging)
     return _net(pl_module if average is None else average.module)
@@ -363,13 +359,13 @@ def _write(state: Mapping[str, torch.Tensor], values: Statistics) -> None:
 
 
 def _fingerprint(net: nn.Module) -> torch.Tensor:
-    """The norm of every parameter: it changes with any of them."""
+    """The norm of every parameter, which changes with any of them."""
     return torch.stack([torch.linalg.vector_norm(p.detach().float()) for p in net.parameters()])
 
 
 @contextmanager
 def _modes(net: nn.Module, wanted: Iterable[tuple[nn.Module, bool]]) -> Iterator[None]:
-    """Every module in the mode that it has in training, for a while."""
+    """Put every module into its mode of training within the block."""
     before = [(module, module.training) for module in net.modules()]
     try:
         for module, mode in wanted:

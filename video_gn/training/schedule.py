@@ -1,7 +1,6 @@
-"""The learning rate over a run: schedules that are pure functions of the step, and what a resumed run says of them.
+"""The learning rate over a run: schedules that are pure functions of the step.
 
-A resumed run takes its schedule from the configuration it is resumed with, not from the checkpoint; where the two
-differ, that is logged.
+A resumed run takes its schedule from its config, not from the checkpoint, and logs differences.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,25 +17,26 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from video_gn.checks import check_choice, check_range
+from video_gn.training.checks import warn_of_ignored
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """How the learning rate goes, as a factor of its base value.
+    """Schedule of the learning rate, as a factor of its base value.
 
-    Warm-up rises linearly from `warmup_start_factor` to the value that the schedule has where the warm-up ends;
-    the schedule itself is counted from the run's first step, as SlowFast counts it.
+    Warm-up rises linearly from `warmup_start_factor` to the schedule's value at the end of the warm-up. The schedule
+    counts from the run's first step, as SlowFast's does.
 
     Args:
-        name: a key of `SCHEDULES`.
-        unit: of `milestones` and `warmup`: "epoch" or (optimizer) "step". Fractions of an epoch are allowed.
-        milestones: for "step": after how many epochs or steps the rate is multiplied by `gamma`; ascending.
-        gamma: for "step": the multiplier, above 0.
-        warmup: how many epochs or steps; 0 for none.
-        warmup_start_factor: factor of the very first step, in [0, 1].
-        final_lr_factor: for "cosine": factor where the run ends, in [0, 1].
+        name: Kind of schedule, a key of `SCHEDULES`.
+        unit: Unit of `milestones` and `warmup`: "epoch" or (optimizer) "step". Fractions of an epoch are allowed.
+        milestones: Epochs or steps after which "step" multiplies the rate by `gamma`; ascending.
+        gamma: Multiplier of "step", above 0.
+        warmup: Length of the warm-up in epochs or steps; 0 for none.
+        warmup_start_factor: Factor of the first step, in [0, 1].
+        final_lr_factor: Factor of "cosine" at the end of the run, in [0, 1].
 
     Raises:
         ValueError: for a value out of range.
@@ -64,16 +63,7 @@ class ScheduleConfig:
         for name in ("warmup_start_factor", "final_lr_factor"):
             value = getattr(self, name)
             check_range(name, value, 0 <= value <= 1, "in [0, 1]", "It is a factor of the base learning rate.")
-        self._warn_of_ignored()
-
-    def _warn_of_ignored(self) -> None:
-        used = SCHEDULES[self.name].settings
-        others = {name for schedule in SCHEDULES.values() for name in schedule.settings} - set(used)
-        for f in dataclasses.fields(self):
-            default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
-            if f.name in others and getattr(self, f.name) != default:
-                message = f"{f.name}={getattr(self, f.name)!r} is ignored by schedule {self.name!r}"
-                warnings.warn(message, stacklevel=4)  # past __post_init__ and __init__, to who wrote the config
+        warn_of_ignored(self, "schedule", {name: schedule.settings for name, schedule in SCHEDULES.items()})
 
 
 # ---- the learning rate as a function of the step -----------------------------------------------------
@@ -85,7 +75,7 @@ class Schedule:
 
     Args:
         factor: (config, step, steps per epoch, total steps) -> factor, without warm-up.
-        settings: the fields of `ScheduleConfig` that this schedule alone reads.
+        settings: Fields of `ScheduleConfig` that only this schedule reads.
     """
 
     factor: Callable[[ScheduleConfig, int, int, int], float]
@@ -123,10 +113,10 @@ def lr_factor(config: ScheduleConfig, step: int, steps_per_epoch: int, total_ste
     ```
 
     Args:
-        config: the schedule.
-        step: how many optimizer steps have been taken: 0 for the first.
-        steps_per_epoch: optimizer steps in an epoch.
-        total_steps: of the whole run; only "cosine" looks at it.
+        config: Schedule.
+        step: Optimizer steps taken so far: 0 for the first.
+        steps_per_epoch: Optimizer steps in an epoch.
+        total_steps: Optimizer steps of the whole run; only "cosine" uses it.
 
     Returns:
         A factor of the base learning rate, 0 or more.
@@ -148,16 +138,16 @@ def _to_steps(config: ScheduleConfig, value: float, steps_per_epoch: int) -> int
 
 
 class FactorLR(LambdaLR):
-    """torch's LambdaLR, but its state is the step alone; the rates follow from the optimizer's settings.
+    """torch's LambdaLR whose state is only the step; the rates follow from the optimizer's settings.
 
-    So a run resumed with another learning rate, schedule or global batch uses the new one, and the same
-    configuration gives the same rates bit for bit.
+    A run resumed with another learning rate, schedule or global batch uses the new one, and the same config gives the
+    same rates bit for bit.
 
     Args:
-        optimizer: whose groups' "initial_lr" are the base rates.
-        factor: optimizer step -> factor.
-        settings: what the factor was made from, as plain values; kept in the state to tell what a resumed run
-            has otherwise.
+        optimizer: Optimizer whose groups' "initial_lr" are the base rates.
+        factor: Optimizer step -> factor.
+        settings: What the factor was made from, as plain values; kept in the state, so that a resumed run can log
+            differences.
     """
 
     def __init__(self, optimizer: Optimizer, factor: Callable[[int], float], *, settings: Mapping[str, Any]) -> None:
@@ -173,9 +163,9 @@ class FactorLR(LambdaLR):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to a step and set its learning rates; load the optimizer's state first.
+        """Go to a step and set its learning rates. Load the optimizer's state first.
 
-        Settings that differ are logged; a state of an older version, which has none, is taken as it is.
+        Settings that differ are logged; the state of an older version has none.
         """
         self.last_epoch = state_dict["last_epoch"]
         self._step_count = state_dict["_step_count"]
@@ -203,18 +193,18 @@ def build_scheduler(
     total_steps: int,
     check_end: bool = True,
 ) -> FactorLR:
-    """The schedule, to be stepped after each optimizer step.
+    """Build the schedule; step it after each optimizer step.
 
     Args:
-        optimizer: from `build_optimizer`.
-        config: the schedule.
-        steps_per_epoch: optimizer steps in an epoch.
-        total_steps: of the whole run.
-        check_end: refuse a schedule that the run ends before; False for a trial that is cut short on purpose.
+        optimizer: Result of `build_optimizer`.
+        config: Schedule.
+        steps_per_epoch: Optimizer steps in an epoch.
+        total_steps: Optimizer steps of the whole run.
+        check_end: Refuse a schedule that the run is too short for; False for a trial that is cut short on purpose.
 
     Raises:
-        ValueError: for a number of steps below 1, a warm-up that is not over before the run is, or milestones of
-            which none is reached.
+        ValueError: for a number of steps below 1, a warm-up longer than the run, or milestones that are all after its
+            end.
     """
     for name, value in (("steps_per_epoch", steps_per_epoch), ("total_steps", total_steps)):
         if value < 1:

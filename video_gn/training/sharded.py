@@ -1,4 +1,4 @@
-"""Sharded training (FSDP2): each process keeps a part of the weights, gradients and optimizer state."""
+"""Sharded training (FSDP2): each process holds a part of the weights, gradients and optimizer state."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ from video_gn.run.lightning_internals import callbacks_of, set_data_parallel_siz
 
 
 class ShardedStrategy(ModelParallelStrategy):
-    """Lightning's ModelParallelStrategy over all processes, with checkpoints like everybody's.
+    """Lightning's ModelParallelStrategy over all processes, with the checkpoints of unsharded training.
 
-    A training step gathers one residual block's weights at a time and gives them up again. In evaluation every process
-    holds all of them: processes have batches of their own number there, so none may wait for another.
+    A training step gathers one residual block's weights at a time and frees them again. In evaluation every process
+    holds all weights: processes may have different numbers of batches there, so none may wait for another.
 
-    A checkpoint is one file, written by the first process: whole tensors under the names and in the order that
-    training without sharding has, so that either goes on from the other's, and every program reads it. While it is
-    written the first process holds the whole state on its host.
+    A checkpoint is one file, written by rank 0: whole tensors under the names and in the order of unsharded training,
+    so that either resumes from the other's. While it is written, rank 0 holds the whole state on its host.
 
     Args:
-        process_group_backend: of torch.distributed; None takes nccl on GPUs and gloo on CPUs.
+        process_group_backend: Backend of torch.distributed; None takes nccl on GPUs and gloo on CPUs.
     """
 
     def __init__(self, process_group_backend: str | None = None) -> None:
@@ -43,15 +42,15 @@ class ShardedStrategy(ModelParallelStrategy):
         super().setup_environment()
 
     def shard(self, net: nn.Module) -> None:
-        """Divide a net's parameters: each residual block's, and the rest, is gathered as one.
+        """Shard a net's parameters in units of a residual block, and the rest as one.
 
         Args:
-            net: on any device, with the same weights in each process.
+            net: Network on any device, with the same weights in each process.
         """
         if isinstance(net, FSDPModule):
             return
         mesh = self.device_mesh["data_parallel"]
-        # FSDP takes no other memory format; activations keep theirs.
+        # FSDP requires this memory format of parameters; activations keep theirs.
         net.to(memory_format=torch.contiguous_format)
         for module in net.modules():
             if isinstance(module, nn.ModuleList):
@@ -73,28 +72,28 @@ class ShardedStrategy(ModelParallelStrategy):
                 module.set_reshard_after_forward(False, recurse=False)
                 module.unshard()
 
-    def _give_up(self) -> None:
+    def _release(self) -> None:
         for module in self._sharded():
             module.set_reshard_after_forward(True, recurse=False)
             module.reshard()
 
     on_validation_start = on_test_start = on_predict_start = _hold_all
-    on_validation_end = on_test_end = on_predict_end = _give_up
+    on_validation_end = on_test_end = on_predict_end = _release
 
     # ---- checkpoints -------------------------------------------------------------------------
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
-        """As everywhere else: the data module must know its place before its loader is made."""
+        """Restore before setup, as other strategies do: the data module must know its position before its loader."""
         return False
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """Lightning restores it, by `load_optimizer_state_dict`."""
+        """Let Lightning restore it, by `load_optimizer_state_dict`."""
         return True
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Whole tensors on the first process's host, and nothing on the others."""
+        """Whole tensors on rank 0's host, and nothing on the others."""
         assert self.lightning_module is not None
         return self._whole(self.lightning_module.state_dict())
 
@@ -103,7 +102,7 @@ class ShardedStrategy(ModelParallelStrategy):
         return self._whole(Strategy.optimizer_state(self, optimizer))
 
     def _whole(self, state: Any) -> Any:
-        """Every process takes part in gathering; in the order of the state, which is the same in all."""
+        """Gather the whole tensors; all processes call it, in the order of the state, which is the same in all."""
         if isinstance(state, DTensor):
             full = state.full_tensor()
             return full.cpu() if self.is_global_zero else None
@@ -119,7 +118,7 @@ class ShardedStrategy(ModelParallelStrategy):
         return Strategy.load_checkpoint(self, checkpoint_path, weights_only=weights_only)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Take one's own part of each tensor."""
+        """Load this process's part of each tensor."""
         assert self.lightning_module is not None
         own = self.lightning_module.state_dict()
         whole = checkpoint["state_dict"]
@@ -127,7 +126,7 @@ class ShardedStrategy(ModelParallelStrategy):
         self.lightning_module.load_state_dict(parts, strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take one's own part of each tensor that is shaped like its parameter."""
+        """Load this process's part of each tensor that is shaped like its parameter."""
         for optimizer, whole in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             numbers = [number for group in whole["param_groups"] for number in group["params"]]
@@ -143,7 +142,7 @@ StrategyRegistry.register("sharded", ShardedStrategy, description="FSDP2 over al
 
 
 def _part(value: Any, like: torch.Tensor) -> Any:
-    """This process's part of a whole tensor; each process has the whole, so nothing is sent."""
+    """This process's part of a whole tensor. Each process has the whole, so nothing is sent."""
     if not isinstance(like, DTensor) or not isinstance(value, torch.Tensor) or value.shape != like.shape:
         return value
     whole = value.to(like.device)
@@ -151,10 +150,10 @@ def _part(value: Any, like: torch.Tensor) -> Any:
 
 
 def check_sharding(trainer: Trainer, *, precise_bn_batches: int, compiles: bool) -> None:
-    """Refuse what does not go together with a sharded net.
+    """Refuse options that do not work with a sharded net.
 
     Args:
-        trainer: of the run.
+        trainer: Trainer of the run.
         precise_bn_batches: `precise_bn.num_batches`.
         compiles: `model.compile`.
 

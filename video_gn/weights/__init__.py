@@ -22,10 +22,10 @@ class WeightsOptions:
     """How weights are read, and what may differ.
 
     Args:
-        format: the zoo's name, where the content is to be read as one; "auto" tells it from the content.
-        norm_mismatch: weights of another kind of norm: "error", or "reinit" to keep the network's own norms.
-        layout_mismatch: weights of another stem and pooling: "error", or "allow".
-        ignore: patterns of names in the file to leave out, as of file names: `aux_head.*`.
+        format: Format of the file; "auto" recognizes it from the content.
+        norm_mismatch: For weights of another kind of norm: "error", or "reinit" to keep the network's own norms.
+        layout_mismatch: For weights of another stem and pooling: "error", or "allow".
+        ignore: Patterns, as of file names (`aux_head.*`), of names in the file to leave out.
     """
 
     format: str = "auto"

@@ -1,7 +1,7 @@
-"""What an unpickler may make of a file: arrays, tensors and plain containers, each checked before it is allocated.
+"""What the unpickler may build: arrays, tensors and plain containers, each checked before it is allocated.
 
-Every recipe is a function of this package; numpy's and torch's own unpickling functions, which trust what a file
-says of sizes and strides, are never handed a file's arguments unchecked.
+Every recipe is a function of this package: numpy's and torch's own unpickling functions trust the sizes and strides in
+a file, so they never get a file's arguments unchecked.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-MAX_DEPTH = 100  # checkpoints nest ten deep; what comes after may recurse, and Python ends at 1000
-BULK_BYTES = 1 << 16  # from here on bytes are held once: read into the memory that the tensor then uses
+MAX_DEPTH = 100  # checkpoints nest ten deep; later code may recurse, and Python's limit is 1000
+BULK_BYTES = 1 << 16  # from this size on bytes are held once: read into the memory that the tensor then uses
 MAX_REPEATED_BYTES = 1 << 26  # an expanded tensor may be larger than its storage, but not endlessly
 ITEM_BYTES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8)}  # what torch has, by numpy's kinds
 
 
 class Allowance(Protocol):
-    """What a recipe needs of the reading."""
+    """What a recipe needs of a `Reading`."""
 
     strict: bool
     foreign: set[str]
@@ -32,15 +32,11 @@ class Allowance(Protocol):
 
 
 class Misfit(pickle.UnpicklingError):
-    """What a file holds contradicts itself; the unpickler adds the key or the place."""
+    """A file contradicts itself; the unpickler adds the key or the place."""
 
 
 class Foreign:
-    """Stands for an object of a class that is not weights: the dotted name is kept, the state is not.
-
-    Args:
-        name: as the file gives it.
-    """
+    """Stands for an object of a class that is not weights: keeps the dotted name and drops the state."""
 
     __slots__ = ("name",)
 
@@ -52,12 +48,7 @@ class Foreign:
 
 
 class Known:
-    """A name that the table has a recipe for. It cannot be called but by the unpickler.
-
-    Args:
-        name: dotted.
-        make: takes the `Reading`, then the file's arguments.
-    """
+    """A name with a recipe, which only the unpickler can call: `make` takes the `Reading` and the file's arguments."""
 
     __slots__ = ("make", "name")
 
@@ -69,9 +60,7 @@ class Known:
 class Raw:
     """A large run of bytes, held once and handed over to the array that is made of it.
 
-    Args:
-        data: the bytes.
-        text: whether Python 2 wrote them as its `str`, which also holds names.
+    `text` says that Python 2 wrote them as its `str`, which also holds names.
     """
 
     __slots__ = ("data", "text")
@@ -90,11 +79,7 @@ class Raw:
 
 
 class Dtype:
-    """numpy's dtype as a file describes it.
-
-    Args:
-        spec: such as "f4"; others than plain numbers are kept, and refused by the array that has them.
-    """
+    """numpy's dtype as a file describes it, such as "f4"; the array refuses those that are no plain numbers."""
 
     __slots__ = ("order", "plain", "spec")
 
@@ -105,23 +90,14 @@ class Dtype:
         self.plain = size.isdecimal() and int(size[:4]) in ITEM_BYTES.get(kind, ())
 
     def build(self, reading: Allowance, state: Any) -> None:
-        """Take the byte order; a state with fields or a shape of its own is no plain number.
-
-        Args:
-            reading: unused.
-            state: (version, order, subarray, names, fields, ...).
-        """
+        """Take the byte order from (version, order, subarray, names, fields, ...); with fields it is no number."""
         if type(state) is not tuple or len(state) < 5 or state[1] not in ("<", ">", "=", "|"):
             raise Misfit("a damaged dtype")
         self.order = state[1]
         self.plain = self.plain and state[2:5] == (None, None, None)
 
     def tensor(self, reading: Allowance, raw: Any, shape: Any, *, fortran: bool) -> torch.Tensor:
-        """The tensor of these bytes, which it shares where they are a `Raw`.
-
-        Raises:
-            Misfit: if shape, dtype and bytes do not fit together.
-        """
+        """The tensor of these bytes, shared if they are a `Raw`; Misfit unless shape, dtype and bytes agree."""
         if not self.plain:
             raise Misfit(f"an array of {self.spec[:40]}, which is no number that torch has")
         if type(shape) is not tuple or len(shape) > 32:
@@ -163,12 +139,7 @@ class Array:
         self.tensor: torch.Tensor | Foreign | None = None
 
     def build(self, reading: Allowance, state: Any) -> None:
-        """Take shape, dtype and bytes.
-
-        Args:
-            reading: counts what is allocated.
-            state: (version, shape, dtype, is Fortran, bytes), the version missing in the oldest files.
-        """
+        """Take (version, shape, dtype, is Fortran, bytes), without the version in the oldest files."""
         if type(state) is not tuple or len(state) not in (4, 5) or not isinstance(state[-3], Dtype):
             raise Misfit("a damaged array")
         shape, dtype, fortran, raw = state[-4:]
@@ -180,12 +151,7 @@ class Array:
 
 
 class Sparse:
-    """A sparse tensor until its indices are read and can be checked: torch reads storages last in old files.
-
-    Args:
-        layout: torch's.
-        data: indices, values and size as the file has them.
-    """
+    """A sparse tensor until its indices are read and can be checked: torch reads storages last in old files."""
 
     __slots__ = ("data", "layout")
 
@@ -232,14 +198,10 @@ def mapping_of(items: list[Any]) -> dict[Any, Any]:
 
 
 def plain(root: Any, foreign: set[str]) -> Any:
-    """The tree with nothing but plain containers, numbers, strings, tensors and `Foreign` in it.
+    """Reduce what an unpickler returned to plain containers, numbers, strings, tensors and `Foreign`.
 
-    Args:
-        root: what an unpickler returned.
-        foreign: gets the names of leaves that are neither.
-
-    Raises:
-        UnpicklingError: for a tree that contains itself, or is deeper than `MAX_DEPTH`.
+    `foreign` gets the names of other leaves. A tree that contains itself or is deeper than `MAX_DEPTH` raises
+    UnpicklingError.
     """
     done: dict[int, Any] = {}
 

@@ -1,4 +1,4 @@
-"""Recipes for torch's own files: tensors that lie inside their storages, and what surrounds them in a checkpoint."""
+"""Recipes for torch's files: tensors, which must lie inside their storages, and what a checkpoint holds beside them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Unpickling that runs nothing: weights come out, foreign objects become inert, programs are refused.
+"""Unpickler that executes nothing: it returns weights, makes foreign objects inert and refuses programs.
 
 A pickle is a list of instructions that may import and call anything. Here a name is looked up in a fixed table of
-recipes, never imported. What the table lacks becomes a `Foreign`, which can be called, filled and stored and does
-nothing; a name of the standard library that is no plain data class is refused together with the whole file.
+recipes and never imported. A name that the table lacks becomes a `Foreign`, which can be called, filled and stored
+without effect; a name of the standard library that is no plain data class makes the whole file refused.
 """
 
 from __future__ import annotations
@@ -46,11 +46,8 @@ LIBRARY = sys.stdlib_module_names | set(IMPORT_MAPPING) | {"__builtin__", "posix
 class Reading:
     """What one reading of a file has met so far, and how much it may still allocate.
 
-    Args:
-        path: for errors.
-        size: of the file in bytes.
-        strict: refuse every name that the table lacks, as a Caffe2 file has none.
-        records: for a zip the size in bytes of each storage by key, else None.
+    `strict` refuses every name that the table lacks, as a Caffe2 file has none; `records` has the size in bytes of each
+    storage of a zip, by key.
     """
 
     def __init__(self, path: str, size: int, *, strict: bool, records: Mapping[str, int] | None = None) -> None:
@@ -71,21 +68,13 @@ class Reading:
         return CheckpointError(f"{self.path}: {reason}")
 
     def spend(self, num_bytes: int) -> None:
-        """Count what is about to be allocated.
-
-        Raises:
-            UnpicklingError: if it is more than the file can be the source of.
-        """
+        """Count what is about to be allocated; UnpicklingError if the file cannot be the source of so much."""
         self._budget -= num_bytes
         if self._budget < 0:
             raise pickle.UnpicklingError("it asks for more memory than its size explains")
 
     def admit_storage(self, pid: Any) -> None:
-        """Check a persistent id before torch allocates or maps its storage.
-
-        Raises:
-            UnpicklingError: if it is no storage of the file.
-        """
+        """Check a persistent id before torch allocates or maps its storage; UnpicklingError if it is none."""
         if self.strict or type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage":
             raise pickle.UnpicklingError("it refers to something outside the file")
         kind, key, location, numel = pid[1:5]
@@ -109,12 +98,8 @@ class Reading:
 class Unpickler(pickle._Unpickler):  # C's own cannot guard BUILD
     """Python's unpickler with every instruction replaced that could import, call or set anything.
 
-    torch subclasses it and sets `persistent_load`, so the guards sit in the instructions. Use `bind` to get a class
-    that has a `reading`.
-
-    Args:
-        file: with read, readline and tell.
-        encoding: of Python 2's strings; torch passes it, latin1 is taken instead: it can decode any bytes.
+    torch subclasses it and sets `persistent_load`, so the guards sit in the instructions. `bind` makes a class that has
+    a `reading`. torch passes an encoding for Python 2's strings; latin1 is used instead, which decodes any bytes.
     """
 
     reading: Reading
@@ -142,11 +127,7 @@ class Unpickler(pickle._Unpickler):  # C's own cannot guard BUILD
         return f"key {below!r}" if type(below) is str and len(below) < 200 else f"near byte {self._file.tell()}"
 
     def find_class(self, module: str, name: str) -> Any:
-        """Look a name up in the table; nothing is imported.
-
-        Raises:
-            CheckpointError: for a program, and in a strict reading for all that the table lacks.
-        """
+        """Look a name up in the table; CheckpointError for a program, or if strict for any name that it lacks."""
         module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
         full = f"{module}.{name}"
         if full in self.reading.table:
@@ -303,11 +284,7 @@ class Unpickler(pickle._Unpickler):  # C's own cannot guard BUILD
 
 
 def bind(reading: Reading) -> SimpleNamespace:
-    """What `torch.load` takes as `pickle_module`: an `Unpickler` and `load` of one reading.
-
-    Args:
-        reading: gets what they meet.
-    """
+    """What `torch.load` takes as `pickle_module`: an `Unpickler` and `load` of one reading."""
 
     class Bound(Unpickler):
         pass

@@ -70,17 +70,17 @@ def describe(source: Source, net: I3D, *, labels: Sequence[str] = ()) -> dict[st
 
 
 def build_net(source: Source, *, layout: str | None = None) -> tuple[I3D, LoadReport]:
-    """The network that a file describes, with the file's weights.
+    """Build the network that a file describes, with the file's weights.
 
     Args:
-        source: of `recognize`.
-        layout: where the file does not tell it; "nonlocal" is taken otherwise, and said.
+        source: What `recognize` returned.
+        layout: Layout, if the file does not tell it; None takes "nonlocal" with a warning.
 
     Returns:
         (network in training mode, what was done with every tensor).
 
     Raises:
-        CheckpointError: where the file's network is none of ours, or does not tell what is needed.
+        CheckpointError: if the file's network is none of ours, or the file does not tell enough of it.
     """
     if source.depth is None or source.width is None:
         from video_gn.weights.zoos import other_network
@@ -107,7 +107,7 @@ def build_net(source: Source, *, layout: str | None = None) -> tuple[I3D, LoadRe
         }
         if source.norm == "group":
             arguments["num_groups"] = _num_groups(source)
-    # Without this torch would draw 28 million random numbers that are thrown away at once.
+    # Otherwise torch would draw 28 million random numbers that are overwritten at once.
     with torch.device("meta"):
         try:
             net = i3d(**arguments)
@@ -120,7 +120,7 @@ def build_net(source: Source, *, layout: str | None = None) -> tuple[I3D, LoadRe
 
 
 def _check_sizes(source: Source, arguments: Mapping[str, Any]) -> None:
-    """Before memory is taken: what a file says of its network must be what its tensors are."""
+    """Before memory is allocated: what a file says of its network must agree with its tensors."""
     there = {"depth": source.depth, "width": source.width, "num_classes": source.num_classes}
     for name, value in there.items():
         if value is not None and value != arguments[name]:
@@ -144,7 +144,7 @@ def _num_groups(source: Source) -> int:
 
 
 def _reset(net: I3D, report: LoadReport) -> None:
-    """Give what the file left out the value that a fresh network has."""
+    """Give the tensors that the file lacks the values of a fresh network."""
     state = net.state_dict()
     for name in report.left:
         if name.endswith("num_batches_tracked"):

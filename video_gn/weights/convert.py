@@ -1,4 +1,4 @@
-"""From any zoo's file to safetensors, to our own checkpoints, and to pytorchvideo's and torchvision's names."""
+"""Converts any zoo's file to safetensors, to a checkpoint of ours, or to pytorchvideo's or torchvision's names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from video_gn.weights.report import LoadReport
 
 log = logging.getLogger(__name__)
 
-# Ending -> whose names; others can be asked for.
+# Suffix -> whose names, unless others are asked for.
 ENDINGS = {".safetensors": OWN, ".ckpt": OWN, ".pyth": "pytorchvideo", ".pth": "torchvision"}
 NAMES = (OWN, "pytorchvideo", "torchvision")
 
@@ -37,23 +37,23 @@ def convert(
     labels: Sequence[str] = (),
     overwrite: bool = False,
 ) -> LoadReport:
-    """Write a zoo's weights in another form; tensors are equal bit for bit, but for what inflation does.
+    """Write a zoo's weights in another format; tensors are equal bit for bit, except inflated ones.
 
     Args:
-        source: a weight file, or PACKAGE:NAME.
-        target: `.safetensors` (our names, with what the network is in its metadata), `.ckpt` (a checkpoint of
-            ours), `.pyth` (pytorchvideo's, under `model_state`) or `.pth` (torchvision's names, flat).
-        names: "video_gn", "pytorchvideo" or "torchvision", other than the ending says.
-        format: of the source, where its content is to be read as one.
-        layout: of a source that does not tell it.
-        labels: class names by number, to be stored with them.
-        overwrite: a target that exists.
+        source: Weight file, or PACKAGE:NAME.
+        target: `.safetensors` (our names, the network described in its metadata), `.ckpt` (a checkpoint of ours),
+            `.pyth` (pytorchvideo's, under `model_state`) or `.pth` (torchvision's names, flat).
+        names: "video_gn", "pytorchvideo" or "torchvision" instead of the suffix's.
+        format: Format of the source, or "auto".
+        layout: Layout of a source that does not tell it.
+        labels: Class names by number to store.
+        overwrite: Replace a target that exists.
 
     Returns:
         What was done with the source's tensors.
 
     Raises:
-        CheckpointError: for a source that cannot be read, a target that exists, or an ending that is not known.
+        CheckpointError: for a source that cannot be read, a target that exists, or an unknown suffix.
     """
     path, target = find_weights(source), Path(target)
     if target.suffix not in ENDINGS:

@@ -1,4 +1,4 @@
-"""Reading a file of weights, whoever wrote it: the container is told by its content, and nothing in it is executed."""
+"""Reads a file of weights of any writer: the content tells the container, and nothing in it is executed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ FOREIGN_FILES: tuple[tuple[bytes, str, str], ...] = (
     (b"%PDF", "a PDF", "Name a checkpoint"),
 )
 
-# All that unpickling, torch and safetensors raise over damaged bytes. Each class is here because a damaged or hostile
+# What unpickling, torch and safetensors raise over damaged bytes. Each class is here because a damaged or hostile
 # file can cause it; ValueError holds UnicodeError, LookupError holds IndexError and KeyError, RuntimeError holds
 # RecursionError and NotImplementedError.
 DAMAGE = (
@@ -93,11 +93,11 @@ class FileContent:
     """What a file of weights holds.
 
     Args:
-        path: of the file.
+        path: File it was read from.
         container: "torch", "torch (before 1.6)", "safetensors" or "caffe2 pickle".
-        content: tree of dicts, lists and tuples with tensors, numbers, strings, bytes, None, dtypes and `Foreign`.
-        foreign: dotted names of the objects that became inert placeholders, sorted.
-        metadata: safetensors' own words, else empty.
+        content: Tree of dicts, lists and tuples with tensors, numbers, strings, bytes, None, dtypes and `Foreign`.
+        foreign: Dotted names of the objects that became inert placeholders, sorted.
+        metadata: The metadata of a safetensors file, else empty.
     """
 
     path: str
@@ -162,11 +162,7 @@ def _head(path: str) -> tuple[bytes, int]:
 
 
 def _recognize(path: str, head: bytes, size: int) -> str:
-    """The container's name, from the first bytes alone.
-
-    Raises:
-        CheckpointError: for a file that is no container of weights, with what it is.
-    """
+    """The container's name, from the first bytes; CheckpointError says what another file is."""
     header_bytes = int.from_bytes(head[:8], "little")
     if head[8:9] == b"{" and header_bytes < 1 << 32:  # as text these eight bytes would be a far larger number
         if 8 + header_bytes > size:
@@ -243,11 +239,7 @@ def _read_caffe2(path: str, size: int) -> FileContent:
 
 
 def _storage_sizes(path: str) -> dict[str, int]:
-    """Bytes of each storage in a zip of torch, by key.
-
-    Raises:
-        CheckpointError: for a zip that holds something else.
-    """
+    """Bytes of each storage in a zip of torch, by key; CheckpointError for a zip that holds something else."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -275,11 +267,11 @@ def _storage_sizes(path: str) -> dict[str, int]:
 
 
 def _read_torch(path: str, size: int, container: str, *, mapped: bool) -> FileContent:
-    """Let torch do zip, storages, byte order and mapping, and our unpickler all the rest.
+    """Let torch do zip, storages, byte order and mapping, and our unpickler everything else.
 
-    `weights_only=True` would refuse each foreign object together with the weights beside it; it also lets a tensor
-    make its storage larger, and a key nested deep enough ends the process. `weights_only=False` means here that torch
-    takes the unpickler it is given, which imports and calls nothing.
+    `weights_only=True` would refuse a file for any foreign object beside its weights; it also lets a tensor enlarge its
+    storage, and a deeply nested key crashes the process. With `weights_only=False` torch uses the unpickler that it is
+    given, which imports and calls nothing.
     """
     from video_gn.weights._recipes import plain
     from video_gn.weights._unpickle import Reading, bind
@@ -288,7 +280,7 @@ def _read_torch(path: str, size: int, container: str, *, mapped: bool) -> FileCo
     reading = Reading(path, size, strict=False, records=records)
     options: dict[str, Any] = {"weights_only": False, "pickle_module": bind(reading), "encoding": "latin1"}
     if os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0").lower() in ("1", "y", "yes", "true"):
-        options = {"weights_only": True}  # whoever sets this wants torch's own unpickler, and foreign objects refused
+        options = {"weights_only": True}  # who sets this wants torch's own unpickler, and foreign objects refused
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch on pickle protocols and on storages
         if path.endswith(".safetensors"):  # by this ending torch would take it for what it is not

@@ -1,4 +1,4 @@
-"""What a weight file holds, in words; of safetensors the header alone is read."""
+"""Describes a weight file in lines for a terminal; reads only the header of safetensors."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from video_gn.weights.zoos import other_network
 
 
 def inspect(path: str | Path, *, format: str = "auto", tensors: bool = False) -> str:
-    """Tell what a file is.
+    """Describe a weight file.
 
     Args:
-        path: a weight file, or PACKAGE:NAME.
-        format: of `FORMATS`, where the content is to be read as one.
-        tensors: list every tensor.
+        path: Weight file, or PACKAGE:NAME.
+        format: One of `FORMATS`, or "auto".
+        tensors: List every tensor.
 
     Returns:
         Lines for a terminal.

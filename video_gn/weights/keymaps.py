@@ -31,13 +31,13 @@ class Keymap:
     """The names of one zoo.
 
     Args:
-        name: what `format` calls it.
-        title: what a person calls it.
-        rows: (its template, ours).
-        stages: its stage -> our block number.
-        convs: its name of a block's convolution -> a, b or c.
-        norms: its name of a norm's tensor -> torch's.
-        ignored: (pattern of whole names, why) of what is no weight.
+        name: Name as a `format`.
+        title: Name for people.
+        rows: (the zoo's template, ours).
+        stages: The zoo's stage -> our block number.
+        convs: The zoo's name of a block's convolution -> a, b or c.
+        norms: The zoo's name of a norm's tensor -> torch's.
+        ignored: (pattern of whole names, reason) of what is no weight.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Keymap:
         return [(_pattern(ours, fields), theirs) for theirs, ours in self.rows]
 
     def to_ours(self, name: str) -> str | None:
-        """Our name of one of the zoo's tensors; None where no row knows it."""
+        """Our name of one of the zoo's tensors; None if no row matches."""
         for pattern, ours in self._to_ours:
             match = pattern.fullmatch(name)
             if match is not None:
@@ -68,7 +68,7 @@ class Keymap:
         return None
 
     def to_theirs(self, name: str) -> str | None:
-        """The zoo's name of one of our tensors; None where it has none."""
+        """The zoo's name of one of our tensors; None if it has none."""
         for pattern, theirs in self._to_theirs:
             match = pattern.fullmatch(name)
             if match is not None:
@@ -78,7 +78,7 @@ class Keymap:
         return None
 
     def why_ignored(self, name: str) -> str | None:
-        """Why a tensor is none of the network's; None where it should be one."""
+        """Why a tensor is not the network's; None if it should be."""
         return next((why for pattern, why in self.ignored if re.fullmatch(pattern, name)), None)
 
 

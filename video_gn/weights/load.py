@@ -1,6 +1,6 @@
-"""Weights of any zoo into a network: all of them, or an error that names what does not fit.
+"""Loads the weights of any zoo into a network: all of them, or an error that names what does not fit.
 
-Everything is checked and prepared first; the network is written to only when nothing is wrong.
+Everything is checked and prepared first; the network is written to only if nothing is wrong.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LISTED = 12  # problems that an error names; its report has all
 
 
 class Network(Protocol):
-    """What a network must have to be loaded into; `video_gn.models.I3D` is one."""
+    """What `load_into` needs of a network, such as `video_gn.models.I3D`."""
 
     arguments: dict[str, Any]
 
@@ -49,19 +49,19 @@ def load_into(
     """Load a file's weights into a network, strictly.
 
     Args:
-        net: of `video_gn.models.i3d`; any device, floating point.
-        path: a weight file of any zoo in `FORMATS`, recognized from its content; or PACKAGE:NAME, see
+        net: Network of `video_gn.models.i3d`, on any device, floating point.
+        path: Weight file of any zoo in `FORMATS`, recognized from its content; or PACKAGE:NAME, see
             `video_gn.weights.named.find_weights`.
-        format: names the zoo, where the content is to be read as one.
-        norm_mismatch: weights of another kind of norm than the network's: "error", or "reinit" to keep the
-            network's own initial norms and take everything else.
-        layout_mismatch: weights that were trained with another stem and pooling: "error", or "allow".
-        ignore: patterns (as of file names: `aux_head.*`) of names in the file to leave out.
-        classes: the network's classes by number; where the file names the same ones in another order its
-            classifier is reordered, where it names others it is dropped.
+        format: Format of the file, or "auto".
+        norm_mismatch: For weights of another kind of norm: "error", or "reinit" to keep the network's own initial
+            norms and take everything else.
+        layout_mismatch: For weights that were trained with another stem and pooling: "error", or "allow".
+        ignore: Patterns, as of file names (`aux_head.*`), of names in the file to leave out.
+        classes: The network's classes by number. The classifier is reordered if the file has the same ones in another
+            order, and dropped if it has others.
 
     Returns:
-        What was done with every tensor. `report.preprocessing` is what the network's input should be made with.
+        What was done with every tensor. `report.preprocessing` is what the network's input should be normalized by.
 
     Raises:
         CheckpointError: naming the file and every key that does not fit; the network is unchanged. Its
@@ -90,7 +90,7 @@ def merge(
     ignore: Sequence[str] = (),
     classes: Sequence[str] = (),
 ) -> LoadReport:
-    """`load_into` for a file that is read already; arguments, result and errors as there."""
+    """`load_into` for a file that has been read; the same arguments, result and errors."""
     plan = _Plan(net, source, ignore=ignore, classes=classes, reinit_norms=norm_mismatch == "reinit")
     report = plan.report()
     wrong = plan.network_differs(norm_mismatch=norm_mismatch, layout_mismatch=layout_mismatch)
@@ -145,7 +145,7 @@ class _Plan:
         )
 
     def network_differs(self, *, norm_mismatch: str, layout_mismatch: str) -> str | None:
-        """The difference that explains all others, if there is one."""
+        """The difference that explains all others, or None."""
         source, net = self.source, self.arguments
         is_folded_2d = source.is_2d and source.affine  # nothing of it fails to fit, and all of it would be wrong
         if is_folded_2d or any(e.status not in (TAKEN, DROPPED) for e in self.entries):
@@ -201,7 +201,7 @@ class _Plan:
         shape, wanted = tuple(tensor.shape), tuple(self.state[target].shape)
         changes = [] if key in (target, f"net.{target}") else ["renamed"]
         is_count = target.endswith("num_batches_tracked")
-        # Types and shapes first: a hostile shape must not be given memory.
+        # Types and shapes first: a hostile shape must not get memory.
         reason = _unfit(tensor, is_count=is_count)
         if reason is not None:
             return Entry(key, target, UNFIT, shape=shape, reason=reason)

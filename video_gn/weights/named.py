@@ -1,15 +1,15 @@
 """Weights by name: `timm:resnet50_gn.a1h_in1k`, `torchvision:resnet50`, `pytorchvideo:i3d_r50`.
 
-The package of that name brings them, once; they are kept in a cache with their SHA-256, which is checked at every
-use, so that neither the network nor the package is needed again and a file that changed is noticed.
+The package of that name fetches them once. They are kept in a cache with their SHA-256, which is checked at every
+use: later uses need neither network nor package, and a changed file is noticed.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from video_gn.errors import CheckpointError
-from video_gn.files import remove_temporary, whole_path, write_text
+from video_gn.files import hold, remove_temporary, whole_path, write_text
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _DOWNLOAD_ERRORS = (OSError, RuntimeError, ValueError, KeyError, ImportError)
 
 
 def cache_directory() -> Path:
-    """Where named weights are kept: $VIDEO_GN_CACHE, or video_gn in the user's cache directory."""
+    """Directory of named weights: $VIDEO_GN_CACHE, or video_gn in the user's cache directory."""
     if os.environ.get("VIDEO_GN_CACHE"):
         return Path(os.environ["VIDEO_GN_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "video_gn"
@@ -36,13 +36,13 @@ def find_weights(name: str | os.PathLike[str]) -> Path:
     """The file that a path or a name stands for.
 
     Args:
-        name: a path; or PACKAGE:NAME, optionally with @SHA256 (its first 8 digits or more) that the file must have.
+        name: Path; or PACKAGE:NAME, optionally with @SHA256 (its first 8 digits or more) that the file must have.
 
     Returns:
-        The path itself, or the file in the cache; its ending tells nothing of its format.
+        The path itself, or the file in the cache, whose suffix does not tell its format.
 
     Raises:
-        CheckpointError: for an unknown package or name, one that cannot be fetched, or a hash that differs.
+        CheckpointError: for an unknown package or name, weights that cannot be fetched, or another hash.
     """
     text = os.fspath(name)
     match = re.fullmatch(r"([A-Za-z_]\w+):([^@]+)(?:@([0-9A-Fa-f]+))?", text)
@@ -60,8 +60,7 @@ def find_weights(name: str | os.PathLike[str]) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # The processes of a launch all ask at once: one fetches, the others wait for it.
-        with target.with_name(f".{target.name}.lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with hold(target.with_name(f".{target.name}.lock"), wait_seconds=math.inf):
             if not (target.is_file() and record.is_file()):
                 _fetch(text, package, model, target, record)
             _check(text, target, record, None if wanted is None else wanted.lower())
@@ -85,7 +84,7 @@ def _fetch(text: str, package: str, model: str, target: Path, record: Path) -> N
     except _DOWNLOAD_ERRORS as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"{text}: {package} could not bring these weights ({reason}). Check the name; where there is no network, "
+            f"{text}: {package} could not fetch these weights ({reason}). Check the name; without a network, "
             "fetch the file elsewhere and give its path."
         ) from error
 

@@ -1,4 +1,4 @@
-"""What a load did with every tensor of the file and of the network."""
+"""Reports what a load did with every tensor of the file and of the network."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Entry:
     """One name of the file.
 
     Args:
-        key: its name there.
-        target: the network's name; None where the network has no place for it.
+        key: Name in the file.
+        target: The network's name; None if the network has no place for it.
         status: "taken", "dropped", or a problem: "unexpected", "misshapen", "unfit".
-        changes: what was done to it on the way: renamed, inflated, reshaped, converted, reversed, scaled, reordered.
-        shape: in the file.
-        reason: why it was dropped or is a problem.
+        changes: What was done to it: renamed, inflated, reshaped, converted, reversed, scaled, reordered.
+        shape: Shape in the file.
+        reason: Why it was dropped or is a problem.
     """
 
     key: str
@@ -44,9 +44,9 @@ class Left:
     """One tensor of the network that the file did not give.
 
     Args:
-        target: the network's name.
+        target: The network's name.
         status: "left" at its initial value, "set" to a value that follows from the file, or "missing", a problem.
-        reason: why.
+        reason: Why.
     """
 
     target: str
@@ -59,19 +59,19 @@ class LoadReport:
     """What a load took, changed, dropped and left; every name of the file and of the network is in it once.
 
     Args:
-        path: of the file.
-        format: one of `video_gn.weights.FORMATS`.
-        container: how the file is written.
-        norm: kind of norm in the file, as far as it tells.
-        layout: that the file's network needs; None where the file does not tell or any will do.
-        depth: of the file's network.
-        num_classes: of the file's classifier; None without one.
-        preprocessing: of the file's zoo, for RGB input; the network's input should be made with it.
-        entries: one for each name of the file.
-        remaining: one for each tensor of the network that the file did not give.
-        outside: what the file holds beside the network's tensors.
-        foreign: objects of other libraries in the file, which were not built.
-        notes: what a user should know.
+        path: File.
+        format: One of `video_gn.weights.FORMATS`.
+        container: As in `FileContent`.
+        norm: Kind of norm in the file, as far as it tells.
+        layout: Layout that the file's network needs; None if the file does not tell or any will do.
+        depth: Depth of the file's network.
+        num_classes: Classes of the file's classifier; None without one.
+        preprocessing: The zoo's, for RGB input; the network's input should be normalized by it.
+        entries: One for each name of the file.
+        remaining: One for each tensor of the network that the file did not give.
+        outside: What the file holds beside the network's tensors.
+        foreign: Objects of other libraries in the file, which were not built.
+        notes: What a user should know.
     """
 
     path: str
@@ -148,7 +148,7 @@ class LoadReport:
         Path(path).write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
 
     def rows(self) -> list[tuple[str, int, str]]:
-        """(what, how many, which) for a table: one row for each thing that was done or left undone."""
+        """(what, how many, which) for a table: one row for each kind of result."""
         rows = []
         taken = [e for e in self.entries if e.status == TAKEN]
         rows.append(("taken", len(taken), _examples([e.key for e in taken])))
@@ -173,11 +173,7 @@ class LoadReport:
         return f"{self.path}: " + ", ".join(p for p in parts if p)
 
     def text(self, width: int | None = None) -> str:
-        """The table as plain text.
-
-        Args:
-            width: columns; None takes the terminal's, or 100 where there is none.
-        """
+        """The table as plain text, `width` columns wide; None takes the terminal's width, or 100 without one."""
         width = width or shutil.get_terminal_size((100, 24)).columns
         from rich.console import Console
         from rich.table import Table
@@ -197,7 +193,7 @@ class LoadReport:
 
 
 def printable(text: str) -> str:
-    """Without what would steer a terminal or cannot be written: a file's names may hold anything."""
+    """Replace control characters, which would steer a terminal: a file's names may hold anything."""
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
