@@ -155,6 +155,17 @@ class HookLog(Callback):
         self._write(f"save {trainer.global_step}", waits=True)
 
 
+def runs_of(path):
+    """Hooks of each start of a run that a `HookLog` has written to hooks.txt: (first step, lines)."""
+    runs = []
+    for line in (path / "hooks.txt").read_text().splitlines():
+        if line.startswith("start"):
+            runs.append((int(line.split()[1]), []))
+        else:
+            runs[-1][1].append(line)
+    return runs
+
+
 def _run(argv, cwd, log, environment, *, output=True):
     import torch
 

@@ -7,9 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torchruns
-from runs import TINY, run
+from runs import TINY, run, runs_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_exact_resume import runs_of
 
 from video_gn.errors import ConfigError
 from video_gn.run.batch_change import BatchChange, Cut, batches_to_skip, find_change

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from runs import TINY, children, run, start
+from runs import TINY, children, run, runs_of, start
 from small import assert_same
 
 from video_gn.run.metrics_file import read_metrics
@@ -83,17 +83,6 @@ def whole(tiny_videos, tmp_path_factory):
     status, printed = run(words(tiny_videos, path), path)
     assert status == 0, printed
     return path
-
-
-def runs_of(path):
-    """The hooks of each start of the run, without those that only a start has."""
-    runs = []
-    for line in (path / "hooks.txt").read_text().splitlines():
-        if line.startswith("start"):
-            runs.append((int(line.split()[1]), []))
-        else:
-            runs[-1][1].append(line)
-    return runs
 
 
 def assert_goes_on_like(lines, wanted, first_step):

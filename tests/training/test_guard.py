@@ -14,6 +14,7 @@ from torch import distributed, nn
 from video_gn.clips import ClipBatch
 from video_gn.data.configs import AugmentConfig
 from video_gn.errors import RunError
+from video_gn.evaluation.writer import EvaluationWriter
 from video_gn.models import i3d
 from video_gn.models.norms import is_norm
 from video_gn.run.checkpoints import AtomicCheckpointIO, RunCheckpoint
@@ -90,7 +91,7 @@ def fit(videos, tmp_path, guard, *callbacks, module=None, ckpt_path=None, **chan
         enable_model_summary=False,
         use_distributed_sampler=False,
         default_root_dir=tmp_path,
-        callbacks=[guard, *callbacks, RunCheckpoint(str(tmp_path), every_n_steps=1, keep_steps=9)],
+        callbacks=[EvaluationWriter(tmp_path), guard, *callbacks, RunCheckpoint(str(tmp_path), 1, keep_steps=9)],
         **settings,
     )
     data = data_module(videos, augment=AugmentConfig(short_side_px=(32, 36), crop_px=32, flip=0.0), batch_size=3)

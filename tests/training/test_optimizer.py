@@ -305,7 +305,7 @@ def test_a_state_of_another_kind_or_of_other_groups_is_refused():
         ({"eps": 0.0}, r"eps must be above 0, got 0\.0"),
         ({"layer_decay": 0.0}, r"layer_decay must be in \(0, 1\], got 0\.0\. 1 turns it off"),
         ({"layer_decay": 1.5}, r"layer_decay must be in \(0, 1\], got 1\.5"),
-        ({"frozen_stages": 6}, r"frozen_stages must be a whole number in \[0, 5\], got 6\. They are counted from the"),
+        ({"frozen_stages": 6}, r"frozen_stages must be a whole number in \[0, 5\], got 6\. They count from the"),
         ({"frozen_stages": -1}, r"frozen_stages must be a whole number in \[0, 5\], got -1"),
         ({"frozen_stages": True}, r"frozen_stages must be a whole number in \[0, 5\], got True"),
         ({"frozen_stages": 2.0}, r"frozen_stages must be a whole number in \[0, 5\], got 2\.0"),

@@ -18,6 +18,7 @@ from torch import distributed, nn
 from video_gn.data.configs import AugmentConfig
 from video_gn.errors import ConfigError
 from video_gn.evaluation.scores import normalize_clips
+from video_gn.evaluation.writer import EvaluationWriter
 from video_gn.models import i3d
 from video_gn.models.norms import is_norm
 from video_gn.run.checkpoints import AtomicCheckpointIO, RunCheckpoint
@@ -231,7 +232,7 @@ def fit(videos, tmp_path, precise, *, norm="batch", averaging=None, ckpt_path=No
         use_distributed_sampler=False,
         default_root_dir=tmp_path,
         plugins=[AtomicCheckpointIO()],
-        callbacks=[*callbacks, trace, RunCheckpoint(str(tmp_path), every_n_steps=1, keep_steps=20)],
+        callbacks=[EvaluationWriter(tmp_path), *callbacks, trace, RunCheckpoint(str(tmp_path), 1, keep_steps=20)],
     )
     trainer.fit(model, datamodule=data_module(videos), ckpt_path=ckpt_path)
     return model, trace

@@ -7,9 +7,8 @@ import torch
 import torchruns
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
-from runs import TINY, run
+from runs import TINY, run, runs_of
 from small import assert_same
-from test_exact_resume import runs_of
 
 from video_gn.errors import ConfigError
 from video_gn.run.metrics_file import read_metrics
