@@ -61,7 +61,7 @@ def test_parts_of_a_study(write, tmp_path):
 
 
 def test_nothing_to_collect(write, tmp_path):
-    with pytest.raises(RunError, match="no cell is finished yet .bn_16x2_b8_s0: not begun.. Run the study first"):
+    with pytest.raises(RunError, match="no cell is finished yet .bn_16x2_b8_s0: not started.. Run the study first"):
         run_study(write(), out=tmp_path / "out", action="collect")
 
 
@@ -150,7 +150,7 @@ def test_minutes_are_those_of_all_attempts(write, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_study(path, out=out, cell="0", runner=killed)
     directory = CellDirectory(out, read_study(path).cells[0])
-    assert directory.state(read_study(path)) == "begun"
+    assert directory.state(read_study(path)) == "started"
     assert directory.read().sessions[0][1] is None
     assert run_study(path, out=out, cell="0", runner=Commands()) == 0
     (start, end), (second, _) = directory.read().sessions

@@ -68,7 +68,7 @@ def test_the_table_of_a_part(write, tmp_path):
     assert accuracy.rows == (("BN", "62.5 ± 17.7", "–"), ("GN", "100.0 (1 of 2)", "–"))
     assert difference.rows == (("GN", "+25.0 (1 of 2)", "–"),)
     text = markdown(collect(read_study(path), out))
-    assert "Missing, 5 of 8 cells:\n\n- not begun: 2, 3, 5, 6, 7\n" in text
+    assert "Missing, 5 of 8 cells:\n\n- not started: 2, 3, 5, 6, 7\n" in text
 
 
 def test_study_csv(results, tmp_path):

@@ -157,8 +157,9 @@ def _test_tiles(run: Run) -> list[Tile]:
     labelled, listed, failed = _num_labelled(run), run.number("num_videos"), run.number("num_failed")
     top1, top5 = run.number("top1"), run.number("top5")
     clips, crops = run.number("num_clips"), run.number("num_crops")
-    known = listed is not None and failed is not None
-    read = f"{whole(int(listed - failed))} of {count(int(listed), 'video')} read" if known else ""  # type: ignore[operator,arg-type]
+    read = ""
+    if listed is not None and failed is not None:
+        read = f"{whole(int(listed - failed))} of {count(int(listed), 'video')} read"
     views = Tile("views of a video", "–", "")
     if clips is not None and crops is not None:
         hint = f"{count(int(clips), 'clip')}, {count(int(crops), 'crop')} of each"

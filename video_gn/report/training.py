@@ -32,7 +32,7 @@ class Column(NamedTuple):
     epochs: list[int]
 
     def hints(self) -> list[str]:
-        """Where each value stands, for its dot."""
+        """Step and epoch of each value, for the tip of its dot."""
         return [f"step {step:,}, epoch {epoch}" for step, epoch in zip(self.steps.tolist(), self.epochs, strict=True)]
 
 

@@ -109,7 +109,7 @@ class CellDirectory:
         return record is not None and record.fit_done and record.failed is None and self.metrics.is_file()
 
     def state(self, study: Study) -> str:
-        """How far the cell is: "open", "begun", "running", "failed" or "done"; "changed" if its settings differ."""
+        """How far the cell is: "open", "started", "running", "failed" or "done"; "changed" if its settings differ."""
         record = self.read()
         changed = record is not None and bool(self.changes(study, record))
         if self.is_done():
@@ -118,7 +118,7 @@ class CellDirectory:
             return "running"
         if record is None:
             return "open"
-        return "changed" if changed else "failed" if record.failed else "begun"
+        return "changed" if changed else "failed" if record.failed else "started"
 
     # ---- the process that runs it ------------------------------------------------------------
 

@@ -23,7 +23,7 @@ COLUMNS = (
     "cell", "name", "norm", "clip", "batch_size", "seed", "top1", "top5", "mean_class_accuracy", "num_videos",
     "num_failed", "val_top1", "val_loss", "train_loss", "epochs", "steps", "minutes",
 )  # fmt: skip
-NOT_BEGUN = "not begun"
+NOT_STARTED = "not started"
 
 
 @dataclass
@@ -150,7 +150,7 @@ def _why(state: str, directory: CellDirectory, study: Study) -> str:
         return f"started with other settings: {'; '.join(directory.changes(study, record))}"
     if state == "failed" and record is not None:
         return f"failed: {record.failed}"
-    return {"open": NOT_BEGUN, "begun": "begun, not finished", "running": "running"}.get(state, state)
+    return {"open": NOT_STARTED, "started": "started, not finished", "running": "running"}.get(state, state)
 
 
 def _read(directory: CellDirectory, minutes: float) -> CellResult:
@@ -199,7 +199,7 @@ def _read_right(path: Path) -> dict[str, bool]:
 
 
 def _notes(study: Study, results: Results) -> list[str]:
-    """Sentences on what makes cells differ beside norm, clip and batch size."""
+    """Sentences on what makes cells differ other than norm, clip and batch size."""
     notes = []
     clips: dict[int, set[float]] = {}
     for result in results.cells:

@@ -153,11 +153,11 @@ def _run_held(
     if directory.is_done():
         log.info("%s: finished by another process, %s", title, _outcome(directory))
         return None
-    begun = directory.read()
-    if begun is not None:
+    started = directory.read()
+    if started is not None:
         # Another process may have started it in the meantime.
         directory.check_unchanged(study)
-    log.info("%s: %s%s", title, "resuming" if begun else "training", clock.estimate(left))
+    log.info("%s: %s%s", title, "resuming" if started else "training", clock.estimate(left))
     failed = run_cell(study, directory, runner=runner)
     if failed is None:
         log.info("%s: %s%s", title, _outcome(directory), clock.estimate(left[1:]))

@@ -1,4 +1,4 @@
-"""Settings as words of a command line and as flat values, by which cells are told apart."""
+"""Settings as words of a command line and as flat values, by which cells are compared."""
 
 from __future__ import annotations
 

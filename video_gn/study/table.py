@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from video_gn.study.collecting import NOT_BEGUN, CellResult, Results, Spread, difference_spread, figure_spread, pooled
+from video_gn.study.collecting import NOT_STARTED, CellResult, Results, Spread, difference_spread, figure_spread, pooled
 
 _NOTHING = "–"
 
@@ -131,10 +131,10 @@ def _summary(results: Results) -> list[str]:
 
 
 def _missing(results: Results) -> list[str]:
-    """Missing cells and why: those not begun in one line, each other one in its own."""
-    lines = [f"{cell.index}, {cell.name}: {why}" for cell, why in results.missing if why != NOT_BEGUN]
-    numbers = [cell.index for cell, why in results.missing if why == NOT_BEGUN]
-    return lines if not numbers else [*lines, f"{NOT_BEGUN}: {', '.join(map(str, numbers))}"]
+    """Missing cells and why: those not started in one line, each other one in its own."""
+    lines = [f"{cell.index}, {cell.name}: {why}" for cell, why in results.missing if why != NOT_STARTED]
+    numbers = [cell.index for cell, why in results.missing if why == NOT_STARTED]
+    return lines if not numbers else [*lines, f"{NOT_STARTED}: {', '.join(map(str, numbers))}"]
 
 
 def _escape(text: str) -> str:
