@@ -1,10 +1,10 @@
-"""What augmentation does to the pixels of one frame: planes of whole numbers in float32, changed in place.
+"""Pixel operations of augmentation on one frame: planes of whole numbers in float32, changed in place.
 
 Shape letters: T frames, C channels, H, W.
 
-Frame by frame, because the planes of one frame stay in the cache: torchvision's functions on a whole clip
-spend most of their time on temporaries of 20 MB. Each function gives the levels that torchvision's of the
-same name gives for uint8; where a mean is taken (contrast) or a hue is turned, a pixel may differ by one.
+They go frame by frame, because the planes of one frame stay in the cache: torchvision's functions on a whole clip
+spend most of their time on temporaries of 20 MB. Each function gives the levels of torchvision's function of the
+same name for uint8; with a mean (contrast) or a turned hue, a pixel may differ by one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def change_frames(frames_TCHW: torch.Tensor, changes: Sequence[Change]) -> torch
         changes: each float32 (C, H, W) of whole numbers in [0, 255] -> the same; it may write to its input.
 
     Returns:
-        uint8 (T, C, H, W), memory order T, H, W, C; the input itself where there is nothing to do.
+        uint8 (T, C, H, W), memory order T, H, W, C; the input itself without changes.
     """
     if not changes:
         return frames_TCHW
@@ -164,7 +164,7 @@ def move_by_affine(frames_TCHW: torch.Tensor, fill: int, *, bilinear: bool, **af
     """
     arguments = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0], **affine}
     if bilinear:
-        # Black is what torchvision fills with when it is told nothing; told to, it darkens the edge twice.
+        # torchvision fills with black by default; with an explicit black it darkens the edge twice.
         fills = float(fill) if fill else None
         num_frames, channels, height, width = frames_TCHW.shape
         out_THWC = torch.empty((num_frames, height, width, channels), dtype=torch.uint8)

@@ -88,12 +88,12 @@ class RandAugment:
         magnitude: in [0, 30], 30 the strongest.
         magnitude_std: the magnitude is drawn for each operation from a normal distribution of this
             standard deviation and cut off at 0 and 30; 0 takes `magnitude` itself.
-        interpolation: of what is sheared, moved and rotated.
-        fill_level: in [0, 255], of what comes in from outside.
+        interpolation: of shears, translations and rotations.
+        fill_level: in [0, 255], of pixels that come in from outside.
 
     Raises:
         ValueError: for a number out of its range or an unknown interpolation.
-        TypeError: for a count or level that is no integer.
+        TypeError: for a count or level that is not an integer.
     Source: torchvision's RandAugment for operations and magnitudes (31 bins); timm for `magnitude_std`.
     """
 
@@ -115,17 +115,7 @@ class RandAugment:
             raise ValueError(f"fill_level must be in [0, 255], got {self.fill_level!r}")
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> RandAugmentParams:
-        """Draw the operations for frames of a size.
-
-        Args:
-            rng: gives an operation, a magnitude and a sign, for each operation.
-            height: px, of the frames.
-            width: px, of the frames.
-
-        Raises:
-            ValueError: for a length below 1.
-            TypeError: for a length that is no integer, or an `rng` that is no numpy Generator.
-        """
+        """Draw for frames of a size, px: for each operation its name, a magnitude and a sign."""
         check_rng(rng)
         height, width = check_integer("height", height), check_integer("width", width)
         operations = []
@@ -138,14 +128,9 @@ class RandAugment:
         return RandAugmentParams(height, width, tuple(operations))
 
     def apply(self, frames_TCHW: torch.Tensor, params: RandAugmentParams) -> torch.Tensor:
-        """Apply the operations to all frames alike.
+        """Apply the operations to all frames alike: uint8 (T, 3, H, W) -> the same; the input is not written to.
 
-        Args:
-            frames_TCHW: uint8 (T, 3, H, W) of the size that `params` was drawn for; not written to.
-            params: from `draw`.
-
-        Returns:
-            uint8 (T, 3, H, W), memory order T, H, W, C where the input has it.
+        The memory order is T, H, W, C if the input has it.
 
         Raises:
             TypeError: for frames that are not uint8.
@@ -153,7 +138,7 @@ class RandAugment:
         """
         check_clip(frames_TCHW)
         check_size(tuple(frames_TCHW.shape[2:]), (params.height, params.width))
-        waiting: list[_pixels.Change] = []  # neighbours of a kind go over each frame together
+        waiting: list[_pixels.Change] = []  # consecutive changes of single frames go over each frame together
         for name, value in params.operations:
             if name in _FRAME_WISE:
                 waiting.append(_FRAME_WISE[name](value))

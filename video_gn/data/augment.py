@@ -1,8 +1,8 @@
-"""Stronger augmentation of training clips, each part off until it is asked for.
+"""Color jitter and greyscale, and the whole augmentation of training clips; each part is off by default.
 
 Shape letters: T frames, C channels, H, W; h, w after the crop.
 
-As in `transforms`, a part is drawn from a numpy Generator and then applied to uint8 frames, to all of
+As in `crops`, each part is drawn from a numpy Generator and then applied to uint8 frames, to all of
 them alike: a video that stands still stays still. Frames keep the memory order T, H, W, C. What depends
 on a frame's pixels (contrast, autocontrast, equalize) depends on that frame alone, as in the sources, so
 that a clip may come in parts.
@@ -77,11 +77,7 @@ class ColorJitter:
         check_probability("probability", self.probability)
 
     def draw(self, rng: np.random.Generator) -> ColorJitterParams:
-        """Draw factors and their order.
-
-        Raises:
-            TypeError: for an `rng` that is no numpy Generator.
-        """
+        """Draw factors and their order."""
         check_rng(rng)
         u, order = rng.random(5).tolist(), rng.permutation(len(_COLOR)).tolist()
         if not u[-1] < self.probability:
@@ -151,9 +147,8 @@ class AugmentParams:
 class Augmentation:
     """A crop, then RandAugment, color jitter, greyscale and erasing, those that are on.
 
-    It draws and applies as `TrainTransform` does, so that it stands in its place. With nothing on it
-    gives what its crop alone gives, bit for bit. Each part has a generator of its own, so that turning
-    one on or off leaves the others' draws as they are.
+    Takes the place of `TrainTransform`. With all parts off it gives what its crop alone gives, bit for bit. Each part
+    has its own generator, so that turning one on or off does not change what the others draw.
 
     Args:
         crop: `TrainTransform` or `RandomResizedCrop`.
@@ -175,12 +170,7 @@ class Augmentation:
         return self.crop.crop_px
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> AugmentParams:
-        """Draw what to do with a video of a size; nothing has to be decoded for it.
-
-        Raises:
-            ValueError: for a length below 1.
-            TypeError: for a length that is no integer, or an `rng` that is no numpy Generator.
-        """
+        """Draw for frames of a size, px; see `TrainTransform`."""
         crop = self.crop.draw(rng, height, width)
         seeds = rng.integers(2**63, size=4)
         r1, r2, r3, r4 = (np.random.default_rng(int(seed)) for seed in seeds)
@@ -200,7 +190,7 @@ class Augmentation:
             TypeError: for frames that are not uint8.
             ValueError: for frames of another shape or size.
         """
-        crop: Any = self.crop  # each takes the parameters that it has drawn
+        crop: Any = self.crop  # either crop takes its own parameters
         frames_TCHW: torch.Tensor = crop.apply(frames_THWC, params.crop)
         if self.rand_augment and params.rand_augment is not None:
             frames_TCHW = self.rand_augment.apply(frames_TCHW, params.rand_augment)

@@ -59,16 +59,16 @@ class ResizedCropParams:
 class RandomResizedCrop:
     """A box of random area, aspect ratio and place, resized to a square, and a random flip.
 
-    It stands in the place of `TrainTransform`. A draw takes 23 numbers from the generator whatever the size.
+    Takes the place of `TrainTransform`. A draw takes 23 numbers from the generator whatever the size.
 
     Args:
         crop_px: px, side of the result.
         scale: closed range of the box's part of the frame's area, in (0, 1].
         ratio: range of width / height, log-uniform.
-        flip: probability of a horizontal flip; 0 where a class has a direction.
+        flip: probability of a horizontal flip; 0 if a class has a direction.
 
     Raises:
-        ValueError: for an empty range, or a number out of its own.
+        ValueError: for an empty range, or a number out of its range.
         TypeError: for a length that is no integer.
     Source: torchvision's RandomResizedCrop: up to ten boxes are drawn until one fits, else the largest
         one in the middle whose ratio is allowed.
@@ -86,17 +86,7 @@ class RandomResizedCrop:
         check_probability("flip", self.flip)
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> ResizedCropParams:
-        """Draw what to do with a video; nothing has to be decoded for it.
-
-        Args:
-            rng: gives ten areas and ratios, then the place, then the flip.
-            height: px, of the video's frames.
-            width: px, of the video's frames.
-
-        Raises:
-            ValueError: for a length below 1.
-            TypeError: for a length that is no integer, or an `rng` that is no numpy Generator.
-        """
+        """Draw for frames of a size, px: ten areas and ratios, then the place, then the flip; see `TrainTransform`."""
         check_rng(rng)
         height, width = check_integer("height", height), check_integer("width", width)
         boxes = _BoxDraw.of(rng)
@@ -108,20 +98,13 @@ class RandomResizedCrop:
 
     def _middle(self, height: int, width: int) -> tuple[int, int, int, int]:
         low, high = self.ratio
-        # At least a pixel, where a picture is hundreds of times longer than it is wide.
+        # At least a pixel, for pictures hundreds of times longer than wide.
         h = min(height, max(1, round(width / low)))
         w = min(width, max(1, round(height * high)))
         return (height - h) // 2, (width - w) // 2, h, w
 
     def apply(self, frames_THWC: torch.Tensor, params: ResizedCropParams) -> torch.Tensor:
-        """Transform frames; a clip may come in parts, each with the same `params`.
-
-        Args:
-            frames_THWC: uint8, of the size that `params` was drawn for.
-            params: from `draw`.
-
-        Returns:
-            uint8 (T, C, crop_px, crop_px), memory order T, H, W, C.
+        """Transform frames: uint8 (T, H, W, 3) -> (T, 3, crop_px, crop_px), memory order T, H, W, C.
 
         Raises:
             TypeError: for frames that are not uint8.
@@ -137,7 +120,7 @@ class RandomResizedCrop:
 
 @dataclass(frozen=True)
 class ErasingParams:
-    """A box of all frames and what fills it; a height of 0 is no box.
+    """A box of all frames, and what fills it; without a box its height is 0.
 
     Args:
         height: px, of the frames that it was drawn for.
@@ -163,8 +146,9 @@ class RandomErasing:
     """One box, the same in all frames, filled with noise or with the mean color.
 
     The noise is one picture, the same in all frames, so that nothing moves in the box. (SlowFast draws
-    it anew for each frame.) After normalization it is standard normal, as in the sources, but for what
-    lies outside [0, 255] in uint8.
+    new noise for each frame.) After normalization it is standard normal, as in the sources, except what
+    lies outside [0, 255] in uint8. (torchvision's transform takes no generator, and writes standard normal noise into
+    uint8 as it is: levels 0 to 3, and 253 to 255 below 0.)
 
     Args:
         probability: of a clip.
@@ -175,7 +159,7 @@ class RandomErasing:
         std: of the noise, of pixels in [0, 1].
 
     Raises:
-        ValueError: for an empty range, a number out of its own, or an unknown value.
+        ValueError: for an empty range, a number out of its range, or an unknown value.
     Source: torchvision's RandomErasing for the box (up to ten are drawn until one is smaller than the
         frame in both directions, else none); timm's mode "pixel" and SlowFast's cube for the noise.
     """
@@ -200,17 +184,7 @@ class RandomErasing:
             object.__setattr__(self, name, values)
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> ErasingParams:
-        """Draw a box; 24 numbers whatever comes out.
-
-        Args:
-            rng: gives whether, ten areas and ratios, the place, and the noise's seed.
-            height: px, of the frames.
-            width: px, of the frames.
-
-        Raises:
-            ValueError: for a length below 1.
-            TypeError: for a length that is no integer, or an `rng` that is no numpy Generator.
-        """
+        """Draw for frames of a size, px: whether to erase, ten areas and ratios, the place, and the noise's seed."""
         check_rng(rng)
         height, width = check_integer("height", height), check_integer("width", width)
         u = rng.random()
@@ -222,11 +196,7 @@ class RandomErasing:
         return ErasingParams(height, width, *box, noise_seed=seed)
 
     def apply(self, frames_TCHW: torch.Tensor, params: ErasingParams) -> torch.Tensor:
-        """Fill the box in all frames; the input is not written to.
-
-        Args:
-            frames_TCHW: uint8 (T, 3, H, W) of the size that `params` was drawn for.
-            params: from `draw`.
+        """Fill the box in all frames: uint8 (T, 3, H, W) -> the same; the input is not written to.
 
         Raises:
             TypeError: for frames that are not uint8.
@@ -276,17 +246,10 @@ class _BoxDraw:
         ratio: tuple[float, float],
         whole: bool,
     ) -> tuple[int, int, int, int] | None:
-        """The first box that fits into a frame, None where none does.
+        """(top, left, height, width) of the first box that fits into a frame, px; None if none fits.
 
-        Args:
-            height: px, of the frame.
-            width: px, of the frame.
-            scale: range of the box's part of the frame's area.
-            ratio: range of the box's height / width, log-uniform.
-            whole: a box may be as high or as wide as the frame.
-
-        Returns:
-            (top, left, height, width), px.
+        `scale` is the range of the box's part of the frame's area, `ratio` of its height / width, log-uniform. With
+        `whole`, a box may be as high or as wide as the frame.
         """
         logs = (math.log(ratio[0]), math.log(ratio[1]))
         for u_area, u_ratio in self.tries:
@@ -298,11 +261,7 @@ class _BoxDraw:
 
 
 def _check_bounds(name: str, bounds: Sequence[float], *, highest: float = math.inf) -> tuple[float, float]:
-    """Two ascending numbers above 0, as a tuple; a config gives a list.
-
-    Raises:
-        ValueError: naming the setting.
-    """
+    """Two ascending numbers above 0, as a tuple; a config gives a list."""
     if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1] <= highest or not bounds[1] < math.inf:
         limit = "" if highest == math.inf else f" and at most {highest}"
         raise ValueError(f"{name} must be two ascending numbers above 0{limit}, got {bounds!r}")

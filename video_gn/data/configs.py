@@ -25,7 +25,7 @@ class SourceConfig:
 
     Args:
         root: Directory of a list's relative paths; None is the list's own directory.
-        format: Format of the lists: "auto", or a name that `read_manifest` knows.
+        format: Format of the lists: "auto", or a name that `video_gn.lists.read.VideoList` knows.
         separator: Separator of a list's fields; None detects it.
         classes: Class names in the order of their numbers, or a file with one per line; None takes
             them from the list or the folders.
@@ -60,7 +60,7 @@ class SplitConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Training augmentation: the paper's by default, and what can be added to it. Each clip's frames are treated alike.
+    """Training augmentation: the paper's by default, and optional additions. All frames of a clip are treated alike.
 
     Args:
         short_side_px: Closed range of integers from which the short side after resizing is drawn.
@@ -123,7 +123,7 @@ class AugmentConfig:
         return RandomResizedCrop(self.crop_px, self.scale, self.ratio, self.flip)
 
     def build(self) -> Augmentation:
-        """All of it; with everything off what `build_crop` gives, bit for bit.
+        """The whole augmentation; with all parts off, bit for bit the same as `build_crop`.
 
         Raises:
             ValueError: for settings that do not fit together.
@@ -215,7 +215,7 @@ def check_settings(
 
 
 def _check_decoded_size(decoded_px: int, augment: AugmentConfig, views: ViewsConfig) -> None:
-    """What the decoder has scaled down must not be scaled up again."""
+    """Refuse to scale up what the decoder has scaled down."""
     if decoded_px < 2 or decoded_px % 2:
         raise ValueError(
             f"clip.decode_short_side_px must be even and above 0, got {decoded_px}. Leave it out if in doubt."

@@ -4,11 +4,11 @@ Shape letters: P crops of a clip, T frames, H, W, C channels; h, w after the tra
 
 Frames come as a decoder gives them, (T, H, W, C), and leave as a (T, C, h, w) view in the memory order
 T, H, W, C: resizing in that order takes less than half the time, and a network in channels_last_3d
-wants no other. A result may be a view into a larger picture, with gaps between its rows; copying it
-into a batch is the first copy that it needs.
+needs it. A result may be a view into a larger picture, with gaps between its rows; its first copy is the one into a
+batch.
 
 Resizing is bilinear with antialiasing and rounds to uint8. The peers resize with OpenCV's INTER_LINEAR,
-which does not antialias: pixels differ where a picture shrinks. On a CPU without AVX2 torchvision
+which does not antialias: pixels differ if a picture shrinks. On a CPU without AVX2 torchvision
 computes in float32 instead of integers, and pixels may differ by a level.
 """
 
@@ -34,12 +34,12 @@ def resized_size(height: int, width: int, short_side_px: int) -> tuple[int, int]
         short_side_px: px, at least 1.
 
     Returns:
-        (height, width), px: (short_side_px, floor(width * short_side_px / height)) where it is not higher
-        than wide. The floor is exact.
+        (height, width), px: (short_side_px, floor(width * short_side_px / height)) unless it is higher than wide.
+        The floor is exact.
 
     Raises:
         ValueError: for a length below 1.
-        TypeError: for a length that is no integer.
+        TypeError: for a length that is not an integer.
     Source: Non-local Neural Networks' ScaleTransform and SlowFast's transform.py floor as well, in
         float32 and float64.
     """
@@ -85,11 +85,11 @@ class TrainTransform:
     Args:
         short_side_px: px, closed range of the uniform integer that the short side is resized to.
         crop_px: px, at most the lower end of `short_side_px`.
-        flip: probability of a horizontal flip; 0 where a class has a direction.
+        flip: probability of a horizontal flip; 0 if a class has a direction.
 
     Raises:
         ValueError: for a range that is empty, a crop that does not fit, or a probability outside [0, 1].
-        TypeError: for a length that is no integer.
+        TypeError: for a length that is not an integer.
     Source: Non-local Neural Networks (section 4.1 and ScaleTransform in its code). SlowFast draws 1/size
         uniformly, and its crops leave out the last row and column.
     """
@@ -109,7 +109,7 @@ class TrainTransform:
         object.__setattr__(self, "short_side_px", (low, high))  # a config gives a list
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> CropParams:
-        """Draw what to do with a video; nothing has to be decoded for it.
+        """Draw what to do with a video; needs only the size of its frames.
 
         Args:
             rng: gives four numbers, in the order short side, top, left, flip.
@@ -118,7 +118,7 @@ class TrainTransform:
 
         Raises:
             ValueError: for a length below 1.
-            TypeError: for a length that is no integer, or an `rng` that is no numpy Generator.
+            TypeError: for a length that is not an integer, or an `rng` that is not a numpy Generator.
         """
         check_rng(rng)
         u_short, u_top, u_left, u_flip = rng.random(4).tolist()
@@ -182,14 +182,14 @@ class TestCrops:
 
     Raises:
         ValueError: for an unknown mode, a length below 1, or a crop that does not fit.
-        TypeError: for a length that is no integer.
+        TypeError: for a length that is not an integer.
     Source: ClipTransformFlex in the code of Non-local Neural Networks with 256 and 256 (with a crop
         below the short side it moves along the height of any picture; its "full" cuts pictures wider
         than 1.6 to 1); mmaction2's ThreeCrop has the same places in the order left, right, center.
         SlowFast's lie at 0, ceil(d / 2) and d.
     """
 
-    __test__: ClassVar[bool] = False  # no test, whatever its name looks like
+    __test__: ClassVar[bool] = False  # not a test of pytest's
 
     crops: str = "center"
     short_side_px: int = 256
@@ -247,10 +247,10 @@ _NUM_CROPS = {"center": 1, "three": 3, "full": 1}
 def resize(
     frames_THWC: torch.Tensor, height: int, width: int, *, bottom: int | None = None, right: int | None = None
 ) -> torch.Tensor:
-    """Resize frames, and compute what lies above `bottom` and left of `right` alone; None is all of it.
+    """Resize frames, but compute only the pixels above `bottom` and left of `right`; None for all.
 
-    Pixels are those of the whole frame: found so for every usual size of videos and crops. (torch chooses the bits of
-    its weights by the largest one. Where what is computed is a few pixels wide, that may be another one, and in one
+    Pixels equal those of the whole resized frame, as found for every usual size of videos and crops. (torch chooses the
+    bits of its weights by the largest one. If only a few pixels are computed, that may be another one, and in one
     of some hundred such cases a pixel is a level off.)
     """
     full = tuple(frames_THWC.shape[1:3])
@@ -263,7 +263,7 @@ def resize(
             frames_TCHW, [height, width], interpolation=F.InterpolationMode.BILINEAR, antialias=True
         )
     else:
-        # With explicit scales torch takes what it is given for the beginning of a larger picture.
+        # With explicit scales torch takes its input for the beginning of a larger picture.
         rows, wanted_rows = _rows_for(bottom, full[0], height)
         columns, wanted_columns = _rows_for(right, full[1], width)
         resized_TCHW = torch.ops.aten._upsample_bilinear2d_aa(
@@ -276,17 +276,17 @@ def resize(
     return resized_TCHW.permute(0, 2, 3, 1).contiguous()[:, :bottom, :right]
 
 
-# Elsewhere torchvision resizes floating point numbers, which is quicker there.
+# On other CPUs torchvision resizes floating point numbers, which is faster there.
 _RESIZES_INTEGERS = ("AVX2", "AVX512")
 
 
 def _rows_for(end: int, size: int, resized: int) -> tuple[int, int]:
-    """How many of `size` rows the first `end` of `resized` ones come from, and how many of those to ask for."""
+    """How many of `size` rows the first `end` of `resized` rows need, and how many resized rows to ask for."""
     if size == resized:
         return end, end
     scale = size / resized
     rows = min(size, math.ceil(end * scale + max(scale, 1.0)))
-    if rows == end:  # which torch takes for the same size, and copies
+    if rows == end:  # torch would take this for the same size, and copy
         return (rows + 1, end) if rows < size else (rows, end + 1)
     return rows, end
 
@@ -318,7 +318,7 @@ def check_rng(rng: np.random.Generator) -> None:
 
 
 def check_size(size: tuple[int, ...], drawn: tuple[int, int]) -> None:
-    """Raise ValueError where frames have not the size that was drawn for."""
+    """Raise ValueError for frames of another size than they were drawn for."""
     if size != drawn:
         raise ValueError(f"frames must be of size {drawn} as drawn, got {size}. Draw again.")
 

@@ -1,4 +1,4 @@
-"""The LightningDataModule: manifests to loaders of clips, and the position that a checkpoint keeps."""
+"""The LightningDataModule: loaders of clips from a run's manifests, and the position in training for checkpoints."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ import logging
 import os
 from collections.abc import Collection
 from dataclasses import asdict
-from functools import cache
 from typing import Any, Literal, cast
 
 import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from video_gn.checks import check_choice
 from video_gn.clips import ClipBatch
 from video_gn.data.configs import AugmentConfig, LoaderConfig, SourceConfig, SplitConfig, ViewsConfig, check_settings
 from video_gn.data.crops import TestCrops
 from video_gn.data.dataset import ClipConfig, ClipDataset, EvalDataset, RandomEvalDataset, TrainDataset
 from video_gn.data.layout import collate
 from video_gn.data.loader import ReadingBoard, WatchedLoader
+from video_gn.data.manifests import read_manifests
 from video_gn.data.samplers import BalancedOrder, EvalSampler, ExtraSampler, TrainSampler
 from video_gn.errors import ConfigError, ManifestError
-from video_gn.lists.manifest import Manifest, check_same_classes, common_videos
-from video_gn.lists.read import VideoList, find_videos
+from video_gn.lists.manifest import Manifest
+from video_gn.lists.read import find_videos
 from video_gn.run.batch_change import present_cut
 from video_gn.run.lightning_internals import pads_samplers
 
@@ -72,8 +73,7 @@ class VideoDataModule(LightningDataModule):
         balance: Literal["none", "class"] = "none",
     ) -> None:
         super().__init__()
-        if balance not in ("none", "class"):
-            raise ValueError(f"balance must be none or class, got {balance!r}. Choose one of these.")
+        check_choice("balance", balance, ("none", "class"))
         self.balance = balance
         check_settings(
             clip=clip,
@@ -103,7 +103,7 @@ class VideoDataModule(LightningDataModule):
         self.manifests: dict[str, Manifest] = {}
         self.tested: Collection[int] = ()  # videos that an earlier start of the same test has scored
         self._position: dict[str, int] = {"epoch": 0, "batches": 0, "clips": 0}
-        # Made here, so that sizes that do not fit together are an error before any list is read.
+        # Built here, so that sizes that do not fit together are an error before any list is read.
         self.train_transform = augment.build()
         crop_px = views.crop_px or augment.crop_px
         self.val_crops = TestCrops("center", short_side_px=views.short_side_px, crop_px=crop_px)
@@ -113,7 +113,7 @@ class VideoDataModule(LightningDataModule):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names by number; empty where only unlabelled videos are listed."""
+        """Class names by number; empty if no list with labels was read."""
         for name in ("train", "val", "test"):
             if name in self.manifests:
                 return self.manifests[name].classes
@@ -126,8 +126,7 @@ class VideoDataModule(LightningDataModule):
             stage: "fit", "validate", "test" or "predict"; None reads all that are given.
 
         Raises:
-            ManifestError: for a list that is missing, cannot be read, is empty, or disagrees with
-                another about the classes.
+            ManifestError: see `read_manifests`.
         """
         if stage == "predict":
             if not self.predict_paths:
@@ -141,87 +140,8 @@ class VideoDataModule(LightningDataModule):
         train, val, test = self.paths["train"], self.paths["val"], self.paths["test"]
         if train is None and (stage == "fit" or (val is None and test is None)):
             raise ManifestError("data.train is not set. Write --data.train with a list, a folder or a csv.")
-        source = self.source
-        found: dict[str, Manifest] = {}
-
-        @cache  # a list is read once, however many of its parts are used
-        def open_list(path: str) -> VideoList:
-            return VideoList(path, root=source.root, format=source.format, separator=source.separator)
-
-        if train is not None:
-            self._read_train(open_list(train), found, split=val is None)
-        if val is not None:
-            found["val"] = self._read_part(open_list(val), "val", reference=found.get("train"))
-            _require_labels(found["val"])
-        if test is not None:
-            found["test"] = self._read_part(open_list(test), "test", reference=found.get("train") or found.get("val"))
-        found.setdefault("test", found.get("val", next(iter(found.values()))))
-        found.setdefault("val", found["test"])
-        self._warn_of_common_videos(found)
-        self.manifests = found
-        return found
-
-    @staticmethod
-    def _warn_of_common_videos(found: dict[str, Manifest]) -> None:
-        for name in ("val", "test"):
-            shared = common_videos(found["train"], found[name]) if "train" in found else []
-            if shared and (name == "val" or found["test"] is not found["val"]):
-                log.warning(
-                    "%d videos are in both the training and the %s list (%s, ...): its accuracy says little",
-                    len(shared),
-                    name,
-                    shared[0],
-                )
-
-    def _read_train(self, videos: VideoList, found: dict[str, Manifest], *, split: bool) -> None:
-        if not split:
-            train = self._read_part(videos, "train")
-        elif videos.has_part("val"):
-            train = self._read_part(videos, "train")
-            found["val"] = self._read_part(videos, "val", reference=train)
-            if self.paths["test"] is None and videos.has_part("test"):
-                log.info("%s has a part 'test' too; data.test is not set, so tests use its part 'val'", videos.path)
-        else:
-            whole = self._read_part(videos, None)
-            train, found["val"] = whole.split(
-                val_fraction=self.split.val_fraction,
-                seed=self.seed,
-                group_by=self.split.group_by,
-                val_groups=self.split.val_groups,
-            )
-        present = train.drop_missing().drop_broken()
-        if train.missing and self.source.missing == "error":
-            raise ManifestError(
-                f"{train.origin}: {train.missing} of {len(train.records)} listed training videos are not there. "
-                "Set data.source.missing to drop to train without them."
-            )
-        if train.missing:
-            log.warning(
-                "%s: %d of %d training videos are not there and are left out",
-                train.origin,
-                train.missing,
-                len(train.records),
-            )
-        if train.broken:
-            log.warning("%s: %d videos that a scan found broken are left out of training", train.origin, train.broken)
-        if not present.records:
-            raise ManifestError(
-                f"{train.origin}: none of the listed training videos is there. Is data.source.root right?"
-            )
-        _require_labels(present)
-        found["train"] = present
-
-    def _read_part(self, videos: VideoList, split: str | None, *, reference: Manifest | None = None) -> Manifest:
-        source = self.source
-        classes = source.classes
-        if classes is None and reference is not None and source.only_classes is None:
-            classes = list(reference.classes)
-        manifest = videos.manifest(split if split and videos.has_part(split) else None, classes=classes)
-        if source.only_classes is not None or source.fraction < 1:
-            manifest = manifest.subset(classes=source.only_classes, fraction=source.fraction, seed=self.seed)
-        if reference is not None:
-            check_same_classes(reference, manifest)
-        return manifest
+        self.manifests = read_manifests(train, val, test, source=self.source, split=self.split, seed=self.seed)
+        return self.manifests
 
     def setup(self, stage: str) -> None:
         """Read the lists; Lightning calls this on every process."""
@@ -233,7 +153,7 @@ class VideoDataModule(LightningDataModule):
         self.read(stage)
 
     def describe(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the data, in plain containers."""
+        """What a checkpoint stores about the data, in plain containers."""
         return {
             "classes": list(self.classes),
             "clip": self.clip.describe(),
@@ -271,8 +191,8 @@ class VideoDataModule(LightningDataModule):
         if self._position["clips"] != self._position["batches"] * per_step:
             before = self._position["clips"] // self._position["batches"]
             raise ConfigError(
-                f"the checkpoint lies inside an epoch of {before} clips a step, here a step has {per_step}. Go on with "
-                f"{before}, or from a checkpoint between two epochs."
+                f"the checkpoint lies inside an epoch of {before} clips a step, here a step has {per_step}. Resume "
+                f"with {before}, or from a checkpoint between two epochs."
             )
         sampler = TrainSampler(
             len(records),
@@ -328,7 +248,7 @@ class VideoDataModule(LightningDataModule):
         dataset: ClipDataset
         if self.views.val == "random":
             dataset = RandomEvalDataset(
-                # The crop and the flip alone: what else training does to a clip is no part of the measure.
+                # Only the crop and the flip: other augmentation is not part of the measurement.
                 records,
                 clip=self.clip,
                 transform=self.train_transform.crop,
@@ -372,7 +292,7 @@ class VideoDataModule(LightningDataModule):
         if num_workers:
             dataset.board = ReadingBoard(num_workers)
         return WatchedLoader(
-            cast(Dataset[ClipBatch], dataset),  # as `collate` gives it out
+            cast(Dataset[ClipBatch], dataset),  # after `collate`
             batch_size=batch_size,
             sampler=sampler,
             num_workers=num_workers,
@@ -390,7 +310,7 @@ class VideoDataModule(LightningDataModule):
     # ---- the position in training ------------------------------------------------------------
 
     def state_dict(self) -> dict[str, int]:
-        """Position in training: epochs done, batches and clips (of all processes) of the one under way, and its cut."""
+        """Position in training: epochs done, and batches and clips (of all processes) of the current one."""
         if self.trainer is None:
             return dict(self._position)
         progress: Any = self.trainer.fit_loop.epoch_progress.current
@@ -405,17 +325,8 @@ class VideoDataModule(LightningDataModule):
         return position | cut.describe() | {"repeats": self.augment.repeats}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Take over the position of a checkpoint; Lightning calls this before it asks for the loader."""
+        """Restore the position of a checkpoint; Lightning calls this before it asks for the loader."""
         self._position = {name: int(state_dict[name]) for name in ("epoch", "batches", "clips")}
-
-
-def _require_labels(manifest: Manifest) -> None:
-    unlabelled = [record for record in manifest.records if record.label is None]
-    if unlabelled:
-        raise ManifestError(
-            f"{unlabelled[0].source}: {len(unlabelled)} of {len(manifest.records)} videos have no label "
-            f"({unlabelled[0].path}, ...). Training and validation need one for each; test and predict do not."
-        )
 
 
 _CONFIGS: dict[str, Any] = {

@@ -1,9 +1,9 @@
-"""One record of a manifest to clips: which frames, decoding, crops.
+"""Data sets: from a record of a manifest to its clips, by sampling, decoding and cropping.
 
 Shape letters: N videos, K clips, P crops of a clip, V = K * P views, T frames, C channels, H, W.
 
 A training sample is a function of (seed, epoch, record) alone, so workers hold no state and a run
-can stop anywhere and go on bit for bit. All views of a test video come from one pass over its frames.
+can stop anywhere and resume bit for bit. All views of a test video come from one pass over its frames.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from video_gn.decoding import VideoReader, choose_backend, open_video
 from video_gn.errors import DecodeError, FrameCountError, RunError
 from video_gn.lists.records import VideoRecord
 
-# Draws of another record for one that cannot be decoded, before giving up: with the default ceiling
-# of 5% broken videos, 10 failures in a row are a broken disk, not broken videos.
+# Other records drawn for one that cannot be decoded, before giving up: with the default limit of 5% broken videos,
+# 10 failures in a row are a broken disk, not broken videos.
 _MAX_REPLACEMENTS = 10
 
 
@@ -52,15 +52,15 @@ class ClipConfig:
     decode_short_side_px: int | None = None
 
     def describe(self) -> dict[str, Any]:
-        """As a checkpoint keeps it: what is off is left out, so that earlier versions read what they know."""
+        """As a checkpoint stores it: without settings that are off, which earlier versions do not know."""
         return {k: v for k, v in asdict(self).items() if k != "decode_short_side_px" or v is not None}
 
 
 class ClipTransform(Protocol):
-    """What is drawn for a video and done to all its frames alike: `TrainTransform`, `Augmentation`, ..."""
+    """Transform that is drawn for a video and applied to all its frames alike: `TrainTransform`, `Augmentation`."""
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> Any:
-        """What to do with frames of a size."""
+        """Draw parameters for frames of a size."""
         ...
 
     def apply(self, frames_THWC: torch.Tensor, params: Any) -> torch.Tensor:
@@ -97,18 +97,15 @@ class ClipDataset(Dataset[Sample]):
     ) -> tuple[torch.Tensor, VideoNote]:
         """Read the clips of a record.
 
-        Args:
-            record: what to open.
-            draw: (number of frames, fps) -> int64 (K, T), drawn again where fewer frames decode than
-                the packets promised; it must draw the same for the same arguments.
-            make_crop: (height, width) -> the third argument of `read`.
-            read: `read_views` or `read_repeats`.
+        `draw` makes (number of frames, fps) into int64 (K, T), and the same for the same arguments: it is called again
+        if fewer frames decode than the packets promised. `make_crop` makes (height, width) into the third argument of
+        `read`, which is `read_views` or `read_repeats`.
 
         Raises:
-            DecodeError: where it cannot be read, twice in a row: a file system may have been away for a moment.
+            DecodeError: for a video that cannot be read twice in a row: a file system may have been away for a moment.
         """
         if record.error:
-            raise DecodeError(record.path, record.error)  # found by a scan: it is not opened
+            raise DecodeError(record.path, record.error)  # a scan found it: the file is not opened
         if self.board is not None:
             self.board.write(record.path)
         try:
@@ -230,15 +227,15 @@ class TrainDataset(ClipDataset):
 
 
 class EvalDataset(ClipDataset):
-    """All views of a video, for a key that is its place; what cannot be read is a failure, never replaced.
+    """All views of the video at a place; a video that cannot be read is a failure, never replaced.
 
-    The key -1 gives an empty sample, for a process that has no video at all.
+    The key -1 gives an empty sample, for a process without any video.
 
     Args:
         records: the records to evaluate.
         clip: which frames make a clip.
         crops: the crops of each clip.
-        num_clips: clips of a video; None takes the one in its middle.
+        num_clips: clips of a video; None for one in its middle.
         spacing: rule for the clips' starts, see `sampling.test_clips`.
         backend: a name that `open_video` knows.
     """
@@ -307,7 +304,7 @@ class RandomEvalDataset(TrainDataset):
         record = self.records[index]
         label = -1 if record.label is None else record.label
         try:
-            # An epoch that training never reaches, so that no clip of a validation equals a training clip's draw.
+            # An epoch that training never reaches, so that no validation clip is drawn like a training clip.
             frames, note = self._read_random(record, [self.seed, 2**32 - 1, index, 2])
         except DecodeError as error:
             return Sample(None, label, index, (Failure(index, record.path, error.reason),))

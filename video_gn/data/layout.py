@@ -17,10 +17,10 @@ from torch.utils.data import get_worker_info
 from video_gn.clips import ClipBatch, Failure, VideoNote
 from video_gn.decoding import VideoReader
 
-# Frames that are held at full size at a time: 64 frames of 1920 x 1080 are 400 MB.
+# Frames held at full size at a time: 64 frames of 1920 x 1080 are 400 MB.
 _FRAMES_PER_CHUNK = 64
-# Frames that are cropped at a time: few enough to stay in a core's cache from the resize to the copy. A training clip
-# took 3% less time with 4 than all at once, with 8 about as much.
+# Frames cropped at a time: few enough to stay in a core's cache from the resize to the copy. A training clip took 3%
+# less time with 4 than all at once, and about the same with 8.
 _FRAMES_PER_CROP = 4
 
 
@@ -51,7 +51,7 @@ def read_views(
         uint8 (K * P, T, 3, h, w), view k * P + p, in memory order V,T,h,w,3.
 
     Raises:
-        DecodeError: where a frame cannot be decoded.
+        DecodeError: for a frame that cannot be decoded.
     """
     wanted, inverse = np.unique(indices_KT, return_inverse=True)
     inverse_KT = inverse.reshape(indices_KT.shape)
@@ -87,7 +87,7 @@ def empty_frames(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def _unshared_frames(shape: tuple[int, ...]) -> torch.Tensor:
-    # numpy asks the system for huge pages, and torch does not: page faults were a fifth of a test video's time.
+    # numpy asks the system for huge pages, torch does not: page faults were a fifth of a test video's time.
     return torch.from_numpy(np.empty(shape, dtype=np.uint8))
 
 
@@ -96,7 +96,7 @@ def read_repeats(
     indices_KT: np.ndarray,
     crops: Sequence[Callable[[torch.Tensor], torch.Tensor]],
 ) -> torch.Tensor:
-    """Decode each frame of several clips once, and crop each clip in its own way.
+    """Decode each frame of several clips once, and crop each clip with its own function.
 
     Args:
         reader: an open video.
@@ -107,7 +107,7 @@ def read_repeats(
         uint8 (K, T, 3, h, w).
 
     Raises:
-        DecodeError: where a frame cannot be decoded.
+        DecodeError: for a frame that cannot be decoded.
     """
     wanted, inverse = np.unique(indices_KT, return_inverse=True)
     frames_NHWC = reader.frames_at(wanted)
@@ -116,10 +116,10 @@ def read_repeats(
 
 
 def collate(samples: Sequence[Sample]) -> ClipBatch:
-    """Put samples into a batch; those without frames leave their failures alone.
+    """Copy samples into a batch; of those without frames only the failures are kept.
 
     Args:
-        samples: whose frames, where there are any, have one shape (V, T, 3, H, W).
+        samples: the frames that they have must be of one shape (V, T, 3, H, W).
 
     Returns:
         frames in memory order N,V,T,H,W,C.

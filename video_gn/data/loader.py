@@ -37,16 +37,16 @@ _SLOT_BYTES = 4096
 _WORDS = ("DataLoader worker", "DataLoader timed out")
 
 
-TRAINING_ADVICE = "read it with another --data.backend; --ckpt_path last goes on from the last checkpoint."
+TRAINING_ADVICE = "read it with another --data.backend; --ckpt_path last resumes from the last checkpoint."
 
 _BOARDS: weakref.WeakSet[Any] = weakref.WeakSet()  # of this process's loaders
 
 
 class ReadingBoard:
-    """A line for each worker: since when it reads which file.
+    """A line for each worker: the file that it is reading, and since when.
 
     Args:
-        num_workers: that count; 0 makes a board that nobody writes on.
+        num_workers: number of lines; 0 for a board without any.
     """
 
     def __init__(self, num_workers: int) -> None:
@@ -69,7 +69,7 @@ class ReadingBoard:
             Path(self._path).unlink(missing_ok=True)
 
     def write(self, path: str) -> None:
-        """Note the file that this worker opens; "" where it is done. Outside of a worker nothing is noted."""
+        """Note the file that this worker opens, "" when it is done; outside of a worker nothing is noted."""
         info = get_worker_info()
         if info is None or info.id >= self.num_workers:
             return
@@ -79,7 +79,7 @@ class ReadingBoard:
         memory[start : start + len(text) + 1] = text + b"\0"
 
     def reading(self) -> list[tuple[str, float]]:
-        """(path, seconds since it was opened) of each worker that is at one, the longest first."""
+        """(path, seconds since it was opened) of each worker that is reading, the longest first."""
         memory, found = self._memory(), []
         for worker in range(self.num_workers):
             text = memory[worker * _SLOT_BYTES : (worker + 1) * _SLOT_BYTES].split(b"\0", 1)[0]
@@ -96,14 +96,14 @@ class ReadingBoard:
 
 
 def explain(error: RuntimeError, *, advice: str = TRAINING_ADVICE) -> RunError | None:
-    """What torch's word of a dead or late worker means, with the files that the workers were at.
+    """Explain torch's error of a dead or late worker with the files that the workers were reading.
 
     Args:
         error: of a loader, or raised anywhere in the main thread when a worker dies.
-        advice: what else can be done than to leave the file out, and how to go on.
+        advice: what can be done other than leaving the file out, and how to resume.
 
     Returns:
-        An error to raise in its place; None where it is about something else.
+        An error to raise in its place; None if it is about something else.
     """
     text = str(error)
     if not any(words in text for words in _WORDS):
@@ -119,18 +119,18 @@ def explain(error: RuntimeError, *, advice: str = TRAINING_ADVICE) -> RunError |
 
 
 class WatchedLoader(DataLoader[Any]):
-    """A DataLoader whose dead or late workers are told with the files that they were at.
+    """DataLoader whose errors name the files that dead or late workers were reading.
 
     Its workers ignore the signals that ask a run to stop.
 
     Args:
-        dataset: as of `DataLoader`, and all that follows but `multiprocessing_context` and `worker_init_fn`.
-        advice: for who has such a file, see `explain`.
+        dataset: as for `DataLoader`, like all settings except `multiprocessing_context` and `worker_init_fn`.
+        advice: see `explain`.
     """
 
     def __init__(self, dataset: Any, *, num_workers: int = 0, advice: str = TRAINING_ADVICE, **settings: Any) -> None:
         if num_workers:
-            # Python 3.14's default, forkserver, would leave the workers of a killed process alive: they look at their
+            # Python 3.14's default, forkserver, would leave the workers of a killed process alive: they watch their
             # parent, which is then the server.
             settings |= {"multiprocessing_context": fork_context(), "worker_init_fn": ignore_in_worker}
         super().__init__(dataset, num_workers=num_workers, **settings)
@@ -148,26 +148,26 @@ class WatchedLoader(DataLoader[Any]):
             except StopIteration:
                 return
             except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
-                # A dead worker's batch that is already on its way is asked for at a socket that nobody serves.
+                # A dead worker's last batch is fetched from a socket that nobody serves any more.
                 text = error if isinstance(error, RuntimeError) else RuntimeError(f"DataLoader worker gone: {error!r}")
-                told = explain(text, advice=self._advice)
-                if told is None:
+                explained = explain(text, advice=self._advice)
+                if explained is None:
                     raise
-                raise told from error
+                raise explained from error
             yield batch
 
 
 # ---- forks that have started ---------------------------------------------------------------------
 
-# A child needs milliseconds, on a machine with too much to do a second.
+# A child needs milliseconds, on an overloaded machine a second.
 _PATIENCE_SECONDS = 10.0
 _TRIES = 5
-# The first versions without that lock: 3.12 never had it.
+# The first version without that lock; 3.12 never had it.
 _MENDED = (3, 11, 10)
 
 
 class BegunProcess(ForkProcess):
-    """A process that is forked anew where it does not begin."""
+    """Process that is forked again if it does not begin."""
 
     _begun = -1
 
@@ -184,7 +184,7 @@ class BegunProcess(ForkProcess):
                     return popen
             finally:
                 os.close(ready)
-            log.warning("a loading process did not begin in %g s; another one is started", _PATIENCE_SECONDS)
+            log.warning("a loading process did not begin in %g s; starting another one", _PATIENCE_SECONDS)
             popen.kill()
             popen.wait()
         raise RunError(
@@ -193,7 +193,7 @@ class BegunProcess(ForkProcess):
         )
 
     def run(self) -> None:
-        """Say that it has begun; then what it was started for."""
+        """Report that it has begun, then do the work."""
         os.write(self._begun, b"\0")
         os.close(self._begun)
         super().run()
@@ -204,7 +204,7 @@ class _BegunContext(ForkContext):
 
 
 def fork_context() -> BaseContext | None:
-    """How to fork on this Python; None where there is no forking."""
+    """How to fork on this Python; None on systems without fork."""
     if "fork" not in multiprocessing.get_all_start_methods():
         return None
     return multiprocessing.get_context("fork") if sys.version_info >= _MENDED else _BegunContext()

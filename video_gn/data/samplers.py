@@ -71,7 +71,7 @@ class TrainSampler(Sampler[tuple[int, int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Keys of a whole epoch, also where the first iteration starts inside one: Lightning counts on it."""
+        """Keys of a whole epoch, even if the first iteration starts inside one: Lightning relies on it."""
         return self.num_batches * self.batch_size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -165,14 +165,14 @@ class ExtraSampler(Sampler[tuple[int, int]]):
 class EvalSampler(Sampler[int]):
     """Every record once over all processes: rank r has r, r + world_size, ...; nothing is padded.
 
-    A process without any record gets the key -1, which the data set answers with an empty sample:
-    Lightning hangs on a loader without batches.
+    A process without any record gets the key -1, for which the data set gives an empty sample: Lightning hangs on a
+    loader without batches.
 
     Args:
         num_records: records to evaluate.
         rank: of this process.
         world_size: number of processes.
-        leave_out: records that are done; those that are left are shared out in the same way.
+        leave_out: records that are done; the rest is divided in the same way.
     """
 
     def __init__(
@@ -264,7 +264,7 @@ def occurrences(order: Indices) -> Indices:
 
 @dataclass(frozen=True)
 class BalancedOrder:
-    """`epoch_order` of a list, in the form that a sampler calls: (seed, epoch) -> order.
+    """`epoch_order` of a list, as a sampler calls it: (seed, epoch) -> order.
 
     Args:
         labels: integers (n,), the class of each record; not written to afterwards.

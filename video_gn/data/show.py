@@ -1,9 +1,9 @@
-"""A picture of what training and tests read: clips after augmentation, and all views of test videos.
+"""Contact sheet of what training and tests read: clips after augmentation, and all views of test videos.
 
 Shape letters: V views, T frames, C channels, H, W.
 
-The clips come from the data sets themselves, which are watched while they read: what the picture says of
-frames, times and crops is what they did.
+The clips come from the data sets themselves, which record what they read: the frames, times and crops in the
+picture are the real ones.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from video_gn.checks import check_integer
 from video_gn.data.crops import TestCrops, resized_size
 from video_gn.data.dataset import ClipDataset, EvalDataset, TrainDataset
 from video_gn.data.layout import Sample, read_views
@@ -38,11 +39,11 @@ class Row:
     """One clip of the picture.
 
     Args:
-        title: which sample, whose class and file.
+        title: name of the sample.
         path: of the video.
-        class_name: empty where it has no label.
-        details: size, crop and whatever else was done to all frames; or why there is no clip.
-        frames_THWC: uint8, the frames that are shown; None where the video could not be read.
+        class_name: empty without a label.
+        details: size, crop and other changes of all frames; or why there is no clip.
+        frames_THWC: uint8, the frames shown; None if the video could not be read.
         indices: of these frames, in the video.
         seconds: of these frames, from the video's first frame.
     """
@@ -69,28 +70,24 @@ def show(
 
     Args:
         datamodule: its lists are read if they are not yet.
-        target_png: where the picture goes.
+        target_png: path of the picture.
         num_train: training clips, the first ones of the epoch on one process.
         num_test: test videos, evenly spaced over the list.
         epoch: of the training clips.
-        frames_per_clip: frames shown of each clip, evenly spaced, the first and the last among them.
+        frames_per_clip: frames shown of each clip, evenly spaced, with the first and the last.
 
     Returns:
         What is shown, row by row.
 
     Raises:
         ValueError: for a count out of its range.
-        ManifestError: where no list is given, or one cannot be read.
-        OSError: where the picture cannot be written.
+        ManifestError: without a list, or for one that cannot be read.
+        OSError: for a picture that cannot be written.
     """
-    for name, value, least in (
-        ("num_train", num_train, 0),
-        ("num_test", num_test, 0),
-        ("epoch", epoch, 0),
-        ("frames_per_clip", frames_per_clip, 1),
-    ):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value!r}")
+    check_integer("num_train", num_train, least=0)
+    check_integer("num_test", num_test, least=0)
+    check_integer("epoch", epoch, least=0)
+    check_integer("frames_per_clip", frames_per_clip)
     datamodule.read()
     rows = train_rows(datamodule, num_train, epoch=epoch, frames_per_clip=frames_per_clip)
     rows += view_rows(datamodule, num_test, frames_per_clip=frames_per_clip)
@@ -103,7 +100,7 @@ def show(
 
 @dataclass
 class _Seen:
-    """What a data set did to its last video."""
+    """What a data set did with its last video."""
 
     num_frames: int = 0
     fps: float = 0.0
@@ -114,7 +111,7 @@ class _Seen:
 
 
 class _Watched(ClipDataset):
-    """A data set that notes which frames of which video it takes."""
+    """Data set that records which frames of which video it takes."""
 
     seen = _Seen()
 
@@ -145,15 +142,15 @@ class _Watched(ClipDataset):
 
 
 class _WatchedTrain(_Watched, TrainDataset):
-    """A training set that notes what it reads."""
+    """Training set that records what it reads."""
 
 
 class _WatchedEval(_Watched, EvalDataset):
-    """A test set that notes what it reads."""
+    """Test set that records what it reads."""
 
 
 class _WatchedTransform:
-    """A transform that keeps its last draw."""
+    """Transform that keeps its last draw."""
 
     def __init__(self, transform: Any) -> None:
         self.transform = transform
@@ -169,7 +166,7 @@ class _WatchedTransform:
 
 
 def train_rows(datamodule: VideoDataModule, count: int, *, epoch: int, frames_per_clip: int) -> list[Row]:
-    """The first training clips of an epoch on one process, as training gets them; fewer where the list has fewer."""
+    """The first training clips of an epoch on one process, as training gets them; at most as many as are listed."""
     if "train" not in datamodule.manifests or count == 0:
         return []
     records = datamodule.manifests["train"].records
@@ -193,7 +190,7 @@ def train_rows(datamodule: VideoDataModule, count: int, *, epoch: int, frames_pe
 
 
 def view_rows(datamodule: VideoDataModule, count: int, *, frames_per_clip: int) -> list[Row]:
-    """All views of some test videos, evenly spaced over the list; fewer where the list has fewer."""
+    """All views of some test videos, evenly spaced over the list; at most as many as are listed."""
     if "test" not in datamodule.manifests or count == 0:
         return []
     records = datamodule.manifests["test"].records
@@ -255,7 +252,7 @@ def _rows_of(
 
 
 def _evenly(length: int, count: int) -> list[int]:
-    """At most `count` places in [0, length), evenly spaced, both ends among them; one place is the first."""
+    """At most `count` places in [0, length), evenly spaced, with both ends; a single place is the first."""
     count = min(length, count)
     return [i * (length - 1) // max(1, count - 1) for i in range(count)]
 
@@ -279,7 +276,7 @@ def _describe_crop(crops: TestCrops, size: tuple[int, int], number: int) -> str:
 
 
 def describe_params(params: Any) -> str:
-    """What a draw of a transform does, in words; parts that are off are left out."""
+    """A transform's draw in words, without the parts that are off."""
     if hasattr(params, "crop"):
         parts = [describe_params(params.crop)]
         if params.rand_augment is not None:
@@ -306,14 +303,14 @@ def describe_params(params: Any) -> str:
 
 
 def contact_sheet(rows: Sequence[Row], *, thumb_height_px: int = _THUMB_HEIGHT) -> Image.Image:
-    """Draw rows of frames with their words.
+    """Draw rows of frames with their captions.
 
     Args:
         rows: from top to bottom.
-        thumb_height_px: of each frame; its width follows.
+        thumb_height_px: height of each frame; its width follows.
 
     Returns:
-        An RGB picture, to be looked at in its own size.
+        An RGB picture.
 
     Raises:
         ValueError: for no rows.
@@ -369,7 +366,7 @@ def _thumbnails(row: Row, height: int, font: Any) -> list[Image.Image]:
     for frame_HWC in row.frames_THWC:
         thumb = Image.fromarray(frame_HWC)
         thumb = thumb.resize((max(1, round(thumb.width * height / thumb.height)), height), Image.Resampling.BILINEAR)
-        # At least as wide as the words below it.
+        # At least as wide as its caption.
         room = Image.new("RGB", (max(thumb.width, int(widest) + 1), height), _PAPER)
         room.paste(thumb, (0, 0))
         thumbs.append(room)
@@ -394,7 +391,7 @@ def _texts(row: Row, font: Any, width: int) -> list[str]:
 
 
 def shorten(text: str, length: int) -> str:
-    """At most `length` characters: the middle gives way to "...", the end, which says more, keeps more."""
+    """At most `length` characters: "..." replaces the middle, and more of the end is kept, which says more."""
     if len(text) <= length:
         return text
     kept = max(0, length - 3)

@@ -1,4 +1,4 @@
-"""Class names: the 400 of Kinetics, and lists from files; the package reads class names here alone."""
+"""Class names: the 400 of Kinetics, and those in files, which the package reads only here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from video_gn.errors import ManifestError
 from video_gn.lists.lines import Problems, read_lines, some, write_text
 
-# A file that is called otherwise is json if it begins as a list of names or a mapping from names does.
+# A file without the ending .json is json if it begins like a list or a mapping.
 _JSON = re.compile(r'\s*[\[{]\s*["\[\]{}0-9-]')
 
 

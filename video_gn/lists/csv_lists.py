@@ -62,7 +62,7 @@ def read_list(table: ListTable, base: Path, classes: tuple[str, ...] | None) -> 
                 f"{table.path}:1: columns of segments must be called {list(_SEGMENT_COLUMNS)}, got {name!r}. Rename it."
             )
     problems = Problems(table.path)
-    # A scan also lists what was asked for by name, whatever its name ends in; without a header it is checked already.
+    # A scan lists given files whatever their extension; a list without a header is checked already.
     if table.has_header and not table.is_scan:
         names = _check_paths(table, names, base, problems)
     labels, classes = _number_labels(table, classes, problems)
@@ -88,7 +88,7 @@ def read_list(table: ListTable, base: Path, classes: tuple[str, ...] | None) -> 
 def _number_labels(
     table: ListTable, classes: tuple[str, ...] | None, problems: Problems
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels as numbers, int32 (n,), -1 for none, and the classes, of all rows, whatever their part."""
+    """Labels as numbers, int32 (n,), -1 for none, and the classes."""
     column = table.column(*LABEL_COLUMNS)
     if column is None or not any(column):
         return np.full(len(table), -1, dtype=np.int32), classes or ()
@@ -103,7 +103,7 @@ def _number_labels(
     elif classes is None:
         classes = tuple(sorted(distinct))
     by_key = {class_key(name): number for number, name in enumerate(classes)}
-    # Where classes are called by digits, a label is a name: as a number it could mean another class.
+    # If classes have digits as names, a label is a name: as a number it could mean another class.
     as_names = not are_numbers or any(name.isdecimal() for name in classes)
     numbers: dict[str, int] = {"": -1}
     for label in distinct:
@@ -118,7 +118,7 @@ def _number_labels(
 
 
 def _count_classes(path: Path, numbers: set[int]) -> tuple[str, ...]:
-    """Classes "0" to the highest number, where a list has numbers and nobody gives names."""
+    """Classes "0" to the highest number, for a list with numbers and without given names."""
     highest = max(numbers)
     if highest > 100_000:
         raise ManifestError(
@@ -136,10 +136,9 @@ def _count_classes(path: Path, numbers: set[int]) -> tuple[str, ...]:
 
 
 def _check_paths(table: ListTable, names: list[str], base: Path, problems: Problems) -> list[str]:
-    """Paths that end as no video does are folders of frames, where most of them are folders that are there.
+    """Names, those of folders without a slash at the end.
 
-    Returns:
-        The names; those of folders without a slash at the end.
+    Paths without a video's extension must be frame folders; if most of them exist, the rest are missing ones.
     """
     rows = not_videos(names)
     folders, wanted = Folders(base), f"{extensions()}, or be a folder of frames that is there"
@@ -155,7 +154,7 @@ def _further_columns(table: ListTable) -> list[str]:
 
 
 def _join_all(base: Path, names: list[str]) -> list[str]:
-    """os.path.join of each, in a quarter of the time where that is nothing but one string after the other."""
+    """`os.path.join` of each; on POSIX systems in a quarter of its time, as a concatenation."""
     if os.name != "posix":
         return [os.path.join(base, name) for name in names]
     start = os.path.join(base, "")
@@ -184,7 +183,7 @@ def _read_numbers(table: ListTable, name: str, kind: type[int] | type[float], pr
             return -1.0
         return value if not text or 0 < value < _MAX_NUMBER else -1.0
 
-    # Many texts are equal: each is read once.
+    # Many texts are equal: each is converted once.
     values = {text: read(text) for text in set(column)}
     if -1.0 in values.values():
         what = "an integer" if kind is int else "a number"
@@ -278,7 +277,7 @@ def _kinetics_stems(table: ListTable, problems: Problems) -> list[str]:
 
 
 def index_by_stem(root: Path) -> dict[str, tuple[str, ...]]:
-    """Names without extensions to paths below `root`; one listing of each directory, no question about a file."""
+    """Names without extensions to paths below `root`; lists each directory once and looks up no file."""
     index: dict[str, tuple[str, ...]] = {}
     if not root.is_dir():
         raise ManifestError(f"{root}: root must be the directory of the videos, got something else. Set root.")
@@ -293,7 +292,7 @@ def index_by_stem(root: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _choose(found: Sequence[str], own: str | None, all_classes: set[str], split: str) -> str | None:
-    """Of the files with a row's name the one in its class's folder, else one in no class's folder."""
+    """Of the files with a row's name the one in its class's folder, else one that is in no class's folder."""
     if not found:
         return None
     folders = [os.path.dirname(path) for path in found]

@@ -1,7 +1,7 @@
-"""Which files are there: class folders, indexes of a directory, and whether listed files exist.
+"""Names of video files: what lies in directories, which parts a data set has, and which listed files exist.
 
-On a shared file system a question about one file costs a round trip; a directory's listing answers
-thousands at once. So directories are listed, and their files are not asked for one by one.
+On a shared file system a question about one file costs a round trip, and a directory's listing answers thousands at
+once: directories are listed, and their files are not looked up one by one.
 """
 
 # os.path, not pathlib: a Path object per file takes seconds for 240,000 files.
@@ -34,20 +34,20 @@ PARTS = {
     "val": ("val", "validate", "validation", "valid"),
     "test": ("test", "testing"),
 }
-# What stands before the extension of a name without a stem.
+# What comes before the extension of a name without a stem.
 _NO_STEM = ("", ".", os.sep)
-# From this many listed files of one directory on, it is listed as a whole.
+# With this many files of one directory or more, the directory is listed.
 _LIST_FROM = 16
 
 
 def is_video(name: str) -> bool:
-    """Whether the name ends as a video's does, in either case."""
+    """Whether the name has a video's extension, in either case."""
     return os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS
 
 
 def not_videos(names: Sequence[str]) -> list[int]:
-    """Places of the names that do not end as a video's does."""
-    # A name of nothing but an extension (".mp4") has none. What the first test is unsure of, the second decides.
+    """Places of the names without a video's extension."""
+    # A name that is only an extension (".mp4") has none. `is_video` decides what the fast test rejects.
     return [
         place
         for place, name in enumerate(names)
@@ -56,7 +56,7 @@ def not_videos(names: Sequence[str]) -> list[int]:
 
 
 def part_names(split: str) -> tuple[str, ...]:
-    """Names under which a part may be found, its own first: "val" -> val, validate, ..."""
+    """Names that a part may have, its own first: "val" -> val, validate, ..."""
     for names in PARTS.values():
         if split.lower() in names:
             return (split, *(name for name in names if name != split))
@@ -68,10 +68,10 @@ def list_dir(directory: str | Path) -> tuple[list[str], list[tuple[str, bool]], 
 
     Returns:
         names of folders; (name, whether it is there) of videos, False for a link that leads nowhere;
-        and whether numbered pictures are among the other files.
+        and whether other files are numbered pictures.
 
     Raises:
-        ManifestError: where the directory cannot be listed.
+        ManifestError: for a directory that cannot be listed.
     """
     folders: list[str] = []
     videos: list[tuple[str, bool]] = []
@@ -98,14 +98,14 @@ def walk_videos(directory: str | Path, *, max_depth: int | None = None) -> Itera
     A directory with numbered pictures and no video file, in it or below, is one video: a frame folder.
 
     Args:
-        directory: where to begin.
-        max_depth: folders to go down, at least 0; None is no limit. Frame folders lie as deep as files do.
+        directory: the top.
+        max_depth: folders to go down, at least 0; None is no limit. A frame folder counts as a file, not as a level.
 
     Yields:
-        (folder below `directory` with "/" between parts, "" for itself; name of the file or frame folder, "" where
+        (folder below `directory` with "/" between parts, "" for itself; name of the file or frame folder, "" if
         `directory` is one; whether it is there)
     """
-    above: set[tuple[int, int]] = set()  # folders on the way down: a link to one of them is a loop
+    above: set[tuple[int, int]] = set()  # folders above the current one: a link to one of them is a loop
 
     def walk(path: str, below: str, depth: int) -> Iterator[tuple[str, str, bool, bool]]:
         """The same, and whether it is a frame folder."""
@@ -123,7 +123,7 @@ def walk_videos(directory: str | Path, *, max_depth: int | None = None) -> Itera
         deeper = walk_all(path, folders, below, depth)
         if has_frames and not videos:
             found = list(deeper)
-            # Pictures below pictures are flow and the like; files below pictures are videos with their thumbnails.
+            # Frame folders below pictures are flow and the like; files below pictures are videos with thumbnails.
             if all(is_folder for *_, is_folder in found):
                 found = [(*os.path.split(below), True, True)]
             else:
@@ -142,7 +142,7 @@ def walk_videos(directory: str | Path, *, max_depth: int | None = None) -> Itera
 
 
 def holds_frame_folders(directory: str | Path, folders: Sequence[str]) -> bool:
-    """Whether a directory's folders are videos (frame folders), and not classes: the first one with content tells."""
+    """Whether a directory's folders are videos (frame folders) and not classes; the first that is not empty decides."""
     for folder in folders:
         below, videos, has_frames = list_dir(os.path.join(directory, folder))
         if below or videos or has_frames:
@@ -171,7 +171,7 @@ def found_parts(directory: Path) -> list[str]:
 
 
 def _is_folder_of_frames(path: str) -> bool:
-    """Whether a directory may be a frame folder; only one that is called like a video file is looked into."""
+    """Whether a directory may be a frame folder; it is only listed if its name is like a video file's."""
     if not is_video(os.path.basename(path)):
         return os.path.isdir(path)
     try:
@@ -182,7 +182,7 @@ def _is_folder_of_frames(path: str) -> bool:
 
 
 def are_missing(paths: Sequence[str]) -> np.ndarray:
-    """Which videos, files or folders of frames, are not there: bool (n,)."""
+    """Which videos, files or frame folders, do not exist: bool (n,)."""
     missing = np.zeros(len(paths), dtype=bool)
     by_directory: dict[str, tuple[list[int], list[str]]] = {}
     for index, path in enumerate(paths):
@@ -204,7 +204,7 @@ def are_missing(paths: Sequence[str]) -> np.ndarray:
         try:
             with os.scandir(os.path.dirname(paths[indices[0]]) or ".") as entries:
                 there = {e.name for e in entries if e.is_file() or (e.is_dir() and _is_folder_of_frames(e.path))}
-        except OSError:  # no such directory, or one that may not be read: its files cannot be opened
+        except OSError:  # no such directory, or no permission: its files cannot be opened
             there = set()
         missing[indices] = [name not in there for name in names]
     return missing

@@ -31,7 +31,7 @@ class Manifest:
     Args:
         records: the videos; any sequence, kept as columns.
         classes: names by number.
-        origin: where it was read from, for messages.
+        origin: file or folder it was read from, for messages.
     """
 
     records: Sequence[VideoRecord]
@@ -53,12 +53,12 @@ class Manifest:
 
     @property
     def missing(self) -> int:
-        """Number of listed files that are not there."""
+        """Number of listed files that do not exist."""
         return int(self.columns.missing.sum())
 
     @property
     def broken(self) -> int:
-        """Number of listed files that are there, but known from a scan as not to be read."""
+        """Number of listed files that exist, but that a scan could not read."""
         return int(self.columns.broken.sum())
 
     @property
@@ -73,10 +73,10 @@ class Manifest:
         return self.records
 
     def digest(self, *, of_copies: bool = False) -> str:
-        """SHA-256 of what is read, in its order: paths, labels, segments and what is known to be broken.
+        """SHA-256 of the records in their order: paths, labels, segments and a scan's errors.
 
         Args:
-            of_copies: the same for copies elsewhere: of paths the names alone, and nothing of their state.
+            of_copies: equal for copies elsewhere: only the names of paths, and no errors.
         """
         digest = hashlib.sha256()
         for r in self.records:
@@ -86,26 +86,26 @@ class Manifest:
         return f"SHA-256 {digest.hexdigest()}"
 
     def drop_missing(self) -> Manifest:
-        """The manifest without the listed files that are not there."""
+        """The manifest without the listed files that do not exist."""
         return self._take(~self.columns.missing) if self.missing else self
 
     def drop_broken(self) -> Manifest:
-        """The manifest without the files that are known from a scan as not to be read."""
+        """The manifest without the files that a scan could not read."""
         return self._take(~self.columns.broken) if self.broken else self
 
     def subset(self, *, classes: Sequence[str] | None = None, fraction: float = 1.0, seed: int = 0) -> Manifest:
         """Some classes, or a part of each class, in the manifest's order.
 
         Args:
-            classes: names that stay; they are numbered anew, in the manifest's order. A space and an
-                underscore are the same.
-            fraction: part of each class that stays, in (0, 1], at least one record. What a smaller one
-                keeps is part of what a larger one keeps.
+            classes: names to keep; they get new numbers, in the manifest's order. Spaces and underscores are the
+                same.
+            fraction: part of each class to keep, in (0, 1], at least one record. A smaller fraction keeps a part
+                of what a larger one keeps.
             seed: of the draw, at least 0.
 
         Raises:
             ValueError: for a fraction outside (0, 1].
-            ManifestError: for a class that the manifest does not have, or when nothing is left.
+            ManifestError: for an unknown class, or if nothing is left.
         """
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction must be in (0, 1], got {fraction!r}.")
@@ -126,7 +126,7 @@ class Manifest:
         """Split into training and validation records.
 
         Without `group_by` each class gives its share, at least one video if it has two; segments of one
-        video stay together.
+        video stay on one side.
 
         Args:
             val_fraction: validation's part, in (0, 1); with groups as near as they allow.
@@ -134,14 +134,14 @@ class Manifest:
             group_by: a column of the list ("person"; of class folders "folder", the folders between
                 class and video), or a regular expression with one pair of brackets, searched in file
                 names (`_g(\\d+)_` for UCF101): no group lies on both sides.
-            val_groups: the groups that go to validation; None draws them.
+            val_groups: groups for validation; None draws them.
 
         Returns:
             (training, validation), each in the manifest's order.
 
         Raises:
             ValueError: for a fraction outside (0, 1), or `val_groups` without `group_by`.
-            ManifestError: for an unknown column or group, or when a side would be empty.
+            ManifestError: for an unknown column or group, or if a side would be empty.
         """
         if not 0 < val_fraction < 1:
             raise ValueError(f"val_fraction must be in (0, 1), got {val_fraction!r}.")
@@ -223,7 +223,7 @@ class Manifest:
         return TextColumn(np.searchsorted(used, column.codes).astype(np.int32), values)
 
     def _repeated_paths(self) -> TextColumn | None:
-        """Paths as groups, where several segments of a video are listed."""
+        """Paths as groups, if several segments of a video are listed."""
         if self.columns.segments is None:
             return None
         column = TextColumn.from_strings(self.columns.path(index) for index in range(len(self)))
@@ -249,7 +249,7 @@ def _searched(records: Records, pattern: str, origin: str) -> list[str]:
 
 
 def check_same_classes(reference: Manifest, other: Manifest) -> None:
-    """Refuse two manifests that number their classes differently; one without classes fits any.
+    """Refuse two manifests that number their classes differently; one without classes fits all.
 
     Raises:
         ManifestError: names the first class that differs.
@@ -268,7 +268,7 @@ def check_same_classes(reference: Manifest, other: Manifest) -> None:
 
 
 def common_videos(first: Manifest, second: Manifest) -> list[str]:
-    """Paths that two manifests share, in the second's order: training and validation should share none."""
+    """Paths in both manifests, in the second's order: training and validation should share none."""
     mine = {os.path.normpath(first.columns.path(index)) for index in range(len(first))}
     theirs = dict.fromkeys(second.columns.path(index) for index in range(len(second)))
     return [path for path in theirs if os.path.normpath(path) in mine]
@@ -280,16 +280,16 @@ def common_videos(first: Manifest, second: Manifest) -> list[str]:
 def write_manifest(
     manifest: Manifest, path: str | os.PathLike[str], *, classes_path: str | os.PathLike[str] | None = None
 ) -> None:
-    """Write a csv that `read_manifest` reads: path, label, segments, groups, and what is known from a scan.
+    """Write a csv that `read_manifest` reads: path, label, segments, groups, and a scan's columns.
 
     Args:
         manifest: what to write. Labels are written as names.
-        path: of the csv. Paths of videos below its directory are written from there, others whole.
-        classes_path: where to write the class names, one per line; without it, numbers of classes that are
-            not sorted by name, or that have no video, are not kept.
+        path: the csv. Paths of videos below its directory are written relative to it, others absolute.
+        classes_path: file for the class names, one per line; without it, the numbers of classes that are
+            not sorted by name, or that have no video, are lost.
 
     Raises:
-        ManifestError: for a path with characters that are no text.
+        ManifestError: for a path with characters that are not text.
     """
     path = Path(path)
     records = manifest.columns

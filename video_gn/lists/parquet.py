@@ -20,7 +20,7 @@ def require_pyarrow(path: Path) -> tuple[ModuleType, ModuleType]:
     """The modules pyarrow and pyarrow.parquet.
 
     Raises:
-        ManifestError: where they are not installed; says how to.
+        ManifestError: if they are not installed, with the command that installs them.
     """
     try:
         modules = tuple(importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet", "pyarrow.compute"))
@@ -30,14 +30,14 @@ def require_pyarrow(path: Path) -> tuple[ModuleType, ModuleType]:
 
 
 def read_parquet(path: Path, *, skip: Callable[[Sequence[str]], Iterable[str]]) -> dict[str, list[str]]:
-    """Columns by name in lower case, as text; "" where there is no value.
+    """Columns by name in lower case, as text; "" for no value.
 
     Args:
         path: the file.
         skip: names -> names of columns that are left out.
 
     Raises:
-        ManifestError: for a file or column that cannot be read, or where pyarrow is missing.
+        ManifestError: for a file or column that cannot be read, or without pyarrow.
     """
     with _Parquet(path) as file:
         lower = [name.strip().lower() for name in file.names]
@@ -95,9 +95,9 @@ def write_parquet(path: Path, kinds: Mapping[str, type], batches: Iterator[Seque
     """Write columns, whole or not at all.
 
     Args:
-        path: of the file.
+        path: the file to write.
         kinds: str, int or float for each column.
-        batches: values of each column, None for what is not known.
+        batches: values of each column, None for unknown.
     """
     pa, parquet = require_pyarrow(path)
     types = {str: pa.string(), int: pa.int64(), float: pa.float64()}

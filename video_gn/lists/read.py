@@ -247,14 +247,14 @@ def find_videos(paths: Sequence[str | os.PathLike[str]]) -> Manifest:
     """Videos without labels, for prediction.
 
     Args:
-        paths: videos, folders of frames, other folders (with all below them), globs ("**" too), or lists, whose
-            labels and segments of other columns are left aside. A video that is named twice comes once.
+        paths: videos, frame folders, other folders (with all videos below), globs ("**" too), or lists, of which labels
+            and groups are ignored. A video that is named twice comes once.
 
     Returns:
         records in the order of `paths`, without labels and classes.
 
     Raises:
-        ManifestError: for a path that is not there, or where no video is.
+        ManifestError: for a path that does not exist or has no video.
     """
     found: dict[tuple[str, float | None, float | None], VideoRecord] = {}
     for given in paths:
@@ -290,4 +290,4 @@ def _find(name: str, *, source: str, only_videos: bool) -> list[VideoRecord]:
         return []
     if suffix in LIST_SUFFIXES and suffix:
         return [replace(record, label=None, groups=()) for record in read_manifest(name, split="all").records]
-    return [VideoRecord(name, None, source=source)]  # whatever it is called: it was asked for by name
+    return [VideoRecord(name, None, source=source)]  # a file that is named counts as a video

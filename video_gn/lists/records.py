@@ -1,7 +1,7 @@
-"""Rows of a manifest, kept as columns: 240,000 of them are a few arrays, not a million objects.
+"""Records of a manifest, kept as columns: 240,000 of them are a few arrays, not a million objects.
 
-Worker processes are forked: touching a Python object copies its memory page, so a list of objects is
-in the end held once by each worker. Arrays are never touched by reference counts and stay shared.
+Worker processes are forked, and using a Python object copies its memory page: in the end each worker holds its own copy
+of a list of objects. Arrays have no reference counts inside and stay shared.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ class VideoRecord:
     """A video, or a part of one, with its label.
 
     Args:
-        path: where it lies, ready to open.
-        label: number of its class; None where it has none.
-        start_seconds: where its segment begins, from the video's first frame; None is its beginning.
-        end_seconds: where its segment ends; None is the video's end.
+        path: ready to open.
+        label: number of its class; None for none.
+        start_seconds: start of its segment, from the video's first frame; None for the video's start.
+        end_seconds: end of its segment; None for the video's end.
         source: what listed it: "file:line", or the folder.
         groups: (column, value) of each further column of the list.
-        missing: listed, but no such file was there when the list was read.
-        error: why a scan could not read it; "" where it could, or none was made.
-        num_frames: as a scan counted them; None where none was made or it could not.
+        missing: whether the file did not exist when the list was read.
+        error: why a scan could not read it; "" if it could, or without a scan.
+        num_frames: as a scan counted them; None without a scan, or if it could not.
         fps: as a scan found them; likewise.
     """
 
@@ -53,26 +53,26 @@ class TextColumn:
 
     @classmethod
     def from_strings(cls, strings: Iterable[str]) -> TextColumn:
-        """Number the strings in the order in which they first come."""
+        """Number the strings in the order of their first occurrence."""
         numbers: dict[str, int] = {}
         codes = np.fromiter((numbers.setdefault(text, len(numbers)) for text in strings), dtype=np.int32)
         return cls(codes, tuple(numbers))
 
 
 class Records(Sequence[VideoRecord]):
-    """An unchangeable sequence of records in columns; each record is made when it is asked for.
+    """Immutable sequence of records in columns; a record is made when it is used.
 
     Args:
         paths: one for each record.
         labels: int32 (n,), -1 for none.
-        segments: float64 (n, 2), start and end in seconds, NaN for none; None where no record has any.
+        segments: float64 (n, 2), start and end in seconds, NaN for none; None if no record has any.
         sources: what listed each record.
         lines: int32 (n,), 1-based line within the source; 0 for none.
         groups: (name, column) of each further column.
         missing: bool (n,).
-        errors: what a scan found wrong, "" for nothing; None where there was no scan.
-        num_frames: int32 (n,), as a scan counted them, 0 for not known; None where there was no scan.
-        fps: float64 (n,), as a scan found them, NaN for not known; None where there was no scan.
+        errors: what a scan found wrong, "" for nothing; None without a scan.
+        num_frames: int32 (n,), as a scan counted them, 0 for unknown; None without a scan.
+        fps: float64 (n,), as a scan found them, NaN for unknown; None without a scan.
     """
 
     __slots__ = (
@@ -191,19 +191,19 @@ class Records(Sequence[VideoRecord]):
         return f"{name}:{self.lines[index]}" if self.lines[index] else name
 
     def group(self, name: str) -> TextColumn | None:
-        """A further column, or None where there is none of that name."""
+        """The further column of that name, or None."""
         return dict(self.groups).get(name)
 
     @property
     def broken(self) -> np.ndarray:
-        """bool (n,): there, but known from a scan as not to be read."""
+        """bool (n,): exists, but a scan could not read it."""
         if self.errors is None:
             return np.zeros(len(self), dtype=bool)
         is_error = np.array([value != "" for value in self.errors.values], dtype=bool)
         return is_error[self.errors.codes] & ~self.missing
 
     def take(self, indices: np.ndarray, *, labels: np.ndarray | None = None) -> Records:
-        """The records at `indices`, in that order; with other labels, int32 (len(indices),), if given."""
+        """The records at `indices`, in that order; `labels`, int32 (len(indices),), replace their own."""
         return Records(
             [self.path(i) for i in indices.tolist()],
             self.labels[indices] if labels is None else labels,
@@ -230,8 +230,8 @@ class Records(Sequence[VideoRecord]):
 
 
 def _pack(paths: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Paths in one array of bytes, as os.fsencode has them, and where each begins and the last one ends."""
-    # surrogateescape keeps names that are no valid text: a file system may hold such.
+    """Paths in one array of bytes, as `os.fsencode` makes them, and where each begins and the last one ends."""
+    # surrogateescape keeps names that are not valid text, which file systems may hold.
     encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
     joined = "".join(paths)
     blob = joined.encode(encoding, errors)

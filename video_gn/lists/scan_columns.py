@@ -1,4 +1,4 @@
-"""What a scan finds out about files, kept as columns: 240,000 files are a few arrays."""
+"""Facts about video files that a scan finds, kept as columns: 240,000 files are a few arrays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class FileFacts(NamedTuple):
-    """One file. What is not known is None; where `error` says why, that is all but the last three.
+    """One file. Unknown facts are None; with an `error`, all but the last three are.
 
     Args:
         num_frames: frames that decode (`full`), that the packets promise, or that the header claims.
@@ -19,10 +19,10 @@ class FileFacts(NamedTuple):
         height: px, as a viewer sees it.
         codec: FFmpeg's name.
         rotation: clockwise turn in degrees that a reader applies.
-        key_frame_interval: the longest way from one key frame to the next, or to the end, in frames.
-        size_bytes: of the file; None where it is missing.
-        error: why the video cannot be read; "" where it can.
-        mtime_ns: when the file was last written; None where it is missing.
+        key_frame_interval: longest distance from a key frame to the next one or to the end, in frames.
+        size_bytes: of the file; None if it is missing.
+        error: why the video cannot be read; "" if it can.
+        mtime_ns: when the file was last written; None if it is missing.
     """
 
     num_frames: int | None = None
@@ -38,9 +38,9 @@ class FileFacts(NamedTuple):
     mtime_ns: int | None = None
 
 
-# What the decoders, and so a scan, say of a file that is not there.
+# Decoders' error for a file that does not exist, and so a scan's.
 MISSING = "the file is missing"
-# What a scan writes into a manifest, in this order. The time of a file is of no use to its readers.
+# Columns that a scan writes into a manifest, in this order. Readers have no use for a file's time.
 SCAN_COLUMNS = FileFacts._fields[:-1]
 # A list with these two columns was written by a scan.
 SCAN_MARKS = frozenset(("num_frames", "error"))
@@ -62,12 +62,12 @@ class FactColumns:
     """Facts of many files, by place.
 
     Args:
-        num_files: how many.
+        num_files: number of files, at least 0.
     """
 
     def __init__(self, num_files: int) -> None:
         self.is_done = np.zeros(num_files, dtype=bool)
-        # -1 or NaN stands for what is not known: no such number occurs.
+        # -1 or NaN stands for unknown: no such number occurs.
         self.numbers: dict[str, np.ndarray] = {
             name: np.full(num_files, np.nan if dtype is np.float64 else -1, dtype=dtype)
             for name, dtype in _NUMBERS.items()
@@ -76,7 +76,7 @@ class FactColumns:
         self._texts: dict[str, dict[str, int]] = {name: {"": 0} for name in _TEXTS}
 
     def set(self, index: int, facts: Sequence[Any]) -> None:
-        """Keep the facts of a file; they replace what was known of it."""
+        """Store the facts of a file, replacing earlier ones."""
         for name, value in zip(FileFacts._fields, facts, strict=True):
             if name in self._codes:
                 numbers = self._texts[name]
@@ -96,7 +96,7 @@ class FactColumns:
         return self._codes["error"] > 0
 
     def column(self, name: str, rows: np.ndarray) -> list[Any]:
-        """Values of a column at some places, None for what is not known."""
+        """Values of a column at some places, None for unknown."""
         if name in self._codes:
             codes, values = self.texts(name)
             return [values[code] for code in codes[rows].tolist()]

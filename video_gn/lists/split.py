@@ -1,4 +1,4 @@
-"""Which records go to which side: seeded, by class, or with whole groups on one side. Index arithmetic alone."""
+"""Subsets and splits as index arithmetic: seeded, by class, or with whole groups on one side."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Draws of which the one nearest to each class's share is taken. With Weizmann's 9 persons there are 36
+# Number of draws; the one nearest to each class's share is taken. With Weizmann's 9 persons there are 36
 # ways to hold out 2; with thousands of groups the first draw is near enough.
 _NUM_DRAWS = 32
 
 
 def strata(labels: np.ndarray, classes: Sequence[str], *, seed: int) -> list[np.ndarray]:
-    """Indices of each class in a drawn order; those without a label, -1, are a class of their own.
+    """Indices of each class in a drawn order; records without a label, -1, are one more class.
 
-    A class's order depends on the seed, its name and its number of records alone, so that a class
-    that is added or left out does not change what is drawn of the others.
+    A class's order depends only on the seed, its name and its number of records: adding or removing a class does not
+    change the draws of the others.
 
     Args:
         labels: int (n,), -1 or a place in `classes`.
@@ -24,7 +24,7 @@ def strata(labels: np.ndarray, classes: Sequence[str], *, seed: int) -> list[np.
         seed: at least 0.
 
     Returns:
-        int64 arrays, of the classes that have records, in the order of their numbers.
+        An int64 array for each class with records, in the order of their numbers.
     """
     order = np.argsort(labels, kind="stable")
     values, starts = np.unique(labels[order], return_index=True)
@@ -42,7 +42,7 @@ def share(number: int, fraction: float) -> int:
 
 
 def pick_fraction(labels: np.ndarray, classes: Sequence[str], fraction: float, *, seed: int) -> np.ndarray:
-    """A part of each class, at least one record; of a larger fraction it is a part too.
+    """A part of each class, at least one record; a smaller fraction's part lies in a larger one's.
 
     Returns:
         bool (n,), what is kept.
@@ -54,7 +54,7 @@ def pick_fraction(labels: np.ndarray, classes: Sequence[str], fraction: float, *
 
 
 def pick_stratified(labels: np.ndarray, classes: Sequence[str], fraction: float, *, seed: int) -> np.ndarray:
-    """A part of each class, at least one record and never all: of a class with one record none.
+    """A part of each class, at least one record and never all; nothing of a class with one record.
 
     Returns:
         bool (n,), what goes to validation.
@@ -66,7 +66,7 @@ def pick_stratified(labels: np.ndarray, classes: Sequence[str], fraction: float,
 
 
 def pick_grouped(labels: np.ndarray, groups: np.ndarray, fraction: float, *, seed: int) -> np.ndarray:
-    """Whole groups, so that the part of each class is near the fraction; at least one group on each side.
+    """Whole groups, with each class's part near the fraction; at least one group on each side.
 
     Args:
         labels: int (n,), -1 or a class's number.
