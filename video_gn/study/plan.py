@@ -121,6 +121,8 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 class _Reader:
+    """Reads the parts of a study's file; errors name the file and the key."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.content = _load(path)
