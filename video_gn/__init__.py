@@ -35,11 +35,11 @@ __all__ = [
 
 
 def load(path: str, **kwargs: Any) -> Predictor:
-    """A predictor from a checkpoint; `predict(video)` gives labels and scores.
+    """Load a checkpoint as a predictor, whose `predict(video)` returns labels and scores.
 
     Args:
-        path: a checkpoint of this package.
-        **kwargs: see `video_gn.evaluation.predictor.Predictor.from_checkpoint`.
+        path: Checkpoint of this package, or a video network's weights from any zoo.
+        **kwargs: See `video_gn.evaluation.predictor.Predictor.from_checkpoint`.
     """
     from video_gn.evaluation.predictor import Predictor
 

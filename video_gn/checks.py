@@ -1,4 +1,4 @@
-"""Checks of settings: errors that name the setting, the value and what to do."""
+"""Checks of settings. Errors name the setting, the value and what to do."""
 
 from __future__ import annotations
 
@@ -10,27 +10,21 @@ from typing import Any
 
 
 def check_choice(name: str, value: object, choices: Iterable[Any]) -> None:
-    """Raise ValueError for what is none of the choices.
-
-    Args:
-        name: of the setting.
-        value: given.
-        choices: such as a table's keys.
-    """
+    """Raise ValueError unless the value is one of the choices, such as a table's keys."""
     known = sorted(choices)
     if value not in known:
         raise ValueError(f"{name} must be one of {known}, got {value!r}. Choose one of these.")
 
 
 def check_range(name: str, value: float, inside: bool, rule: str, advice: str) -> None:
-    """Raise ValueError for a number that is out of its range, or not finite.
+    """Raise ValueError unless a number is finite and in its range.
 
     Args:
-        name: of the setting.
-        value: given.
-        inside: whether it is in the range.
-        rule: the range in words.
-        advice: what to do.
+        name: Name of the setting.
+        value: Given value.
+        inside: Whether it is in the range.
+        rule: The range in words.
+        advice: What to do.
     """
     if not inside or not math.isfinite(value):
         raise ValueError(f"{name} must be {rule}, got {value!r}. {advice}")
@@ -40,7 +34,7 @@ def check_integer(name: str, value: object, *, least: int = 1) -> int:
     """An integer of any kind, numpy's too, as Python's own.
 
     Args:
-        name: Setting that it is the value of.
+        name: Name of the setting.
         value: Given value.
         least: Smallest value allowed.
 
@@ -60,17 +54,12 @@ def check_integer(name: str, value: object, *, least: int = 1) -> int:
 
 
 def positive(text: str) -> int:
-    """A command line's word as an integer of at least 1, for argparse.
-
-    Raises:
-        ArgumentTypeError: for a smaller one.
-        ValueError: for what is none.
-    """
+    """Argparse type: an integer of at least 1."""
     return _at_least(text, 1)
 
 
 def not_negative(text: str) -> int:
-    """A command line's word as an integer of at least 0; see `positive`."""
+    """Argparse type: an integer of at least 0."""
     return _at_least(text, 0)
 
 

@@ -1,4 +1,4 @@
-"""Small frozen containers that check their own shapes.
+"""Frozen containers for videos and batches; they check their own shapes.
 
 Shape letters: N videos of a batch, K views, T frames, C channels, H, W.
 """
@@ -17,14 +17,14 @@ class VideoInfo:
     """What a reader knows of a video.
 
     Args:
-        path: where it lies.
-        num_frames: frames that a pass over the packets promises, at least 1.
-        fps: average frames per second, above 0.
-        width: px, after rotation.
-        height: px, after rotation.
-        rotation_degrees: clockwise turn that the reader has applied: 0, 90, 180 or 270.
+        path: Path of the video.
+        num_frames: Number of frames that a pass over the packets promises, at least 1.
+        fps: Average frames per second, above 0.
+        width: Pixels, after rotation.
+        height: Pixels, after rotation.
+        rotation_degrees: Clockwise rotation that the reader has applied: 0, 90, 180 or 270.
         codec: FFmpeg's name of the codec.
-        duration_seconds: from the first frame's time to the end of the last frame.
+        duration_seconds: Time from the start of the first frame to the end of the last one.
     """
 
     path: str
@@ -51,9 +51,9 @@ class Failure:
     """A video that could not be read.
 
     Args:
-        video_id: its place in the manifest.
-        path: as the manifest gives it.
-        reason: one line.
+        video_id: Index in the manifest.
+        path: Path as the manifest has it.
+        reason: One line.
     """
 
     video_id: int
@@ -63,15 +63,14 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class VideoNote:
-    """What stands beside a video's scores in reports.
+    """What reports say of a video beside its scores.
 
     Args:
-        path: as the manifest gives it.
-        num_frames: frames of the video (or of its segment) that were sampled from.
-        fps: average frames per second.
-        clip_seconds: for each clip (not each crop) the time of its first frame and the end of its
-            last one, in seconds from the video's first frame. A clip that runs past the end of the
-            video ends there.
+        path: Path as the manifest has it.
+        num_frames: Number of frames of the video (or of its segment) that clips were sampled from.
+        fps: Average frames per second.
+        clip_seconds: For each clip (not each crop), start of its first frame and end of its last one, in seconds from
+            the first frame of the video. A clip that runs past the end of the video ends there.
     """
 
     path: str
@@ -82,15 +81,14 @@ class VideoNote:
 
 @dataclass(frozen=True, slots=True)
 class ClipBatch:
-    """A batch on its way to the network. N may be 0, when no video of the batch could be read.
+    """A batch on its way to the network. N is 0 if no video of the batch could be read.
 
     Args:
-        frames_NKTCHW: uint8. The memory order is N,K,T,H,W,C, so that the network's
-            channels_last_3d needs no copy.
-        labels: int64 (N,); -1 where a video has no label.
-        video_ids: int64 (N,); place in the manifest.
-        failures: videos of this batch that could not be read.
-        notes: one for each of the N videos, or none at all.
+        frames_NKTCHW: uint8, in memory order N,K,T,H,W,C, so that the network's channels_last_3d needs no copy.
+        labels: int64 (N,); -1 for a video without a label.
+        video_ids: int64 (N,), indices in the manifest.
+        failures: Videos of this batch that could not be read.
+        notes: One for each of the N videos, or none at all.
     """
 
     frames_NKTCHW: torch.Tensor
@@ -126,11 +124,11 @@ class ClipBatch:
         return int(self.frames_NKTCHW.shape[0] * self.frames_NKTCHW.shape[1])
 
     def to(self, device: Any, non_blocking: bool = False, **kwargs: Any) -> ClipBatch:
-        """The batch on another device; the name and arguments are those that Lightning calls."""
+        """The batch on another device; name and arguments are those that Lightning calls."""
         return self._map(lambda t: t.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> ClipBatch:
-        """The batch in page-locked memory; called by the DataLoader."""
+        """The batch in page-locked memory; the DataLoader calls this."""
         return self._map(lambda t: t.pin_memory())
 
     def _map(self, function: Any) -> ClipBatch:

@@ -1,4 +1,4 @@
-"""The package's own errors: each names the file, line or key it is about and says what to do."""
+"""The package's errors: each names the file, line or key in question and says what to do."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ if TYPE_CHECKING:
 
 
 class VideoGNError(Exception):
-    """Base of every error that is about a file or a run, not about a caller's mistake."""
+    """Base of all errors about a file or a run; a caller's mistake is a ValueError or TypeError."""
 
 
 class DecodeError(VideoGNError):
     """A video cannot be opened or decoded.
 
     Args:
-        path: the video's path.
-        reason: one line, without the path.
+        path: Path of the video.
+        reason: One line, without the path.
     """
 
     def __init__(self, path: str | PathLike[str], reason: str) -> None:
@@ -31,14 +31,14 @@ class DecodeError(VideoGNError):
 
 
 class FrameCountError(DecodeError):
-    """Fewer frames decode than the packets promised; the reader has corrected its count.
+    """Fewer frames decode than the packets promised. The reader has corrected its count.
 
     The caller draws its indices again from `num_frames`, once.
 
     Args:
-        path: the video's path.
-        num_frames: how many frames really decode, at least 1.
-        promised: how many the packets promised.
+        path: Path of the video.
+        num_frames: Number of frames that decode, at least 1.
+        promised: Number of frames that the packets promised.
     """
 
     def __init__(self, path: str | PathLike[str], num_frames: int, promised: int) -> None:
@@ -58,8 +58,8 @@ class CheckpointError(VideoGNError):
     """A checkpoint cannot be read or does not fit; the message names file and key.
 
     Args:
-        message: file, key, and what to do.
-        report: of `video_gn.weights.load_into`, what it would have done with every tensor; None elsewhere.
+        message: File, key, and what to do.
+        report: From `video_gn.weights.load_into`: what it would have done with every tensor. None elsewhere.
     """
 
     def __init__(self, message: str, *, report: LoadReport | None = None) -> None:
@@ -68,31 +68,31 @@ class CheckpointError(VideoGNError):
 
 
 class ConfigError(VideoGNError):
-    """A setting does not fit, by itself or together with another; the message names it."""
+    """A setting is wrong, alone or together with another; the message names it."""
 
 
 class RunError(VideoGNError):
-    """A run cannot start or go on; the message names the setting or directory."""
+    """A run cannot start or continue; the message names the setting or directory."""
 
 
 class RefusedError(RunError):
-    """A run cannot start, and another start of the same would not help."""
+    """A run cannot start, and starting it again would not help."""
 
 
 class DiskFullError(RunError):
-    """A file could not be written for want of room; the message names it, what is free, and what to do."""
+    """The disk is full; the message names the file, what is free, and what to do."""
 
 
 class UnwritableError(RefusedError):
-    """A file could not be written because its directory is read-only, forbidden or no directory."""
+    """A file cannot be written: its directory is read-only, forbidden or no directory."""
 
 
 class StoppedError(VideoGNError):
-    """A signal ended a run; the message says what the run goes on from.
+    """A signal ended a run; the message says from where it can be resumed.
 
     Args:
-        message: for the user.
-        status: the process's exit status.
+        message: Text for the user.
+        status: Exit status of the process.
     """
 
     def __init__(self, message: str, *, status: int) -> None:

@@ -170,19 +170,15 @@ def naming_unwritable(path: Path) -> Iterator[None]:
 
 # ---- locks ------------------------------------------------------------------------------------
 
-# So long a lock may outlive the process that took it: the loading workers of a killed run hold it too until they
-# notice, which takes some 5 seconds.
+# How long a lock may outlive its process: the DataLoader workers of a killed run hold it too until they notice the
+# kill, which takes about 5 seconds.
 LEFT_OVER_SECONDS = 15.0
 
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 class HeldError(Exception):
-    """Another process holds the file.
-
-    Args:
-        holder: who, in its own words.
-    """
+    """Another process holds the file; `holder` names it."""
 
     def __init__(self, holder: str) -> None:
         super().__init__(holder)
@@ -190,15 +186,15 @@ class HeldError(Exception):
 
 
 def hold(path: Path, *, wait_seconds: float | None = None) -> IO[str]:
-    """Hold a file until what is returned is closed, or this process has ended.
+    """Hold a lock file until the returned file is closed, or this process ends.
 
     Args:
-        path: of the file; made if it is not there. Its content becomes this process's name.
-        wait_seconds: how long to wait for another process; None takes `LEFT_OVER_SECONDS`.
+        path: Lock file, created if missing. This process writes its name into it.
+        wait_seconds: Time to wait for another process; None takes `LEFT_OVER_SECONDS`.
 
     Raises:
-        HeldError: where another process still holds it.
-        OSError: where the file cannot be written.
+        HeldError: another process still holds it.
+        OSError: the file cannot be written.
     """
     while True:
         file = path.open("a+")
@@ -207,7 +203,7 @@ def hold(path: Path, *, wait_seconds: float | None = None) -> IO[str]:
             if not _is_of_this_jobs_past(content):
                 with file:
                     raise HeldError(content)
-            # The node has died, and a file server keeps what it held: a new file is held by nobody.
+            # The node died, and the file server keeps its locks: nobody holds a new file.
             path.unlink(missing_ok=True)
         elif _is_at(file, path):
             break
@@ -219,14 +215,9 @@ def hold(path: Path, *, wait_seconds: float | None = None) -> IO[str]:
 
 
 def take(file: IO[Any], *, wait_seconds: float | None = None) -> bool:
-    """Take the lock of an open file, which lasts until it is closed.
+    """Lock an open file until it is closed; False if another process still holds it after `wait_seconds`.
 
-    Args:
-        file: of any content.
-        wait_seconds: how long to wait for another process; None takes `LEFT_OVER_SECONDS`.
-
-    Returns:
-        False where another process still holds it.
+    None waits for `LEFT_OVER_SECONDS`.
     """
     deadline = time.monotonic() + (LEFT_OVER_SECONDS if wait_seconds is None else wait_seconds)
     while not _is_free(file):
@@ -237,7 +228,7 @@ def take(file: IO[Any], *, wait_seconds: float | None = None) -> bool:
 
 
 def holder(path: Path) -> str | None:
-    """Who holds a file, in its own words; None where nobody does."""
+    """Name of the process that holds a lock file; None if nobody does."""
     try:
         file = path.open("r+")
     except FileNotFoundError:
@@ -247,7 +238,7 @@ def holder(path: Path) -> str | None:
 
 
 def _is_at(file: IO[Any], path: Path) -> bool:
-    """Whether a file is still the one of its name: who waited for one that was replaced meanwhile holds nothing."""
+    """Whether an open file is still the one at its path: a process that waited for a removed file holds nothing."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
@@ -255,7 +246,7 @@ def _is_at(file: IO[Any], path: Path) -> bool:
 
 
 def _job() -> str:
-    """SLURM's job, and how often it has been started, as in ", job 17, start 2"."""
+    """The SLURM job and the number of its start, such as ", job 17, start 2"."""
     if "SLURM_JOB_ID" not in os.environ:
         return ""
     restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
@@ -263,7 +254,7 @@ def _job() -> str:
 
 
 def _is_of_this_jobs_past(content: str) -> bool:
-    """Whether a lock is of an earlier start of this job: SLURM starts it anew only once all of that has ended."""
+    """Whether an earlier start of this job took the lock: SLURM restarts a job only after all its processes ended."""
     mine, theirs = (re.search(r", job (\d+)(?:, start (\d+))?$", text) for text in (_job(), content))
     return bool(mine and theirs and mine[1] == theirs[1] and int(theirs[2] or 1) < int(mine[2] or 1))
 

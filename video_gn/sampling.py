@@ -1,13 +1,13 @@
-"""Which frames make a clip: index arithmetic alone, no decoder in sight.
+"""Chooses the frames of a clip: index arithmetic alone, without a decoder.
 
 Letters: N frames of the video (or of its segment), T frames of a clip, S stride, K clips.
 
     T = 4, S = 2:  f x f x f x f      span (T - 1) S + 1 = 7, period T S = 8
 
-Every function gives int64 indices in [0, N), counted from the first frame of what was given as N;
+All functions return int64 indices in [0, N), counted from the first of the N frames given;
 a caller that cuts a segment out of a video adds the segment's first frame.
 
-Resampling: where `target_fps` is given, neighbouring frames of a clip stand s = S * fps / target_fps
+Resampling: with `target_fps`, neighbouring frames of a clip stand s = S * fps / target_fps
 frames of the video apart, and frame t of a clip that starts at frame a is floor(a + t s). The ratio
 fps / target_fps is taken as the nearest fraction with a denominator up to 100,000 and the floor is
 exact, so that 30000/1001 or 59.94 fps never lose a frame to rounding. Without `target_fps`, or with
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from video_gn.checks import check_integer
+from video_gn.checks import check_choice, check_integer
 
 Indices = npt.NDArray[np.int64]
 
@@ -55,11 +55,11 @@ def train_clip(
         video_frames: N, at least 1.
         num_frames: T, at least 1.
         stride: S, at least 1.
-        start: where the clip starts, in [0, 1): 0 is the first possible start, just below 1 the last.
-        rng: draws `start`, once; give one of the two.
+        start: Start of the clip, in [0, 1): 0 is the first possible start, just below 1 the last.
+        rng: Generator that draws `start`, once; give one of the two.
         past_end: "loop" takes index mod N, "last" repeats frame N - 1.
-        fps: of the video; needed with `target_fps`, else unused.
-        target_fps: the rate that `stride` counts in; None takes frames as they are.
+        fps: Frame rate of the video; needed with `target_fps`, else unused.
+        target_fps: Frame rate that `stride` counts in; None takes the video's own frames.
 
     Returns:
         int64 (T,).
@@ -115,11 +115,11 @@ def test_clips(
         num_clips: K, at least 1.
         num_frames: T, at least 1.
         stride: S, at least 1.
-        spacing: where the clips start, see the table.
+        spacing: Name of the rule for the starts, see the table.
         past_end: "loop" takes index mod N, "last" repeats frame N - 1 (mmaction2's "repeat_last"
             repeats the last frame of the clip's own grid instead).
-        fps: of the video; needed with `target_fps`, else unused.
-        target_fps: the rate that `stride` counts in; None takes frames as they are.
+        fps: Frame rate of the video; needed with `target_fps`, else unused.
+        target_fps: Frame rate that `stride` counts in; None takes the video's own frames.
 
     Returns:
         int64 (K, T), clips in the order of their starts.
@@ -135,8 +135,7 @@ def test_clips(
     """
     video_frames, num_frames, step = _check(video_frames, num_frames, stride, fps, target_fps)
     num_clips = check_integer("num_clips", num_clips)
-    if spacing not in SPACINGS:
-        raise ValueError(f"spacing must be one of {sorted(SPACINGS)}, got {spacing!r}")
+    check_choice("spacing", spacing, SPACINGS)
     starts, step = SPACINGS[spacing](video_frames, num_clips, num_frames, step)
     return _bound(_clips(starts, step, num_frames), video_frames, past_end)
 
@@ -157,8 +156,8 @@ def center_clip(
         num_frames: T, at least 1.
         stride: S, at least 1.
         past_end: "loop" takes index mod N, "last" repeats frame N - 1.
-        fps: of the video; needed with `target_fps`, else unused.
-        target_fps: the rate that `stride` counts in; None takes frames as they are.
+        fps: Frame rate of the video; needed with `target_fps`, else unused.
+        target_fps: Frame rate that `stride` counts in; None takes the video's own frames.
 
     Returns:
         int64 (T,), from frame floor(max(N - ((T - 1) s + 1), 0) / 2).
@@ -267,10 +266,9 @@ def _clips(starts: list[Fraction], step: Fraction, num_frames: int) -> Indices:
     return np.array(rows, dtype=np.int64)
 
 
-def _bound(indices: Indices, video_frames: int, past_end: str) -> Indices:
-    if past_end not in _PAST_END:
-        raise ValueError(f"past_end must be one of {sorted(_PAST_END)}, got {past_end!r}")
-    return _PAST_END[past_end](indices, video_frames)
+    check_choice("spacing", spacing, SPACINGS)
+    starts, step = SPACINGS[spacing](video_frames, num_clips, num_frames, step)
+    return _bound(_clips(starts, step, num_frames), video_frames, past_end)
 
 
 # ---- arguments ---------------------------------------------------------------------------------
