@@ -1,6 +1,6 @@
-"""Accuracy by video: scores of many views of a video are averaged, then counted once.
+"""Accuracy by video: averages the scores of a video's views, then counts the video once.
 
-Shape letters: N videos of one update, V videos of all processes, Y classes.
+Shape letters: N videos of one update, V videos of all ranks, Y classes.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _SMALLEST_SCORE = float(np.finfo(np.float32).tiny)
 
 @dataclass(frozen=True)
 class VideoScores:
-    """What all processes have seen, one row for each video, ascending by id.
+    """Scores from all ranks, a row for each video, ascending by id.
 
     Args:
         video_ids: int64 (V,).
         scores: float64 (V, Y), softmax scores averaged over a video's views.
-        labels: int64 (V,); -1 where a video has no label.
+        labels: int64 (V,); -1 for a video without a label.
         num_views: int64 (V,).
     """
 
@@ -45,23 +45,23 @@ class VideoScores:
 class MultiViewAccuracy(Metric):
     """Top-k accuracy, accuracy by class and loss over videos, each of which counts once.
 
-    Each process keeps its own videos' rows, V * (Y + 3) numbers in all. They are gathered when
-    `compute` or `rows` is called, which every process must do: processes may have seen different
-    numbers of videos, or none. Rows are sorted by video id and counted in float64 on the CPU, so
-    results are the same bit for bit however the videos were spread over processes and updates.
+    Each rank keeps the rows of its own videos, V * (Y + 3) numbers in all. `compute` and `rows` gather
+    them, so every rank must call these; ranks may have seen different numbers of videos, or none. Rows
+    are sorted by video id and counted in float64 on the CPU, so results are the same bit for bit however
+    the videos were divided over ranks and updates.
 
-    A label is among the top k where fewer than k other classes score as high *or higher*: a tie
-    counts against the network, so that one that scores all classes alike has accuracy 0 rather than
-    that of class 0.
+    A label is among the top k if fewer than k other classes score as high *or higher*: a tie counts
+    against the network, so that a network which scores all classes alike has accuracy 0, not that of
+    class 0.
 
     Args:
         num_classes: Y, at least 1.
-        top_k: the k of each accuracy "top<k>".
-        **kwargs: of torchmetrics.Metric. `compute_with_cache` is off unless asked for: a process that
+        top_k: The k of each accuracy "top<k>".
+        **kwargs: Arguments of torchmetrics.Metric. `compute_with_cache` is off by default: a rank that
             answers from its cache would leave the others waiting for its rows.
 
     Raises:
-        ValueError: for a number below 1, or a k that is given twice.
+        ValueError: for a number below 1, or a k given twice.
     """
 
     is_differentiable = False
@@ -87,7 +87,7 @@ class MultiViewAccuracy(Metric):
 
     @property
     def update_called(self) -> bool:
-        """True: a process without a video is no mistake here, and torchmetrics would warn of one."""
+        """True: a rank may have no video, of which torchmetrics would warn."""
         return True
 
     def update(
@@ -100,16 +100,16 @@ class MultiViewAccuracy(Metric):
         """Add videos, with all of their views at once.
 
         Args:
-            video_ids: int64 (N,), at least 0; no video may be given twice, here or in another process,
-                which `compute` and `rows` check.
+            video_ids: int64 (N,), at least 0; no video may be given twice, on any rank, which `compute`
+                and `rows` check.
             scores_NY: float32 (N, Y), the sum of the softmax scores of a video's views. N may be 0.
             labels: int64 (N,) in [0, Y), or -1 for a video without a label.
-            num_views: views of each video, or int64 (N,), at least 1.
+            num_views: Number of views of each video, at least 1; or int64 (N,).
 
         Raises:
             TypeError: for another dtype.
-            ValueError: for another shape, or a value out of its range, naming the videos: NaN and
-                infinite scores, rows that are no sums of softmax scores over `num_views` views.
+            ValueError: for another shape, or a value out of range, naming the videos: NaN and infinite
+                scores, rows that are not sums of softmax scores over `num_views` views.
         """
         if not isinstance(num_views, torch.Tensor):
             num_views = torch.full_like(video_ids, operator.index(num_views))
@@ -159,17 +159,17 @@ class MultiViewAccuracy(Metric):
                 )
 
     def compute(self) -> dict[str, float | int | None]:
-        """Results over the videos of all processes; each process must call this, and gets the same.
+        """Results over the videos of all ranks; every rank must call this, and gets the same.
 
         Returns:
-            "top<k>" for each k: a fraction in [0, 1], None where there are fewer than k classes.
+            "top<k>" for each k: a fraction in [0, 1], None with fewer than k classes.
             "mean_class_accuracy": top-1 accuracy averaged over the classes that have a video.
             "nll": mean of -log(averaged score of the label), scores taken as at least 1.2e-38.
-            All of these are over the labelled videos, and None where there is none.
+            All of these are over the labelled videos, and None without any.
             "num_videos" and "num_labelled": counts.
 
         Raises:
-            ValueError: for a video that was given twice, naming it.
+            ValueError: for a video given twice, naming it.
         """
         rows = self._sorted_rows()
         labelled = rows.labels >= 0
@@ -192,10 +192,10 @@ class MultiViewAccuracy(Metric):
         return results
 
     def rows(self) -> VideoScores:
-        """The videos of all processes; each process must call this, and gets the same.
+        """The videos of all ranks; every rank must call this, and gets the same.
 
         Raises:
-            ValueError: for a video that was given twice, naming it.
+            ValueError: for a video given twice, naming it.
         """
         with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync):
             return self._sorted_rows()
@@ -217,7 +217,7 @@ class MultiViewAccuracy(Metric):
         return VideoScores(video_ids[order], scores_VY, labels[order], num_views)
 
     def _joined(self, name: str) -> torch.Tensor:
-        """A state as one tensor, of its proper shape and dtype also where there is no row."""
+        """A state as one tensor, with the right shape and dtype also without any row."""
         parts = getattr(self, name)
         if isinstance(parts, torch.Tensor):
             return parts
@@ -232,15 +232,15 @@ class MultiViewAccuracy(Metric):
         dist_sync_fn: Callable[..., list[torch.Tensor]] = gather_all_tensors,
         process_group: Any | None = None,
     ) -> None:
-        # torchmetrics' own stands a float tensor of one dimension in for a process without rows, which
-        # the other processes' (n, Y) or int64 tensors do not go with: a hang, or garbage.
+        # For a rank without rows torchmetrics sends a float tensor of one dimension, which does not fit the
+        # (n, Y) or int64 tensors of other ranks: a hang, or garbage.
         group = process_group or self.process_group
         for name in self._defaults:
             setattr(self, name, list(dist_sync_fn(self._joined(name), group=group)))
 
 
 def _mean(values: npt.NDArray[np.floating[Any]]) -> float:
-    # fsum is exact, so the result knows neither the number of threads nor the order.
+    # fsum is exact, so the result depends neither on the number of threads nor on the order.
     return math.fsum(values.tolist()) / len(values)
 
 

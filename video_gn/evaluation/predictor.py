@@ -1,4 +1,4 @@
-"""Labels, scores and times of videos from a checkpoint.
+"""Predicts labels, scores and times of videos from a checkpoint.
 
 import video_gn
 predictor = video_gn.load("runs/demo/checkpoints/best.ckpt")
@@ -24,22 +24,22 @@ from video_gn.lists.records import VideoRecord
 from video_gn.models.resnet3d import I3D
 from video_gn.weights.build import load_net
 
-DEAD_WORKER_ADVICE = "read it with another --backend; what is in a .jsonl is not done again."
+DEAD_WORKER_ADVICE = "read it with another --backend; videos in a .jsonl are not labelled again."
 
 
 class Predictor:
     """A network with its preprocessing and class names.
 
     Args:
-        net: in any mode; it is put into eval mode.
-        classes: names by number; empty where there are none.
-        clip: which frames make a clip.
-        num_clips: of a video.
-        spacing: where they start, see `video_gn.sampling.test_clips`.
-        crops: of each clip.
-        mean: of pixels in [0, 1], RGB.
-        std: of pixels in [0, 1], RGB.
-        device: where the network runs.
+        net: Network; it is put into eval mode.
+        classes: Names by number; empty if not known.
+        clip: Frames of a clip.
+        num_clips: Clips of each video.
+        spacing: Rule for their starts, see `video_gn.sampling.test_clips`.
+        crops: Crops of each clip.
+        mean: Mean of pixels in [0, 1], RGB.
+        std: Standard deviation of pixels in [0, 1], RGB.
+        device: Device of the network.
     """
 
     def __init__(
@@ -76,19 +76,19 @@ class Predictor:
         labels: Sequence[str] = (),
         layout: str | None = None,
     ) -> Predictor:
-        """Rebuild a network with what its input is made with; nothing but the file is needed.
+        """Rebuild a network and its preprocessing from the file alone.
 
         Args:
-            path: a checkpoint of this package, or a video network's weights from any zoo, which are tested as
-                their zoo does; see `video_gn.weights.FORMATS`.
-            device: "cpu", "cuda", ...; "auto" takes a GPU where there is one.
-            num_clips: other than the checkpoint's own test takes.
-            crops: "center", "three" or "full"; other than the checkpoint's own test takes.
-            labels: class names by number; else the checkpoint's own, or Kinetics' for a zoo's 400 classes.
-            layout: of a zoo's file that does not tell it.
+            path: Checkpoint of this package, or a video network's weights from any zoo, which are tested as the
+                zoo does; see `video_gn.weights.FORMATS`.
+            device: "cpu", "cuda", ...; "auto" takes a GPU if there is one.
+            num_clips: Clips of each video; None as the checkpoint was tested.
+            crops: "center", "three" or "full"; None as the checkpoint was tested.
+            labels: Class names by number; else the checkpoint's own, or Kinetics' for a zoo's 400 classes.
+            layout: Layout, if a zoo's file does not say.
 
         Raises:
-            CheckpointError: for a file that is missing, damaged, or not of a video network with a classifier.
+            CheckpointError: for a file that is missing, damaged, or not a video network with a classifier.
         """
         net, about = load_net(path, layout=layout, labels=labels)
         views = about["views"]
@@ -109,16 +109,16 @@ class Predictor:
         """Label one video.
 
         Args:
-            video: its path.
-            top_k: labels to give.
-            backend: decoder, see `video_gn.decoding.open_video`.
+            video: Path of the video.
+            top_k: Number of labels.
+            backend: Decoder, see `video_gn.decoding.open_video`.
 
         Returns:
             {"path", "num_frames", "fps", "top": [{"label", "score"}], "clips": [{"start_seconds",
             "end_seconds", "top"}]}.
 
         Raises:
-            DecodeError: where it cannot be read.
+            DecodeError: the video cannot be read.
         """
         result = next(iter(self.predict_many([os.fspath(video)], top_k=top_k, backend=backend, num_workers=0)))
         if isinstance(result, Failure):
@@ -134,19 +134,19 @@ class Predictor:
         num_workers: int | None = None,
         views_per_forward: int = 10,
     ) -> Iterator[dict[str, Any] | Failure]:
-        """Label videos, in their order, decoding ahead in other processes.
+        """Label videos in their order, while workers decode ahead.
 
         Args:
-            videos: paths, or records of a manifest (whose segments are respected). They may come as a stream of any
-                length: some two for each worker are asked for ahead, and none is kept.
-            top_k: labels to give.
-            backend: decoder, see `video_gn.decoding.open_video`.
-            num_workers: processes that decode; None takes one for each core, at most 8 and, where the videos' number is
-                known, at most one a video.
-            views_per_forward: views that go through the network at a time.
+            videos: Paths, or records of a manifest (whose segments are respected). They may be a stream of any
+                length: about two for each worker are taken ahead, and none is kept.
+            top_k: Number of labels.
+            backend: Decoder, see `video_gn.decoding.open_video`.
+            num_workers: Workers that decode; None takes one for each core, at most 8 and, if the number of videos is
+                known, at most one for each video.
+            views_per_forward: Views that go through the network at a time.
 
         Yields:
-            For each video the result that `predict` describes, or why it could not be read.
+            For each video the result that `predict` describes, or why the video cannot be read.
         """
         if num_workers is None:
             num_workers = min(8, len(os.sched_getaffinity(0)))
@@ -162,7 +162,7 @@ class Predictor:
         )
         if num_workers:
             dataset.board = ReadingBoard(num_workers)
-        # The records are the sampler's keys: they go to the workers one by one.
+        # The records are the sampler's keys, so they go to the workers one by one.
         keys = ((place, VideoRecord(v, None) if isinstance(v, str) else v) for place, v in enumerate(videos))
         loader = WatchedLoader(
             dataset, sampler=keys, batch_size=None, num_workers=num_workers, advice=DEAD_WORKER_ADVICE
@@ -187,7 +187,7 @@ class Predictor:
 
 
 class _StreamDataset(EvalDataset):
-    """All views of a video, for a key that is its place and the record itself."""
+    """All views of a video; the key is its number and the record itself."""
 
     def __getitem__(self, key: tuple[int, VideoRecord]) -> Sample:  # type: ignore[override]
         return self.read(*key)

@@ -1,4 +1,4 @@
-"""Files of results: labels of videos and their clips (`infer`, `predict`), predictions.csv and scores.npz (`test`)."""
+"""Writes results: labels of videos and their clips (`infer`, `predict`), predictions.csv and scores.npz (`test`)."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 def top_labels(scores_Y: np.ndarray, classes: Sequence[str], top_k: int) -> list[dict[str, Any]]:
-    """The best classes and their scores, best first; of equal scores the lower number first.
+    """The best classes and their scores, best first; of equal scores the lower class number first.
 
     Args:
-        scores_Y: softmax scores.
-        classes: names by number; where it is empty, numbers are written.
-        top_k: how many, at most Y.
+        scores_Y: Softmax scores.
+        classes: Names by number; if empty, the numbers are written.
+        top_k: Number of classes, at most Y.
     """
     order = np.argsort(-scores_Y, kind="stable")[:top_k]
     return [{"label": classes[i] if classes else str(i), "score": round(float(scores_Y[i]), 6)} for i in order]
@@ -39,11 +39,11 @@ def video_result(
     """One video's entry: its best labels over all views, and each clip's over its crops.
 
     Args:
-        note: path, frames and times.
-        scores_KY: softmax scores of clips times crops, a clip's crops side by side.
-        classes: names by number.
-        num_crops: crops of a clip.
-        top_k: labels to keep.
+        note: Path, number of frames and times.
+        scores_KY: Softmax scores, clip by clip, a clip's crops side by side.
+        classes: Names by number.
+        num_crops: Crops of each clip.
+        top_k: Labels to keep.
     """
     scores = np.asarray(scores_KY, dtype=np.float64)
     per_clip = scores.reshape(-1, num_crops, scores.shape[-1]).mean(1)
@@ -64,14 +64,14 @@ def video_result(
 
 
 def write_results(path: str | Path, videos: Iterable[dict[str, Any]], failed: Iterable[dict[str, str]]) -> None:
-    """Write results as json or csv, by the ending, under the final name only when whole.
+    """Write results as json or csv, by the ending of the name, whole or not at all.
 
     The csv has a row for each label of a video (`clip` empty) and of each of its clips, and a row with
-    `reason` for each failed video. One entry is held at a time.
+    `reason` for each failed video. Only one entry is in memory at a time.
 
     Args:
-        path: ends in .json or .csv.
-        videos: entries of `video_result`; gone through first.
+        path: File to write, .json or .csv.
+        videos: Entries of `video_result`; taken first.
         failed: {"path", "reason"}.
 
     Raises:
@@ -84,14 +84,14 @@ def write_results(path: str | Path, videos: Iterable[dict[str, Any]], failed: It
 
 
 def _write_json(file: IO[str], videos: Iterable[dict[str, Any]], failed: Iterable[dict[str, str]]) -> None:
-    """What `json.dumps({"videos": [...], "failed": [...]}, indent=2)` gives, entry by entry."""
+    """Write what `json.dumps({"videos": [...], "failed": [...]}, indent=2)` gives, entry by entry."""
     parts: tuple[tuple[str, Iterable[Any]], ...] = (("videos", videos), ("failed", failed))
     before = "{"
     for name, entries in parts:
         file.write(f'{before}\n  "{name}": [')
         separator = "\n"
         for entry in entries:
-            # Line breaks within strings are escaped: these are json's own.
+            # Line breaks within strings are escaped: these are between json's tokens.
             text = json.dumps(entry, indent=2, ensure_ascii=False).replace("\n", "\n    ")
             file.write(f"{separator}    {text}")
             separator = ",\n"

@@ -1,4 +1,4 @@
-"""uint8 clips to softmax scores, on the network's device; training, test and inference share it.
+"""Turns uint8 clips into softmax scores on the network's device; training, test and inference share it.
 
 Shape letters: N clips, K views of a video, T frames, C channels, H, W, Y classes.
 """
@@ -10,12 +10,12 @@ from torch import nn
 
 
 def normalize_clips(frames_NTCHW: torch.Tensor, mean_C: torch.Tensor, std_C: torch.Tensor) -> torch.Tensor:
-    """uint8 frames to the network's input, on the device that they are on.
+    """Turn uint8 frames into the network's input, on their own device.
 
     Args:
         frames_NTCHW: uint8, in any memory order.
-        mean_C: of pixels in [0, 1].
-        std_C: of pixels in [0, 1].
+        mean_C: Mean of pixels in [0, 1].
+        std_C: Standard deviation of pixels in [0, 1].
 
     Returns:
         (N, C, T, H, W) in channels_last_3d and the mean's dtype, float32 as a rule.
@@ -38,15 +38,15 @@ def score_views(
 ) -> torch.Tensor:
     """Softmax scores of one video's views.
 
-    The views go through the network in chunks that hold no other video's, so that the scores do not
-    depend on a video's neighbours, on the batch size or on the number of processes.
+    The views go through the network in chunks that hold views of this video alone, so that the scores do
+    not depend on a video's neighbours, the batch size or the number of ranks.
 
     Args:
-        net: in eval mode.
+        net: Network in eval mode.
         frames_KTCHW: uint8, all views of one video.
-        mean_C: of pixels in [0, 1].
-        std_C: of pixels in [0, 1].
-        views_per_forward: at most so many views at a time, which bounds the device's memory.
+        mean_C: Mean of pixels in [0, 1].
+        std_C: Standard deviation of pixels in [0, 1].
+        views_per_forward: Largest number of views at a time, which bounds the device's memory.
 
     Returns:
         float32 (K, Y).

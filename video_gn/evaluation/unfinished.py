@@ -1,11 +1,11 @@
-"""What a test has found so far, so that one that was stopped goes on: the folder `test/unfinished/`.
+"""Scores of a test so far, from which a stopped test resumes: the folder `test/unfinished/`.
 
-    about.json        what it was made with; another checkpoint, configuration or list begins anew
-    001-00002.jsonl   a line for each video that process 2 of the first start has scored, or could not read
-    001-00002.f32     those videos' scores, float32 (views, classes) each, in the order of the lines
+    about.json        settings of the test; another checkpoint, configuration or list starts anew
+    001-00002.jsonl   a line for each video that rank 2 of the first start has scored, or could not read
+    001-00002.f32     scores of those videos, float32 (views, classes) each, in the order of the lines
 
-Each start has files of its own and never writes into an earlier one's. A video's scores come before its line, and the
-line has their checksum: what a kill or a full disk has cut off is noticed, and done again.
+Each start writes files of its own, never into an earlier start's. A video's scores are written before its line, and the
+line has their checksum: what a kill or a full disk has cut off is noticed, and scored again.
 
 Shape letters: K views of a video, Y classes.
 """
@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from video_gn.clips import Failure
-from video_gn.files import write_json
+from video_gn.files import naming_unwritable, write_json
 from video_gn.journal import Journal, decode, whole_lines, write_all
 from video_gn.run.checkpoint_files import environment, environment_differences
 from video_gn.run.saved_config import config_differences
@@ -38,14 +38,7 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class Place:
-    """Where a video's scores are.
-
-    Args:
-        path: of the file.
-        row: in it.
-        label: -1 where the video has none.
-        shape: (K, Y).
-    """
+    """Where a video's scores of shape (K, Y) lie; the label is -1 if the video has none."""
 
     path: Path
     row: int
@@ -63,9 +56,9 @@ class Kept:
     """What earlier starts of a test have left.
 
     Args:
-        start: number of this start, from 1.
-        places: by video id.
-        failures: by video id; those videos are in no place.
+        start: Number of this start, from 1.
+        places: By video id.
+        failures: By video id; these videos have no place.
     """
 
     start: int = 1
@@ -79,25 +72,21 @@ class Kept:
 
 
 class Unfinished:
-    """The folder of a test under way; one process looks after it, all write into it.
-
-    Args:
-        directory: of the folder.
-    """
+    """The folder of an unfinished test: rank 0 opens and removes it, all ranks write into it."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def open(self, settings: Mapping[str, Any] | None) -> Kept:
-        """See what is there, and begin anew where it was made with something else.
+        """Read what is there; start anew if it was made with other settings.
 
         Args:
-            settings: what the scores follow from, in plain containers; None never goes on.
+            settings: What the scores follow from, in plain containers; None always starts anew.
         """
         about = {"version": _VERSION, "settings": settings, "environment": environment()}
         place = self.directory / "about.json"
         there = _read_json(place)
-        differences = ["nothing tells which"]
+        differences = ["its settings are not known"]
         if there is not None and settings is not None:
             differences = config_differences(_compared(there), _compared(json.loads(json.dumps(about))))
         if there is not None and not differences:
@@ -105,7 +94,7 @@ class Unfinished:
                 log.warning("scores of this start and the last may differ in their rounding: %s", line)
             return self._read()
         if self.directory.is_dir():
-            log.warning("%s is of another test (%s): starting anew", self.directory, "; ".join(differences[:3]))
+            log.warning("%s belongs to another test (%s): starting anew", self.directory, "; ".join(differences[:3]))
         shutil.rmtree(self.directory, ignore_errors=True)
         write_json(place, about)
         return Kept()
@@ -128,21 +117,18 @@ class Unfinished:
         return ScoreFiles(self.directory / f"{start:03d}-{rank:05d}")
 
     def remove(self) -> None:
-        """The test is finished."""
+        """Remove the folder: the test is finished."""
         shutil.rmtree(self.directory)
 
 
 class ScoreFiles:
-    """What one rank adds.
-
-    Args:
-        stem: Path of both files without their ending.
-    """
+    """Two files of one rank; `stem` is their path without the ending."""
 
     def __init__(self, stem: Path) -> None:
         self.path = stem.with_suffix(".f32")
         self.num_rows = 0
-        self._scores = self.path.open("wb", buffering=0)
+        with naming_unwritable(self.path):
+            self._scores = self.path.open("wb", buffering=0)
         self._lines = Journal(stem.with_suffix(".jsonl"))
         self._lines.start()
 
@@ -157,11 +143,11 @@ class ScoreFiles:
         return place
 
     def add_failure(self, failure: Failure) -> None:
-        """Keep that a video cannot be read; errors as `add`."""
+        """Note that a video cannot be read; errors as `add`."""
         self._lines.add({"video": failure.video_id, "path": failure.path, "reason": failure.reason})
 
     def close(self) -> None:
-        """No more comes."""
+        """Close both files."""
         self._scores.close()
         self._lines.close()
 
@@ -179,7 +165,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _entries(lines: Path) -> Iterator[tuple[int, Place] | Failure]:
-    """What is whole, up to the first line that is not."""
+    """Entries up to the first line whose scores are not whole."""
     path, row = lines.with_suffix(".f32"), 0
     if not path.is_file():
         return
