@@ -140,7 +140,7 @@ def test_going_on_with_a_copy_of_the_checkpoint_and_the_same_setting_written_out
     words = infer(here / "one.jsonl", "--num_clips=2", "--crops=center", checkpoint="copy.ckpt")
     status, printed = in_process(words, here, capsys)
     assert status == 3, printed
-    assert "going on after 30 videos" in printed
+    assert "resuming after 30 videos" in printed
     assert "28 labelled, 2 failed, 30 of them before" in printed
     assert "could not be read" not in printed
 
@@ -219,7 +219,7 @@ def kill_until_done(here, tmp_path, videos, kills, *, rng, more=()):
             output.write_bytes(whole + b'{"path": "v/')
     assert output.read_bytes() == (here / "one.jsonl").read_bytes()
     assert read_about(output).complete["videos"] == 30
-    assert not went_on or "going on after" in log.read_text()
+    assert not went_on or "resuming after" in log.read_text()
     return spent
 
 
@@ -328,7 +328,7 @@ def test_a_worker_that_dies_is_told(here, capsys, monkeypatch):
         status, printed = in_process(infer(output), here, capsys)
         assert status == 1
         assert "a loading worker died (DataLoader worker (pid 7) is killed by signal: Segmentation fault. )" in printed
-        assert "Take such a file out of the list, or read it with another --backend; what is in a .jsonl" in printed
+        assert "Take such a file out of the list, or read it with another --backend; videos in a .jsonl" in printed
         assert "Traceback" not in printed
 
 

@@ -196,7 +196,8 @@ def test_a_part_that_has_lost_or_gained_lines(tmp_path, change, index):
     path.write_bytes(b"".join(lines[:-1] if change == "fewer" else [*lines, lines[0]]))
     for suffix in (".json", ".csv", ".jsonl"):
         with pytest.raises(
-            ConfigError, match=rf"must have {len(lines)} lines, as it had .*, got {change}. Is the copy whole"
+            ConfigError,
+            match=rf"must have {len(lines)} lines, as when it was finished, got {change}. Is the copy whole",
         ):
             merge(output, tmp_path / f"out{suffix}")
         assert not list(tmp_path.glob("*out*")), "nothing half written is left"

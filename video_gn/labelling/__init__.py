@@ -1,4 +1,1 @@
-"""Labels for many videos: lists, parts, lines of results that a stopped run goes on from, and their merge.
-
-Importing this package, and the options of its command line, costs no import of torch.
-"""
+"""Labels many videos: lists, their parts, lines of results that a stopped run resumes from, and the merge."""

@@ -1,4 +1,4 @@
-"""The videos to label, as a stream: what the command line names, then the lines of a list of any length."""
+"""Streams the videos to label: those named on the command line, then the lines of a list of any length."""
 
 # os.path, not pathlib: a Path object per line takes as long as all the rest.
 # ruff: noqa: PTH118
@@ -23,25 +23,25 @@ from video_gn.lists.read import find_videos
 from video_gn.lists.records import VideoRecord
 
 STDIN = "-"
-# No path is longer (PATH_MAX is 4096 bytes): what goes on without a line end is no list.
+# No path is longer (PATH_MAX is 4096 bytes): a longer line is no path.
 _MAX_LINE_BYTES = 1 << 16
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Inputs:
-    """Records in their order, in one pass; of a list, one line is held at a time.
+    """Records in their order, in one pass; of a list, one line is in memory at a time.
 
-    Paths that are not there come first, as records with an error: they fail, and the others are labelled.
+    Paths that do not exist come first, as records with an error: they fail, and the others are labelled.
     Then come the paths' videos, each once, and then the list's, each as often as it is listed.
 
     Args:
-        paths: videos, folders, globs and lists, see `find_videos`.
-        list_name: file with a path a line; "-" is standard input; None for none.
-        part: which of the videos are wanted; None for all.
+        paths: Videos, folders, globs and lists, see `find_videos`.
+        list_name: File with a path on each line; "-" is standard input; None for none.
+        part: Part of the videos to take; None for all.
 
     Raises:
-        ConfigError: where neither has been given.
-        ManifestError: for a list that cannot be read or is empty.
+        ConfigError: neither is given.
+        ManifestError: the list cannot be read, or is empty.
     """
 
     def __init__(self, paths: Sequence[str], list_name: str | None = None, *, part: Part | None = None) -> None:
@@ -54,7 +54,7 @@ class Inputs:
         num_listed: int | None = 0
         listed: Iterator[VideoRecord] = iter(())
         if list_name is not None:
-            # A file is looked through first: an error in its last line is told now, not after a day.
+            # Check the whole file first: an error in its last line is raised now, not after a day.
             num_listed = sum(1 for _ in read_list(list_name)) if _is_file(list_name) else None
             listed = read_list(list_name)
             first = next(listed, None)
@@ -75,16 +75,12 @@ class Inputs:
 
     @property
     def sha256(self) -> str:
-        """Of all videos so far, also of other parts: parts of one list have the same at their ends."""
+        """Hash of all videos so far, also of other parts: at their ends, all parts of one list have the same."""
         return self._hash.hexdigest()
 
 
 def find_named(paths: Sequence[str]) -> list[VideoRecord]:
-    """What paths of a command line name, each video once; first, with an error, what is not there.
-
-    Args:
-        paths: see `find_videos`.
-    """
+    """The videos that paths of a command line name, each once; first, with an error, paths that do not exist."""
     missing: list[VideoRecord] = []
     found: list[VideoRecord] = []
     for path in paths:
@@ -96,17 +92,17 @@ def find_named(paths: Sequence[str]) -> list[VideoRecord]:
 
 
 def read_list(name: str) -> Iterator[VideoRecord]:
-    """The paths of a list, a path a line, held one at a time.
+    """Records of a list with a path on each line, one at a time.
 
-    Each line is taken whole, spaces and quotes included, and nothing is looked up: a line is a video file, a folder
-    of frames or a video of a tar file. Blank lines are left out. Relative paths start from the list's own directory;
-    from the working directory where the list is no file (standard input, a pipe).
+    Each line is taken whole, spaces and quotes included, without a look at the file: it is a video file, a folder of
+    frames or a video in a tar file. Blank lines are left out. Relative paths start from the list's own directory, or
+    from the working directory if the list is no file (standard input, a pipe).
 
     Args:
-        name: of the file; "-" is standard input.
+        name: List file; "-" is standard input.
 
     Raises:
-        ManifestError: where it cannot be read, or has more columns than paths.
+        ManifestError: the list cannot be read, or has more columns than paths.
     """
     if name == STDIN:
         yield from _read_lines(sys.stdin.buffer, "standard input", "")
@@ -151,7 +147,7 @@ def _decode(data: bytes, where: str) -> str:
 
 
 def _check_first(line: str, path: str, where: str) -> None:
-    """A csv or a list with labels has a reader of its own; without this, each of its lines would be a missing file."""
+    """Refuse a csv or a list with labels: each of its lines would be a missing file, and PATH takes such lists."""
     if is_video(line) or os.path.lexists(path):
         return
     if {YOUTUBE_COLUMN, *PATH_COLUMNS} & set(re.split(r"[,;\t ]+", line.lower())):

@@ -1,8 +1,8 @@
-"""A file of results that grows line by line, X.jsonl, and what they were made with, X.jsonl.meta.json beside it.
+"""A file of results that grows line by line, X.jsonl, and its settings beside it, X.jsonl.meta.json.
 
-Settings lie beside the results, not in them, so that every line of X.jsonl is a result and any reader of json lines
-takes the file as it is. A line is an entry of `video_gn.evaluation.results.video_result`, or {"path", "reason"} of a
-failure. A kill can cut off the last line alone; what is before it is never written again.
+The settings lie beside the results so that every line of X.jsonl is a result, for any reader of json lines. A line is
+an entry of `video_gn.evaluation.results.video_result`, or {"path", "reason"} of a failure. A kill can cut off only the
+last line; earlier lines are never written again.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class About:
     """What a file of lines was made with.
 
     Args:
-        settings: by the names of their options; lines of one file, and of the parts of one, have the same.
-        checkpoint: its path; its hash is among the settings, so that a copy of it is the same.
+        settings: Values by the names of their options; all parts of one list have the same.
+        checkpoint: Its path; its hash is among the settings, so that a copy counts as the same.
         part: "2/8"; None for the whole list.
-        merged: whether it is a merge's result.
-        complete: None where a run is still to go on. Else {"videos": lines of this file, "listed": videos of the
-            whole list, "sha256": of the whole list}.
+        merged: Whether it is the result of a merge.
+        complete: None while unfinished. Else {"videos": lines of this file, "listed": videos of the whole list,
+            "sha256": hash of the whole list}.
     """
 
     settings: Mapping[str, Any]
@@ -44,22 +44,22 @@ class About:
 
 
 def about_path(path: Path) -> Path:
-    """Where the settings of a file of lines are."""
+    """Path of the settings of a file of lines."""
     return path.with_name(f"{path.name}.meta.json")
 
 
 def read_about(path: Path) -> About | None:
-    """What a file of lines was made with; None where nothing tells.
+    """What a file of lines was made with; None without a settings file.
 
     Raises:
-        ConfigError: where what tells it is damaged.
+        ConfigError: the settings file is damaged.
     """
     place = about_path(path)
     try:
         content = json.loads(place.read_bytes())
         if content.pop("version") != _VERSION:
             raise ValueError("another version")
-        if "shard" in content:  # as a part was called
+        if "shard" in content:  # the former name of a part
             content["part"] = content.pop("shard")
         return About(**content)
     except FileNotFoundError:
@@ -71,12 +71,12 @@ def read_about(path: Path) -> About | None:
 
 
 def write_about(path: Path, about: About) -> None:
-    """Write what a file of lines was made with, whole or not at all."""
+    """Write the settings of a file of lines, whole or not at all."""
     write_json(about_path(path), {"version": _VERSION, **vars(about)})
 
 
 def difference(mine: About, theirs: About) -> str | None:
-    """The first setting that differs, in words: "--num_clips must be 10 as in ..., got 2" without the place."""
+    """The first setting that differs, as in "--num_clips must be 10 as for these lines, got 2"; None if none does."""
     for name in sorted({*mine.settings, *theirs.settings}):
         wanted, got = theirs.settings.get(name), mine.settings.get(name)
         if wanted != got:
@@ -86,20 +86,15 @@ def difference(mine: About, theirs: About) -> str | None:
 
 
 def to_entry(result: Mapping[str, Any] | Failure) -> Mapping[str, Any]:
-    """What stands in a line."""
+    """The entry of a result or failure."""
     return {"path": result.path, "reason": result.reason} if isinstance(result, Failure) else result
 
 
 def read_entry(line: bytes, path: Path, number: int) -> dict[str, Any]:
-    """The entry of a line.
-
-    Args:
-        line: whole, with its end.
-        path: of the file, for the message.
-        number: of the line, from 1; likewise.
+    """The entry of a whole line.
 
     Raises:
-        ConfigError: for another line.
+        ConfigError: for a line that is no result; names the path and the line's number, from 1.
     """
     entry = decode(line)
     if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
@@ -109,16 +104,16 @@ def read_entry(line: bytes, path: Path, number: int) -> dict[str, Any]:
 
 
 class LinesFile:
-    """The lines of one run, held from other processes while it is open.
+    """The lines of one run; no other process can write the file while it is open.
 
     Args:
-        path: of the file.
-        about: what this run writes with.
-        overwrite: leave nothing of what is there.
+        path: File of lines.
+        about: What this run writes with.
+        overwrite: Remove the lines that are there.
 
     Raises:
-        ConfigError: where what is there was made with other settings, or nothing tells with which.
-        RunError: where another process writes it, or it cannot be written.
+        ConfigError: the lines that are there were made with other settings, or their settings are missing.
+        RunError: another process writes the file, or it cannot be written.
     """
 
     def __init__(self, path: Path, about: About, *, overwrite: bool = False) -> None:
@@ -148,17 +143,17 @@ class LinesFile:
         if words is not None:
             raise ConfigError(f"{self.path}: {words}. {_ANEW}")
 
-    def go_on(self, videos: Iterator[VideoRecord]) -> Iterator[dict[str, Any]]:
-        """Go past the videos whose lines are there, and be ready for the others.
+    def resume(self, videos: Iterator[VideoRecord]) -> Iterator[dict[str, Any]]:
+        """Skip the videos that have a line, and be ready to write the others.
 
         Args:
-            videos: from the beginning on; afterwards at the first one without a line.
+            videos: All videos; afterwards at the first one without a line.
 
         Yields:
             The entries that are there.
 
         Raises:
-            ConfigError: where they are not those of the first videos, in their order; the file is left as it is.
+            ConfigError: they are not those of the first videos, in their order; the file stays untouched.
         """
         for number, line in enumerate(self._journal.resume(), 1):
             entry = read_entry(line, self.path, number)
@@ -171,12 +166,12 @@ class LinesFile:
         if video is None:
             raise ConfigError(
                 f"{self.path}:{number}: must be at most {number - 1} lines, one for each video, got one of {path!r}. "
-                f"The list is shorter than it was. {_ANEW}"
+                f"The list has become shorter. {_ANEW}"
             )
         if video.path != path:
             raise ConfigError(
                 f"{self.path}:{number}: the line must be of {video.path!r}, the video at this place, got {path!r}. The "
-                f"list is another than it was. {_ANEW}"
+                f"list has changed. {_ANEW}"
             )
 
     def write(self, entry: Mapping[str, Any]) -> None:
@@ -185,12 +180,7 @@ class LinesFile:
         self._num_lines += 1
 
     def finish(self, *, listed: int, sha256: str) -> None:
-        """Note that nothing is left to do.
-
-        Args:
-            listed: videos of the whole list.
-            sha256: of the whole list.
-        """
+        """Note that the run is complete, with the number of videos and the hash of the whole list."""
         self._journal.sync()
         complete = {"videos": self._num_lines, "listed": listed, "sha256": sha256}
         write_about(self.path, About(**{**vars(self._about), "complete": complete}))

@@ -1,4 +1,4 @@
-"""One file of results from the parts of a list, in the list's order; no more than a piece of each is held."""
+"""Merges the results of a list's parts into one file, in the list's order; only a piece of each is in memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from video_gn.labelling.running import Tally
 
 log = logging.getLogger(__name__)
 
-# Of a part at a time: some tens of lines. Files are opened for each piece: a process may not open thousands.
+# Read from a part at a time: some tens of lines. Files are opened for each piece: a process may not hold thousands.
 _PIECE_BYTES = 1 << 16
 _PARTIAL = "--partial merges what there is."
 
@@ -28,14 +28,13 @@ def merge(name: Path, output: Path, *, partial: bool = False, overwrite: bool = 
     """Write the results of all parts of a list, or of its one file, as one run without parts would have.
 
     Args:
-        name: the output that the runs were given, X.jsonl.
-        output: ends in .json, .csv or .jsonl.
-        partial: also where parts are missing or not finished; what is there keeps its order.
-        overwrite: replace a .jsonl that is no merge's result.
+        name: The --output that the runs were given, X.jsonl.
+        output: File to write, .json, .csv or .jsonl.
+        partial: Merge although parts are missing or not finished; the results keep their order.
+        overwrite: Replace a .jsonl that is not the result of a merge.
 
     Raises:
-        ConfigError: where nothing is there, parts are missing, not finished or not of one list and one setting;
-            or the output is one of them.
+        ConfigError: parts are missing, not finished, or of different lists or settings; or the output is one of them.
     """
     sources = _find(name, output, partial=partial)
     about = _check(sources, name, partial=partial)
@@ -50,16 +49,16 @@ def merge(name: Path, output: Path, *, partial: bool = False, overwrite: bool = 
     return tally
 
 
-Source = tuple[Part, Path]
+PartFile = tuple[Part, Path]
 
 
-def _find(name: Path, output: Path, *, partial: bool) -> list[Source]:
+def _find(name: Path, output: Path, *, partial: bool) -> list[PartFile]:
     parts = find_parts(name)
     counts = sorted({part.count for part, _ in parts})
     if len(counts) > 1:
         raise ConfigError(
             f"--merge {name}: its parts must be of one division, got parts of {' and of '.join(map(str, counts))}. "
-            "Remove those of the others."
+            "Remove those of the other divisions."
         )
     if not parts:
         if not name.exists():
@@ -84,8 +83,8 @@ def _find(name: Path, output: Path, *, partial: bool) -> list[Source]:
     return parts
 
 
-def _check(sources: Sequence[Source], name: Path, *, partial: bool) -> About:
-    """What the merged lines were made with: the same everywhere."""
+def _check(sources: Sequence[PartFile], name: Path, *, partial: bool) -> About:
+    """What the merged lines were made with; all parts must agree."""
     found: list[About] = []
     unfinished = []
     for part, path in sources:
@@ -116,7 +115,7 @@ def _check(sources: Sequence[Source], name: Path, *, partial: bool) -> About:
     return replace(found[0], part=None, merged=True, complete={**complete, "videos": complete["listed"]})
 
 
-def _check_lists(sources: Sequence[Source], found: Sequence[About]) -> None:
+def _check_lists(sources: Sequence[PartFile], found: Sequence[About]) -> None:
     finished = [(s, path, a.complete) for (s, path), a in zip(sources, found, strict=True) if a.complete is not None]
     for part, path, complete in finished:
         first = finished[0][2]
@@ -132,8 +131,8 @@ def _check_lists(sources: Sequence[Source], found: Sequence[About]) -> None:
             )
 
 
-def _interleave(sources: Sequence[Source], about: About, *, partial: bool) -> Iterator[dict[str, Any]]:
-    """A line of each part in turn, which is the list's order; a part that is at its end is left out."""
+def _interleave(sources: Sequence[PartFile], about: About, *, partial: bool) -> Iterator[dict[str, Any]]:
+    """A line of each part in turn, which is the list's order; a part that has ended is left out."""
     listed = None if partial or about.complete is None else about.complete["listed"]
     readers = [(_read(path), None if listed is None else part.size(listed), path) for part, path in sources]
     number = 0
@@ -145,8 +144,8 @@ def _interleave(sources: Sequence[Source], about: About, *, partial: bool) -> It
             if wanted is not None and num_lines != min(wanted, number + 1):
                 more = "fewer" if entry is None else "more"
                 raise ConfigError(
-                    f"{path}: must have {wanted} lines, as it had when it was finished, got {more}. Is the copy whole? "
-                    "Else label it anew with --overwrite."
+                    f"{path}: must have {wanted} lines, as when it was finished, got {more}. Is the copy whole? "
+                    "If so, label it anew with --overwrite."
                 )
             if entry is not None:
                 yield entry
@@ -156,7 +155,7 @@ def _interleave(sources: Sequence[Source], about: About, *, partial: bool) -> It
 
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:
-    """Entries of the whole lines, piece by piece."""
+    """Entries of whole lines, read piece by piece."""
     offset, number, size = 0, 0, _PIECE_BYTES
     while True:
         with path.open("rb") as file:
@@ -175,7 +174,7 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _without_failures(entries: Iterator[dict[str, Any]], aside: IO[bytes], tally: Tally) -> Iterator[dict[str, Any]]:
-    """The videos with labels; the others come at the end of a .json and .csv, and wait in a file, not in memory."""
+    """The labelled videos. Failures come at the end of a .json and .csv: until then they wait in a file."""
     for entry in entries:
         tally.add(entry)
         if "reason" in entry:

@@ -1,4 +1,4 @@
-"""Which part of a list a process labels, and what its file is called."""
+"""The part of a list that a process labels, and the name of its file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SLURM = "slurm"
 class Part:
     """The videos at `index`, `index + count`, `index + 2 * count`, ... of a list; 0 <= index < count.
 
-    Parts of every length of list differ by one video at most, and nobody needs to know the length beforehand.
+    Parts differ by one video at most, whatever the list's length, which need not be known beforehand.
     """
 
     index: int
@@ -26,11 +26,11 @@ class Part:
         return f"{self.index}/{self.count}"
 
     def has(self, place: int) -> bool:
-        """Whether the video at a place of the list, counted from 0, is of this part."""
+        """Whether the video at a place of the list, counted from 0, belongs to this part."""
         return place % self.count == self.index
 
     def size(self, total: int) -> int:
-        """How many of a list's videos are of this part."""
+        """Number of this part's videos in a list of `total`."""
         return (total - self.index + self.count - 1) // self.count
 
     def path(self, output: Path) -> Path:
@@ -43,11 +43,7 @@ class Part:
 
 
 def parse_part(text: str, environment: Mapping[str, str]) -> Part:
-    """Read `I/N`, or `slurm`.
-
-    Args:
-        text: of the command line.
-        environment: where SLURM's variables are.
+    """Read `I/N`, or `slurm` from the environment's variables.
 
     Raises:
         ConfigError: for anything else.
@@ -64,14 +60,13 @@ def parse_part(text: str, environment: Mapping[str, str]) -> Part:
 
 
 def slurm_part(environment: Mapping[str, str]) -> Part:
-    """The place of an array job's task among its tasks: `--array=10-31:7` has ranks 0 to 3.
+    """The place of a task in its array job: `--array=10-31:7` has the parts 0/4 to 3/4.
 
     Args:
-        environment: with SLURM_ARRAY_TASK_ID, _MIN, _STEP and _COUNT; with _MAX a list with gaps is noticed by each
-            of its tasks.
+        environment: Has SLURM_ARRAY_TASK_ID, _MIN, _STEP and _COUNT; with _MAX every task notices a list with gaps.
 
     Raises:
-        ConfigError: where variables are missing, or ranks cannot be told from them (`--array=1,5,6`).
+        ConfigError: variables are missing, or do not give the place (`--array=1,5,6`).
 
     Source: SLURM's manual of sbatch, "Output environment variables".
     """
@@ -95,7 +90,7 @@ def slurm_part(environment: Mapping[str, str]) -> Part:
 
 
 def find_parts(output: Path) -> list[tuple[Part, Path]]:
-    """The parts of an output that are there, by their names, in their order."""
+    """The parts of an output that exist, in their order."""
     form = re.compile(rf"{re.escape(output.stem)}\.(?:part|shard)-([0-9]+)-of-([0-9]+){re.escape(output.suffix)}")
     if not output.parent.is_dir():
         return []

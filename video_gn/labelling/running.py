@@ -1,4 +1,4 @@
-"""Labels videos one after the other into a file of lines, until they are done or a signal comes."""
+"""Labels videos one after the other into a file of lines, until all are done or a signal arrives."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ Predict = Callable[[Iterable[VideoRecord]], Iterator[Result]]
 # (items, how many all are or None, how many are done already) -> the items
 Progress = Callable[[Iterator[Result], int | None, int], Iterator[Result]]
 
-# So long a video may go on after a signal. SLURM kills after 30 seconds, by default.
+# Time that a video may take after a signal. By default SLURM kills after 30 seconds.
 _GRACE_SECONDS = 3.0
 
 
 @dataclass
 class Tally:
-    """What has been labelled.
+    """Counts of labelled videos.
 
     Args:
-        labelled: videos with labels.
-        failed: videos that could not be read.
-        before: of both, how many were there already.
-        stopped_by: signal; 0 for none.
+        labelled: Videos with labels.
+        failed: Videos that could not be read.
+        before: Number of both that were there already.
+        stopped_by: Signal that stopped the run; 0 for none.
     """
 
     labelled: int = 0
@@ -58,22 +58,15 @@ class Tally:
 
     @property
     def exit_status(self) -> int:
-        """As `video-gn infer` ends."""
+        """Exit status of `video-gn infer`."""
         return 128 + self.stopped_by if self.stopped_by else 3 if self.failed else 0
 
 
 def describe(predictor: Predictor, checkpoint: str, *, top_k: int, backend: str, part: Part | None) -> About:
-    """What lines are made with, at its true values.
+    """The settings that lines are made with, at their true values.
 
-    The device, the number of views at a time and of workers are not in it: a run may go on on another machine. They
-    change a score by no more than its rounding.
-
-    Args:
-        predictor: of the checkpoint.
-        checkpoint: as it was named.
-        top_k: labels to give.
-        backend: decoder.
-        part: of the list.
+    Device, views at a time and number of workers are left out, since a run may resume on another machine: they change
+    a score by no more than its rounding.
     """
     labels = hashlib.sha256("\n".join(predictor.classes).encode("utf-8", "surrogateescape")).hexdigest()
     settings = {
@@ -89,54 +82,50 @@ def describe(predictor: Predictor, checkpoint: str, *, top_k: int, backend: str,
 
 
 def check_parts(output: Path, part: Part) -> None:
-    """Refuse a part beside those of another division: they could not be merged.
+    """Refuse to write a part beside those of another division, since they could not be merged.
 
-    It also tells an array job of which only some tasks were submitted again: SLURM then counts these alone.
-
-    Args:
-        output: that all parts were given.
-        part: to be written.
+    This also notices an array job of which only some tasks were submitted again: SLURM then counts these alone.
 
     Raises:
-        ConfigError: it names one of the others.
+        ConfigError: naming one of the other parts.
     """
     for other, path in find_parts(output):
         if other.count != part.count:
             raise ConfigError(
-                f"--part must be I/{other.count} as in {path.name}, which is there, got {part}. Write it so, or "
-                "remove the other parts and their .meta.json, or choose another --output."
+                f"--part must be I/{other.count} as in {path.name}, which exists, got {part}. Give that, or remove "
+                "the other parts and their .meta.json, or choose another --output."
             )
 
 
 def label(
     predict: Predict, inputs: Inputs, output: Path, *, about: About, overwrite: bool = False, progress: Progress
 ) -> Tally:
-    """Label what has no line yet, and write a line for each as it comes.
+    """Label the videos that have no line yet, and write a line for each at once.
 
     Args:
-        predict: results of records, in their order.
-        inputs: the videos.
-        output: the file of lines.
-        about: what they are made with.
-        overwrite: leave nothing of what is there.
-        progress: shown to the user.
+        predict: Returns the results of records, in their order.
+        inputs: Videos to label.
+        output: File of lines.
+        about: What the lines are made with.
+        overwrite: Remove the lines that are there.
+        progress: Wraps the results to show progress.
 
     Returns:
-        Of all lines that are there now.
+        Counts of all lines in the file.
 
     Raises:
-        ConfigError: where the lines that are there are not of these videos and settings.
-        RunError: where another process writes the file.
+        ConfigError: the lines that are there belong to other videos or settings.
+        RunError: another process writes the file.
     """
     tally, flag = Tally(), StopFlag()
     try:
         with flag.installed(), LinesFile(output, about, overwrite=overwrite) as lines:
             videos = iter(inputs)
-            for entry in lines.go_on(videos):
+            for entry in lines.resume(videos):
                 tally.add(entry)
                 tally.before += 1
             if tally.before:
-                log.info("%s: going on after %d videos", output, tally.before)
+                log.info("%s: resuming after %d videos", output, tally.before)
             first = next(videos, None)
             if first is not None:
                 results = progress(predict(chain([first], videos)), inputs.total, tally.before)
