@@ -265,7 +265,6 @@ def _clips(starts: list[Fraction], step: Fraction, num_frames: int) -> Indices:
         rows.append([(a + t * b) // denominator for t in range(num_frames)])
     return np.array(rows, dtype=np.int64)
 
-
     check_choice("spacing", spacing, SPACINGS)
     starts, step = SPACINGS[spacing](video_frames, num_clips, num_frames, step)
     return _bound(_clips(starts, step, num_frames), video_frames, past_end)
