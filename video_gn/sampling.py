@@ -265,9 +265,10 @@ def _clips(starts: list[Fraction], step: Fraction, num_frames: int) -> Indices:
         rows.append([(a + t * b) // denominator for t in range(num_frames)])
     return np.array(rows, dtype=np.int64)
 
-    check_choice("spacing", spacing, SPACINGS)
-    starts, step = SPACINGS[spacing](video_frames, num_clips, num_frames, step)
-    return _bound(_clips(starts, step, num_frames), video_frames, past_end)
+
+def _bound(indices: Indices, video_frames: int, past_end: str) -> Indices:
+    check_choice("past_end", past_end, _PAST_END)
+    return _PAST_END[past_end](indices, video_frames)
 
 
 # ---- arguments ---------------------------------------------------------------------------------
