@@ -26,14 +26,14 @@ class Mixing:
     """Mixup, cutmix, either, or neither, of all clips of a batch alike.
 
     Args:
-        mixup_alpha: of the symmetric Beta distribution of mixup's weight; 0 is off.
-        cutmix_alpha: of that of cutmix's; 0 is off. If both are on, one of the two is drawn.
-        probability: of a batch to be mixed at all.
-        cutmix_probability: of cutmix, if both are on.
-        label_smoothing: part of each target that is spread evenly over all classes, in [0, 1).
+        mixup_alpha: Parameter of the symmetric Beta distribution of mixup's weight; 0 is off.
+        cutmix_alpha: Parameter of the same for cutmix; 0 is off. If both are on, one of the two is drawn.
+        probability: Probability that a batch is mixed at all.
+        cutmix_probability: Probability of cutmix, if both are on.
+        label_smoothing: Fraction of each target that is spread evenly over all classes, in [0, 1).
 
     Raises:
-        ValueError: for a number out of its range.
+        ValueError: For a number out of its range.
     Source: mixup (arXiv:1710.09412), cutmix (arXiv:1905.04899); torchvision's `MixUp` and `CutMix`.
     """
 
