@@ -1,4 +1,4 @@
-"""The relatives of Batch Norm, with Batch Norm's names in a state dict, and what keeps their statistics exact.
+"""The relatives of Batch Norm, with its names in a state dict, and their exact statistics under recomputation.
 
 All hold `weight`, `bias`, `running_mean`, `running_var` (C,) and `num_batches_tracked` (), so that the statistics of
 one load into another. `BatchNorm3d` and `SyncBatchNorm` are torch's `_BatchNorm`, and torch's utilities for Batch
@@ -46,7 +46,7 @@ _num_recording = 0
 
 
 class _Scope(contextlib.AbstractContextManager[None]):
-    """Sets this thread's state. Can be entered again: a graph that is kept is recomputed for each backward."""
+    """Sets this thread's state. It can be entered again: a retained graph is recomputed for each backward."""
 
     def __init__(self, enter: Callable[[], None], *, recomputes: bool) -> None:
         self._enter = enter
@@ -76,9 +76,9 @@ class _Scope(contextlib.AbstractContextManager[None]):
 def recomputing() -> contextlib.AbstractContextManager[None]:
     """A context in which a second forward of the same input leaves no trace in this thread.
 
-    Norms that are built by `make_norm` normalize as in training and update no statistics and no count.
-    `BatchRenorm` then takes its correction from the statistics as they are by now, which the first forward has
-    updated: only `checkpoint_contexts`, which keeps what the first forward took, repeats its output exactly.
+    Norms built by `make_norm` normalize as in training but update no statistics and no count. `BatchRenorm` then takes
+    its correction from the statistics that the first forward has updated: only `checkpoint_contexts`, which keeps the
+    first forward's values, repeats its output exactly.
     """
 
     def enter() -> None:
@@ -88,12 +88,12 @@ def recomputing() -> contextlib.AbstractContextManager[None]:
 
 
 def checkpoint_contexts() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
-    """The contexts of one checkpointed forward and of its recomputation, with which statistics are updated once.
+    """Contexts of one checkpointed forward and of its recomputation, which update statistics once.
 
     For `torch.utils.checkpoint.checkpoint(..., use_reentrant=False, context_fn=checkpoint_contexts)`. What the forward
     took from other processes or from running statistics is kept, a few numbers per channel: the recomputation gives
-    the same output, and asks the other processes nothing. Inside a graph of torch.compile, whose checkpoints take no
-    such contexts and need none, leave `context_fn` out.
+    the same output without communication. Inside a graph of torch.compile, whose checkpoints take no such contexts
+    and need none, leave `context_fn` out.
     """
     tape: list[Any] = []
 
@@ -112,7 +112,7 @@ def _is_recomputing() -> bool:
 
 
 def _taken_once(compute: Callable[[], T]) -> T:
-    """A value that a recomputation must not compute anew."""
+    """A value that a recomputation must repeat, not compute again."""
     return _from_tape(compute) if _num_recomputing or _num_recording else compute()
 
 
@@ -134,8 +134,8 @@ class BatchNorm3d(nn.BatchNorm3d):
         """Normalized over all but C; same shape and dtype."""
         if self.training and _is_recomputing():
             self._check_input_dim(input)
-            # Copies take the update, and not None the place of what is updated: the forward has saved these tensors
-            # for backward, and a checkpoint wants as many from the recomputation.
+            # Copies take the update. None would not do: the forward has saved these tensors for backward, and a
+            # checkpoint expects as many from the recomputation.
             mean, var = (None if s is None else s.clone() for s in (self.running_mean, self.running_var))
             return F.batch_norm(input, mean, var, self.weight, self.bias, training=True, eps=self.eps)
         return super().forward(input)
@@ -145,11 +145,11 @@ class BatchNorm3d(nn.BatchNorm3d):
 
 
 class SyncBatchNorm(BatchNorm3d):
-    """Batch Norm over the batches of all processes, of whatever backend and device.
+    """Batch Norm over the batches of all processes, on any backend and device.
 
-    Each process tells the others its count, mean and sum of squared deviations (in float32 at least), so that batches
-    of unequal size, or none at all, count as what they are. With one process it is `BatchNorm3d`. As DDP averages
-    gradients, those of weight and bias are of the process's own samples; those of the input are exact.
+    Each process sends its count, mean and sum of squared deviations (in float32 at least), so that batches of unequal
+    size, or empty ones, count correctly. With one process it is `BatchNorm3d`. As DDP averages gradients, those of
+    weight and bias are of the process's own samples; those of the input are exact.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -172,7 +172,7 @@ class FrozenBatchNorm(_NormBase):
     """A fixed linear layer for each channel, from statistics, scale and shift that were trained elsewhere (BN*).
 
     It computes the same in training as in evaluation. The four tensors never change: scale and shift are parameters,
-    so that they have Batch Norm's names, but get no gradient even where `requires_grad` is set.
+    so that they have Batch Norm's names, but get no gradient even if `requires_grad` is set.
 
     Source: Wu & He 2018 (arXiv:1803.08494), section 4.2; He et al. 2016 (arXiv:1512.03385), appendix A.
     """
@@ -200,8 +200,8 @@ class BatchRenorm(_NormBase):
 
     In training x is normalized by the batch to (x - m_B) / s_B * r + d, where r = s_B / s within [1 / r_max, r_max]
     and d = (m_B - m) / s within [-d_max, d_max] take no gradient; m and s are the running statistics before the step.
-    Where neither reaches its limit that is (x - m) / s, as in evaluation; with r_max = 1 and d_max = 0 it is Batch
-    Norm. s = sqrt(variance + eps).
+    If neither reaches its limit that is (x - m) / s, as in evaluation; with r_max = 1 and d_max = 0 it is Batch Norm.
+    s = sqrt(variance + eps).
 
     What is averaged is s, as in the source's Algorithm 1, not the variance as in Batch Norm: r compares values of s,
     and would lean below 1 against the root of an averaged variance. `running_var` holds s^2 - eps, so that evaluation
@@ -212,19 +212,19 @@ class BatchRenorm(_NormBase):
 
     Args:
         num_features: C.
-        eps: added to the variance.
-        momentum: weight of the newest batch in running averages; None for the plain average of all.
-        r_max: limit of r, 1 or more.
-        d_max: limit of d, 0 or more.
-        warmup_start_steps: training steps as plain Batch Norm.
-        warmup_steps: training steps until the limits are reached, counted from there.
+        eps: Added to the variance.
+        momentum: Weight of the newest batch in running averages; None for the plain average of all.
+        r_max: Limit of r, 1 or more.
+        d_max: Limit of d, 0 or more.
+        warmup_start_steps: Training steps as plain Batch Norm.
+        warmup_steps: Further training steps until the limits are reached.
 
     Raises:
         ValueError: for a value out of range.
 
     Source: Ioffe 2017 (arXiv:1702.03275), Algorithm 1. Its section 4 starts at step 5,000 and widens r to 3 until
-    step 40,000 and d to 5 until 25,000; here one interval, the shorter, serves both limits. r_max 1.5 and d_max 0.5
-    are of Wu & He 2018 (arXiv:1803.08494), section 4.1, which names no warm-up.
+    step 40,000 and d to 5 until 25,000; here the shorter interval serves both limits. r_max 1.5 and d_max 0.5
+    are from Wu & He 2018 (arXiv:1803.08494), section 4.1, which names no warm-up.
     """
 
     def __init__(
@@ -245,7 +245,7 @@ class BatchRenorm(_NormBase):
             raise ValueError(f"d_max must be at least 0 and finite, got {d_max!r}. 0.5 is usual; 0 is Batch Norm.")
         for name, value in (("warmup_start_steps", warmup_start_steps), ("warmup_steps", warmup_steps)):
             if not (value >= 0 and value == value // 1):
-                raise ValueError(f"{name} must be a whole number of at least 0, got {value!r}. 0 is for no warm-up.")
+                raise ValueError(f"{name} must be a whole number of at least 0, got {value!r}. 0 means no warm-up.")
         self.r_max, self.d_max = float(r_max), float(d_max)
         self.warmup_start_steps, self.warmup_steps = int(warmup_start_steps), int(warmup_steps)
 
@@ -268,7 +268,7 @@ class BatchRenorm(_NormBase):
         return normalized
 
     def limits(self, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
-        """(r_max, d_max) of the next training step, scalars on the statistics' device: reading them there is free."""
+        """(r_max, d_max) of the next training step, scalars on the statistics' device, so that none is waited for."""
         assert self.num_batches_tracked is not None
         done = self.num_batches_tracked - self.warmup_start_steps
         part = (done.to(dtype) / self.warmup_steps).clamp(0, 1) if self.warmup_steps else (done >= 0).to(dtype)
@@ -331,7 +331,7 @@ def _check_shape(x: torch.Tensor, num_channels: int) -> None:
 
 
 def _next_factor(norm: _NormBase) -> float:
-    """The weight of the newest batch, which is counted."""
+    """Count the newest batch and return its weight."""
     assert norm.num_batches_tracked is not None
     norm.num_batches_tracked.add_(1)
     return 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum

@@ -1,4 +1,4 @@
-"""What bfloat16 training on a CPU cannot do: clips that leave a convolution too few frames.
+"""Check for clips with which bfloat16 training on a CPU is wrong: they leave a convolution too few frames.
 
 oneDNN's weight gradient of a convolution in bfloat16 is wrong where the kernel spans more frames than its input has.
 Seen with torch 2.11 and 2.15 on a CPU with AVX512-BF16, stride 1, against float32 gradients of the same values, N 2,
@@ -8,10 +8,10 @@ Seen with torch 2.11 and 2.15 on a CPU with AVX512-BF16, stride 1, against float
     k = 5   T = 1 right, T = 2 to 4 wrong, T >= 5 right
     k = 7   T = 1 right, T = 2 to 6 wrong, T >= 7 right (7 x 1 x 1 alone, torch 2.15)
 
-Wrong is: nothing in common with the right one (a relative error of 0.7 to 1, or above any bound), infinite, or not a
-number. Channels-last weights were wrong for every channel count; contiguous ones were right below 16 channels and in
-groups. The output and the gradient of the input were right everywhere, and so was everything in float32. With a
-stride of 2 in time fewer lengths were wrong (k = 5: T = 3 and 4); they are all refused here.
+Wrong means unrelated to the right gradient (a relative error of 0.7 to 1, or unbounded), infinite, or not a number.
+Channels-last weights were wrong for every channel count; contiguous ones were right below 16 channels and in groups.
+The output and the gradient of the input were right everywhere, and so was everything in float32. With a stride of 2 in
+time fewer lengths were wrong (k = 5: T = 3 and 4); they are all refused here.
 
 The second fault (torch 2.15): forward and backward of a padded 1 x 3 x 3 convolution with stride 2, on maps of one row
 (1 x 1, 1 x 2, 1 x 4 px; not 4 x 1, nor 2 x 2), corrupt memory in bfloat16: the process dies by a signal, or the
@@ -34,11 +34,11 @@ def check_bfloat16_cpu(net: nn.Module, clip_shape_CTHW: Sequence[int]) -> None:
     """Refuse a clip with which bfloat16 training on a CPU gives wrong gradients; nothing is computed.
 
     Args:
-        net: takes (N, C, T, H, W); left as it is.
-        clip_shape_CTHW: of one training clip.
+        net: Network that takes (N, C, T, H, W); it is unchanged.
+        clip_shape_CTHW: Shape of one training clip.
 
     Raises:
-        ValueError: naming the first convolution, its kernel, and what is left of the clip there.
+        ValueError: naming the first convolution, its kernel, and the clip's size there.
     """
     modes = [(module, module.training) for module in net.modules()]
     handles = [
@@ -47,7 +47,7 @@ def check_bfloat16_cpu(net: nn.Module, clip_shape_CTHW: Sequence[int]) -> None:
         if isinstance(module, nn.Conv3d)
     ]
     try:
-        # In evaluation no norm keeps statistics or asks other processes for theirs; the maps' sizes are the same.
+        # In evaluation no norm updates statistics or communicates; the maps' sizes are the same.
         net.eval()
         tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
         meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
@@ -66,7 +66,7 @@ def _check(name: str, clip_shape_CTHW: tuple[int, ...]) -> Any:
         frames, height, width = inputs[0].shape[2:]
         kernel = "x".join(str(k) for k in module.kernel_size)
         advice = "Train with trainer.precision=32-true"
-        # One frame under a kernel padded evenly is right, as seen; under an even kernel it is not.
+        # One frame under an odd kernel is right, as seen; under an even kernel it is not.
         one_is_right = frames == 1 and module.kernel_size[0] % 2 == 1
         if frames < module.kernel_size[0] and not one_is_right:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Another kind of norm in a network that is built or loaded already.
+"""Swaps the norms of an existing network for another kind.
 
 Shape letters: C channels, G groups.
 """
@@ -27,32 +27,32 @@ def convert_norms(
     channels_per_group: int | None = None,
     norm_options: Mapping[str, float] | None = None,
 ) -> nn.Module:
-    """Swap every norm of a network for one of another kind, in place; where one does not fit, nothing is changed.
+    """Swap every norm of a network for one of another kind, in place; if one does not fit, nothing is changed.
 
-    - Scale and shift are kept: they are the very parameters, so that an optimizer that holds them goes on. Where a
-      norm had none, the new one starts with 1 and 0.
-    - `requires_grad` is kept, but for "frozen_batch", which takes it away, and from it, which gives it back.
+    - Scale and shift stay the same parameters, so that an optimizer that holds them still works. A norm without them
+      gets 1 and 0.
+    - `requires_grad` is kept, except that "frozen_batch" clears it, and a conversion from it sets it.
     - Statistics are kept between the kinds that have them (the batch family), so that evaluation computes the same.
-      For others they are dropped, and from others they start at mean 0 and variance 1. The count of batches is kept
-      too, but for "batch_renorm", whose warm-up starts with it: it is 0 unless it was one before.
-    - eps, device, dtype and whether it is training are kept; so is momentum, where both have one.
+      Other kinds drop them, and a conversion from those starts at mean 0 and variance 1. The count of batches is kept
+      too, except for "batch_renorm", whose warm-up it counts: it is 0 unless the norm was one before.
+    - eps, device, dtype and training mode are kept; so is momentum, if both have one.
     - A layer that occurs twice becomes one new layer that occurs twice. Hooks are not carried over.
-    - `net.arguments`, where there are any (`I3D`), say the new kind, and `i3d(**net.arguments)` builds it.
+    - `net.arguments` of an `I3D` name the new kind, and `i3d(**net.arguments)` builds it.
 
     Args:
-        net: any network whose norms scale each channel: Batch Norm of 1 to 3 dimensions, Sync Batch Norm, Group Norm,
+        net: Network whose norms scale each channel: Batch Norm of 1 to 3 dimensions, Sync Batch Norm, Group Norm,
             Instance Norm and what `make_norm` builds.
-        kind: a name in `NORMS`.
+        kind: Name in `NORMS`.
         num_groups: G, for "group"; 32 when `channels_per_group` is not given either.
         channels_per_group: C/G instead, for "group".
-        norm_options: of `make_norm`.
+        norm_options: As in `make_norm`.
 
     Returns:
-        `net`, or the new norm where `net` is a norm itself.
+        `net`, or the new norm if `net` is a norm itself.
 
     Raises:
-        ValueError: naming the layer, for groups that do not divide its channels, for "frozen_batch" where it has no
-            statistics, or for a norm that does not scale each channel (Layer Norm of positions, for example).
+        ValueError: naming the layer, for groups that do not divide its channels, for "frozen_batch" without
+            statistics, or for a norm that does not scale each channel (such as Layer Norm of positions).
     """
     row = norm_kind(kind)
     check_norm_options(kind, norm_options)
@@ -65,10 +65,10 @@ def convert_norms(
     old = {name: module for name, module in net.named_modules() if is_norm(module)}
     arguments: dict[str, Any] | None = getattr(net, "arguments", None)
     usual = {"eps": (arguments or {}).get("norm_eps", 1e-5), "momentum": (arguments or {}).get("norm_momentum", 0.1)}
-    # All of them before any is swapped.
+    # Build all before any is swapped.
     new: dict[int, nn.Module] = {}
     for name, module in old.items():
-        with torch.device("meta"):  # what the old one holds takes the place of all tensors but the missing
+        with torch.device("meta"):  # the old norm's tensors replace them
             fresh = make_norm(
                 kind,
                 _num_channels(name or "net", module),
@@ -86,7 +86,7 @@ def convert_norms(
         if norm_options or "norm_options" in arguments:
             arguments["norm_options"] = dict(norm_options or {}) or None
     for parent in list(net.modules()):
-        for name, child in list(parent._modules.items()):  # named_children tells of one that occurs twice once
+        for name, child in list(parent._modules.items()):  # named_children lists a module that occurs twice once
             if id(child) in new:
                 setattr(parent, name, new[id(child)])
     return new.get(id(net), net)
@@ -103,7 +103,7 @@ def _num_channels(name: str, norm: nn.Module) -> int:
 
 
 def _own_numbers(norm: nn.Module) -> dict[str, float]:
-    """Those of eps and momentum that it has. A momentum of None, for a plain average, is put in later."""
+    """Its eps and momentum, if it has them. A momentum of None, for a plain average, is set later."""
     names = ("eps",) if isinstance(norm, FrozenBatchNorm) else ("eps", "momentum")
     return {name: getattr(norm, name) for name in names if getattr(norm, name, None) is not None}
 
@@ -114,7 +114,7 @@ def _in_batch_family(norm: nn.Module) -> bool:
 
 
 def _statistics(norm: nn.Module) -> dict[str, torch.Tensor]:
-    """By their names in a state dict; none without a mean and a variance."""
+    """Its statistics by name in a state dict; empty unless it has a mean and a variance."""
     found = {name: getattr(norm, name, None) for name in _STATISTICS}
     if not _in_batch_family(norm) or found["running_mean"] is None or found["running_var"] is None:
         return {}
@@ -130,7 +130,7 @@ def _check_statistics(name: str, old: nn.Module, new: nn.Module) -> None:
 
 
 def _take_over(old: nn.Module, new: nn.Module, *, keeps_statistics: bool) -> None:
-    """Give the new norm, which is on the meta device, the old one's tensors, and fresh ones for what it had not."""
+    """Give the new norm, which is on the meta device, the old one's tensors, and fresh ones if it lacks them."""
     held = [*old.parameters(recurse=False), *(b for b in old.buffers(recurse=False) if b.is_floating_point())]
     like = held[0] if held else torch.empty(0)
     for name, start in (("weight", 1.0), ("bias", 0.0)):

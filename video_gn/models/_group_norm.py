@@ -33,8 +33,8 @@ from torch.nn import functional as F
 _PAYS_BELOW = {torch.bfloat16: 16}
 # Values in x from which it pays: below, the calls' own cost, about half a millisecond, is more than what is gained.
 _PAYS_FROM = 1 << 17
-# Values of a slice that is worked on at once: its two float32 copies stay in a core's cache. Of 2^14 to 2^19 the
-# fastest, or within the noise of it; below, the calls' own cost shows.
+# Values of a slice that is worked on at once: its two float32 copies stay in a core's cache. The fastest of 2^14 to
+# 2^19, or within the noise of it; below, the calls' own cost shows.
 _SLICE = 1 << 18
 # Values that torch gives to a thread at least (at::internal::GRAIN_SIZE): with more threads a slice is larger.
 _GRAIN = 1 << 15
@@ -62,15 +62,15 @@ def group_norm(
 ) -> torch.Tensor:
     """Group normalization over (C/G, T, H, W) for each sample and group.
 
-    Where the backward pass here is not the faster one (other devices, memory formats and dtypes, many channels per
-    group, compiled or traced code, no gradient asked for) this is torch's function.
+    It is torch's function wherever the backward pass here is not the faster one: other devices, memory formats and
+    dtypes, many channels per group, compiled or traced code, no gradient needed.
 
     Args:
         x: (N, C, ...). Statistics are computed in float32 at least.
         num_groups: G, which divides C.
-        weight: scale, (C,).
-        bias: shift, (C,).
-        eps: added to the variance.
+        weight: Scale, (C,).
+        bias: Shift, (C,).
+        eps: Added to the variance.
 
     Returns:
         Same shape, dtype and memory format as the input.
@@ -80,7 +80,7 @@ def group_norm(
 
     Source: Wu & He 2018 (arXiv:1803.08494), Eq. 7.
     """
-    # The type comes first: what a tracer passes for a tensor cannot answer the other questions.
+    # The type comes first: a tracer's stand-in for a tensor cannot answer the other questions.
     if type(x) is torch.Tensor and weight is not None and bias is not None and _pays(x, num_groups, weight, bias):
         y: torch.Tensor = _ChannelsLastGroupNorm.apply(x, num_groups, weight, bias, eps)
         return y
@@ -111,7 +111,7 @@ def _pays(x: torch.Tensor, num_groups: int, weight: torch.Tensor, bias: torch.Te
     C, T, H, W = x.shape[1:]
     if x.is_contiguous() or x.stride() != (C * T * H * W, 1, C * H * W, C * W, C):
         return False
-    # torch.func's transforms take a function apart by rules that an autograd.Function would have to bring along.
+    # torch.func's transforms need rules that this autograd.Function does not have.
     return not torch._C._are_functorch_transforms_active()
 
 

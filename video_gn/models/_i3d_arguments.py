@@ -43,7 +43,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """A count that came out of numpy would keep a checkpoint from being loaded with weights_only=True."""
+    """A plain value of a numpy number, which would keep a checkpoint from being loaded with weights_only=True."""
     if isinstance(value, Mapping):
         # No options and an empty table are the same net.
         return {str(name): plain(item) for name, item in value.items()} or None

@@ -29,13 +29,13 @@ with warnings.catch_warnings():
 
 
 class DropPathSum(nn.Module):
-    """Shortcut plus branch; in training the branch of a sample is left out by chance (stochastic depth).
+    """Shortcut plus branch; in training a sample's branch is dropped at random (stochastic depth).
 
-    A branch that stays is divided by the probability of staying, so that the sum's mean is that of evaluation,
-    where nothing is dropped. One draw per sample, from torch's global generator of the device.
+    A kept branch is divided by the probability of keeping it, so that the sum's mean is that of evaluation, where
+    nothing is dropped. One draw per sample, from the device's global generator.
 
     Args:
-        probability: of a sample's branch to be left out, in [0, 1).
+        probability: Probability of dropping a sample's branch, in [0, 1).
 
     Source: Huang et al. 2016 (arXiv:1603.09382), section 3; scaled in training, not at test, as timm's `drop_path`.
     """
@@ -61,16 +61,16 @@ class Stem(nn.Module):
     """pytorchvideo's stem, under its names; what follows the convolution can be recomputed instead of kept.
 
     Args:
-        stem: whose parts to take.
+        stem: pytorchvideo's, whose parts it takes.
 
     Attributes:
-        checkpointed: see `Stage`. The convolution's output is kept: alone it is over a quarter of a forward's work.
+        checkpointed: As in `Stage`. The convolution's output is kept: it alone is over a quarter of a forward's work.
     """
 
     checkpointed: bool = False
 
     def __init__(self, stem: nn.Module) -> None:
-        # Not derived from its class, whose __init__ makes every object one of that very class.
+        # Not a subclass of pytorchvideo's, whose __init__ passes that very class to super().
         super().__init__()
         self.conv = stem.get_submodule("conv")
         self.norm = stem.get_submodule("norm")
@@ -93,8 +93,8 @@ class Stage(ResStage):
     """pytorchvideo's stage of residual blocks, whose activations can be recomputed instead of kept.
 
     Attributes:
-        checkpointed: in training with gradients, keep only each block's input, and run the block again in the
-            backward pass. Running statistics are not updated again, and dropped branches are the same ones.
+        checkpointed: In training with gradients, keep only each block's input and run the block again in the backward
+            pass. Running statistics are not updated again, and the same branches are dropped.
     """
 
     checkpointed: bool = False
@@ -111,7 +111,7 @@ class Stage(ResStage):
 
 
 def _recomputed(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, *, draws: bool) -> torch.Tensor:
-    # The random state is kept only where something draws: reading a GPU's waits for it.
+    # The random state is saved only if something draws: reading a GPU's state waits for it.
     options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": draws}
     if not torch.compiler.is_compiling():
         # A compiled graph updates statistics once by itself, and takes no contexts.
@@ -121,11 +121,11 @@ def _recomputed(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tenso
 
 
 def drop_paths(stages: Iterable[Stage], drop_path: float) -> None:
-    """Let the branches of all blocks be dropped, with probabilities that rise linearly from the first to the last.
+    """Drop the branches of all blocks with probabilities that rise linearly from the first block to the last.
 
     Args:
-        stages: with `res_blocks`, in the network's order.
-        drop_path: of the last block, in [0, 1). At 0 nothing is changed.
+        stages: Stages in the network's order.
+        drop_path: Probability of the last block, in [0, 1); 0 changes nothing.
 
     Source: the linear rule of Huang et al. 2016, Eq. 4, from 0 at the first block as timm's
         `calculate_drop_path_rates` has it: block i (from 0) of n gets drop_path * i / (n - 1).

@@ -1,9 +1,9 @@
 """Normalization layers: one table, every kind, over N, T, H and W alike.
 
-Every kind learns one scale (`weight`) and one shift (`bias`) per channel; they differ in the set of
-values over which mean and variance are taken. To add a kind, add a row to `NORMS` and its name to
-`NormName`: the network's builder, its initialization and the optimizer's groups read that table.
-The relatives of Batch Norm have its names in a state dict (`_batch_norms`).
+Every kind learns one scale (`weight`) and one shift (`bias`) per channel; they differ in the set of values that share
+a mean and a variance. To add a kind, add a row to `NORMS` and its name to `tables.NormName`: the network's builder, its
+initialization and the optimizer's groups read that table. The relatives of Batch Norm have its names in a state dict
+(`_batch_norms`).
 
 Shape letters: N batch, C channels, G groups, T frames, H, W.
 """
@@ -24,13 +24,13 @@ from video_gn.models.tables import DEFAULT_NUM_GROUPS
 
 @dataclass(frozen=True, slots=True)
 class NormOptions:
-    """What a row of the table may ask for; each builder takes what its kind knows.
+    """What a layer is built with; each builder takes what its kind has.
 
     Args:
         num_groups: G, which divides the channels; 1 for kinds without groups.
-        eps: added to the variance.
-        momentum: weight of the newest batch in running averages, in torch's sense.
-        own: what this kind alone has, by the names in its row's `options`.
+        eps: Added to the variance.
+        momentum: Weight of the newest batch in running averages, as in torch.
+        own: Options of this kind alone, by the names in its row's `options`.
     """
 
     num_groups: int
@@ -45,10 +45,10 @@ class NormKind:
 
     Args:
         build: (num_channels, options) -> module with `weight` and `bias` of shape (C,), or None for either.
-        has_groups: whether `num_groups` and `channels_per_group` mean anything.
-        depends_on_batch: whether in training a sample's output depends on its neighbours.
-        types: the classes that `build` may return; `is_norm` knows them.
-        options: the keys that `norm_options` may hold.
+        has_groups: Whether it takes `num_groups` and `channels_per_group`.
+        depends_on_batch: Whether in training a sample's output depends on its neighbours.
+        types: Classes that `build` may return, for `is_norm`.
+        options: Keys that `norm_options` may hold.
     """
 
     build: Callable[[int, NormOptions], nn.Module]
@@ -180,21 +180,21 @@ def make_norm(
     """A normalization layer for (N, C, T, H, W) or any other (N, C, ...) that its class takes.
 
     Args:
-        kind: a name in `NORMS`.
+        kind: Name in `NORMS`.
         num_channels: C.
         num_groups: G, for "group"; 32 when `channels_per_group` is not given either.
         channels_per_group: C/G instead, for "group".
-        eps: added to the variance, above 0.
-        momentum: for running averages, in [0, 1]; the weight of the newest batch (Caffe2's 0.9 is 0.1 here).
-        norm_options: what the kind alone has: "batch_renorm" takes the arguments of `BatchRenorm`, others nothing.
-        layer: what an error calls the layer.
+        eps: Added to the variance, above 0.
+        momentum: Weight of the newest batch in running averages, in [0, 1] (Caffe2's 0.9 is 0.1 here).
+        norm_options: Options of the kind alone: "batch_renorm" takes the arguments of `BatchRenorm`, others none.
+        layer: Name of the layer in errors.
 
     Returns:
         A module with `weight` and `bias` of shape (C,).
 
     Raises:
         ValueError: for an unknown kind, groups that do not divide C, both group arguments, or norm_options that the
-            kind does not have or that are out of range.
+            kind lacks or that are out of range.
     """
     row = norm_kind(kind)
     check_norm_numbers(eps=eps, momentum=momentum)
@@ -221,7 +221,7 @@ def group_count(
         num_channels: C.
         num_groups: G itself; 32 when neither is given.
         channels_per_group: C/G instead.
-        layer: what an error calls the layer.
+        layer: Name of the layer in errors.
 
     Raises:
         ValueError: when both are given, one is below 1, or the channels do not divide evenly.
@@ -249,7 +249,7 @@ def group_count(
 
 
 def warn_of_ignored_groups(kind: str, *, num_groups: int | None, channels_per_group: int | None) -> None:
-    """Warn when group arguments are set for a kind that has no groups."""
+    """Warn of group arguments that are set for a kind without groups."""
     if norm_kind(kind).has_groups:
         return
     given = {"num_groups": num_groups, "channels_per_group": channels_per_group}
@@ -271,7 +271,7 @@ def check_norm_numbers(*, eps: float, momentum: float) -> None:
 
 
 def check_norm_options(kind: str, norm_options: Mapping[str, float] | None) -> dict[str, float]:
-    """The options as a dict, if the kind has them all; their values are checked where they are used.
+    """The options as a dict, if the kind has them all; the layer checks their values.
 
     Raises:
         ValueError: for a key that is not in the row's `options`.
@@ -299,10 +299,10 @@ def check_norm_training(kind: str, *, batch_size: int, world_size: int, has_stat
     """Check that training with a kind of norm means what its name says.
 
     Args:
-        kind: a name in `NORMS`.
-        batch_size: clips of one process in one forward.
-        world_size: processes.
-        has_statistics: of the function of that name, once weights are loaded.
+        kind: Name in `NORMS`.
+        batch_size: Clips of one process in one forward.
+        world_size: Number of processes.
+        has_statistics: Result of `has_statistics`, once weights are loaded.
 
     Raises:
         ValueError: for "sync_batch" in one process, "batch_renorm" with single clips, or "frozen_batch" without
@@ -317,7 +317,7 @@ def check_norm_training(kind: str, *, batch_size: int, world_size: int, has_stat
     if kind == "batch_renorm" and batch_size < 2:
         raise ValueError(
             f"model.net.norm must not be 'batch_renorm' with single clips, got batch size {batch_size!r}. Set it to "
-            "'group', which has no need of a batch, or raise the batch size of each process to 2 or more."
+            "'group', which needs no batch, or raise the batch size of each process to 2 or more."
         )
     if kind == "frozen_batch" and not has_statistics:
         raise ValueError(

@@ -1,6 +1,6 @@
 """I3D: a 3-D ResNet whose first 1x1 convolutions are inflated in time, with any norm of `norms.NORMS`.
 
-Assembled from pytorchvideo's builders, so that its parameters bear pytorchvideo's names:
+Assembled from pytorchvideo's builders, so that its parameters have pytorchvideo's names:
 blocks.0 stem, 1 res2, 2 pool, 3 res3, 4 res4, 5 res5, 6 head.
 
 Shape letters: N batch, C channels, T frames, H, W, P positions (of the head's window on the last map), Y classes.
@@ -33,8 +33,8 @@ class Head(nn.Module):
     Args:
         in_features: C of the last map.
         num_classes: Y.
-        window_px: side of the window; None for the whole map.
-        dropout: probability of dropping a feature in training.
+        window_px: Side of the window; None for the whole map.
+        dropout: Probability of dropping a feature in training.
     """
 
     def __init__(self, in_features: int, num_classes: int, *, window_px: int | None, dropout: float) -> None:
@@ -52,8 +52,8 @@ class Head(nn.Module):
         if window == (height, width):
             x_NPC = x_NCTHW.mean((2, 3, 4)).unsqueeze(1)
         else:
-            # The window spans all of T, so averaging in time and then in space is the same; unlike avg_pool3d's,
-            # the gradient of avg_pool2d on CUDA does not depend on the order in which threads come by.
+            # The window spans all of T, so averaging in time and then in space is the same. The gradient of avg_pool2d
+            # on CUDA is deterministic, that of avg_pool3d depends on the order of threads.
             x_NPC = F.avg_pool2d(x_NCTHW.mean(2), window, stride=1).flatten(2).transpose(1, 2)
         logits_NPY: torch.Tensor = self.proj(self.dropout(x_NPC))
         return logits_NPY
@@ -66,7 +66,7 @@ class I3D(ptv.Net):
     window (one position at the training size, several on a larger frame).
 
     Attributes:
-        arguments: what `i3d(**net.arguments)` rebuilds it from; plain values, so that a checkpoint can hold them.
+        arguments: Plain values that a checkpoint can hold; `i3d(**net.arguments)` rebuilds the net.
     """
 
     def __init__(self, blocks: nn.ModuleList, *, arguments: Mapping[str, Any]) -> None:
@@ -75,9 +75,11 @@ class I3D(ptv.Net):
 
     @property
     def activation_checkpointing(self) -> bool:
-        """Whether training keeps only the residual blocks' inputs and computes the rest again in the backward pass.
+        """Whether training keeps only the residual blocks' inputs and recomputes the rest in the backward pass.
 
-        Off unless set, at any time; no argument of the net. Source: Chen et al. 2016 (arXiv:1604.06174).
+        It can be set at any time, is off by default, and is no argument of the net.
+
+        Source: Chen et al. 2016 (arXiv:1604.06174).
         """
         return any(block.checkpointed for block in self.blocks if isinstance(block, Stem | Stage))
 
@@ -107,7 +109,7 @@ class I3D(ptv.Net):
         """Logits in training, softmax scores in evaluation.
 
         Args:
-            x_NCTHW: normalized clips, floating point, in any memory format.
+            x_NCTHW: Normalized clips, floating point, in any memory format.
 
         Returns:
             (N, Y). Scores are at least float32, also under autocast.
@@ -140,7 +142,7 @@ class I3D(ptv.Net):
         return x_NCTHW
 
     def replace_classifier(self, num_classes: int) -> nn.Linear:
-        """Put a fresh classifier in place of the old one, for other classes; build the optimizer after that.
+        """Replace the classifier by a fresh one for other classes. Build the optimizer after that.
 
         Args:
             num_classes: Y of the new one.
@@ -204,23 +206,23 @@ def i3d(
 
     Args:
         depth: 50, 101 or 152.
-        layout: whose stem, pools and head: "nonlocal" (the paper's), "slowfast" (also pytorchvideo's) or "mmaction".
-        norm: a kind in `norms.NORMS`.
+        layout: Stem, pools and head: "nonlocal" (the paper's), "slowfast" (also pytorchvideo's) or "mmaction".
+        norm: Kind of norm, a key of `norms.NORMS`.
         num_classes: Y.
-        width: channels of the stem; the stages have 4, 8, 16 and 32 times as many.
+        width: Channels of the stem; the stages have 4, 8, 16 and 32 times as many.
         num_groups: G of "group"; 32 when `channels_per_group` is not given either.
         channels_per_group: C/G of "group" instead.
-        dropout: probability of dropping a feature before the classifier, in [0, 1).
-        in_channels: of the clips.
-        zero_init_last_norm: start each block as the identity, by a scale of 0 in its last norm, of whatever kind.
-        norm_eps: added to the variance.
-        norm_momentum: weight of the newest batch in running averages.
-        norm_options: numbers that only this kind of norm takes, by name; see `norms.make_norm`.
-        drop_path: stochastic depth: probability in [0, 1) of leaving out a sample's last residual branch in training,
+        dropout: Probability of dropping a feature before the classifier, in [0, 1).
+        in_channels: Channels of the clips.
+        zero_init_last_norm: Start each block as the identity, by a scale of 0 in its last norm, of any kind.
+        norm_eps: Added to the variance.
+        norm_momentum: Weight of the newest batch in running averages.
+        norm_options: Numbers that only this kind of norm takes, by name; see `norms.make_norm`.
+        drop_path: Stochastic depth: probability in [0, 1) of dropping a sample's last residual branch in training,
             falling linearly to 0 at the first.
 
     Raises:
-        ValueError: for a value out of range, groups that do not divide the width, or options that the norm has not.
+        ValueError: for a value out of range, groups that do not divide the width, or options that the norm lacks.
 
     Source: Wu & He 2018 (arXiv:1803.08494), section 4.3; Wang et al. 2018 (arXiv:1711.07971), Table 1 and code.
     """
@@ -232,7 +234,7 @@ def i3d(
         num_groups = channels_per_group = None
     elif num_groups is None and channels_per_group is None:
         num_groups = DEFAULT_NUM_GROUPS
-    # Their true values, so that two nets are the same where their arguments are.
+    # Their true values, so that equal arguments mean equal nets.
     arguments.update(num_groups=num_groups, channels_per_group=channels_per_group)
 
     def norm_layer(*, num_features: int, eps: float, momentum: float) -> nn.Module:
@@ -286,8 +288,8 @@ def initialize(net: nn.Module, *, zero_init_last_norm: bool) -> None:
     """Draw fresh weights in place, from torch's global generator, treating every kind of norm alike.
 
     Args:
-        net: made of pytorchvideo's blocks and a `Head`.
-        zero_init_last_norm: scale 0 instead of 1 in the last norm of each block.
+        net: Network of pytorchvideo's blocks and a `Head`.
+        zero_init_last_norm: Scale 0 instead of 1 in the last norm of each block.
 
     Source: Wu & He 2018, section 4.1; convolutions He et al. 2015 (arXiv:1502.01852), fan-out.
     """

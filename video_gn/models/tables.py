@@ -13,15 +13,15 @@ class Layout(NamedTuple):  # not a dataclass: importing those costs a sixth of a
     """What the sources do differently: the stem's strides, its pool, and the head's window. All triples are T, H, W.
 
     Args:
-        conv1_stride: of the 5x7x7 convolution, which is padded by 2, 3, 3.
-        pool1_kernel: of the max pool after it.
-        pool1_stride: of that pool.
-        pool1_padding: of that pool.
-        head_window_px: side of the window that the head averages over, moved by one position at a time; the
-            whole map where it is smaller; None for always the whole map. In time it always spans all of T.
-        min_frames: the shortest clip. It is the product of the strides in time: a shorter one would leave less
-            than one frame's worth on the last map, or none.
-        min_px: the smallest height and width; below it a pool's window does not fit.
+        conv1_stride: Stride of the 5x7x7 convolution, which is padded by 2, 3, 3.
+        pool1_kernel: Kernel of the max pool after it.
+        pool1_stride: Stride of that pool.
+        pool1_padding: Padding of that pool.
+        head_window_px: Side of the window that the head averages over, moved by one position at a time, or the whole
+            map if that is smaller; None always takes the whole map. In time it spans all of T.
+        min_frames: Frames of the shortest clip. It is the product of the strides in time: a shorter clip would leave
+            less than one frame's worth on the last map, or none.
+        min_px: Smallest height and width; below it a pool's window does not fit.
     """
 
     conv1_stride: Size3
@@ -39,7 +39,7 @@ class Layout(NamedTuple):  # not a dataclass: importing those costs a sixth of a
 #   mmaction   T 16, 8, 4, 4, 4   H, W 112, 56, 28, 14, 7
 LAYOUTS: dict[str, Layout] = {
     # Source: facebookresearch/video-nonlocal-net, resnet_video_org (its paper prints other pools; the author
-    # says in its thread 23 that the results come from the code's).
+    # says in the repository's issue 23 that the results come from the code's).
     "nonlocal": Layout((2, 2, 2), (2, 3, 3), (2, 2, 2), (0, 0, 0), head_window_px=7, min_frames=8, min_px=5),
     # Source: facebookresearch/SlowFast I3D_8x8_R50, pytorchvideo i3d_r50.
     "slowfast": Layout((1, 2, 2), (1, 3, 3), (1, 2, 2), (0, 1, 1), head_window_px=7, min_frames=2, min_px=1),
@@ -52,7 +52,7 @@ DEPTHS: dict[int, tuple[int, int, int, int]] = {50: (3, 4, 6, 3), 101: (3, 4, 23
 
 NormName = Literal["batch", "group", "layer", "instance", "sync_batch", "frozen_batch", "batch_renorm", "none"]
 
-# The kinds that hold `running_mean`, `running_var` and `num_batches_tracked`: any of them takes another's weights.
+# Kinds that hold `running_mean`, `running_var` and `num_batches_tracked`; the weights of one fit any other.
 BATCH_FAMILY: tuple[NormName, ...] = ("batch", "sync_batch", "frozen_batch", "batch_renorm")
 
 # Source: Wu & He 2018 (arXiv:1803.08494), section 4.1.
