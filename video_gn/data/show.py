@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from video_gn.data.crops import TestCrops, resized_size
 from video_gn.data.dataset import ClipDataset, EvalDataset, TrainDataset
 from video_gn.data.layout import Sample, read_views
 from video_gn.data.samplers import TrainSampler
+from video_gn.files import whole_path
 from video_gn.lists.records import VideoRecord
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def show(
     Raises:
         ValueError: for a count out of its range.
         ManifestError: without a list, or for one that cannot be read.
-        OSError: for a picture that cannot be written.
+        DiskFullError, UnwritableError: for a picture that cannot be written.
     """
     check_integer("num_train", num_train, least=0)
     check_integer("num_test", num_test, least=0)
@@ -91,7 +91,8 @@ def show(
     datamodule.read()
     rows = train_rows(datamodule, num_train, epoch=epoch, frames_per_clip=frames_per_clip)
     rows += view_rows(datamodule, num_test, frames_per_clip=frames_per_clip)
-    contact_sheet(rows).save(Path(target_png), format="PNG")
+    with whole_path(target_png) as part:
+        contact_sheet(rows).save(part, format="PNG")
     return rows
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from video_gn.files import write_text
 from video_gn.weights.about import CLASSIFIER, Preprocessing
 
 # What became of a tensor of the file. The first two are good; the others make the load an error.
@@ -145,7 +146,7 @@ class LoadReport:
 
     def write(self, path: str | Path) -> None:
         """Write all of it as json."""
-        Path(path).write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(self.as_dict(), indent=1) + "\n")
 
     def rows(self) -> list[tuple[str, int, str]]:
         """(what, how many, which) for a table: one row for each kind of result."""
