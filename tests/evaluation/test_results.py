@@ -7,7 +7,6 @@ import pytest
 
 from video_gn.clips import VideoNote
 from video_gn.evaluation.results import top_labels, video_result, write_results
-from video_gn.run.metrics_file import format_metrics, read_metrics
 
 
 def test_top_labels_are_sorted_and_ties_go_to_the_lower_number():
@@ -74,18 +73,6 @@ def test_json_written_entry_by_entry_is_jsons_own(tmp_path, num_videos, num_fail
         write_results(tmp_path / "a.json", breaks(), [])
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     assert (tmp_path / "a.json").read_bytes() == whole.encode()
-
-
-def test_metrics_rows_come_back_and_a_torn_line_does_not(tmp_path):
-    rows = [{"step": 1, "epoch": 0, "train/loss": 0.1 + 0.2}, {"step": 2, "epoch": 0, "val/top1": 1 / 3}]
-    text = format_metrics(rows, ["step", "epoch", "train/loss", "val/top1"], header=True)
-    path = tmp_path / "metrics.csv"
-    path.write_text(text)
-    assert read_metrics(path) == rows
-    path.write_text(text[:-3])
-    assert read_metrics(path) == rows[:1]
-    path.write_text(text.splitlines()[0] + "\n")
-    assert read_metrics(path) == []
 
 
 def test_a_path_that_is_no_text_goes_through(tmp_path):

@@ -39,12 +39,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        """Write a checkpoint.
-
-        Args:
-            checkpoint: Plain containers and tensors.
-            path: Final name.
-            storage_options: Must be None.
+        """Write a checkpoint of plain containers and tensors.
 
         Raises:
             DiskFullError: If there is no room; the old file is whole.
@@ -60,11 +55,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, path: str | os.PathLike[str], map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Read a checkpoint onto the CPU; nothing in it is executed, and its tensors do not depend on the file.
-
-        Args:
-            path: Checkpoint file.
-            map_location: Ignored.
-            weights_only: Ignored: no object is ever built.
 
         Raises:
             CheckpointError: If the file is damaged or holds more than plain containers and tensors.
@@ -202,11 +192,7 @@ class RunCheckpoint(Checkpoint):
         self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
-        """Write `last.ckpt` and its other names, once for a step.
-
-        Args:
-            trainer: At a place where a save may happen, on every rank.
-        """
+        """Write `last.ckpt` and its other names, once for a step; called on every rank, where a save may happen."""
         if is_within_window(trainer):
             return  # a stop between two optimizer steps: no checkpoint holds the gradients of half a window
         self._due = False

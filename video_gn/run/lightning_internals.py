@@ -67,13 +67,9 @@ def begin_epoch_anew(trainer: Any) -> None:
 
 
 def write_progress(state: dict[str, Any], *, epoch: int, batches: int, step: int) -> None:
-    """Write the loops' state as it is between two epochs, or between two batches of one.
+    """Write the fit loop's state as it is between two epochs, or between two batches of one.
 
-    Args:
-        state: Of the fit loop; its total of processed batches stays.
-        epoch: Epochs done.
-        batches: Batches done of the epoch under way.
-        step: Global step.
+    `epoch` epochs are done and `batches` of the next; `step` is the global step. The total of processed batches stays.
     """
     for scope in ("total", "current"):
         started = epoch + (batches > 0)

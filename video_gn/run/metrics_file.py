@@ -1,4 +1,4 @@
-"""Rows of a run's metrics.csv, to text and back, without torch."""
+"""Formats and reads rows of a run's metrics.csv, without torch."""
 
 from __future__ import annotations
 
@@ -10,13 +10,7 @@ from typing import Any
 
 
 def format_metrics(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, header: bool) -> str:
-    """Rows of a metrics.csv as text.
-
-    Args:
-        rows: values by column; a missing one is left empty.
-        columns: in their order.
-        header: whether the header line comes first.
-    """
+    """Rows of a metrics.csv as text; a missing value is left empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     if header:
@@ -27,9 +21,6 @@ def format_metrics(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, he
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """Rows of a metrics.csv; a last line that a kill cut short is left out.
-
-    Args:
-        path: of the file.
 
     Returns:
         For each row the columns that have a value: step, epoch and clips as int, the others as float.

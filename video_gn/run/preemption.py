@@ -58,11 +58,7 @@ class Preemption(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save and stop, unless the epoch's end comes right after.
-
-        Raises:
-            StoppedError: If a signal has come to any rank.
-        """
+        """Save and stop if a signal has come to any rank, unless the epoch's end comes right after."""
         if is_within_window(trainer) or not self._asked():
             return
         if validates_next(trainer):
@@ -75,21 +71,13 @@ class Preemption(Checkpoint):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Stop at once, without asking others: ranks may have different numbers of validation batches.
-
-        Raises:
-            StoppedError: If a signal has come to this rank.
-        """
+        """Stop at once, without asking others: ranks may have different numbers of validation batches."""
         if self.flag.number and trainer.state.fn == "fit":
             self._note_agreed(time.monotonic() - self.flag.since_seconds)
             self._stop(trainer, together=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop; the epoch's end has been saved.
-
-        Raises:
-            StoppedError: If a signal has come to any rank.
-        """
+        """Stop if a signal has come to any rank; the epoch's end has been saved."""
         if self._asked():
             self._stop(trainer)
 

@@ -120,10 +120,6 @@ class StopFlag:
         The child gets SIGTERM, at which a run of this package saves and leaves, and SIGKILL if it is still there
         after `grace_seconds`. SIGUSR1 is not passed on: it would make the child requeue the job that it lies in.
 
-        Args:
-            child: Started by this process.
-            grace_seconds: Time that the child may take to end.
-
         Returns:
             Its exit status; negative for a signal.
 
@@ -152,9 +148,6 @@ def ignore_in_worker(worker_id: int) -> None:
 
     A cluster may signal every process of a job; a worker that dies would take the step under way with it. Only the
     main process's own SIGTERM, with which torch ends a worker, counts.
-
-    Args:
-        worker_id: Unused.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the decoders' threads inherit it
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()

@@ -76,11 +76,7 @@ def check_launch(
 ) -> None:
     """Refuse a start inside an allocation that would wait for processes that never come.
 
-    Args:
-        num_nodes: `trainer.num_nodes`.
-        devices: `trainer.devices`.
-        resolve: List of nodes, as SLURM writes it -> the first one.
-        environment: Of this process.
+    `num_nodes` and `devices` are the trainer's; `resolve` gives the first node of a list as SLURM writes it.
 
     Raises:
         ConfigError: It says what to write.

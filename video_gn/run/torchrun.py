@@ -15,9 +15,8 @@ from video_gn.errors import ConfigError, StoppedError
 def launched_rank(environment: Mapping[str, str] = os.environ) -> int:
     """This process's rank in its launch, before any of them talk to each other; 0 without a launcher.
 
-    Args:
-        environment: From torchrun (RANK), srun (SLURM_PROCID) or Lightning's own launcher (LOCAL_RANK), which has no
-            global rank: any process but the first of the first node gets at least 1.
+    From torchrun (RANK), srun (SLURM_PROCID) or Lightning's own launcher (LOCAL_RANK), which has no global rank: any
+    process but the first of the first node gets at least 1.
     """
     for name in ("RANK", "SLURM_PROCID"):
         if environment.get(name, "").isdecimal():
@@ -36,11 +35,7 @@ def torchrun_sizes(
     """Nodes and processes on each, as torchrun started them.
 
     With a trainer of one device Lightning would run a separate training in each process, all in one run directory.
-
-    Args:
-        num_nodes: `trainer.num_nodes`; 1 takes torchrun's.
-        devices: `trainer.devices`; "auto" takes torchrun's.
-        environment: Of this process.
+    The trainer's defaults, 1 node and "auto" devices, take torchrun's.
 
     Returns:
         (nodes, processes on each node).
@@ -80,13 +75,8 @@ def ending_with_parent(
     """End this process as soon as the one that started it is gone.
 
     Nobody would end it otherwise: a training whose torchrun was killed would keep running unseen, and save into the
-    run directory of the one started in its place. So it ends at once and saves nothing. A process that no launcher
-    started is left alone.
-
-    Args:
-        poll_seconds: Time between two looks.
-        end: Called then; None kills this process, and its workers if it has its own process group.
-        environment: Of this process.
+    run directory of the one started in its place. So it ends at once and saves nothing: `end` is called, or the process
+    killed, with its workers if it has its own process group. A process that no launcher started is left alone.
     """
     if not is_started_by_another(environment):
         yield
