@@ -20,13 +20,13 @@ from typing import Any, Generic, TypeVar
 
 from video_gn.errors import RunError
 
-# Not fork: the caller may have threads, and a fork would copy their locks in whatever state they are. The server
-# imports once, and forks every worker from there.
+# Not fork: the caller may have threads, and a fork would copy their locks in any state. The fork server imports once
+# and forks every worker.
 START_METHOD = "forkserver"
 _START_SECONDS = 300.0  # imports on a busy file system
 _MAX_FAILED_STARTS = 3
 _BEAT_SECONDS = 1.0
-# From a pipe's end to its process's exit code.
+# Between the end of a worker's pipe and its exit code.
 _END_SECONDS = 5.0
 
 TaskT = TypeVar("TaskT")
@@ -59,7 +59,7 @@ def run_tasks(
     tasks_at_once: int = 1,
     preload: str,
 ) -> Iterator[tuple[TaskT, ResultT | Lost]]:
-    """Do tasks in other processes; results come as they are ready, one for each task.
+    """Do tasks in other processes; yields one result for each task, in the order in which they finish.
 
     Args:
         tasks: Arguments of `work`, taken up in their order as workers become free.
@@ -75,7 +75,7 @@ def run_tasks(
         cause, such as a process beside it that took the memory.
 
     Raises:
-        RunError: where processes cannot be started.
+        RunError: if processes cannot be started.
     """
     pool = _Pool(iter(tasks), work, num_workers, stall_seconds, tasks_at_once, preload)
     try:
@@ -131,7 +131,7 @@ class _Pool(Generic[TaskT, ResultT]):
         self.num_failed_starts = 0
 
     def feed(self) -> bool:
-        """Give tasks to idle workers, and start workers for what is left; False when all is done."""
+        """Give tasks to idle workers, and start workers for the remaining ones; False when all are done."""
         for worker in list(self.workers):
             if worker.is_ready and not worker.queue:
                 self._give(worker)
@@ -162,7 +162,7 @@ class _Pool(Generic[TaskT, ResultT]):
             worker.end()
 
     def collect(self) -> Iterator[tuple[TaskT, ResultT | Lost]]:
-        """Results that are there, after waiting for the first sign of life or deadline."""
+        """Wait for a message or a deadline, and yield the results that have come."""
         busy = [worker for worker in self.workers if worker.queue or not worker.is_ready]
         patience = min(worker.deadline for worker in busy) - time.monotonic()
         ready = set(wait([worker.pipe for worker in busy], timeout=max(0.0, patience)))

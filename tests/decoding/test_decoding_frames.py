@@ -148,7 +148,7 @@ class TestErrors:
             (["img_1.jpg", "img_2.jpg", "img_4.jpg"], "picture 3 is missing: img_4.jpg is the next of its 3 pictures"),
             (["img_00.jpg", "img_02.jpg"], "picture 1 is missing: img_02.jpg"),
             (["7.jpg", "8.jpg"], "picture 1 is missing: 7.jpg"),
-            (["img_1.jpg", "img_01.png"], r"picture 1 is there twice \(img_01.png and img_1.jpg\)"),
+            (["img_1.jpg", "img_01.png"], r"it has picture 1 twice \(img_01.png and img_1.jpg\)"),
             (["img_1.jpg", "frame_2.jpg"], r"it has pictures of two series \(frame_2.jpg and img_1.jpg\)"),
             (["x.jpg"], "without numbered pictures"),
         ],

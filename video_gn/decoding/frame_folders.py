@@ -90,7 +90,7 @@ def frame_names(path: str, names: Sequence[str]) -> list[str]:
             raise DecodeError(path, f"it has pictures of two series ({other} and {first}); keep one of them there")
         other = by_number.setdefault(int(match[2]), name)
         if other != name:
-            raise DecodeError(path, f"picture {int(match[2])} is there twice ({other} and {name})")
+            raise DecodeError(path, f"it has picture {int(match[2])} twice ({other} and {name})")
     if not by_number:
         raise DecodeError(path, NO_FRAMES)
     numbers = sorted(by_number)
