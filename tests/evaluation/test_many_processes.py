@@ -168,7 +168,7 @@ def test_a_stopped_test_goes_on(videos, checkpoint, tmp_path):
     (found,), _, (printed,) = outcome(paths, checkpoint, tmp_path / "new", 1, "--data.views.num_clips=1")
     assert found == 3 and "going on" not in printed
     printed = run([*words(paths, checkpoint, other, "--data.views.num_clips=1")], here)[1]
-    assert "is of another test (settings.data.views.num_clips: 2 -> 1): starting anew" in printed
+    assert "belongs to another test (settings.data.views.num_clips: 2 -> 1): starting anew" in printed
     # The same one.
     ((last, printed),) = run_together(argv, here, 1)
     assert (status, last) == (3, 3)
