@@ -88,7 +88,7 @@ class RandAugment:
         magnitude: in [0, 30], 30 the strongest.
         magnitude_std: the magnitude is drawn for each operation from a normal distribution of this
             standard deviation and cut off at 0 and 30; 0 takes `magnitude` itself.
-        interpolation: of shears, translations and rotations.
+        interpolation: interpolation of shears, translations and rotations.
         fill_level: in [0, 255], of pixels that come in from outside.
 
     Raises:

@@ -54,7 +54,7 @@ class ColorJitter:
         contrast: the same.
         saturation: the same.
         hue: turns of the color circle, uniform in [-hue, hue]; at most 0.5; 0 is off.
-        probability: of a clip to be changed at all.
+        probability: probability that a clip is changed at all.
 
     Raises:
         ValueError: for a number out of its range.
@@ -103,7 +103,7 @@ class RandomGreyscale:
     """All channels to the luma, with a probability.
 
     Args:
-        probability: of a clip.
+        probability: probability for each clip.
 
     Raises:
         ValueError: for a probability outside [0, 1].

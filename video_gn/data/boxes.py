@@ -129,7 +129,7 @@ class ErasingParams:
         left: px, first column of the box.
         box_height: px.
         box_width: px.
-        noise_seed: of the noise that fills it.
+        noise_seed: seed of the noise that fills it.
     """
 
     height: int
@@ -151,12 +151,12 @@ class RandomErasing:
     uint8 as it is: levels 0 to 3, and 253 to 255 below 0.)
 
     Args:
-        probability: of a clip.
+        probability: probability for each clip.
         scale: closed range of the box's part of the frame's area, in (0, 1].
         ratio: range of height / width, log-uniform.
         value: "random" for noise in each pixel and channel, "mean" for the mean color.
         mean: color of the middle, of pixels in [0, 1]: as the network's input is normalized.
-        std: of the noise, of pixels in [0, 1].
+        std: standard deviation of the noise, of pixels in [0, 1].
 
     Raises:
         ValueError: for an empty range, a number out of its range, or an unknown value.

@@ -159,7 +159,7 @@ class TrainDataset(ClipDataset):
         records: the training records.
         clip: which frames make a clip.
         transform: the random crop and flip, or a whole `Augmentation`.
-        seed: of the run.
+        seed: seed of the run.
         backend: a name that `open_video` knows.
         repeats: clips of a video, each with its own frames, crop and augmentation.
     """

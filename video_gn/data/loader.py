@@ -99,7 +99,7 @@ def explain(error: RuntimeError, *, advice: str = TRAINING_ADVICE) -> RunError |
     """Explain torch's error of a dead or late worker with the files that the workers were reading.
 
     Args:
-        error: of a loader, or raised anywhere in the main thread when a worker dies.
+        error: error of a loader, or raised anywhere in the main thread when a worker dies.
         advice: what can be done other than leaving the file out, and how to resume.
 
     Returns:

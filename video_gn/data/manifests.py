@@ -24,7 +24,7 @@ def read_manifests(
         test: None takes the validation videos.
         source: how lists are read.
         split: how `train` is split.
-        seed: of the split, and of `source.fraction`.
+        seed: seed of the split, and of `source.fraction`.
 
     Returns:
         "val" and "test", and "train" if it is given, without its missing and broken videos.

@@ -34,8 +34,8 @@ class TrainSampler(Sampler[tuple[int, int]]):
     Args:
         num_records: records of the training set.
         batch_size: clips of a batch in one process.
-        seed: of the run.
-        rank: of this process.
+        seed: seed of the run.
+        rank: rank of this process.
         world_size: number of processes.
         start_epoch: epoch of the first iteration; `set_epoch` sets that of later ones.
         start_batch: batches of `start_epoch` that training has already used.
@@ -101,12 +101,12 @@ class ExtraSampler(Sampler[tuple[int, int]]):
         num_records: records of the training set.
         batch_size: videos of a batch in one process.
         num_batches: batches of each process.
-        seed: of the run.
+        seed: seed of the run.
         stream: 0 or above; one for each use.
         start: in [0, 2**32), such as the optimizer step.
-        rank: of this process.
+        rank: rank of this process.
         world_size: number of processes.
-        order: as of `TrainSampler`.
+        order: as for `TrainSampler`.
 
     Raises:
         ValueError: for a stream or start out of range.
@@ -170,7 +170,7 @@ class EvalSampler(Sampler[int]):
 
     Args:
         num_records: records to evaluate.
-        rank: of this process.
+        rank: rank of this process.
         world_size: number of processes.
         leave_out: records that are done; the rest is divided in the same way.
     """
@@ -198,7 +198,7 @@ def epoch_order(seed: int, epoch: int, labels: npt.ArrayLike) -> Indices:
     stay within one of each other. Classes without records are skipped.
 
     Args:
-        seed: of the run, 0 or above.
+        seed: seed of the run, 0 or above.
         epoch: 0 or above.
         labels: integers (n,), the class of each record.
 

@@ -40,12 +40,12 @@ class Row:
 
     Args:
         title: name of the sample.
-        path: of the video.
+        path: path of the video.
         class_name: empty without a label.
         details: size, crop and other changes of all frames; or why there is no clip.
         frames_THWC: uint8, the frames shown; None if the video could not be read.
-        indices: of these frames, in the video.
-        seconds: of these frames, from the video's first frame.
+        indices: places of these frames in the video.
+        seconds: times of these frames, from the video's first frame.
     """
 
     title: str
@@ -73,7 +73,7 @@ def show(
         target_png: path of the picture.
         num_train: training clips, the first ones of the epoch on one process.
         num_test: test videos, evenly spaced over the list.
-        epoch: of the training clips.
+        epoch: epoch of the training clips.
         frames_per_clip: frames shown of each clip, evenly spaced, with the first and the last.
 
     Returns:

@@ -44,7 +44,7 @@ def read_list(table: ListTable, base: Path, classes: tuple[str, ...] | None) -> 
     """All rows of a list with paths, whatever their part; their files are not looked for.
 
     Args:
-        table: of the list.
+        table: the list's table.
         base: directory that relative paths start from.
         classes: names by number; None takes them from the list.
 
@@ -225,7 +225,7 @@ def read_kinetics(
     of a part's folder; they may be of any video format, and have a second extension, as downloaders leave it.
 
     Args:
-        table: of the list.
+        table: the list's table.
         base: directory of the videos.
         classes: names by number; None takes them from the list.
         index: from `index_by_stem`; None looks for no file.

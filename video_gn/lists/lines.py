@@ -299,8 +299,8 @@ def fits(line: str, separator: str | None, folders: Folders | None = None) -> bo
     """Whether a line is a video's path and a label, or a path alone if separator is None.
 
     Args:
-        line: of the list.
-        separator: of its fields.
+        line: line of the list.
+        separator: separator of its fields.
         folders: accepts paths of these folders too.
     """
     try:

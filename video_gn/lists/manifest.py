@@ -101,7 +101,7 @@ class Manifest:
                 same.
             fraction: part of each class to keep, in (0, 1], at least one record. A smaller fraction keeps a part
                 of what a larger one keeps.
-            seed: of the draw, at least 0.
+            seed: seed of the draw, at least 0.
 
         Raises:
             ValueError: for a fraction outside (0, 1].
@@ -130,7 +130,7 @@ class Manifest:
 
         Args:
             val_fraction: validation's part, in (0, 1); with groups as near as they allow.
-            seed: of the draw, at least 0.
+            seed: seed of the draw, at least 0.
             group_by: a column of the list ("person"; of class folders "folder", the folders between
                 class and video), or a regular expression with one pair of brackets, searched in file
                 names (`_g(\\d+)_` for UCF101): no group lies on both sides.

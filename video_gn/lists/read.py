@@ -53,7 +53,7 @@ class VideoList:
         path: the list, or the folder.
         root: directory that relative paths start from; None is the list's own.
         format: "auto", or one of `FORMATS`.
-        separator: of a list's fields; None finds it.
+        separator: separator of a list's fields; None finds it.
         check_files: find out which files are missing; without it none is marked as missing.
 
     Raises:
@@ -232,7 +232,7 @@ def read_manifest(
         format: "auto", or one of `FORMATS`.
         classes: names by number, or a file with them; None takes them from the list.
         split: the part; "all" for all; None for a list without parts.
-        separator: of a list's fields; None finds it.
+        separator: separator of a list's fields; None finds it.
         check_files: find out which files are missing.
 
     Raises:

@@ -20,7 +20,7 @@ class FileFacts(NamedTuple):
         codec: FFmpeg's name.
         rotation: clockwise turn in degrees that a reader applies.
         key_frame_interval: longest distance from a key frame to the next one or to the end, in frames.
-        size_bytes: of the file; None if it is missing.
+        size_bytes: size of the file; None if it is missing.
         error: why the video cannot be read; "" if it can.
         mtime_ns: when the file was last written; None if it is missing.
     """

@@ -81,9 +81,9 @@ class Mixing:
             frames_NCTHW: floating point, normalized; not written to.
             labels_N: int64 in [0, num_classes), on the same device.
             num_classes: Y.
-            seed: of the run.
+            seed: seed of the run.
             step: batches since the training began, those of earlier epochs included.
-            rank: of the process.
+            rank: rank of this process.
 
         Returns:
             The mixed clips, in the input's dtype and memory order (the input itself if nothing is mixed), and float32
