@@ -117,12 +117,12 @@ def test_infer_straight_from_a_zoos_file(tiny_videos, tmp_path):
     (tmp_path / "labels.txt").write_text("left\nright\nup\n")
     status, printed = run([*words, f"--checkpoint={path}", "--labels=labels.txt"], tmp_path)
     assert status == 0, printed
-    assert "does not tell its layout: taking 'nonlocal'" in printed
+    assert "does not say its layout: taking 'nonlocal'" in printed
     top = json.loads((tmp_path / "out.json").read_text())["videos"][0]["top"]
     assert {t["label"] for t in top} == {"left", "right", "up"}
     status, printed = run([*words, f"--checkpoint={path}", "--labels=labels.txt", "--layout=slowfast"], tmp_path)
     assert status == 0, printed
-    assert "does not tell" not in printed
+    assert "does not say" not in printed
     other = json.loads((tmp_path / "out.json").read_text())["videos"][0]["top"]
     assert top != other, "the layout changes what the network computes"
 

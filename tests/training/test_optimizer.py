@@ -297,7 +297,7 @@ def test_a_state_of_another_kind_or_of_other_groups_is_refused():
         ({"reference_batch_size": 0}, r"reference_batch_size must be at least 1 or null, got 0"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1\.0"),
         ({"momentum": -0.1}, r"momentum must be in \[0, 1\), got -0\.1"),
-        ({"momentum": 0.0}, r"nesterov must be false where momentum is 0, got True"),
+        ({"momentum": 0.0}, r"nesterov must be false if momentum is 0, got True"),
         ({"weight_decay": -1e-4}, r"weight_decay must be 0 or more, got -0\.0001"),
         ({"norm_weight_decay": -1.0}, r"norm_weight_decay must be 0 or more, got -1\.0"),
         ({"beta1": 1.0}, r"beta1 must be in \[0, 1\), got 1\.0"),

@@ -28,7 +28,7 @@ def test_slowfasts_own_words_are_heard(tmp_path):
 
 def test_a_checkpoint_that_does_not_describe_its_network(tmp_path):
     torch.save({"video_gn": {"net": {"depth": 50}}, "state_dict": small().state_dict()}, tmp_path / "w.ckpt")
-    refused(small(), tmp_path / "w.ckpt", "video_gn.net does not tell width")
+    refused(small(), tmp_path / "w.ckpt", "video_gn.net lacks width")
 
 
 @pytest.mark.parametrize(
@@ -42,13 +42,13 @@ def test_a_checkpoint_that_does_not_describe_its_network(tmp_path):
         ({"classes": "abcde"}, "video_gn.classes must be a list of names"),
         ({"classes": {"a": 0}}, "video_gn.classes must be a list of names"),
         ({"clip": "8x2"}, "video_gn.clip must be a table"),
-        ({"clip": {"num_frames": 8}}, "video_gn.clip does not tell stride"),
+        ({"clip": {"num_frames": 8}}, "video_gn.clip lacks stride"),
         ({"clip": {**ABOUT["clip"], "speed": 2}}, r"video_gn.clip has unknown entries \['speed'\]"),
         ({"clip": {**ABOUT["clip"], "stride": 0}}, "video_gn.clip.stride must be a number of frames, got '0'"),
-        ({"views": {}}, "video_gn.views does not tell num_clips"),
+        ({"views": {}}, "video_gn.views lacks num_clips"),
         ({"views": {**ABOUT["views"], "spacing": "random"}}, "video_gn.views.spacing must be one of"),
         ({"net": 5}, "does not describe a network"),
-        ({"net": {"depth": 50}}, "video_gn.net does not tell width"),
+        ({"net": {"depth": 50}}, "video_gn.net lacks width"),
         ({"net": {"num_groups": "x"}}, "video_gn.net.num_groups must be a number of groups or none"),
         ({"net": {"width": 25600}}, r"width: 25600 there|says that its width is 25600"),
     ],

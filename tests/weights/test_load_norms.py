@@ -68,7 +68,7 @@ def test_scale_and_shift_alone_may_be_of_either_norm(tmp_path):
     assert torch.equal(net.state_dict()["blocks.0.norm.running_mean"], torch.zeros(4))
     report = load_into(small("group", layout="nonlocal"), path)
     text = " ".join(report.notes)
-    for words in ("taken as Group Norm's", "does not tell the groups", "does not tell its layout"):
+    for words in ("taken as Group Norm's", "does not say the groups", "does not say its layout"):
         assert words in text
 
 
@@ -132,7 +132,7 @@ def test_weights_without_norms_are_another_kind(tmp_path):
     net = small("none")
     report = load_into(net, tmp_path / "bare.pth")
     assert same(net.state_dict(), source.state_dict())
-    assert "the file does not tell the groups of its norms; the network has none" in report.notes
+    assert "the file does not say the groups of its norms; the network has none" in report.notes
 
 
 @pytest.mark.parametrize("zoo", ["torchvision", "caffe2"])
@@ -158,6 +158,6 @@ def test_a_bare_state_of_our_own_group_norm_network_fits_any_layout_and_says_so(
     torch.save(randomized(small("group")).state_dict(), tmp_path / "w.pth")
     report = load_into(small("group", layout="nonlocal"), tmp_path / "w.pth")
     assert report.layout is None
-    assert "the file does not tell its layout: the network has 'nonlocal'" in report.notes
+    assert "the file does not say its layout: the network has 'nonlocal'" in report.notes
     torch.save(randomized(small()).state_dict(), tmp_path / "w.pth")
     refused(small(layout="nonlocal"), tmp_path / "w.pth", r"a bare state_dict\(\) of such a network")

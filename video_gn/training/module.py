@@ -170,11 +170,11 @@ class VideoClassifier(LightningModule):
 
     def _take_input(self, mean: Sequence[float], std: Sequence[float], of: str) -> None:
         """Take mean and std, or warn if others are set."""
-        for name, buffer, values, told in zip(
+        for name, buffer, values, is_set in zip(
             ("mean", "std"), (self.mean, self.std), (mean, std), self.input_is_told, strict=True
         ):
             wanted = torch.tensor(list(values), dtype=buffer.dtype, device=buffer.device)
-            if not told:
+            if not is_set:
                 buffer.copy_(wanted)
             elif not torch.allclose(buffer, wanted, rtol=0, atol=5e-4):
                 log.warning(

@@ -70,11 +70,11 @@ class OptimizerConfig:
         if self.reference_batch_size is not None and self.reference_batch_size < 1:
             raise ValueError(
                 f"reference_batch_size must be at least 1 or null, got {self.reference_batch_size!r}. "
-                "Null keeps lr as it is at every batch size."
+                "Null uses lr at every batch size."
             )
         check_range("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)", "The usual value is 0.9.")
         if self.name == "sgd" and self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov must be false where momentum is 0, got True. Set a momentum or nesterov: false.")
+            raise ValueError("nesterov must be false if momentum is 0, got True. Set a momentum or nesterov: false.")
         for name in ("weight_decay", "norm_weight_decay"):
             value = getattr(self, name)
             check_range(name, value, value >= 0, "0 or more", "The usual values are 1e-4, and 0 for norms.")
@@ -117,7 +117,7 @@ def parameter_groups(
     is_norm: Callable[[nn.Module], bool],
     layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """Groups that hold every parameter exactly once: "decay" and "norm", for each of `STAGES` where rates differ.
+    """Groups that hold every parameter exactly once: "decay" and "norm", for each of `STAGES` if rates differ.
 
     Empty groups are kept, so that a checkpoint's groups fit any norm. Frozen parameters are included: the optimizer
     skips parameters without a gradient.

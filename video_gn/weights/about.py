@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from video_gn.weights.files import FileContent
 
 KEY = "video_gn"
-# How a checkpoint names the network's tensors, and where the classifier's are among them.
+# Prefix of the network's tensors in a checkpoint, and that of the classifier's among them.
 NET_PREFIX = "net."
 CLASSIFIER = "blocks.6.proj."
 # res2, res3, res4, res5 as block numbers (2 is the pool, which has no parameters).
 STAGES = ("1", "3", "4", "5")
-# The norm of a file that holds scale and shift alone, under names that do not tell whose.
+# The norm of a file that holds scale and shift alone, under names that do not say whose.
 UNKNOWN = "unknown"
 
 
@@ -154,7 +154,7 @@ def check_table(path: str, place: str, table: Mapping[str, Any], rules: Rules, *
         if name in table and not fits(table[name]):
             raise CheckpointError(f"{path}: {place}.{name} must be {what}, got {str(table[name])[:80]!r}")
         if name in needed and name not in table:
-            raise CheckpointError(f"{path}: {place} does not tell {name}")
+            raise CheckpointError(f"{path}: {place} lacks {name}")
 
 
 # ---- reading -------------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ def read_json(content: FileContent, name: str) -> Any:
 
 
 def require(path: str, about: Mapping[str, Any], *names: str) -> None:
-    """Raise CheckpointError for the first of the names that a checkpoint does not tell."""
+    """Raise CheckpointError for the first of the names that a checkpoint does not say."""
     for name in names:
         if name not in about:
             raise CheckpointError(f"{path}: does not say how its clips are made (key {KEY}.{name})")

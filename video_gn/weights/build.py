@@ -26,7 +26,7 @@ def load_net(path: str | Path, *, layout: str | None = None, labels: Sequence[st
 
     Args:
         path: Checkpoint of this package, or weights of any zoo; or PACKAGE:NAME.
-        layout: Layout of a zoo's file that does not tell it.
+        layout: Layout of a zoo's file that does not say it.
         labels: Class names by number; else the file's own, or Kinetics' for a zoo's 400 classes.
 
     Returns:
@@ -74,13 +74,13 @@ def build_net(source: Source, *, layout: str | None = None) -> tuple[I3D, LoadRe
 
     Args:
         source: What `recognize` returned.
-        layout: Layout, if the file does not tell it; None takes "nonlocal" with a warning.
+        layout: Layout, if the file does not say it; None takes "nonlocal" with a warning.
 
     Returns:
         (network in training mode, what was done with every tensor).
 
     Raises:
-        CheckpointError: if the file's network is none of ours, or the file does not tell enough of it.
+        CheckpointError: if the file's network is none of ours, or the file does not say enough of it.
     """
     if source.depth is None or source.width is None:
         from video_gn.weights.zoos import other_network
@@ -132,14 +132,14 @@ def _check_sizes(source: Source, arguments: Mapping[str, Any]) -> None:
 def _layout(source: Source, layout: str | None) -> str:
     if source.layout or layout:
         return str(source.layout or layout)
-    log.warning("%s does not tell its layout: taking 'nonlocal'. --layout names another.", source.path)
+    log.warning("%s does not say its layout: taking 'nonlocal'. --layout names another.", source.path)
     return "nonlocal"
 
 
 def _num_groups(source: Source) -> int:
     if source.groups is not None:
         return source.groups[1]
-    log.warning("%s does not tell the number of groups of its norms: taking 32", source.path)
+    log.warning("%s does not say the number of groups of its norms: taking 32", source.path)
     return 32
 
 

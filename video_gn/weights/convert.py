@@ -45,7 +45,7 @@ def convert(
             `.pyth` (pytorchvideo's, under `model_state`) or `.pth` (torchvision's names, flat).
         names: "video_gn", "pytorchvideo" or "torchvision" instead of the suffix's.
         format: Format of the source, or "auto".
-        layout: Layout of a source that does not tell it.
+        layout: Layout of a source that does not say it.
         labels: Class names by number to store.
         overwrite: Replace a target that exists.
 

@@ -1,7 +1,7 @@
 """What a weight file is: its zoo, its tensors under our names, and what its network was.
 
-Told from the content: the names and shapes of the tensors, and what the file says of itself. A checkpoint of this
-package says all of it; what other zoos leave unsaid is in `zoos`, which is imported for their files alone.
+It follows from the names and shapes of the tensors and from what the file says of itself. A checkpoint of this package
+says all of it; what other zoos leave unsaid is in `zoos`, which is imported for their files alone.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ class Source:
         ignored: Name in the file -> why it is no weight.
         outside: What the file holds beside the network's tensors: name -> in words.
         foreign: Objects of other libraries, which were not built.
-        norm: Kind, as far as the file tells; "batch" or "group" where only the family can be told; `UNKNOWN` where
-            scale and shift alone are there, of Group Norm or of folded Batch Norm.
-        groups: How its norms divide channels, as `group_rule` says it; None where that is not known.
+        norm: Kind, as far as it is known: "batch" or "group" if only the family is; `UNKNOWN` for scale and shift
+            alone, of Group Norm or of folded Batch Norm.
+        groups: How its norms divide channels, as `group_rule` says it; None if that is not known.
         affine: Whether Batch Norm is folded into a scale and a shift, without statistics.
-        layout: None where it is not known, or any will do.
+        layout: None if it is not known, or any will do.
         blocks: Number of blocks of res2, res3, res4, res5.
         width: Channels of the stem; None without a stem.
         num_classes: None without a classifier.
         is_2d: Whether it is an image network, to be inflated.
         bgr: Whether its input is BGR.
         preprocessing: The zoo's, for RGB input.
-        classes: Names by number, where they are known.
-        clip: Frames and stride that it was trained with, where they are known.
+        classes: Names by number; empty if they are not known.
+        clip: Frames and stride that it was trained with; None if they are not known.
         about: What a checkpoint of ours says of itself; empty for others.
         is_named: Whether a person has said the format.
     """
@@ -89,11 +89,11 @@ class Source:
 
 
 def recognize(content: FileContent, *, format: str = "auto") -> Source:
-    """Tell what a file's network is.
+    """Find out what a file's network is.
 
     Args:
         content: What `read_file` returned; its tensors may be on the meta device.
-        format: One of `keymaps.FORMATS`; "auto" tells it from the content.
+        format: One of `keymaps.FORMATS`; "auto" recognizes it from the content.
 
     Raises:
         CheckpointError: if there are no tensors, or names of no zoo.

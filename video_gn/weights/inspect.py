@@ -48,7 +48,7 @@ def _rows(source: Source) -> list[tuple[str, str]]:
         ("tensors", _tensors(source)),
         ("network", _network(source)),
         ("norms", _norms(source)),
-        ("layout", source.layout or ("any: an image network" if source.is_2d else "not told by the file")),
+        ("layout", source.layout or ("any: an image network" if source.is_2d else "not in the file")),
         ("classes", classes),
         ("input", f"{'BGR' if source.bgr else 'RGB'}; mean {_numbers(pixels.mean)}, std {_numbers(pixels.std)}"),
     ]
@@ -86,7 +86,7 @@ def _norms(source: Source) -> str:
     if source.norm == UNKNOWN:
         return "scale and shift alone: Group Norm, or Batch Norm folded into them"
     if source.groups is None:
-        return f"{source.norm} (number of groups not told)" if norm_family(source.norm) == "group" else source.norm
+        return f"{source.norm} (number of groups unknown)" if norm_family(source.norm) == "group" else source.norm
     what, count = source.groups
     return f"{source.norm}, {count} {'groups' if what == 'groups' else 'channels a group'}"
 

@@ -103,7 +103,7 @@ def merge(
 
 
 class _Plan:
-    """What goes where; nothing is written."""
+    """What would be loaded into which tensor; nothing is written."""
 
     def __init__(
         self, net: Network, source: Source, *, ignore: Sequence[str], classes: Sequence[str], reinit_norms: bool
@@ -161,7 +161,7 @@ class _Plan:
                 return f"is of another network ({name}: {there} there, {net[name]} here). Set model.net.{name} {there}"
         if source.layout not in (None, net["layout"]) and layout_mismatch == "error":
             bare = (
-                " (a bare state_dict() of such a network does not tell its own)"
+                " (a bare state_dict() of such a network does not say its own)"
                 if source.format == "pytorchvideo"
                 else ""
             )
@@ -248,7 +248,7 @@ class _Plan:
         return weight
 
     def _compare_classes(self, here: list[str]) -> str | None:
-        """Why the classifier cannot be taken; sets the order of its rows where that differs."""
+        """Why the classifier cannot be taken, or None; sets the order of its rows if that differs."""
         there, count = list(self.source.classes), self.source.num_classes
         wanted = int(self.arguments["num_classes"])
         if count is not None and count != wanted:
@@ -256,7 +256,7 @@ class _Plan:
         if count is None or not here or not there or here == there:
             return None
         if sorted(here) != sorted(there):
-            return "its classes are others than the network's, as many as they are"
+            return "its classes differ from the network's, though not in number"
         self.order = [there.index(name) for name in here]
         return None
 
@@ -314,7 +314,7 @@ class _Plan:
             )
         elif source.groups is None and norm_family(source.norm) == "group" and not (self.is_affine or self.drops_norms):
             notes.append(
-                f"the file does not tell the groups of its norms; the network has {_rule_in_words(group_rule(net))}"
+                f"the file does not say the groups of its norms; the network has {_rule_in_words(group_rule(net))}"
             )
         if source.layout is None and not source.is_2d:
             zoos = (
@@ -322,7 +322,7 @@ class _Plan:
                 if source.format == "caffe2"
                 else ""
             )
-            notes.append(f"the file does not tell its layout: {zoos}the network has {net['layout']!r}")
+            notes.append(f"the file does not say its layout: {zoos}the network has {net['layout']!r}")
         unused = [p for p in self.ignore if p not in self.used_patterns]
         if unused:
             notes.append(f"`ignore` names nothing in the file with {', '.join(unused)}")

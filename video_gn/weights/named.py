@@ -39,7 +39,7 @@ def find_weights(name: str | os.PathLike[str]) -> Path:
         name: Path; or PACKAGE:NAME, optionally with @SHA256 (its first 8 digits or more) that the file must have.
 
     Returns:
-        The path itself, or the file in the cache, whose suffix does not tell its format.
+        The path itself, or the file in the cache, whose suffix does not say its format.
 
     Raises:
         CheckpointError: for an unknown package or name, weights that cannot be fetched, or another hash.

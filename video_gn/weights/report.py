@@ -64,7 +64,7 @@ class LoadReport:
         format: One of `video_gn.weights.FORMATS`.
         container: As in `FileContent`.
         norm: Kind of norm in the file, as far as it tells.
-        layout: Layout that the file's network needs; None if the file does not tell or any will do.
+        layout: Layout that the file's network needs; None if the file does not say or any will do.
         depth: Depth of the file's network.
         num_classes: Classes of the file's classifier; None without one.
         preprocessing: The zoo's, for RGB input; the network's input should be normalized by it.

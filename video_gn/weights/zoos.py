@@ -92,7 +92,7 @@ def not_known(path: str, names: Mapping[str, Any], format: str) -> str:
 
 
 def other_network(source: Source) -> str | None:
-    """Which network this is, with the name that gives it away; None where nothing says that it is none of ours."""
+    """Which network this is, with the name that gives it away; None if nothing shows that it is not ours."""
     for pattern, words in _TELL_TALES:
         for name in source.tensors:
             if re.search(pattern, name):
@@ -123,7 +123,7 @@ def habits(content: FileContent, zoo: str, *, has_statistics: bool, is_2d: bool)
     norm = "batch" if has_statistics or affine else "group"
     if zoo == "torchvision" and norm == "group" and not is_2d:
         norm = UNKNOWN  # a Group Norm network's, or a port of one whose Batch Norms were folded
-    # Detectron's and timm's Group Norm networks have 32 groups; other files do not tell.
+    # Detectron's and timm's Group Norm networks have 32 groups; other files do not say.
     has_32_groups = norm == "group" and (zoo == "detectron" or (zoo == "torchvision" and is_2d))
     # pytorchvideo has no Group Norm networks: such a file is of a network of ours, in any layout.
     layouts = {"slowfast": "slowfast", "mmaction": "mmaction"}
@@ -199,7 +199,7 @@ def zoo_classes(source: Source) -> tuple[str, ...]:
 
 def zoo_protocol(source: Source, layout: str) -> dict[str, Any]:
     """The zoo's ten clips, center crop, as `clip` and `views` of a checkpoint of ours."""
-    # Caffe2 files and ports do not tell: SlowFast's zoo has 8 x 8, Non-local's 32 x 2.
+    # Caffe2 files and ports do not say: SlowFast's zoo has 8 x 8, Non-local's 32 x 2.
     num_frames, stride = source.clip or ((8, 8) if layout == "slowfast" else (32, 2))
     spacing, target_fps, past_end = _PROTOCOLS[layout]
     return {
