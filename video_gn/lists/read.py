@@ -117,29 +117,7 @@ class VideoList:
         Raises:
             ManifestError: see `VideoList`.
         """
-        listing = self.listing(split, classes=classes)
-        check_repeats(listing)
-        errors = listing.errors
-        if errors is not None and self._check_files:
-            errors = _without_found(listing, errors)
-        manifest = Manifest(
-            Records(
-                listing.paths,
-                listing.labels,
-                segments=listing.segments,
-                sources=TextColumn(np.zeros(len(listing.paths), dtype=np.int32), (listing.source,)),
-                lines=listing.lines,
-                groups=tuple((name, TextColumn.from_strings(column)) for name, column in listing.groups.items()),
-                missing=listing.missing,
-                errors=None if errors is None else TextColumn.from_strings(errors),
-                num_frames=listing.num_frames,
-                fps=listing.fps,
-            ),
-            listing.classes,
-            listing.source if split is None else f"{listing.source} ({split})",
-        )
-        _log_manifest(manifest)
-        return manifest
+        return _to_manifest(self.listing(split, classes=classes), split, check_files=self._check_files)
 
     def listing(self, split: str | None = None, *, classes: ClassNames = None) -> Listing:
         """The columns of a part, with each row's part, which a manifest does not keep; see `manifest`."""
@@ -168,6 +146,31 @@ class VideoList:
     @cached_property
     def _index(self) -> dict[str, tuple[str, ...]] | None:
         return index_by_stem(self._base) if self._check_files else None
+
+
+def _to_manifest(listing: Listing, split: str | None, *, check_files: bool) -> Manifest:
+    check_repeats(listing)
+    errors = listing.errors
+    if errors is not None and check_files:
+        errors = _without_found(listing, errors)
+    manifest = Manifest(
+        Records(
+            listing.paths,
+            listing.labels,
+            segments=listing.segments,
+            sources=TextColumn(np.zeros(len(listing.paths), dtype=np.int32), (listing.source,)),
+            lines=listing.lines,
+            groups=tuple((name, TextColumn.from_strings(column)) for name, column in listing.groups.items()),
+            missing=listing.missing,
+            errors=None if errors is None else TextColumn.from_strings(errors),
+            num_frames=listing.num_frames,
+            fps=listing.fps,
+        ),
+        listing.classes,
+        listing.source if split is None else f"{listing.source} ({split})",
+    )
+    _log_manifest(manifest)
+    return manifest
 
 
 def _log_manifest(manifest: Manifest) -> None:
@@ -240,7 +243,9 @@ def read_manifest(
         ValueError: for an unknown format or separator.
     """
     videos = VideoList(path, root=root, format=format, separator=separator, check_files=check_files)
-    return videos.manifest(split, classes=classes)
+    listing = videos.listing(split, classes=classes)
+    del videos  # the list's text, which takes more memory than the manifest
+    return _to_manifest(listing, split, check_files=check_files)
 
 
 def find_videos(paths: Sequence[str | os.PathLike[str]]) -> Manifest:
