@@ -1,5 +1,8 @@
 """What a checkpoint or a zoo's config says of itself is checked before it is used."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from small import ABOUT
@@ -81,3 +84,18 @@ def test_a_slowfast_config_that_cannot_be(tmp_path, cfg, match):
     for harmless in ("[" * 5000, "a: !!python/object:os.system {}", "DATA: 5", ""):
         torch.save({"model_state": state, "cfg": harmless}, tmp_path / "w.pyth")
         assert load_into(small(), tmp_path / "w.pyth").preprocessing.mean == (0.45, 0.45, 0.45)
+
+
+def test_a_checkpoint_of_ours_is_read_without_the_zoos(tmp_path):
+    source = randomized(small())
+    about = {**ABOUT, "net": source.arguments, "classes": list("abcde")}
+    state = {f"net.{name}": tensor for name, tensor in source.state_dict().items()}
+    torch.save({"video_gn": about, "state_dict": state}, tmp_path / "a.ckpt")
+    code = """
+import sys
+from video_gn.weights.build import load_net
+load_net(sys.argv[1])
+assert not {f"video_gn.weights.{name}" for name in ("zoos", "keymaps", "inflate", "convert")} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.ckpt"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,6 +17,9 @@ from video_gn.errors import CheckpointError
 from video_gn.models.tables import BATCH_FAMILY, DEFAULT_NUM_GROUPS, DEPTHS
 from video_gn.weights.about import KEY, STAGES, VIDEO_INPUT, Preprocessing, read_about
 from video_gn.weights.files import FileContent
+
+if TYPE_CHECKING:
+    from video_gn.weights.keymaps import Keymap
 
 # The name of this package's own format; `keymaps.FORMATS` has all of them.
 OWN = "video_gn"
@@ -111,18 +114,7 @@ def recognize(content: FileContent, *, format: str = "auto") -> Source:
         from video_gn.weights.zoos import choose_keymap
 
         keymap = choose_keymap(content.path, bare, "auto" if about else format)
-    ignored, tensors, names = {}, {}, {}
-    for key, value in state.items():
-        why = None if keymap is None else keymap.why_ignored(bare[key])
-        if why is not None:
-            ignored[key] = why
-        elif isinstance(value, torch.Tensor):
-            tensors[key] = value
-            ours = bare[key] if keymap is None else keymap.to_ours(bare[key])
-            if ours is not None:
-                names[key] = ours
-        else:
-            outside[f"{key} (among the tensors)" if key in outside else key] = _in_words(value)
+    tensors, names, ignored = _name_tensors(state, bare, keymap, outside)
     if not names:
         from video_gn.weights.zoos import not_known
 
@@ -158,6 +150,25 @@ def recognize(content: FileContent, *, format: str = "auto") -> Source:
         about=about,
         is_named=format != "auto",
     )
+
+
+def _name_tensors(
+    state: Mapping[str, Any], bare: Mapping[str, str], keymap: Keymap | None, outside: dict[str, str]
+) -> tuple[dict[str, torch.Tensor], dict[str, str], dict[str, str]]:
+    """The fields tensors, names and ignored of a `Source`; adds what is no tensor to `outside`."""
+    tensors, names, ignored = {}, {}, {}
+    for key, value in state.items():
+        why = None if keymap is None else keymap.why_ignored(bare[key])
+        if why is not None:
+            ignored[key] = why
+        elif isinstance(value, torch.Tensor):
+            tensors[key] = value
+            ours = bare[key] if keymap is None else keymap.to_ours(bare[key])
+            if ours is not None:
+                names[key] = ours
+        else:
+            outside[f"{key} (among the tensors)" if key in outside else key] = _in_words(value)
+    return tensors, names, ignored
 
 
 def _check_format(format: str) -> None:
