@@ -1,7 +1,7 @@
 """Class folders to columns: `<class>/.../<video>`, also below `train/`, `val/`, `test/`."""
 
 # os.path, not pathlib: a Path object per file takes seconds for 240,000 files.
-# ruff: noqa: PTH118, PTH119
+# ruff: noqa: PTH118
 
 from __future__ import annotations
 
@@ -22,21 +22,17 @@ log = logging.getLogger(__name__)
 
 
 def read_folders(root: Path, classes: tuple[str, ...] | None, split: str | None) -> Listing:
-    """Videos of `root/<class>/...`, or of one part, `root/<split>/<class>/...`, in the order of the names.
+    """Videos, files or frame folders, of `root/<class>/...`, or of one part, `root/<split>/<class>/...`.
 
-    A video is a file, or a folder of frames.
-
-    Args:
-        root: the directory.
-        classes: names by number; None takes the folders' names, sorted.
-        split: the part; "all" for all parts.
+    They come in the order of the names, as do the classes if none are given.
 
     Raises:
         ManifestError: for an unknown part or class, and a directory without videos in class folders.
     """
     parts = found_parts(root)
+    tops = [root]
     if split == ALL_PARTS:
-        tops = [part for part in (find_part(root, name) for name in parts) if part is not None] or [root]
+        tops = [part for name in parts if (part := find_part(root, name)) is not None] or tops
     elif split is not None:
         part = find_part(root, split)
         if part is None:
@@ -45,15 +41,10 @@ def read_folders(root: Path, classes: tuple[str, ...] | None, split: str | None)
         tops = [part]
     elif parts:
         raise ManifestError(which_part(root, parts))
-    else:
-        tops = [root]
 
-    found: list[tuple[str, str, str, bool]] = []  # class, path, folder below the class, is it there
-    sizes: dict[Path, int] = {}
-    for top in tops:
-        below_top = _videos_by_class(top)
-        sizes[top] = len(below_top)
-        found += below_top
+    # Class, path, folder below the class, whether it is there, part.
+    found = [(*video, top.name) for top in tops for video in _videos_by_class(top)]
+    found.sort(key=lambda video: video[0])  # stable: parts and names keep their order within a class
     if not found:
         raise ManifestError(
             f"{root}: the directory must hold folders of classes with videos ({extensions()}), or with folders of "
@@ -68,25 +59,21 @@ def read_folders(root: Path, classes: tuple[str, ...] | None, split: str | None)
             f"{root}: folders must be of the {len(classes)} classes ({some(classes)}), got {some(unknown)}. "
             "Add them to the classes, or move them away."
         )
-    splits = [os.path.basename(top) for top in tops for _ in range(sizes[top])] if tops != [root] else None
-    if len(tops) > 1:
-        order = sorted(range(len(found)), key=lambda place: found[place][0])
-        found = [found[place] for place in order]
-        splits = splits and [splits[place] for place in order]
-    folders = [below for _, _, below, _ in found]
+    folders = [below for _, _, below, *_ in found]
     return Listing(
         str(root),
-        [path for _, path, _, _ in found],
+        [path for _, path, *_ in found],
         np.array([numbers[class_key(name)] for name, *_ in found], dtype=np.int32),
         classes,
         np.zeros(len(found), dtype=np.int32),
-        np.array([not there for *_, there in found], dtype=bool),
+        np.array([not there for *_, there, _ in found], dtype=bool),
         groups={"folder": folders} if any(folders) else {},
-        splits=splits,
+        splits=None if tops == [root] else [part for *_, part in found],
     )
 
 
 def _videos_by_class(top: Path) -> list[tuple[str, str, str, bool]]:
+    """Class, path, folder below the class, and whether it is there."""
     folders, loose, has_frames = list_dir(top)
     if has_frames and not loose and not folders:
         raise ManifestError(
@@ -100,18 +87,16 @@ def _videos_by_class(top: Path) -> list[tuple[str, str, str, bool]]:
         )
     if loose:
         log.warning("%s: %d videos in no class folder are left out (%s, ...)", top, len(loose), loose[0][0])
-    found = []
-    empty = []
-    frame_folders = []
+    found, empty, frame_folders = [], [], []
     for folder in folders:
         path = os.path.join(top, folder)
         videos = list(walk_videos(path))
-        if videos == [("", "", True)]:
-            frame_folders.append(folder)
-            continue
-        found += [(folder, os.path.join(path, below, name), below, there) for below, name, there in videos]
         if not videos:
             empty.append(folder)
+        elif videos == [("", "", True)]:
+            frame_folders.append(folder)
+        else:
+            found += [(folder, os.path.join(path, below, name), below, there) for below, name, there in videos]
     if frame_folders and not found:
         raise ManifestError(
             f"{top}: videos must lie in a folder for each class, got {len(frame_folders)} frame folders beside each "

@@ -30,9 +30,8 @@ def kinetics400() -> tuple[str, ...]:
 def read_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Read class names in the order of their numbers.
 
-    Args:
-        path: text with one name per line; or json, a list of names or a mapping of names to numbers, which may be
-            written as text ("0").
+    The file is text with one name per line; or json, a list of names or a mapping of names to numbers, which may be
+    written as text ("0").
 
     Raises:
         ManifestError: for a file that cannot be read, no name, an empty one, one that stands twice, or numbers that

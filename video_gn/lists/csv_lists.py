@@ -43,10 +43,7 @@ _KINETICS_DEPTH = 2
 def read_list(table: ListTable, base: Path, classes: tuple[str, ...] | None) -> Listing:
     """All rows of a list with paths, whatever their part; their files are not looked for.
 
-    Args:
-        table: the list's table.
-        base: directory that relative paths start from.
-        classes: names by number; None takes them from the list.
+    Relative paths start from `base`; `classes` are names by number, None takes them from the list.
 
     Raises:
         ManifestError: for missing columns and for fields that cannot be used; names the lines.
@@ -67,8 +64,10 @@ def read_list(table: ListTable, base: Path, classes: tuple[str, ...] | None) -> 
         names = _check_paths(table, names, base, problems)
     labels, classes = _number_labels(table, classes, problems)
     segments = _read_segments(table, problems)
-    num_frames, fps = _read_scan(table, problems)
+    num_frames = _read_numbers(table, "num_frames", int, problems)
+    fps = _read_numbers(table, "fps", float, problems)
     problems.check()
+    known = {*PATH_COLUMNS, *LABEL_COLUMNS, *_SEGMENT_COLUMNS, SPLIT_COLUMN, *(SCAN_COLUMNS if table.is_scan else ())}
     return Listing(
         str(table.path),
         _join_all(base, names),
@@ -77,10 +76,10 @@ def read_list(table: ListTable, base: Path, classes: tuple[str, ...] | None) -> 
         np.array(table.lines, dtype=np.int32),
         np.zeros(len(table), dtype=bool),
         segments,
-        {name: table.column(name) or [] for name in _further_columns(table)},
+        {name: table.column(name) or [] for name in table.header if name not in known},
         table.column(SPLIT_COLUMN),
         table.column("error") if table.is_scan else None,
-        num_frames,
+        None if num_frames is None else np.nan_to_num(num_frames).astype(np.int32),
         fps,
     )
 
@@ -93,10 +92,10 @@ def _number_labels(
     if column is None or not any(column):
         return np.full(len(table), -1, dtype=np.int32), classes or ()
     distinct = set(column)
-    for label, line in zip(column, table.lines, strict=True) if "" in distinct else ():
-        if not label:
-            problems.add(line, "label must be a class, got nothing. Write it, or leave all labels out.")
-    distinct.discard("")
+    if "" in distinct:
+        what = "label must be a class, got nothing. Write it, or leave all labels out."
+        problems.add_all(column, table.lines, {"": what})
+        distinct.discard("")
     are_numbers = all(label.removeprefix("-").isdecimal() and label.isascii() for label in distinct)
     if classes is None and are_numbers:
         classes = _count_classes(table.path, {int(label) for label in distinct})
@@ -105,16 +104,16 @@ def _number_labels(
     by_key = {class_key(name): number for number, name in enumerate(classes)}
     # If classes have digits as names, a label is a name: as a number it could mean another class.
     as_names = not are_numbers or any(name.isdecimal() for name in classes)
-    numbers: dict[str, int] = {"": -1}
-    for label in distinct:
-        number = by_key.get(class_key(label), -1) if as_names else int(label)
-        if 0 <= number < len(classes):
-            numbers[label] = number
+    numbers = {label: by_key.get(class_key(label), -1) if as_names else int(label) for label in distinct}
     rule = f"one of the {len(classes)} classes ({some(classes)})" if as_names else f"a number in [0, {len(classes)})"
-    for label, line in zip(column, table.lines, strict=True) if not distinct <= numbers.keys() else ():
-        if label not in numbers:
-            problems.add(line, f"label must be {rule}, got {label!r}. Correct the line or the classes.")
-    return np.array([numbers.get(label, -1) for label in column], dtype=np.int32), classes
+    wrong = {
+        label: f"label must be {rule}, got {label!r}. Correct the line or the classes."
+        for label, number in numbers.items()
+        if not 0 <= number < len(classes)
+    }
+    problems.add_all(column, table.lines, wrong)
+    numbers |= dict.fromkeys(["", *wrong], -1)
+    return np.array([numbers[label] for label in column], dtype=np.int32), classes
 
 
 def _count_classes(path: Path, numbers: set[int]) -> tuple[str, ...]:
@@ -148,49 +147,32 @@ def _check_paths(table: ListTable, names: list[str], base: Path, problems: Probl
     return [name.rstrip("/") for name in names] if rows else names
 
 
-def _further_columns(table: ListTable) -> list[str]:
-    known = {*PATH_COLUMNS, *LABEL_COLUMNS, *_SEGMENT_COLUMNS, SPLIT_COLUMN, *(SCAN_COLUMNS if table.is_scan else ())}
-    return [name for name in table.header if name not in known]
-
-
 def _join_all(base: Path, names: list[str]) -> list[str]:
-    """`os.path.join` of each; on POSIX systems in a quarter of its time, as a concatenation."""
-    if os.name != "posix":
-        return [os.path.join(base, name) for name in names]
+    """`os.path.join` of each, in a quarter of its time."""
     start = os.path.join(base, "")
     return [name if name[:1] == "/" else start + name for name in names]
 
 
-def _read_scan(table: ListTable, problems: Problems) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """A scan's numbers of frames, int32 (n,), 0 for none, and rates, float64 (n,), NaN for none."""
-    if not table.is_scan:
-        return None, None
-    counts = _read_numbers(table, "num_frames", int, problems)
-    rates = _read_numbers(table, "fps", float, problems)
-    return (None if counts is None else np.nan_to_num(counts).astype(np.int32)), rates
-
-
 def _read_numbers(table: ListTable, name: str, kind: type[int] | type[float], problems: Problems) -> np.ndarray | None:
-    """A column of numbers above 0, float64 (n,), NaN for none; None without the column."""
-    column = table.column(name)
+    """A scan's column of numbers above 0, float64 (n,), NaN for none; None without the column."""
+    column = table.column(name) if table.is_scan else None
     if column is None:
         return None
+    what = "an integer" if kind is int else "a number"
+    wrong = {}
 
-    def read(text: str) -> float:
+    values = {"": math.nan}
+    for text in set(column) - {""}:  # many are equal: each is converted once
         try:
-            value = kind(text) if text else math.nan
+            value = kind(text)
         except ValueError:
-            return -1.0
-        return value if not text or 0 < value < _MAX_NUMBER else -1.0
-
-    # Many texts are equal: each is converted once.
-    values = {text: read(text) for text in set(column)}
-    if -1.0 in values.values():
-        what = "an integer" if kind is int else "a number"
-        for text, line in zip(column, table.lines, strict=True):
-            if values[text] < 0:
-                problems.add(line, f"{name} must be {what} above 0 or empty, got {text!r}. {_AGAIN}")
-    return np.fromiter(map(values.__getitem__, column), dtype=np.float64, count=len(column))
+            value = -1
+        if 0 < value < _MAX_NUMBER:
+            values[text] = value
+        else:
+            wrong[text] = f"{name} must be {what} above 0 or empty, got {text!r}. {_AGAIN}"
+    problems.add_all(column, table.lines, wrong)
+    return np.array([values.get(text, math.nan) for text in column])
 
 
 def _read_segments(table: ListTable, problems: Problems) -> np.ndarray | None:
@@ -221,17 +203,9 @@ def read_kinetics(
 ) -> Listing:
     """All rows of the official csv (label, youtube_id, time_start, time_end, split), whatever their part.
 
-    The files, `<id>_<start>_<end>.mp4`, lie flat, in class folders (with spaces or underscores), or in class folders
-    of a part's folder; they may be of any video format, and have a second extension, as downloaders leave it.
-
-    Args:
-        table: the list's table.
-        base: directory of the videos.
-        classes: names by number; None takes them from the list.
-        index: from `index_by_stem`; None looks for no file.
-
-    Raises:
-        ManifestError: for missing columns and for fields that cannot be used; names the lines.
+    The files, `<id>_<start>_<end>.mp4`, lie in `base` flat, in class folders (with spaces or underscores), or in class
+    folders of a part's folder; they may be of any video format, and have a second extension, as downloaders leave it.
+    `index` is of `index_by_stem`; None looks for no file. Classes and errors as of `read_list`.
     """
     absent = [name for name in (YOUTUBE_COLUMN, *_KINETICS_COLUMNS) if name not in table.header]
     if absent:
@@ -279,8 +253,6 @@ def _kinetics_stems(table: ListTable, problems: Problems) -> list[str]:
 def index_by_stem(root: Path) -> dict[str, tuple[str, ...]]:
     """Names without extensions to paths below `root`; lists each directory once and looks up no file."""
     index: dict[str, tuple[str, ...]] = {}
-    if not root.is_dir():
-        raise ManifestError(f"{root}: root must be the directory of the videos, got something else. Set root.")
     for below, name, there in walk_videos(root, max_depth=_KINETICS_DEPTH):
         if not there or not name:
             continue

@@ -5,7 +5,7 @@ once: directories are listed, and their files are not looked up one by one.
 """
 
 # os.path, not pathlib: a Path object per file takes seconds for 240,000 files.
-# ruff: noqa: PTH112, PTH113, PTH116, PTH118, PTH119, PTH120, PTH122
+# ruff: noqa: PTH112, PTH113, PTH116, PTH118, PTH119, PTH122
 
 from __future__ import annotations
 
@@ -64,14 +64,11 @@ def part_names(split: str) -> tuple[str, ...]:
 
 
 def list_dir(directory: str | Path) -> tuple[list[str], list[tuple[str, bool]], bool]:
-    """One directory's visible entries, sorted by name; links are followed.
+    """One directory's visible entries, sorted by name; links are followed. ManifestError if it cannot be listed.
 
     Returns:
         names of folders; (name, whether it is there) of videos, False for a link that leads nowhere;
         and whether other files are numbered pictures.
-
-    Raises:
-        ManifestError: for a directory that cannot be listed.
     """
     folders: list[str] = []
     videos: list[tuple[str, bool]] = []
@@ -190,19 +187,16 @@ def are_missing(paths: Sequence[str]) -> np.ndarray:
             missing[index] = not exists(path)
             continue
         directory, slash, name = path.rpartition(os.sep)
-        directory = directory or slash
-        found = by_directory.get(directory)
-        if found is None:
-            found = by_directory[directory] = ([], [])
-        found[0].append(index)
-        found[1].append(name)
-    for indices, names in by_directory.values():
+        indices, names = by_directory.setdefault(directory or slash, ([], []))
+        indices.append(index)
+        names.append(name)
+    for directory, (indices, names) in by_directory.items():
         if len(indices) < _LIST_FROM:
             for index in indices:
                 missing[index] = not (os.path.isfile(paths[index]) or _is_folder_of_frames(paths[index]))
             continue
         try:
-            with os.scandir(os.path.dirname(paths[indices[0]]) or ".") as entries:
+            with os.scandir(directory or ".") as entries:
                 there = {e.name for e in entries if e.is_file() or (e.is_dir() and _is_folder_of_frames(e.path))}
         except OSError:  # no such directory, or no permission: its files cannot be opened
             there = set()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,11 +34,7 @@ _ROWS_AT_A_TIME = 256
 
 
 class Problems:
-    """Problems of a file's lines, collected to name several in one error.
-
-    Args:
-        path: the file's.
-    """
+    """Problems of a file's lines, collected to name several in one error."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = path
@@ -47,6 +43,11 @@ class Problems:
     def add(self, line: int, message: str) -> None:
         """Note a problem of a line, counted from 1."""
         self._found.append((line, message))
+
+    def add_all(self, fields: Sequence[str], lines: Sequence[int], wrong: Mapping[str, str]) -> None:
+        """Note the problem of each wrong field: `wrong` has their messages."""
+        if wrong:
+            self._found += [(line, wrong[field]) for field, line in zip(fields, lines, strict=True) if field in wrong]
 
     def check(self) -> None:
         """Raise ManifestError if there was any."""
@@ -70,22 +71,13 @@ def extensions() -> str:
 
 @dataclass
 class ListTable:
-    """A list's columns.
-
-    Args:
-        path: the file's.
-        header: column names in lower case: the header's own, or path and label.
-        columns: fields by name, spaces at their ends included; a scan's columns that a manifest does not keep are
-            left out.
-        lines: 1-based line of each row; row of a parquet file.
-        has_header: whether the file has a header; without one, its paths are already checked.
-    """
+    """A list's columns: fields by name, spaces at their ends included."""
 
     path: Path
-    header: list[str]
-    columns: dict[str, Sequence[str]]
-    lines: Sequence[int]
-    has_header: bool = True
+    header: list[str]  # names of columns in lower case: the header's own, or path and label
+    columns: dict[str, Sequence[str]]  # without a scan's columns that a manifest does not keep
+    lines: Sequence[int]  # 1-based line of each row; row of a parquet file
+    has_header: bool = True  # without one, paths are already checked
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -195,17 +187,8 @@ def write_text(path: Path, text: str) -> None:
 def _without_comments(lines: list[str]) -> tuple[Sequence[int], list[str]]:
     """Numbers of the lines that are neither blank nor comments, and these lines without spaces at their ends."""
     lines = [line.strip(" ") for line in lines]
-    # Few lines are blank or comments: only those that begin like one are looked at more closely.
-    skipped = {
-        place
-        for place, line in enumerate(lines)
-        if (not line or line[0] == "#" or line[0].isspace())
-        and (not line.strip() or line.strip() == "#" or line.startswith("# "))
-    }
-    if skipped == {len(lines) - 1}:
-        return range(1, len(lines)), lines[:-1]
-    places = [place for place in range(len(lines)) if place not in skipped]
-    return [place + 1 for place in places], [lines[place] for place in places]
+    kept = [n for n, line in enumerate(lines) if line.strip() not in ("", "#") and not line.startswith("# ")]
+    return [place + 1 for place in kept], [lines[place] for place in kept]
 
 
 def _unused(header: Sequence[str]) -> set[str]:
@@ -251,17 +234,15 @@ def _with_header(path: Path, header: list[str], separator: str, numbers: Sequenc
     problems, unused = Problems(path), _unused(header)
     columns: dict[str, list[str]] = {name: [] for name in header if name not in unused}
     for first in range(0, len(lines), _ROWS_AT_A_TIME):
-        some_lines = lines[first : first + _ROWS_AT_A_TIME]
-        rows = _split_lines(some_lines, separator)
-        if set(map(len, rows)) != {len(header)}:
-            rows = []
-            for number, line in zip(numbers[first:], some_lines, strict=False):
-                try:
-                    rows.append(_split_odd_line(line, separator, header))
-                except csv.Error as error:
-                    problems.add(number, f"the line cannot be read: {error}. Close the quotes.")
-                except ValueError as error:
-                    problems.add(number, str(error))
+        some = slice(first, first + _ROWS_AT_A_TIME)
+        rows = []
+        for number, line in zip(numbers[some], lines[some], strict=True):
+            try:
+                rows.append(_split_row(line, separator, header))
+            except csv.Error as error:
+                problems.add(number, f"the line cannot be read: {error}. Close the quotes.")
+            except ValueError as error:
+                problems.add(number, str(error))
         for name, fields in zip(header, zip(*rows, strict=True), strict=False):
             if name in columns:
                 columns[name].extend(fields)
@@ -269,18 +250,8 @@ def _with_header(path: Path, header: list[str], separator: str, numbers: Sequenc
     return ListTable(path, header, dict(columns), numbers)
 
 
-def _split_lines(lines: list[str], separator: str) -> list[list[str]]:
-    """Fields of each line; none at all if a line cannot be split."""
-    try:
-        rows = list(csv.reader(lines, delimiter=separator, skipinitialspace=separator != " ", strict=True))
-    except csv.Error:
-        return []
-    # Fewer rows: a quote that was left open has swallowed lines.
-    return rows if len(rows) == len(lines) else []
-
-
-def _split_odd_line(line: str, separator: str, header: list[str]) -> list[str]:
-    """Fields of a line that `_split_lines` may not take; csv.Error, or ValueError for another number of fields."""
+def _split_row(line: str, separator: str, header: list[str]) -> list[str]:
+    """Fields of a line; csv.Error, or ValueError for another number of fields than the header's."""
     fields = split_line(line, separator)
     if separator == " " and len(fields) > len(header) and '"' not in line and header[0] in PATH_COLUMNS:
         fields = line.rsplit(" ", len(header) - 1)
@@ -296,13 +267,7 @@ def _split_odd_line(line: str, separator: str, header: list[str]) -> list[str]:
 
 
 def fits(line: str, separator: str | None, folders: Folders | None = None) -> bool:
-    """Whether a line is a video's path and a label, or a path alone if separator is None.
-
-    Args:
-        line: line of the list.
-        separator: separator of its fields.
-        folders: accepts paths of these folders too.
-    """
+    """Whether a line is a path and a label, or a path alone if separator is None: a video's, or one of `folders`."""
     try:
         path, label = _path_and_label(line, separator)
     except (csv.Error, ValueError):
@@ -343,47 +308,43 @@ def _without_header(
         # A list of paths alone may come with a separator all the same.
     elif not any(fits(line, separator, folders) for line in lines) and all(fits(line, None, folders) for line in lines):
         separator = None
-    wanted = "path" if separator is None else f"path{separator}label"
+    wanted = _wanted(separator)
     problems = Problems(path)
     paths: list[str] = []
     labels: list[str] = []
-    is_bad: set[int] = set()
+    bad: dict[int, str] = {}  # messages by place
     for place, line in enumerate(lines):
         name = label = ""
         try:
             name, label = _path_and_label(line, separator)
         except csv.Error as error:
-            is_bad.add(place)
-            problems.add(numbers[place], f"the line cannot be read: {error}. Close the quotes.")
+            bad[place] = f"the line cannot be read: {error}. Close the quotes."
         except ValueError:
-            is_bad.add(place)
-            problems.add(
-                numbers[place], f"a line must be {wanted!r} as most lines are, got {line!r}. Correct the line."
-            )
+            bad[place] = f"a line must be {wanted!r} as most lines are, got {line!r}. Correct the line."
         paths.append(name)
         labels.append(label)
-    others = [place for place in not_videos(paths) if place not in is_bad]
-    for place, problem in _name_folders(others, paths, lines, separator, folders, wanted):
-        is_bad.add(place)
-        problems.add(numbers[place], problem)
-    if separator is not None:
-        for place in [place for place, label in enumerate(labels) if not label and place not in is_bad]:
-            problems.add(numbers[place], f"a line must end in a label, got {lines[place]!r}. Write {wanted!r}.")
+    others = [place for place in not_videos(paths) if place not in bad]
+    bad |= _name_folders(others, paths, lines, separator, folders)
+    if separator is not None and "" in labels:
+        for place, (line, label) in enumerate(zip(lines, labels, strict=True)):
+            if not label:
+                bad.setdefault(place, f"a line must end in a label, got {line!r}. Write {wanted!r}.")
+    for place, message in bad.items():
+        problems.add(numbers[place], message)
     problems.check()
-    if separator is None:
-        return ListTable(path, ["path"], {"path": paths}, numbers, has_header=False)
-    return ListTable(path, ["path", "label"], {"path": paths, "label": labels}, numbers, has_header=False)
+    columns: dict[str, Sequence[str]] = {"path": paths} if separator is None else {"path": paths, "label": labels}
+    return ListTable(path, list(columns), columns, numbers, has_header=False)
+
+
+def _wanted(separator: str | None) -> str:
+    return "path" if separator is None else f"path{separator}label"
 
 
 def _name_folders(
-    places: Sequence[int],
-    paths: list[str],
-    lines: Sequence[str],
-    separator: str | None,
-    folders: Folders,
-    wanted: str,
-) -> Iterator[tuple[int, str]]:
-    """Reduce paths that do not end like a video to the folders that they name; yield those that name none."""
+    places: Sequence[int], paths: list[str], lines: Sequence[str], separator: str | None, folders: Folders
+) -> dict[int, str]:
+    """Reduce paths that do not end like a video to the folders that they name; messages for those that name none."""
+    bad: dict[int, str] = {}
     readings = {place: folders.readings(paths[place], separator) for place in places}
     # If most of them are folders that exist, the rest are missing folders.
     are_folders = 2 * sum(bool(found) for found in readings.values()) > len(places)
@@ -392,21 +353,19 @@ def _name_folders(
         if len(found) == 1:
             paths[place] = found[0]
         elif found:
-            yield (
-                place,
+            bad[place] = (
                 f"a folder must be named in one way, got {line!r}, where {found[0]!r} and {found[1]!r} are folders. "
-                "Write a header `path,label` and the first or the second.",
+                "Write a header `path,label` and the first or the second."
             )
         elif are_folders:
             paths[place] = without_count(name, separator) or name
         elif re.fullmatch(r".*\S[ \t,]+\d+[ \t,]+\d+", line):
-            yield (
-                place,
-                f"a line `folder num_frames label` must name a folder that is there, got {line!r}. Is its root right?",
+            bad[place] = (
+                f"a line `folder num_frames label` must name a folder that is there, got {line!r}. Is its root right?"
             )
         else:
-            yield (
-                place,
-                f"a line must be {wanted!r} with a path that ends in {extensions()}, got {name!r} for it. Write a "
-                "header `path,label,...` where a list has more columns, or labels with spaces.",
+            bad[place] = (
+                f"a line must be {_wanted(separator)!r} with a path that ends in {extensions()}, got {name!r} for it. "
+                "Write a header `path,label,...` where a list has more columns, or labels with spaces."
             )
+    return bad

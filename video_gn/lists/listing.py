@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,21 +22,10 @@ ALL_PARTS = "all"
 
 @dataclass
 class Listing:
-    """What a reader found, as columns of equal length.
+    """What a reader found in `source`, a file or folder, as columns of equal length, as those of `Records`.
 
     Args:
-        source: the file or folder.
-        paths: ready to open.
-        labels: int32 (n,), -1 for none.
-        classes: names by number.
-        lines: 1-based lines in `source`; 0 for folders.
-        missing: bool (n,), listed and not there.
-        segments: float64 (n, 2), NaN for none; None if no row has one.
-        groups: further columns.
         splits: the part of each row, as the list or folder names it; None without parts.
-        errors: what a scan found wrong, "" for nothing; None if no scan wrote the list.
-        num_frames: int32 (n,), as a scan counted them, 0 for unknown; None without a scan.
-        fps: float64 (n,), as a scan found them, NaN for unknown; None without a scan.
     """
 
     source: str
@@ -56,22 +46,14 @@ class Listing:
         if len(rows) == len(self.paths):
             return replace(self)
 
-        def texts(column: list[str]) -> list[str]:
-            return [column[row] for row in rows.tolist()]
+        def taken(column: Any) -> Any:
+            if isinstance(column, list):
+                return [column[row] for row in rows.tolist()]
+            return column if column is None else column[rows]
 
-        return replace(
-            self,
-            paths=texts(self.paths),
-            labels=self.labels[rows],
-            lines=self.lines[rows],
-            missing=self.missing[rows],
-            segments=None if self.segments is None else self.segments[rows],
-            groups={name: texts(column) for name, column in self.groups.items()},
-            splits=None if self.splits is None else texts(self.splits),
-            errors=None if self.errors is None else texts(self.errors),
-            num_frames=None if self.num_frames is None else self.num_frames[rows],
-            fps=None if self.fps is None else self.fps[rows],
-        )
+        names = ("paths", "labels", "lines", "missing", "segments", "splits", "errors", "num_frames", "fps")
+        groups = {name: taken(column) for name, column in self.groups.items()}
+        return replace(self, groups=groups, **{name: taken(getattr(self, name)) for name in names})
 
 
 # ---- parts ---------------------------------------------------------------------------------------
@@ -80,15 +62,13 @@ class Listing:
 def rows_of_part(listing: Listing, split: str | None) -> np.ndarray:
     """Places of a part's rows, int64; all rows for None if there is at most one part."""
     column = listing.splits
-    if split == ALL_PARTS or (split is None and column is None):
+    present = sorted(set(column or ()))
+    if split is None and len(present) > 1:
+        raise ManifestError(which_part(listing.source, present))
+    if split is None or split == ALL_PARTS:
         return np.arange(len(listing.paths))
     if column is None:
         raise ManifestError(f"{listing.source}: split must be None for a list without a column 'split', got {split!r}.")
-    present = sorted(set(column))
-    if split is None:
-        if len(present) > 1:
-            raise ManifestError(which_part(listing.source, present))
-        return np.arange(len(listing.paths))
     asked_for = {name for name in present if is_part(name, split)}
     rows = np.flatnonzero([name in asked_for for name in column])
     if not len(rows):
@@ -102,7 +82,7 @@ def is_part(name: str, split: str) -> bool:
 
 
 def which_part(path: str | Path, parts: Sequence[str]) -> str:
-    """The error of a list with several parts of which none was named."""
+    """The error's text for a list with several parts of which none was named."""
     return (
         f"{path}: split must be one of {list(parts)} or 'all', got None. Call the parts train, val and test, or give "
         "each a list of its own."
@@ -113,11 +93,7 @@ def which_part(path: str | Path, parts: Sequence[str]) -> str:
 
 
 def check_repeats(listing: Listing) -> None:
-    """Refuse a list that names a video, or the same segment of one, twice.
-
-    Raises:
-        ManifestError: names both lines.
-    """
+    """Raise ManifestError if a list names a video, or the same segment of one, twice."""
     _, repeats = _find_repeats(listing, by_part=False)
     if repeats:
         raise _listed_twice(listing, *repeats[0])

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -26,17 +27,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Manifest:
-    """Records with their classes.
+    """Records with their classes."""
 
-    Args:
-        records: the videos; any sequence, kept as columns.
-        classes: names by number.
-        origin: file or folder it was read from, for messages.
-    """
-
-    records: Sequence[VideoRecord]
-    classes: tuple[str, ...]
-    origin: str
+    records: Sequence[VideoRecord]  # any sequence; kept as columns
+    classes: tuple[str, ...]  # names by number
+    origin: str  # file or folder it was read from, for messages
 
     def __post_init__(self) -> None:
         records = Records.from_records(self.records)
@@ -151,13 +146,13 @@ class Manifest:
         if groups is None:
             held = pick_stratified(self.labels, self.classes, val_fraction, seed=seed)
         elif val_groups is not None:
-            unknown = sorted({str(name) for name in val_groups} - set(groups.values))
+            chosen = {str(name) for name in val_groups}
+            unknown = sorted(chosen - set(groups.values))
             if unknown:
                 raise ManifestError(
                     f"{self.origin}: val_groups must be groups of {group_by!r} ({some(sorted(groups.values))}), "
                     f"got {unknown}. Correct the names."
                 )
-            chosen = {str(name) for name in val_groups}
             held = np.array([name in chosen for name in groups.values], dtype=bool)[groups.codes]
         elif len(groups.values) < 2:
             raise ManifestError(
@@ -249,21 +244,15 @@ def _searched(records: Records, pattern: str, origin: str) -> list[str]:
 
 
 def check_same_classes(reference: Manifest, other: Manifest) -> None:
-    """Refuse two manifests that number their classes differently; one without classes fits all.
-
-    Raises:
-        ManifestError: names the first class that differs.
-    """
+    """Raise ManifestError if two manifests number their classes differently; one without classes fits all."""
     if not reference.classes or not other.classes or reference.classes == other.classes:
         return
-    mine, theirs = reference.classes, other.classes
-    number = next(
-        (i for i, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b), min(len(mine), len(theirs))
-    )
-    first, second = (repr(c[number]) if number < len(c) else "not there" for c in (mine, theirs))
+    pairs = zip_longest(reference.classes, other.classes)
+    number, pair = next((number, pair) for number, pair in enumerate(pairs) if pair[0] != pair[1])
+    first, second = ("not there" if name is None else repr(name) for name in pair)
     raise ManifestError(
-        f"classes of {reference.origin} ({len(mine)}) and {other.origin} ({len(theirs)}) must be the same in the same "
-        f"order, got class {number} as {first} and as {second}. Read both with the same classes."
+        f"classes of {reference.origin} ({len(reference.classes)}) and {other.origin} ({len(other.classes)}) must be "
+        f"the same in the same order, got class {number} as {first} and as {second}. Read both with the same classes."
     )
 
 

@@ -198,15 +198,19 @@ def _log_manifest(manifest: Manifest) -> None:
 
 def _without_found(listing: Listing, errors: list[str]) -> list[str]:
     """What a scan found wrong, without files that it missed and that exist now."""
-    found = {row for row, error in enumerate(errors) if error == MISSING and not listing.missing[row]}
-    if found:
-        log.warning(
-            "%s: %d videos that the scan missed are there now (%s, ...). Scan them again to know more.",
-            listing.source,
-            len(found),
-            listing.paths[min(found)],
-        )
-    return ["" if row in found else error for row, error in enumerate(errors)]
+    found = [row for row, error in enumerate(errors) if error == MISSING and not listing.missing[row]]
+    if not found:
+        return errors
+    log.warning(
+        "%s: %d videos that the scan missed are there now (%s, ...). Scan them again to know more.",
+        listing.source,
+        len(found),
+        listing.paths[found[0]],
+    )
+    errors = list(errors)
+    for row in found:
+        errors[row] = ""
+    return errors
 
 
 def _read_class_names(classes: ClassNames) -> tuple[str, ...] | None:
@@ -227,20 +231,9 @@ def read_manifest(
     separator: str | None = None,
     check_files: bool = True,
 ) -> Manifest:
-    """Read one part of a list of videos, or of the folder that holds them; see `VideoList`, which reads several.
+    """Read one part of a list of videos, or of the folder that holds them.
 
-    Args:
-        path: the list, or the folder.
-        root: directory that relative paths start from; None is the list's own.
-        format: "auto", or one of `FORMATS`.
-        classes: names by number, or a file with them; None takes them from the list.
-        split: the part; "all" for all; None for a list without parts.
-        separator: separator of a list's fields; None finds it.
-        check_files: find out which files are missing.
-
-    Raises:
-        ManifestError: for what cannot be read, is empty or does not fit; it names file and lines.
-        ValueError: for an unknown format or separator.
+    Arguments and errors are those of `VideoList`, which reads several parts, and of its `manifest`.
     """
     videos = VideoList(path, root=root, format=format, separator=separator, check_files=check_files)
     listing = videos.listing(split, classes=classes)
@@ -283,6 +276,7 @@ def find_videos(paths: Sequence[str | os.PathLike[str]]) -> Manifest:
 
 
 def _find(name: str, *, source: str, only_videos: bool) -> list[VideoRecord]:
+    """The videos of one path; with only_videos, files without a video's extension are passed over."""
     if os.path.isdir(name):
         return [
             VideoRecord(os.path.join(name, below, file) if file else name, None, source=source, missing=not there)

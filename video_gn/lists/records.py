@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -57,6 +57,9 @@ class TextColumn:
         numbers: dict[str, int] = {}
         codes = np.fromiter((numbers.setdefault(text, len(numbers)) for text in strings), dtype=np.int32)
         return cls(codes, tuple(numbers))
+
+
+_TAKEN = ("segments", "sources", "lines", "missing", "errors", "num_frames", "fps")
 
 
 class Records(Sequence[VideoRecord]):
@@ -116,6 +119,8 @@ class Records(Sequence[VideoRecord]):
             if [name for name, _ in record.groups] != names:
                 raise ValueError(f"groups must be the columns {names} in every record, got {record.groups} in {record}")
         segments = np.array([(r.start_seconds, r.end_seconds) for r in records], dtype=np.float64).reshape(-1, 2)
+        counts = np.array([r.num_frames or 0 for r in records], dtype=np.int32)
+        fps = np.array([r.fps for r in records], dtype=np.float64)
         pairs = [_split_source(r.source) for r in records]
         return cls(
             [r.path for r in records],
@@ -128,16 +133,8 @@ class Records(Sequence[VideoRecord]):
             ),
             missing=np.array([r.missing for r in records], dtype=bool),
             errors=TextColumn.from_strings(r.error for r in records) if any(r.error for r in records) else None,
-            num_frames=(
-                np.array([r.num_frames or 0 for r in records], dtype=np.int32)
-                if any(r.num_frames is not None for r in records)
-                else None
-            ),
-            fps=(
-                np.array([np.nan if r.fps is None else r.fps for r in records], dtype=np.float64)
-                if any(r.fps is not None for r in records)
-                else None
-            ),
+            num_frames=counts if counts.any() else None,
+            fps=None if np.isnan(fps).all() else fps,
         )
 
     def __len__(self) -> int:
@@ -204,17 +201,17 @@ class Records(Sequence[VideoRecord]):
 
     def take(self, indices: np.ndarray, *, labels: np.ndarray | None = None) -> Records:
         """The records at `indices`, in that order; `labels`, int32 (len(indices),), replace their own."""
+
+        def taken(column: Any) -> Any:
+            if isinstance(column, TextColumn):
+                return TextColumn(column.codes[indices], column.values)
+            return column if column is None else column[indices]
+
         return Records(
             [self.path(i) for i in indices.tolist()],
             self.labels[indices] if labels is None else labels,
-            segments=None if self.segments is None else self.segments[indices],
-            sources=TextColumn(self.sources.codes[indices], self.sources.values),
-            lines=self.lines[indices],
-            groups=tuple((name, TextColumn(column.codes[indices], column.values)) for name, column in self.groups),
-            missing=self.missing[indices],
-            errors=None if self.errors is None else TextColumn(self.errors.codes[indices], self.errors.values),
-            num_frames=None if self.num_frames is None else self.num_frames[indices],
-            fps=None if self.fps is None else self.fps[indices],
+            groups=tuple((name, taken(column)) for name, column in self.groups),
+            **{name: taken(getattr(self, name)) for name in _TAKEN},
         )
 
     @property
@@ -224,9 +221,8 @@ class Records(Sequence[VideoRecord]):
 
     def _arrays(self) -> list[np.ndarray]:
         """The arrays that have an entry for each record."""
-        arrays = [self.labels, self.sources.codes, self.lines, self.missing, *(c.codes for _, c in self.groups)]
-        arrays += [] if self.errors is None else [self.errors.codes]
-        return arrays + [array for array in (self.segments, self.num_frames, self.fps) if array is not None]
+        columns = [self.labels, *(column for _, column in self.groups), *(getattr(self, name) for name in _TAKEN)]
+        return [c.codes if isinstance(c, TextColumn) else c for c in columns if c is not None]
 
 
 def _pack(paths: list[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -16,15 +16,7 @@ def strata(labels: np.ndarray, classes: Sequence[str], *, seed: int) -> list[np.
     """Indices of each class in a drawn order; records without a label, -1, are one more class.
 
     A class's order depends only on the seed, its name and its number of records: adding or removing a class does not
-    change the draws of the others.
-
-    Args:
-        labels: int (n,), -1 or a place in `classes`.
-        classes: names by number.
-        seed: at least 0.
-
-    Returns:
-        An int64 array for each class with records, in the order of their numbers.
+    change the draws of the others. Returns an int64 array for each class with records, in the order of their numbers.
     """
     order = np.argsort(labels, kind="stable")
     values, starts = np.unique(labels[order], return_index=True)
@@ -42,11 +34,7 @@ def share(number: int, fraction: float) -> int:
 
 
 def pick_fraction(labels: np.ndarray, classes: Sequence[str], fraction: float, *, seed: int) -> np.ndarray:
-    """A part of each class, at least one record; a smaller fraction's part lies in a larger one's.
-
-    Returns:
-        bool (n,), what is kept.
-    """
+    """What is kept, bool (n,): a part of each class, at least one record; a smaller fraction keeps a part of it."""
     keep = np.zeros(len(labels), dtype=bool)
     for indices in strata(labels, classes, seed=seed):
         keep[indices[: share(len(indices), fraction)]] = True
@@ -54,11 +42,7 @@ def pick_fraction(labels: np.ndarray, classes: Sequence[str], fraction: float, *
 
 
 def pick_stratified(labels: np.ndarray, classes: Sequence[str], fraction: float, *, seed: int) -> np.ndarray:
-    """A part of each class, at least one record and never all; nothing of a class with one record.
-
-    Returns:
-        bool (n,), what goes to validation.
-    """
+    """What goes to validation, bool (n,): at least one record of each class that has two, and never all."""
     held = np.zeros(len(labels), dtype=bool)
     for indices in strata(labels, classes, seed=seed):
         held[indices[: min(share(len(indices), fraction), len(indices) - 1)]] = True
@@ -66,16 +50,9 @@ def pick_stratified(labels: np.ndarray, classes: Sequence[str], fraction: float,
 
 
 def pick_grouped(labels: np.ndarray, groups: np.ndarray, fraction: float, *, seed: int) -> np.ndarray:
-    """Whole groups, with each class's part near the fraction; at least one group on each side.
+    """What goes to validation, bool (n,): whole groups, at least one on each side, each class's part near the fraction.
 
-    Args:
-        labels: int (n,), -1 or a class's number.
-        groups: int (n,), 0 <= group < number of groups, at least 2 of them.
-        fraction: in (0, 1).
-        seed: at least 0.
-
-    Returns:
-        bool (n,), what goes to validation.
+    `labels` are int (n,), -1 or a class's number; `groups` int (n,), 0 <= group < number of groups, at least 2 of them.
     """
     sizes = np.bincount(groups)
     wanted = fraction * np.bincount(labels + 1)
