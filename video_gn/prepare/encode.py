@@ -145,13 +145,7 @@ def encode(
 
 
 def verify(path: Path, *, num_frames: int, size: tuple[int, int], on_frame: Callable[[], None] = lambda: None) -> None:
-    """Decode an encoded file as `video_gn.decoding` does.
-
-    Args:
-        path: The file's path.
-        num_frames: Frames that were encoded.
-        size: (width, height).
-        on_frame: See `encode`.
+    """Decode an encoded file as `video_gn.decoding` does, to check its number of frames and size, (width, height).
 
     Raises:
         DecodeError: if the file gives other frames, or its frames cannot be identified by their times.
@@ -185,23 +179,18 @@ def _frames_of(reader: RawReader, segment: tuple[float | None, float | None]) ->
 
 
 class _Pictures:
-    """Scales, rotates and cuts frames for the encoder: yuv420p of even sizes, the same for all.
-
-    Raises:
-        DecodeError: for a picture of one row or column.
-    """
+    """Scales, rotates and cuts frames for the encoder: yuv420p of even sizes, the same for all."""
 
     def __init__(self, reader: RawReader, settings: EncodeSettings) -> None:
         info = reader.info
         self._turns = -info.rotation_degrees // 90 % 4
         self._stored = (info.height, info.width) if self._turns % 2 else (info.width, info.height)
         short, long = sorted(self._stored)
+        self._scaled = self._stored
         if short > settings.short_side_px:
             scaled = 2 * round(long * settings.short_side_px / short / 2)
             is_wide = self._stored[0] == long
             self._scaled = (scaled, settings.short_side_px) if is_wide else (settings.short_side_px, scaled)
-        else:
-            self._scaled = self._stored
         # An odd row or column is cut off: scaling it away would blur all others.
         width, height = (side // 2 * 2 for side in self._scaled)
         if min(width, height) < 2:
@@ -260,11 +249,12 @@ def _write(
     """Encode frames into a file; (width, height)."""
     pictures = _Pictures(reader, settings)
     clock = _clock(reader)
-    seconds = reader.frame_seconds
-    ends = np.append(seconds[1:], reader.info.duration_seconds)[indices.start : indices.stop]
-    ticks = np.round((seconds[indices.start : indices.stop] - seconds[indices.start]) / float(clock)).astype(np.int64)
-    durations = np.round((ends - seconds[indices.start : indices.stop]) / float(clock)).astype(np.int64)
-    if len(ticks) > 1 and not (np.diff(ticks) > 0).all():
+    chosen = slice(indices.start, indices.stop)
+    ends = np.append(reader.frame_seconds[1:], reader.info.duration_seconds)[chosen]
+    seconds = reader.frame_seconds[chosen]
+    ticks = np.round((seconds - seconds[0]) / float(clock)).astype(np.int64)
+    durations = np.round((ends - seconds) / float(clock)).astype(np.int64)
+    if not (np.diff(ticks) > 0).all():
         raise DecodeError(reader.path, f"frames of it are less than {clock} seconds apart")
     length_of = dict(zip(ticks.tolist(), np.maximum(durations, 1).tolist(), strict=True))
     # bitexact: no library versions and times in the file. faststart: the index is at the file's start.
@@ -282,7 +272,6 @@ def _write(
             _mux(container, stream.encode(picture), length_of)
             on_frame()
         _mux(container, stream.encode(None), length_of)
-
     return pictures.size
 
 

@@ -37,8 +37,8 @@ def output_names(records: Sequence[VideoRecord], classes: Sequence[str], *, belo
         if counts[names[place].lower()] > 1:
             identity = repr((os.fsencode(record.path), record.start_seconds, record.end_seconds))
             names[place] += f"-{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
-    if len({name.lower() for name in names}) < len(names):
-        twice = next(name for name, count in Counter(name.lower() for name in names).items() if count > 1)
+    (twice, count), *_ = Counter(name.lower() for name in names).most_common(1) or [("", 0)]
+    if count > 1:
         raise ValueError(f"manifest must have each video once, got one twice ({twice}). Remove one of the two.")
     return [f"{name}.mp4" for name in names]
 
@@ -60,14 +60,10 @@ def stem_of(path: str) -> str:
 
 
 def with_raw_videos(manifest: Manifest, root: str | os.PathLike[str]) -> Manifest:
-    """Find whole videos, as downloaded, in place of the cut ones that an official Kinetics list names.
+    """Put whole videos, as downloaded, with their segments in place of missing cut ones of an official Kinetics list.
 
-    Args:
-        manifest: Manifest of a Kinetics csv; its paths end in `<youtube_id>_<start>_<end>.mp4`.
-        root: Directory with files `<youtube_id>.<extension>`, in any folder.
-
-    Returns:
-        The manifest with the whole video and its segment in place of each missing cut one that was found.
+    The list's paths end in `<youtube_id>_<start>_<end>.mp4`; the whole videos are `<youtube_id>.<extension>` in any
+    folder below `root`.
     """
     if not manifest.missing:
         return manifest

@@ -43,31 +43,18 @@ _STALL_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class PrepareSummary:
-    """What `prepare` did.
-
-    Args:
-        out: Output directory.
-        manifest_path: List of the prepared videos, for training and testing.
-        failed_path: List of the others.
-        num_listed: Videos asked for.
-        num_new: Videos made now.
-        num_kept: Videos made by an earlier call.
-        num_shards: Tar shards, 0 for loose files.
-        num_bytes: Size of all prepared videos.
-        num_source_bytes: Size of their source files, each counted once.
-        failed: (path, reason) of each video that was not prepared.
-    """
+    """What `prepare` did."""
 
     out: Path
-    manifest_path: Path
-    failed_path: Path
+    manifest_path: Path  # list of the prepared videos, for training and testing
+    failed_path: Path  # list of the others
     num_listed: int
-    num_new: int
-    num_kept: int
-    num_shards: int
-    num_bytes: int
-    num_source_bytes: int
-    failed: tuple[tuple[str, str], ...]
+    num_new: int  # videos made now
+    num_kept: int  # videos made by an earlier call
+    num_shards: int  # 0 for loose files
+    num_bytes: int  # of all prepared videos
+    num_source_bytes: int  # of their source files, each counted once
+    failed: tuple[tuple[str, str], ...]  # (path, reason) of each video that was not prepared
 
     def text(self) -> str:
         """A few lines for a person."""
@@ -138,34 +125,22 @@ def prepare(
 
 @dataclass(frozen=True)
 class _Task:
-    """A record and the file to make of it.
-
-    Args:
-        source: The video's path.
-        segment: Start and end in seconds, None for the video's own.
-        name: File to make, below the directory.
-        key: The same for the same source, segment and settings.
-    """
+    """A record and the file to make of it."""
 
     source: str
-    segment: tuple[float | None, float | None]
-    name: str
-    key: str
+    segment: tuple[float | None, float | None]  # seconds, None for the video's own
+    name: str  # file to make, below the directory
+    key: str  # the same for the same source, segment and settings
 
 
 @dataclass
 class _Chunk:
-    """Tasks whose files go into one shard.
+    """Tasks whose files go into one shard."""
 
-    Args:
-        shard: Its name; None for a single task whose file stays loose.
-        places: Numbers of the tasks.
-        key: The same for the same tasks and labels.
-    """
-
-    shard: str | None
-    places: list[int]
-    key: str = ""
+    shard: str | None  # None for a single task whose file stays loose
+    places: list[int]  # numbers of the tasks
+    key: str = ""  # the same for the same tasks and labels
+    num_left: int = 0  # tasks that are still to be done
 
 
 def _make(task: _Task, beat: Callable[[], None], *, out: Path, settings: EncodeSettings) -> dict[str, Any]:
@@ -195,9 +170,9 @@ class _Run:
     """One call of `prepare`, in a claimed directory; `parts` are manifests by split, by "" without splits."""
 
     def __init__(self, out: Path, parts: Mapping[str, Manifest], settings: EncodeSettings, shards: int | None) -> None:
-        first = next((part for part in parts.values()), None)
-        if first is None or not any(len(part) for part in parts.values()):
+        if not any(map(len, parts.values())):
             raise ValueError("manifest must have at least one video, got none.")
+        first, *_ = parts.values()
         for split, part in parts.items():
             if split and not re.fullmatch(r"\w[\w-]*", split):
                 raise ValueError(f"manifest: a split must be a word, got {split!r}. It becomes a folder's name.")
@@ -241,40 +216,31 @@ class _Run:
 
     def work(self, num_workers: int, *, overwrite: bool, progress: Callable[[int, int], None] | None) -> None:
         """Make the files that are missing."""
-        waiting: list[_Task] = []
-        open_chunk: dict[int, _Chunk] = {}
-        left: dict[str, int] = {}
+        todo: dict[str, tuple[int, _Chunk]] = {}
         for chunk in self.chunks:
             if not overwrite and self._is_packed(chunk):
                 continue
-            todo = [place for place in chunk.places if overwrite or not self._is_made(place)]
-            waiting += [self.tasks[place] for place in todo]
-            open_chunk.update((place, chunk) for place in todo)
-            if chunk.shard is not None:
-                left[chunk.shard] = len(todo)
-                if not todo:
-                    self._pack(chunk)
-        num_done = len(self.tasks) - len(waiting)
+            places = [place for place in chunk.places if overwrite or not self._is_made(place)]
+            todo |= {self.tasks[place].name: (place, chunk) for place in places}
+            chunk.num_left = len(places)
+            if not places:
+                self._pack(chunk)
+        num_kept = len(self.tasks) - len(todo)
         if progress is not None:
-            progress(num_done, len(self.tasks))
-        place_of = {task.name: place for place, task in enumerate(self.tasks)}
-        work = partial(_make, out=self.out, settings=self.settings)
+            progress(num_kept, len(self.tasks))
         results = run_tasks(
-            waiting,
-            work,
-            num_workers=min(num_workers, max(1, len(waiting))),
+            [self.tasks[place] for place, _ in todo.values()],
+            partial(_make, out=self.out, settings=self.settings),
+            num_workers=min(num_workers, max(1, len(todo))),
             stall_seconds=_STALL_SECONDS,
             preload=__name__,
         )
-        for task, result in results:
-            place = place_of[task.name]
+        for num_done, (task, result) in enumerate(results, num_kept + 1):
+            place, chunk = todo[task.name]
             self._take(place, result)
-            chunk = open_chunk[place]
-            if chunk.shard is not None:
-                left[chunk.shard] -= 1
-                if not left[chunk.shard]:
-                    self._pack(chunk)
-            num_done += 1
+            chunk.num_left -= 1
+            if not chunk.num_left:
+                self._pack(chunk)
             if progress is not None:
                 progress(num_done, len(self.tasks))
 
@@ -326,8 +292,9 @@ class _Run:
         return {place: key for place, key in zip(chunk.places, keys, strict=True) if place not in self.failed}
 
     def _pack(self, chunk: _Chunk) -> None:
+        if chunk.shard is None:
+            return
         members = self._members(chunk)
-        assert chunk.shard is not None
         if not members:
             log.warning("%s: all of its %d videos failed, so it is not made", chunk.shard, len(chunk.places))
             return
@@ -359,7 +326,7 @@ class _Run:
         """Write the lists."""
         self._drop_emptied()
         paths: dict[int, str] = {}
-        num_shards = num_bytes = 0
+        num_shards = 0
         for chunk in self.chunks:
             if chunk.shard is None:
                 paths |= {p: os.fspath(self.out / self.tasks[p].name) for p in chunk.places if p not in self.failed}
@@ -367,20 +334,15 @@ class _Run:
             members = self._members(chunk)
             num_shards += bool(members)
             paths |= {p: join_path(self.out / chunk.shard, f"{key}.mp4") for p, key in members.items()}
-        rows = [
-            (r.path, r.start_seconds, r.end_seconds, r.source, self.failed[p])
-            for p, r in enumerate(self.records)
-            if p in self.failed
-        ]
-        write_failures(self.out / "failed.csv", rows)
+        failed_path = self.out / "failed.csv"
+        failed = [(self.records[place], reason) for place, reason in sorted(self.failed.items())]
+        write_failures(failed_path, [(r.path, r.start_seconds, r.end_seconds, r.source, why) for r, why in failed])
         if not paths:
             raise RunError(
-                f"{self.out / 'failed.csv'}: at least one video must be prepared, got none of {len(self.tasks)}; the "
+                f"{failed_path}: at least one video must be prepared, got none of {len(self.tasks)}; the "
                 f"first: {self.records[0].path}: {self.failed[0]}."
             )
-        for place in paths:
-            entry = self.made.noted(self.tasks[place].name, self.tasks[place].key)
-            num_bytes += 0 if entry is None else entry["bytes"]
+        notes = [self.made.noted(self.tasks[place].name, self.tasks[place].key) for place in paths]
         path = self.out / "manifest.csv"
         write_manifest(
             self._manifest(paths, str(path)), path, classes_path=self.out / "classes.txt" if self.classes else None
@@ -389,26 +351,27 @@ class _Run:
         return PrepareSummary(
             out=self.out,
             manifest_path=path,
-            failed_path=self.out / "failed.csv",
+            failed_path=failed_path,
             num_listed=len(self.tasks),
             num_new=len(self.new),
             num_kept=len(paths) - len(self.new),
             num_shards=num_shards,
-            num_bytes=num_bytes,
+            num_bytes=sum(note["bytes"] for note in notes if note is not None),
             num_source_bytes=sum(self.source_bytes.values()),
-            failed=tuple((self.records[p].path, reason) for p, reason in sorted(self.failed.items())),
+            failed=tuple((record.path, reason) for record, reason in failed),
         )
 
     def _manifest(self, paths: Mapping[int, str], origin: str) -> Manifest:
-        columns = list(dict.fromkeys(name for record in self.records for name, _ in record.groups))
+        columns = dict.fromkeys((name for record in self.records for name, _ in record.groups), "")
         has_splits = any(self.splits)
-        columns = [name for name in columns if not (has_splits and name == "split")]
+        if has_splits:
+            columns.pop("split", None)
         made = []
         for place, path in sorted(paths.items()):
             record = self.records[place]
-            groups = [(name, dict(record.groups).get(name, "")) for name in columns]
-            groups += [("split", self.splits[place])] if has_splits else []
-            made.append(VideoRecord(path, record.label, source=record.source, groups=tuple(groups)))
+            groups = columns | {name: text for name, text in record.groups if name in columns}
+            groups |= {"split": self.splits[place]} if has_splits else {}
+            made.append(VideoRecord(path, record.label, source=record.source, groups=tuple(groups.items())))
         return Manifest(made, self.classes, origin)
 
     def _warn_of_old_shards(self) -> None:

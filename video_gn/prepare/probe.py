@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import stat
 from typing import Literal
 
@@ -33,11 +35,9 @@ _MAX_MOOV_BYTES = 64 << 20
 
 
 def probe(path: str, depth: Depth) -> FileFacts:
-    """Facts of a file; `error` says what is wrong with it.
+    """Facts of a file or frame folder; `error` says what is wrong with it.
 
-    Args:
-        path: The file's path, or a frame folder's.
-        depth: "headers" believes the header; "packets" counts packets, as training does; "full" decodes every frame.
+    Depth "headers" believes the header; "packets" counts packets, as training does; "full" decodes every frame.
     """
     size, mtime = file_state(path)
     try:
@@ -57,10 +57,7 @@ def _probe(path: str, depth: Depth) -> FileFacts:
 
 
 def file_state(path: str) -> tuple[int | None, int | None]:
-    """Size and time of the last change of a file, or of a frame folder's pictures; None if it is missing.
-
-    A file whose size and time are unchanged counts as unchanged.
-    """
+    """Size and time of the last change of a file, or of a frame folder's pictures; None if it is missing."""
     try:
         status = os.stat(path)
         return folder_state(path) if stat.S_ISDIR(status.st_mode) else (status.st_size, status.st_mtime_ns)
@@ -153,21 +150,11 @@ def _may_be_turned(path: str, format_name: str) -> bool:
     if "mov" in format_name:
         moov = _read_moov(path)
         # The box's name, version, times and so on come before the matrix; 100 bytes hold all of it.
-        return any(
-            _UNITY not in moov[at : at + 100] for name in (b"tkhd", b"mvhd") for at in _places(moov, name)
-        )  # fmt: skip
+        return any(_UNITY not in moov[box.start() : box.start() + 100] for box in re.finditer(b"tkhd|mvhd", moov))
     if "matroska" in format_name:
         with open(path, "rb") as file:
             return _POSE_ROLL in file.read(_HEAD_BYTES)
     return False
-
-
-def _places(data: bytes, name: bytes) -> list[int]:
-    places, at = [], data.find(name)
-    while at >= 0:
-        places.append(at)
-        at = data.find(name, at + 1)
-    return places
 
 
 def _read_moov(path: str) -> bytes:
@@ -201,9 +188,7 @@ def _from_frames(path: str) -> FileFacts:
     with open_video(path, "pyav") as reader:
         info = reader.info
         step = max(1, _DECODED_BYTES // (3 * info.width * info.height))
-        try:
+        with contextlib.suppress(FrameCountError):  # decoded to the end: the reader has corrected its facts
             for first in range(0, info.num_frames, step):
                 reader.frames_at(np.arange(first, min(first + step, info.num_frames)))
-        except FrameCountError:
-            pass  # it decoded to the end, and the reader has corrected its facts
         return _facts_of(reader.info, interval=interval)

@@ -51,25 +51,13 @@ Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Manifest
 
 @dataclass
 class _Rows:
-    """A list as columns: each row is a file, or a segment of one.
+    """A list as columns: each row is a file, or a segment of one."""
 
-    Args:
-        files: The different paths, in the order of their first rows.
-        codes: int32 (n,), the file of each row.
-        labels: int32 (n,), -1 for none.
-        classes: Names by number.
-        segments: float64 (n, 2), NaN for none; None if no row has one.
-        texts: Other columns of the list, such as "split".
-        origin: Where the list comes from, for messages.
-    """
-
-    files: tuple[str, ...]
-    codes: np.ndarray
-    labels: np.ndarray
+    files: TextColumn
+    labels: np.ndarray  # int32 (n,), -1 for none
     classes: tuple[str, ...]
-    segments: np.ndarray | None
-    texts: dict[str, TextColumn]
-    origin: str
+    segments: np.ndarray | None  # float64 (n, 2), NaN for none; None if no row has one
+    texts: dict[str, TextColumn]  # other columns of the list, such as "split"
 
 
 def scan(
@@ -119,12 +107,13 @@ def scan(
     target = Path(os.path.abspath(target))
     _check_target(target, overwrite=overwrite)
     rows = _read_rows(paths, root=root, format=format)
-    names = _written_paths(rows.files, target)
-    facts = FactColumns(len(rows.files))
-    keys = [os.path.join(os.getcwd(), path) for path in rows.files]
+    files = rows.files.values
+    names = _written_paths(files, target)
+    facts = FactColumns(len(files))
+    keys = [os.path.join(os.getcwd(), path) for path in files]
     with _open_journal(target, depth) as journal:
         _load(journal, keys, facts)
-        steps = _Steps(keys, facts, journal, depth, num_workers=num_workers, timeout_seconds=timeout_seconds)
+        steps = _Steps(keys, facts, journal, depth, num_workers, timeout_seconds)
         for _ in progress(steps) if progress else steps:
             pass
         _write(target, rows, names, facts)
@@ -133,7 +122,7 @@ def scan(
     return summarize(
         target,
         facts,
-        rows.codes,
+        rows.files.codes,
         is_missing=_is_missing(facts),
         labels=(rows.labels, rows.classes),
         splits=None if splits is None else (splits.codes, splits.values),
@@ -186,21 +175,20 @@ def _has_rows(path: Path) -> bool:
 def _from_list(path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None, format: str) -> _Rows:
     listing = drop_repeats(VideoList(path, root=root, format=format).listing("all"))
     files = TextColumn.from_strings(listing.paths)
-    texts = {} if listing.splits is None else {"split": TextColumn.from_strings(listing.splits)}
-    taken = [name for name in listing.groups if name in SCAN_COLUMNS]
-    if taken:
-        log.warning("%s: the scan replaces its columns %s", listing.source, taken)
-    texts |= {
-        name: TextColumn.from_strings(column) for name, column in listing.groups.items() if name not in SCAN_COLUMNS
-    }
-    return _Rows(files.values, files.codes, listing.labels, listing.classes, listing.segments, texts, listing.source)
+    texts = {} if listing.splits is None else {"split": listing.splits}
+    texts |= {name: column for name, column in listing.groups.items() if name not in SCAN_COLUMNS}
+    replaced = [name for name in listing.groups if name in SCAN_COLUMNS]
+    if replaced:
+        log.warning("%s: the scan replaces its columns %s", listing.source, replaced)
+    columns = {name: TextColumn.from_strings(column) for name, column in texts.items()}
+    return _Rows(files, listing.labels, listing.classes, listing.segments, columns)
 
 
 def _from_manifest(manifest: Manifest) -> _Rows:
     records = manifest.columns
     files = TextColumn.from_strings(records.path(index) for index in range(len(records)))
     texts = {name: column for name, column in records.groups if name not in SCAN_COLUMNS}
-    return _Rows(files.values, files.codes, records.labels, manifest.classes, records.segments, texts, manifest.origin)
+    return _Rows(files, records.labels, manifest.classes, records.segments, texts)
 
 
 # ---- probing ---------------------------------------------------------------------------------
@@ -218,26 +206,17 @@ def probe_if_changed(task: _Task, beat: Callable[[], None]) -> FileFacts | None:
     return probe(path, depth)
 
 
+@dataclass
 class _Steps:
     """Iterable that probes the files, one item for each; it has a length, for a progress bar."""
 
-    def __init__(
-        self,
-        keys: Sequence[str],
-        facts: FactColumns,
-        journal: Journal,
-        depth: Depth,
-        *,
-        num_workers: int,
-        timeout_seconds: float,
-    ) -> None:
-        self.keys = keys
-        self.facts = facts
-        self.journal = journal
-        self.depth = depth
-        self.num_workers = num_workers
-        self.timeout_seconds = timeout_seconds
-        self.num_probed = 0
+    keys: Sequence[str]
+    facts: FactColumns
+    journal: Journal
+    depth: Depth
+    num_workers: int
+    timeout_seconds: float
+    num_probed: int = 0
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -344,9 +323,9 @@ def _columns(rows: _Rows, names: Sequence[str], facts: FactColumns) -> tuple[dic
     kinds |= {name: str if name not in facts.numbers else float if name in floats else int for name in SCAN_COLUMNS}
 
     def batches() -> Iterator[list[Any]]:
-        for first in range(0, len(rows.codes), _ROWS_AT_A_TIME):
+        for first in range(0, len(rows.labels), _ROWS_AT_A_TIME):
             some = slice(first, first + _ROWS_AT_A_TIME)
-            files = rows.codes[some]
+            files = rows.files.codes[some]
             columns: list[list[Any]] = [[names[file] for file in files.tolist()]]
             if has_labels:
                 columns.append([None if n < 0 else rows.classes[n] for n in rows.labels[some].tolist()])

@@ -30,35 +30,20 @@ class PartCount:
 
 @dataclass(frozen=True)
 class ScanSummary:
-    """A scan's results, counted in rows of the list.
+    """A scan's results, counted in rows of the list."""
 
-    Args:
-        target: The manifest's path.
-        listed: All rows.
-        there: Rows whose file exists.
-        readable: Rows without an error.
-        num_probed: Files probed in this run; the others were known from an earlier one.
-        broken: Rows by error, most frequent first, without missing files.
-        hours: Duration of the readable rows.
-        quantities: Values of `num_frames`, `fps` and so on at some quantiles of the readable rows.
-        sizes: Readable rows by "width x height", most frequent first.
-        codecs: Readable rows by codec, most frequent first.
-        by_split: Counts by part; empty if the list has none.
-        by_class: Counts by class; empty if the list has none.
-    """
-
-    target: Path
-    listed: int
-    there: int
-    readable: int
-    num_probed: int
-    broken: Mapping[str, int]
-    hours: float
-    quantities: Mapping[str, Mapping[str, float]]
-    sizes: Mapping[str, int]
-    codecs: Mapping[str, int]
-    by_split: Mapping[str, PartCount]
-    by_class: Mapping[str, PartCount]
+    target: Path  # the manifest
+    listed: int  # all rows
+    there: int  # rows whose file exists
+    readable: int  # rows without an error
+    num_probed: int  # files probed in this run; the others were known from an earlier one
+    broken: Mapping[str, int]  # rows by error, most frequent first, without missing files
+    hours: float  # duration of the readable rows
+    quantities: Mapping[str, Mapping[str, float]]  # `num_frames`, `fps` and so on, at quantiles of the readable rows
+    sizes: Mapping[str, int]  # readable rows by "width x height", most frequent first
+    codecs: Mapping[str, int]  # readable rows by codec, most frequent first
+    by_split: Mapping[str, PartCount]  # empty if the list has no parts
+    by_class: Mapping[str, PartCount]  # empty if the list has no labels
 
     @property
     def missing(self) -> int:
@@ -139,26 +124,19 @@ def summarize(
     splits: tuple[np.ndarray, Sequence[str]] | None,
     num_probed: int,
 ) -> ScanSummary:
-    """Count the rows of a scan.
+    """Count the rows of a scan: `files`, int (n,), are their files; labels and splits are int (n,) with their names.
 
-    Args:
-        target: The manifest's path.
-        facts: Facts of the files.
-        files: int (n,), the file of each row.
-        is_missing: bool (number of files,).
-        labels: int (n,), -1 for none, and the classes.
-        splits: int (n,), and their names; None if the list has none.
-        num_probed: Files probed in this run.
+    `is_missing` is bool (number of files,); a label is -1 for none; splits are None if the list has none.
     """
     there = ~is_missing[files]
     readable = ~facts.has_error[files]
     rows = files[readable]
 
     def count(codes: np.ndarray, names: Sequence[str]) -> dict[str, PartCount]:
-        columns = [np.bincount(codes[chosen], minlength=len(names)) for chosen in (codes >= 0, there & (codes >= 0))]
-        columns.append(np.bincount(codes[readable & (codes >= 0)], minlength=len(names)))
-        found = zip(names, *(column.tolist() for column in columns), strict=True)
-        return {name: PartCount(*numbers) for name, *numbers in found}
+        has_one = codes >= 0
+        masks = (has_one, there & has_one, readable & has_one)
+        columns = [np.bincount(codes[mask], minlength=len(names)).tolist() for mask in masks]
+        return {name: PartCount(*numbers) for name, *numbers in zip(names, *columns, strict=True)}
 
     error_codes, errors = facts.texts("error")
     broken: Counter[str] = Counter()

@@ -85,51 +85,31 @@ _CODEC_OPTIONS = {
 
 @dataclass(frozen=True)
 class Shape:
-    """One of a scene's moving shapes.
+    """One of a scene's moving shapes."""
 
-    Args:
-        outline: A name of `SHAPES`.
-        mirrored: Whether it is drawn mirrored.
-        color: float (3,), RGB in [0, 255].
-        start: x, y, angle and size in the first frame, each in [0, 1) of its circle.
-    """
-
-    outline: str
+    outline: str  # a name of `SHAPES`
     mirrored: bool
-    color: np.ndarray
-    start: dict[str, float]
+    color: np.ndarray  # float (3,), RGB in [0, 255]
+    start: dict[str, float]  # x, y, angle and size in the first frame, each in [0, 1) of its circle
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The common part of all classes' videos with the same number.
+    """The common part of all classes' videos with the same number."""
 
-    Args:
-        shapes: From back to front.
-        period_frames: Frames for once around the circle, for all shapes.
-        background: float32 (H, W, 3), RGB.
-    """
-
-    shapes: tuple[Shape, ...]
-    period_frames: float
-    background: np.ndarray
+    shapes: tuple[Shape, ...]  # from back to front
+    period_frames: float  # for once around the circle, for all shapes
+    background: np.ndarray  # float32 (H, W, 3), RGB
 
 
 @dataclass(frozen=True)
 class SyntheticSummary:
-    """What `synthesize` did.
-
-    Args:
-        out: The data set's directory.
-        num_videos: All videos of the data set.
-        num_written: Videos made now; the others existed already.
-        num_bytes: Size of all videos.
-    """
+    """What `synthesize` did."""
 
     out: Path
     num_videos: int
-    num_written: int
-    num_bytes: int
+    num_written: int  # videos made now; the others existed already
+    num_bytes: int  # of all videos
 
 
 def synthesize(
@@ -220,14 +200,7 @@ def _write_scene(
 
 
 def draw_scene(split: str, index: int, *, size_px: tuple[int, int], seed: int) -> Scene:
-    """Draw the scene of a part's videos with number `index`.
-
-    Args:
-        split: Name of the part; other parts have other scenes.
-        index: At least 0.
-        size_px: Height and width.
-        seed: At least 0.
-    """
+    """Draw the scene of a part's videos with number `index`; other parts have other scenes. Sizes are (H, W)."""
     rng = _rng(seed, split, index, "scene")
     ground = rng.uniform(40, 215, size=3)
     shapes = tuple(
@@ -247,28 +220,14 @@ def draw_scene(split: str, index: int, *, size_px: tuple[int, int], seed: int) -
 
 
 def states(shape: Shape, motion: str, *, num_frames: int, period_frames: float) -> dict[str, np.ndarray]:
-    """A shape's x, y, angle and size in each frame.
-
-    Returns:
-        float64 (num_frames,) in [0, 1) for each.
-    """
+    """A shape's x, y, angle and size in each frame: float64 (num_frames,) in [0, 1) for each."""
     moving, direction = MOTIONS[motion]
     turns = direction * np.arange(num_frames) / period_frames
     return {name: (start + turns * (name == moving)) % 1.0 for name, start in shape.start.items()}
 
 
 def render(scene: Scene, motion: str, *, num_frames: int, rng: np.random.Generator | None) -> np.ndarray:
-    """Draw the frames of a video.
-
-    Args:
-        scene: Scene to draw.
-        motion: A name of `MOTIONS`.
-        num_frames: Number of frames.
-        rng: Generator of the noise; None for no noise.
-
-    Returns:
-        uint8 (num_frames, H, W, 3), RGB.
-    """
+    """Draw the frames of a video, uint8 (num_frames, H, W, 3), RGB; `rng` draws the noise, None for none."""
     moves = [states(s, motion, num_frames=num_frames, period_frames=scene.period_frames) for s in scene.shapes]
     frames = np.empty((num_frames, *scene.background.shape), dtype=np.uint8)
     for t in range(num_frames):

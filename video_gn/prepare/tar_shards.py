@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from video_gn.checks import check_integer
 from video_gn.decoding.tar_members import (
@@ -40,19 +40,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ShardVideo:
-    """A video that goes into a shard.
+    """A video that goes into a shard."""
 
-    Args:
-        key: WebDataset's key, without dots.
-        path: The video's file.
-        label: Number of its class, or None.
-        about: Content of `KEY.json`.
-    """
-
-    key: str
+    key: str  # WebDataset's, without dots
     path: Path
     label: int | None
-    about: dict[str, Any]
+    about: dict[str, Any]  # content of `KEY.json`
 
     @property
     def video_name(self) -> str:
@@ -62,25 +55,15 @@ class ShardVideo:
 
 @dataclass(frozen=True)
 class ShardSummary:
-    """What `write_shards` did.
-
-    Args:
-        out: Output directory.
-        manifest_path: List of all members.
-        num_videos: Videos in the shards.
-        num_shards: All shards.
-        num_new: Shards made now; the others existed already.
-        num_bytes: Size of all shards.
-        failed: (path, reason) of each video that could not be packed.
-    """
+    """What `write_shards` did."""
 
     out: Path
-    manifest_path: Path
+    manifest_path: Path  # list of all members
     num_videos: int
     num_shards: int
-    num_new: int
-    num_bytes: int
-    failed: tuple[tuple[str, str], ...]
+    num_new: int  # shards made now; the others existed already
+    num_bytes: int  # of all shards
+    failed: tuple[tuple[str, str], ...]  # (path, reason) of each video that could not be packed
 
     def text(self) -> str:
         """A few lines for a person."""
@@ -100,10 +83,7 @@ def shard_name(name: str, number: int) -> str:
 
 
 def write_shard(path: Path, samples: Sequence[ShardVideo]) -> int:
-    """Write or replace a tar; the same samples, in the same order, give the same bytes.
-
-    Returns:
-        Size in bytes.
+    """Write or replace a tar, and return its size; the same samples, in the same order, give the same bytes.
 
     Raises:
         OSError: if a video cannot be read, or the shard cannot be written.
@@ -123,11 +103,7 @@ def write_shard(path: Path, samples: Sequence[ShardVideo]) -> int:
 
 
 def publish_shard(directory: Path, name: str, key: str, samples: Sequence[ShardVideo]) -> dict[str, Any]:
-    """Write a shard and its index into a directory, whole or not at all, and note it; returns the note.
-
-    Raises:
-        OSError: see `write_shard`.
-    """
+    """Write a shard and its index into a directory, whole or not at all, and note it; returns the note."""
     path = directory / name
     path.with_name(name + INDEX_SUFFIX).unlink(missing_ok=True)
     with whole_path(path) as part:
@@ -195,12 +171,12 @@ def write_shards(
         videos_per_shard = 1000
     out = Path(out_dir)
     with claimed(out):
-        first, sizes, failed = _look_at(manifest)
-        if not sizes:
+        files, failed = _look_at(manifest)
+        if not files:
             raise RunError(f"{manifest.origin}: at least one video must be readable, got none of {len(manifest)}.")
-        chunks = _chunks(sizes, videos_per_shard, bytes_per_shard)
+        chunks = _chunks(files, videos_per_shard, bytes_per_shard)
         place, num_new, num_bytes = _pack_chunks(
-            out, name, chunks, sizes, first, manifest.classes, overwrite=overwrite, progress=progress
+            out, name, chunks, files, manifest.classes, overwrite=overwrite, progress=progress
         )
         records = [replace(r, path=place[r.path], missing=False) for r in manifest.records if r.path in place]
         write_failures(out / "failed.csv", [(path, None, None, "", reason) for path, reason in failed.items()])
@@ -209,13 +185,20 @@ def write_shards(
     return ShardSummary(out, path, len(place), len(chunks), num_new, num_bytes, tuple(failed.items()))
 
 
-def _look_at(manifest: Manifest) -> tuple[dict[str, VideoRecord], dict[str, tuple[int, int]], dict[str, str]]:
-    """By path: the first record and (bytes, time) of each file to pack, and the reason for those that cannot be."""
-    first: dict[str, VideoRecord] = {}
-    sizes: dict[str, tuple[int, int]] = {}
+class _File(NamedTuple):
+    """A file to pack: the first record that names it, its size, and the time of its last change."""
+
+    record: VideoRecord
+    num_bytes: int
+    mtime_ns: int
+
+
+def _look_at(manifest: Manifest) -> tuple[dict[str, _File], dict[str, str]]:
+    """By path: the files to pack, and the reasons for those that cannot be."""
+    files: dict[str, _File] = {}
     failed: dict[str, str] = {}
     for record in manifest.records:
-        if record.path in failed or record.path in sizes:
+        if record.path in failed or record.path in files:
             continue
         try:
             status = Path(record.path).stat()
@@ -227,21 +210,19 @@ def _look_at(manifest: Manifest) -> tuple[dict[str, VideoRecord], dict[str, tupl
         elif not status.st_size:
             failed[record.path] = "the file is empty (0 bytes)"
         else:
-            sizes[record.path] = (status.st_size, status.st_mtime_ns)
-            first[record.path] = record
-    return first, sizes, failed
+            files[record.path] = _File(record, status.st_size, status.st_mtime_ns)
+    return files, failed
 
 
-def _chunks(
-    sizes: dict[str, tuple[int, int]], videos_per_shard: int | None, bytes_per_shard: int | None
-) -> list[list[str]]:
+def _chunks(files: dict[str, _File], videos_per_shard: int | None, bytes_per_shard: int | None) -> list[list[str]]:
     chunks: list[list[str]] = []
     total = 0
-    for path, (size, _) in sizes.items():
-        is_full = (videos_per_shard is not None and chunks and len(chunks[-1]) == videos_per_shard) or (
-            bytes_per_shard is not None and total + size > bytes_per_shard
-        )
-        if not chunks or is_full:
+    for path, (_, size, _) in files.items():
+        if (
+            not chunks
+            or len(chunks[-1]) == videos_per_shard
+            or (bytes_per_shard is not None and total + size > bytes_per_shard)
+        ):
             chunks.append([])
             total = 0
         chunks[-1].append(path)
@@ -253,8 +234,7 @@ def _pack_chunks(
     out: Path,
     name: str,
     chunks: list[list[str]],
-    sizes: dict[str, tuple[int, int]],
-    first: dict[str, VideoRecord],
+    files: dict[str, _File],
     classes: Sequence[str],
     *,
     overwrite: bool,
@@ -262,17 +242,18 @@ def _pack_chunks(
 ) -> tuple[dict[str, str], int, int]:
     """Write the missing shards; returns the member path of each file, the number of new shards, bytes of all."""
     made = MadeFiles(out)
-    keys = dict(zip(sizes, sample_keys(_unique_stems(list(sizes))), strict=True))
+    keys = dict(zip(files, sample_keys(_unique_stems(list(files))), strict=True))
     place: dict[str, str] = {}
     num_new = num_bytes = 0
     for number, chunk in enumerate(chunks):
         shard = shard_name(name, number)
-        samples = [
-            ShardVideo(keys[p], Path(p), first[p].label, describe(first[p], classes, source=Path(p).name))
-            for p in chunk
-        ]
-        identity = [[s.video_name, os.path.abspath(s.path), *sizes[p], s.label, s.about]  # noqa: PTH100
-                    for p, s in zip(chunk, samples, strict=True)]  # fmt: skip
+        samples, identity = [], []
+        for path in chunk:
+            record, *state = files[path]
+            about = describe(record, classes, source=Path(path).name)
+            sample = ShardVideo(keys[path], Path(path), record.label, about)
+            samples.append(sample)
+            identity.append([sample.video_name, os.path.abspath(path), *state, record.label, about])  # noqa: PTH100
         key = key_of(identity)
         entry = None if overwrite else made.find(shard, key)
         if entry is None:
@@ -289,12 +270,12 @@ def _pack_chunks(
 
 def _unique_stems(paths: list[str]) -> list[str]:
     """Stems of files, with a hash of the path where several files have the same stem."""
-    counts = Counter(stem_of(path).lower() for path in paths)
+    stems = list(map(stem_of, paths))
+    counts = Counter(map(str.lower, stems))
     return [
-        f"{stem_of(p)}.{hashlib.sha256(os.fsencode(p)).hexdigest()[:10]}.x" if counts[stem_of(p).lower()] > 1
-        else f"{stem_of(p)}.x"
-        for p in paths
-    ]  # fmt: skip
+        f"{stem}.{hashlib.sha256(os.fsencode(path)).hexdigest()[:10]}.x" if counts[stem.lower()] > 1 else f"{stem}.x"
+        for path, stem in zip(paths, stems, strict=True)
+    ]
 
 
 def write_failures(path: Path, rows: Sequence[tuple[str, float | None, float | None, str, str]]) -> None:
