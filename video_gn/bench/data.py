@@ -194,11 +194,7 @@ class _BareDecoding(TrainDataset):
     """Decodes the same frames as a training sample, and does nothing with them."""
 
     def _read(
-        self,
-        record: VideoRecord,
-        draw: Callable[[int, float], np.ndarray],
-        make_crop: Callable[[int, int], Any],
-        read: Any = None,
+        self, record: VideoRecord, draw: Callable[[int, float], np.ndarray], read: Any
     ) -> tuple[torch.Tensor, VideoNote]:
         with open_video(record.path, backend=self.backend) as reader:
             for attempt in (0, 1):

@@ -25,14 +25,10 @@ _FRAMES_AT_ONCE = 4
 
 
 def change_frames(frames_TCHW: torch.Tensor, changes: Sequence[Change]) -> torch.Tensor:
-    """Apply functions, in order, to every frame.
+    """Apply functions, in order, to every frame: uint8 -> uint8, memory order T, H, W, C.
 
-    Args:
-        frames_TCHW: uint8, in any memory order.
-        changes: each float32 (C, H, W) of whole numbers in [0, 255] -> the same; it may write to its input.
-
-    Returns:
-        uint8 (T, C, H, W), memory order T, H, W, C; the input itself without changes.
+    Each takes float32 (C, H, W) of whole numbers in [0, 255] to the same, and may write to its input. Without any, the
+    input itself is returned.
     """
     if not changes:
         return frames_TCHW
@@ -133,15 +129,10 @@ def solarize(frames: torch.Tensor, threshold: float) -> torch.Tensor:
 
 
 def move(frames_TCHW: torch.Tensor, how: Callable[[torch.Tensor], torch.Tensor], fill: int) -> torch.Tensor:
-    """Move the pixels of all frames alike, to the nearest pixel.
+    """Move the pixels of all frames alike, to the nearest pixel: uint8 -> uint8, memory order T, H, W, C.
 
-    Args:
-        frames_TCHW: uint8.
-        how: moves the pixels of a float32 picture (1, H, W) and fills with zeros.
-        fill: level of what comes in from outside.
-
-    Returns:
-        uint8 (T, C, H, W), memory order T, H, W, C.
+    `how` moves the pixels of a float32 picture (1, H, W) and fills with zeros; `fill` is the level of what comes in
+    from outside.
     """
     num_frames, channels, height, width = frames_TCHW.shape
     # A picture of the pixels' numbers, from 1, is moved in their place: float32 holds them up to 2^24.
@@ -154,14 +145,7 @@ def move(frames_TCHW: torch.Tensor, how: Callable[[torch.Tensor], torch.Tensor],
 
 
 def move_by_affine(frames_TCHW: torch.Tensor, fill: int, *, bilinear: bool, **affine: object) -> torch.Tensor:
-    """torchvision's `affine` on a clip.
-
-    Args:
-        frames_TCHW: uint8.
-        fill: level of what comes in from outside.
-        bilinear: else the nearest pixel.
-        affine: torchvision's arguments; those left out change nothing.
-    """
+    """torchvision's `affine` on a uint8 clip, bilinear or to the nearest pixel; arguments left out change nothing."""
     arguments = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0], **affine}
     if bilinear:
         # torchvision fills with black by default; with an explicit black it darkens the edge twice.

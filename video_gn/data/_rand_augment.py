@@ -20,20 +20,32 @@ from video_gn.data import _pixels
 from video_gn.data.crops import check_clip, check_rng, check_size
 
 _BINS = 31
-# How far an operation goes at the highest magnitude, in the paper's table: a slope, a part of the
-# side, degrees, a factor's distance from 1.
-_SHEAR, _TRANSLATE, _DEGREES, _FACTOR = 0.3, 150 / 331, 30.0, 0.9
+# Name: (value at the lowest and at the highest magnitude, whether its sign is drawn); None for one without a value.
+_SPACE: dict[str, tuple[float, float, bool] | None] = {
+    "Identity": None,
+    "ShearX": (0.0, 0.3, True),  # a slope
+    "ShearY": (0.0, 0.3, True),
+    "TranslateX": (0.0, 150 / 331, True),  # a part of the frame's side
+    "TranslateY": (0.0, 150 / 331, True),
+    "Rotate": (0.0, 30.0, True),  # degrees
+    "Brightness": (0.0, 0.9, True),  # a factor's distance from 1
+    "Color": (0.0, 0.9, True),
+    "Contrast": (0.0, 0.9, True),
+    "Sharpness": (0.0, 0.9, True),
+    "Posterize": (8.0, 4.0, False),  # bits
+    "Solarize": (1.0, 0.0, False),  # a threshold
+    "AutoContrast": None,
+    "Equalize": None,
+}
+OPERATIONS = tuple(_SPACE)
 
 
 @dataclass(frozen=True)
 class RandAugmentParams:
-    """What one draw of `RandAugment` does.
+    """One draw of `RandAugment`, for frames of height x width px.
 
-    Args:
-        height: px, of the frames that it was drawn for.
-        width: px, of the frames that it was drawn for.
-        operations: (name, value) in order; the value is a slope, pixels, degrees, a change of factor, bits
-            or a threshold, and 0 for an operation that has none.
+    `operations` are (name, value) in order; a translation's value is in px, a threshold's in levels, and 0 stands for
+    an operation without a value.
     """
 
     height: int
@@ -41,31 +53,12 @@ class RandAugmentParams:
     operations: tuple[tuple[str, float], ...]
 
 
-# Name: (value at the lowest and at the highest magnitude, for frames of a height and width; signed).
-_SPACE: dict[str, tuple[Callable[[int, int], tuple[float, float]] | None, bool]] = {
-    "Identity": (None, False),
-    "ShearX": (lambda height, width: (0.0, _SHEAR), True),
-    "ShearY": (lambda height, width: (0.0, _SHEAR), True),
-    "TranslateX": (lambda height, width: (0.0, _TRANSLATE * width), True),
-    "TranslateY": (lambda height, width: (0.0, _TRANSLATE * height), True),
-    "Rotate": (lambda height, width: (0.0, _DEGREES), True),
-    "Brightness": (lambda height, width: (0.0, _FACTOR), True),
-    "Color": (lambda height, width: (0.0, _FACTOR), True),
-    "Contrast": (lambda height, width: (0.0, _FACTOR), True),
-    "Sharpness": (lambda height, width: (0.0, _FACTOR), True),
-    "Posterize": (lambda height, width: (8.0, 4.0), False),
-    "Solarize": (lambda height, width: (1.0, 0.0), False),
-    "AutoContrast": (None, False),
-    "Equalize": (None, False),
-}
-OPERATIONS = tuple(_SPACE)
-
-
 def _value(name: str, level: float, height: int, width: int) -> float:
-    bounds, _ = _SPACE[name]
-    if bounds is None:
+    space = _SPACE[name]
+    if space is None:
         return 0.0
-    low, high = bounds(height, width)
+    low, high, _ = space
+    high *= {"TranslateX": width, "TranslateY": height}.get(name, 1)
     below = min(int(level), _BINS - 2)
     # The bins in float32, as torchvision has them: pixels are cut off to whole numbers from there.
     steps = torch.linspace(low, high, _BINS)[below : below + 2].tolist()
@@ -122,19 +115,15 @@ class RandAugment:
         for _ in range(self.num_ops):
             name = OPERATIONS[int(rng.integers(len(OPERATIONS)))]
             level = self.magnitude + self.magnitude_std * float(rng.standard_normal())
-            is_negative = bool(rng.random() < 0.5) and _SPACE[name][1]
+            is_negative, space = rng.random() < 0.5, _SPACE[name]
             value = _value(name, min(max(level, 0.0), _BINS - 1.0), height, width)
-            operations.append((name, -value if is_negative else value))
+            operations.append((name, -value if is_negative and space and space[2] else value))
         return RandAugmentParams(height, width, tuple(operations))
 
     def apply(self, frames_TCHW: torch.Tensor, params: RandAugmentParams) -> torch.Tensor:
         """Apply the operations to all frames alike: uint8 (T, 3, H, W) -> the same; the input is not written to.
 
         The memory order is T, H, W, C if the input has it.
-
-        Raises:
-            TypeError: for frames that are not uint8.
-            ValueError: for frames of another shape or size.
         """
         check_clip(frames_TCHW)
         check_size(tuple(frames_TCHW.shape[2:]), (params.height, params.width))

@@ -100,15 +100,7 @@ class ColorJitter:
 
 @dataclass(frozen=True)
 class RandomGreyscale:
-    """All channels to the luma, with a probability.
-
-    Args:
-        probability: probability for each clip.
-
-    Raises:
-        ValueError: for a probability outside [0, 1].
-    Source: torchvision's RandomGrayscale.
-    """
+    """All channels to the luma, with a probability for each clip in [0, 1]. Source: torchvision's RandomGrayscale."""
 
     probability: float = 0.0
 
@@ -147,15 +139,9 @@ class AugmentParams:
 class Augmentation:
     """A crop, then RandAugment, color jitter, greyscale and erasing, those that are on.
 
-    Takes the place of `TrainTransform`. With all parts off it gives what its crop alone gives, bit for bit. Each part
-    has its own generator, so that turning one on or off does not change what the others draw.
-
-    Args:
-        crop: `TrainTransform` or `RandomResizedCrop`.
-        rand_augment: None is off.
-        color: None is off.
-        grey: None is off.
-        erasing: None is off.
+    It replaces `TrainTransform`. With all parts off it gives what its crop alone gives, bit for bit. Each part
+    has its own generator, so that turning one on or off does not change what the others draw. A part that is None is
+    off.
     """
 
     crop: TrainTransform | RandomResizedCrop
@@ -171,10 +157,8 @@ class Augmentation:
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> AugmentParams:
         """Draw for frames of a size, px; see `TrainTransform`."""
-        crop = self.crop.draw(rng, height, width)
-        seeds = rng.integers(2**63, size=4)
-        r1, r2, r3, r4 = (np.random.default_rng(int(seed)) for seed in seeds)
-        size = self.crop_px
+        crop, size = self.crop.draw(rng, height, width), self.crop_px
+        r1, r2, r3, r4 = (np.random.default_rng(seed) for seed in rng.integers(2**63, size=4).tolist())
         return AugmentParams(
             crop,
             self.rand_augment.draw(r1, size, size) if self.rand_augment else None,
@@ -184,20 +168,10 @@ class Augmentation:
         )
 
     def apply(self, frames_THWC: torch.Tensor, params: AugmentParams) -> torch.Tensor:
-        """Transform frames: uint8 (T, H, W, 3) -> (T, 3, h, w), memory order T, H, W, C.
-
-        Raises:
-            TypeError: for frames that are not uint8.
-            ValueError: for frames of another shape or size.
-        """
-        crop: Any = self.crop  # either crop takes its own parameters
-        frames_TCHW: torch.Tensor = crop.apply(frames_THWC, params.crop)
-        if self.rand_augment and params.rand_augment is not None:
-            frames_TCHW = self.rand_augment.apply(frames_TCHW, params.rand_augment)
-        if self.color and params.color is not None:
-            frames_TCHW = self.color.apply(frames_TCHW, params.color)
-        if self.grey and params.grey is not None:
-            frames_TCHW = self.grey.apply(frames_TCHW, params.grey)
-        if self.erasing and params.erasing is not None:
-            frames_TCHW = self.erasing.apply(frames_TCHW, params.erasing)
-        return frames_TCHW
+        """Transform frames: uint8 (T, H, W, 3) -> (T, 3, h, w), memory order T, H, W, C."""
+        frames = frames_THWC
+        for name in ("crop", "rand_augment", "color", "grey", "erasing"):
+            part: Any = getattr(self, name)  # each takes its own parameters
+            if part is not None:
+                frames = part.apply(frames, getattr(params, name))
+        return frames

@@ -32,27 +32,16 @@ _TRIES = 10
 
 @dataclass(frozen=True)
 class ResizedCropParams:
-    """What one draw of `RandomResizedCrop` does to every frame of a clip.
+    """One draw of `RandomResizedCrop`, the same for every frame of a clip; lengths in px."""
 
-    Args:
-        height: px, of the frames that it was drawn for.
-        width: px, of the frames that it was drawn for.
-        top: px, first row of the box in the frame.
-        left: px, first column of the box in the frame.
-        box_height: px.
-        box_width: px.
-        crop_px: px, side of the square that the box is resized to.
-        flip: mirror left to right.
-    """
-
-    height: int
+    height: int  # of the frames that it was drawn for
     width: int
-    top: int
+    top: int  # first row and column of the box
     left: int
     box_height: int
     box_width: int
-    crop_px: int
-    flip: bool
+    crop_px: int  # side of the square that the box is resized to
+    flip: bool  # left to right
 
 
 @dataclass(frozen=True)
@@ -89,12 +78,10 @@ class RandomResizedCrop:
         """Draw for frames of a size, px: ten areas and ratios, then the place, then the flip; see `TrainTransform`."""
         check_rng(rng)
         height, width = check_integer("height", height), check_integer("width", width)
-        boxes = _BoxDraw.of(rng)
-        is_flipped = bool(rng.random() < self.flip)
         # A box of ratio width / height is one of height / width, lying on its side.
-        box = boxes.find(width, height, scale=self.scale, ratio=self.ratio, whole=True)
+        box = _draw_box(rng, width, height, scale=self.scale, ratio=self.ratio, whole=True)
         place = self._middle(height, width) if box is None else (box[1], box[0], box[3], box[2])
-        return ResizedCropParams(height, width, *place, self.crop_px, is_flipped)
+        return ResizedCropParams(height, width, *place, self.crop_px, flip=bool(rng.random() < self.flip))
 
     def _middle(self, height: int, width: int) -> tuple[int, int, int, int]:
         low, high = self.ratio
@@ -104,12 +91,7 @@ class RandomResizedCrop:
         return (height - h) // 2, (width - w) // 2, h, w
 
     def apply(self, frames_THWC: torch.Tensor, params: ResizedCropParams) -> torch.Tensor:
-        """Transform frames: uint8 (T, H, W, 3) -> (T, 3, crop_px, crop_px), memory order T, H, W, C.
-
-        Raises:
-            TypeError: for frames that are not uint8.
-            ValueError: for frames of another shape or size.
-        """
+        """Transform frames: uint8 (T, H, W, 3) -> (T, 3, crop_px, crop_px), memory order T, H, W, C."""
         check_frames(frames_THWC)
         check_size(tuple(frames_THWC.shape[1:3]), (params.height, params.width))
         box_THWC = frames_THWC.narrow(1, params.top, params.box_height).narrow(2, params.left, params.box_width)
@@ -120,23 +102,13 @@ class RandomResizedCrop:
 
 @dataclass(frozen=True)
 class ErasingParams:
-    """A box of all frames, and what fills it; without a box its height is 0.
+    """One draw of `RandomErasing`: a box of all frames, and the seed of the noise that fills it; lengths in px."""
 
-    Args:
-        height: px, of the frames that it was drawn for.
-        width: px, of the frames that it was drawn for.
-        top: px, first row of the box.
-        left: px, first column of the box.
-        box_height: px.
-        box_width: px.
-        noise_seed: seed of the noise that fills it.
-    """
-
-    height: int
+    height: int  # of the frames that it was drawn for
     width: int
     top: int
     left: int
-    box_height: int
+    box_height: int  # 0 without a box
     box_width: int
     noise_seed: int
 
@@ -187,21 +159,14 @@ class RandomErasing:
         """Draw for frames of a size, px: whether to erase, ten areas and ratios, the place, and the noise's seed."""
         check_rng(rng)
         height, width = check_integer("height", height), check_integer("width", width)
-        u = rng.random()
-        boxes = _BoxDraw.of(rng)
-        seed = int(rng.integers(2**63))
-        box = boxes.find(height, width, scale=self.scale, ratio=self.ratio, whole=False)
-        if box is None or not u < self.probability:
+        is_on = rng.random() < self.probability
+        box = _draw_box(rng, height, width, scale=self.scale, ratio=self.ratio, whole=False)
+        if box is None or not is_on:
             box = (0, 0, 0, 0)
-        return ErasingParams(height, width, *box, noise_seed=seed)
+        return ErasingParams(height, width, *box, noise_seed=int(rng.integers(2**63)))
 
     def apply(self, frames_TCHW: torch.Tensor, params: ErasingParams) -> torch.Tensor:
-        """Fill the box in all frames: uint8 (T, 3, H, W) -> the same; the input is not written to.
-
-        Raises:
-            TypeError: for frames that are not uint8.
-            ValueError: for frames of another shape or size.
-        """
+        """Fill the box in all frames: uint8 (T, 3, H, W) -> the same; the input is not written to."""
         check_clip(frames_TCHW)
         check_size(tuple(frames_TCHW.shape[2:]), (params.height, params.width))
         if params.box_height == 0:
@@ -217,47 +182,29 @@ class RandomErasing:
         return F.erase(out_TCHW, params.top, params.left, params.box_height, params.box_width, box_CHW, inplace=True)
 
 
-# ---- draws ---------------------------------------------------------------------------------------
+def _draw_box(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    *,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    whole: bool,
+) -> tuple[int, int, int, int] | None:
+    """(top, left, height, width) of the first of ten boxes that fits into a frame, px; None if none fits.
 
-
-@dataclass(frozen=True)
-class _BoxDraw:
-    """Numbers in [0, 1) for ten boxes' areas and ratios, and for the place of the one that fits.
-
-    Their count does not depend on the frame's size, nor on how many boxes are tried.
+    `scale` is the range of the box's part of the frame's area, `ratio` of its height / width, log-uniform. With
+    `whole`, a box may be as high or as wide as the frame. It takes 22 numbers from the generator, whatever the frame's
+    size and however many boxes are tried.
     """
-
-    tries: tuple[tuple[float, float], ...]
-    place: tuple[float, float]
-
-    @classmethod
-    def of(cls, rng: np.random.Generator) -> _BoxDraw:
-        """Take 22 numbers from a generator."""
-        tries = tuple((float(a), float(b)) for a, b in rng.random((_TRIES, 2)))
-        first, second = rng.random(2).tolist()
-        return cls(tries, (first, second))
-
-    def find(
-        self,
-        height: int,
-        width: int,
-        *,
-        scale: tuple[float, float],
-        ratio: tuple[float, float],
-        whole: bool,
-    ) -> tuple[int, int, int, int] | None:
-        """(top, left, height, width) of the first box that fits into a frame, px; None if none fits.
-
-        `scale` is the range of the box's part of the frame's area, `ratio` of its height / width, log-uniform. With
-        `whole`, a box may be as high or as wide as the frame.
-        """
-        logs = (math.log(ratio[0]), math.log(ratio[1]))
-        for u_area, u_ratio in self.tries:
-            area, r = height * width * between(u_area, scale), math.exp(between(u_ratio, logs))
-            h, w = round(math.sqrt(area * r)), round(math.sqrt(area / r))
-            if 0 < h < height + whole and 0 < w < width + whole:
-                return uniform(self.place[0], height - h), uniform(self.place[1], width - w), h, w
-        return None
+    tries, place = rng.random((_TRIES, 2)).tolist(), rng.random(2).tolist()
+    logs = (math.log(ratio[0]), math.log(ratio[1]))
+    for u_area, u_ratio in tries:
+        area, r = height * width * between(u_area, scale), math.exp(between(u_ratio, logs))
+        h, w = round(math.sqrt(area * r)), round(math.sqrt(area / r))
+        if 0 < h < height + whole and 0 < w < width + whole:
+            return uniform(place[0], height - h), uniform(place[1], width - w), h, w
+    return None
 
 
 def _check_bounds(name: str, bounds: Sequence[float], *, highest: float = math.inf) -> tuple[float, float]:

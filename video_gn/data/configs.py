@@ -221,11 +221,9 @@ def _check_decoded_size(decoded_px: int, augment: AugmentConfig, views: ViewsCon
             f"clip.decode_short_side_px must be even and above 0, got {decoded_px}. Leave it out if in doubt."
         )
     is_resized = augment.crop == "resized"
+    augmented_px = augment.crop_px if is_resized else max(augment.short_side_px)
     for name, wanted_px in (
-        (
-            "augment.crop_px" if is_resized else "augment.short_side_px",
-            augment.crop_px if is_resized else max(augment.short_side_px),
-        ),
+        ("augment.crop_px" if is_resized else "augment.short_side_px", augmented_px),
         ("views.short_side_px", views.short_side_px),
     ):
         if decoded_px < wanted_px:

@@ -5,7 +5,8 @@ Shape letters: P crops of a clip, T frames, H, W, C channels; h, w after the tra
 Frames come as a decoder gives them, (T, H, W, C), and leave as a (T, C, h, w) view in the memory order
 T, H, W, C: resizing in that order takes less than half the time, and a network in channels_last_3d
 needs it. A result may be a view into a larger picture, with gaps between its rows; its first copy is the one into a
-batch.
+batch. A clip may come in parts. `apply` raises TypeError for frames that are not uint8, and ValueError for frames of
+another shape, or of another size than they were drawn for.
 
 Resizing is bilinear with antialiasing and rounds to uint8. The peers resize with OpenCV's INTER_LINEAR,
 which does not antialias: pixels differ if a picture shrinks. On a CPU without AVX2 torchvision
@@ -26,16 +27,9 @@ from video_gn.checks import check_integer
 
 
 def resized_size(height: int, width: int, short_side_px: int) -> tuple[int, int]:
-    """Size of a picture once its short side has a given length; the long side is floored.
+    """(height, width) of a picture once its short side has a given length; all in px, at least 1.
 
-    Args:
-        height: px, at least 1.
-        width: px, at least 1.
-        short_side_px: px, at least 1.
-
-    Returns:
-        (height, width), px: (short_side_px, floor(width * short_side_px / height)) unless it is higher than wide.
-        The floor is exact.
+    (short_side_px, floor(width * short_side_px / height)) unless it is higher than wide. The floor is exact.
 
     Raises:
         ValueError: for a length below 1.
@@ -52,27 +46,16 @@ def resized_size(height: int, width: int, short_side_px: int) -> tuple[int, int]
 
 @dataclass(frozen=True)
 class CropParams:
-    """What one draw of `TrainTransform` does to every frame of a clip.
+    """One draw of `TrainTransform`, the same for every frame of a clip; lengths in px."""
 
-    Args:
-        height: px, of the frames that it was drawn for.
-        width: px, of the frames that it was drawn for.
-        resized_height: px.
-        resized_width: px.
-        top: px, first row of the crop in the resized frame.
-        left: px, first column of the crop in the resized frame.
-        crop_px: px, side of the square crop.
-        flip: mirror the crop left to right.
-    """
-
-    height: int
+    height: int  # of the frames that it was drawn for
     width: int
     resized_height: int
     resized_width: int
-    top: int
+    top: int  # first row and column of the crop in the resized frame
     left: int
-    crop_px: int
-    flip: bool
+    crop_px: int  # side of the square crop
+    flip: bool  # left to right
 
 
 @dataclass(frozen=True)
@@ -109,12 +92,7 @@ class TrainTransform:
         object.__setattr__(self, "short_side_px", (low, high))  # a config gives a list
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> CropParams:
-        """Draw what to do with a video; needs only the size of its frames.
-
-        Args:
-            rng: gives four numbers, in the order short side, top, left, flip.
-            height: px, of the video's frames.
-            width: px, of the video's frames.
+        """Draw for frames of a size, px: the short side, top, left and flip.
 
         Raises:
             ValueError: for a length below 1.
@@ -136,25 +114,12 @@ class TrainTransform:
         )
 
     def apply(self, frames_THWC: torch.Tensor, params: CropParams) -> torch.Tensor:
-        """Transform frames; a clip may come in parts, each with the same `params`.
-
-        Args:
-            frames_THWC: uint8, of the size that `params` was drawn for.
-            params: from `draw`.
-
-        Returns:
-            uint8 (T, C, crop_px, crop_px), memory order T, H, W, C.
-
-        Raises:
-            TypeError: for frames that are not uint8.
-            ValueError: for frames of another shape or size.
-        """
+        """Transform frames: uint8 (T, H, W, 3) -> (T, 3, crop_px, crop_px), memory order T, H, W, C."""
         check_frames(frames_THWC)
         check_size(tuple(frames_THWC.shape[1:3]), (params.height, params.width))
         bottom, right = params.top + params.crop_px, params.left + params.crop_px
-        crop_THWC = resize(frames_THWC, params.resized_height, params.resized_width, bottom=bottom, right=right)[
-            :, params.top :, params.left :
-        ]
+        resized_THWC = resize(frames_THWC, params.resized_height, params.resized_width, bottom=bottom, right=right)
+        crop_THWC = resized_THWC[:, params.top :, params.left :]
         if params.flip:
             crop_THWC = crop_THWC.flip(2)  # torch has no negative strides: this one copies
         return crop_THWC.permute(0, 3, 1, 2)
@@ -208,18 +173,9 @@ class TestCrops:
         return _NUM_CROPS[self.crops]
 
     def apply(self, frames_THWC: torch.Tensor) -> torch.Tensor:
-        """Crop frames; a clip may come in parts.
+        """Crop frames of any size: uint8 (T, H, W, 3) -> (P, T, 3, h, w), memory order P, T, H, W, C.
 
-        Args:
-            frames_THWC: uint8, of any size.
-
-        Returns:
-            uint8 (P, T, C, h, w), memory order P, T, H, W, C; three crops overlap in memory, so that
-            writing to the result is not allowed. h and w are `crop_px`, or in "full" the resized frame's.
-
-        Raises:
-            TypeError: for frames that are not uint8.
-            ValueError: for frames of another shape.
+        h and w are `crop_px`, or in "full" the resized frame's. Three crops overlap in memory: do not write to them.
         """
         check_frames(frames_THWC)
         height, width = resized_size(frames_THWC.shape[1], frames_THWC.shape[2], self.short_side_px)

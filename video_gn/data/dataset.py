@@ -25,6 +25,10 @@ from video_gn.decoding import VideoReader, choose_backend, open_video
 from video_gn.errors import DecodeError, FrameCountError, RunError
 from video_gn.lists.records import VideoRecord
 
+# (number of frames, fps) -> int64 (K, T), the frames of each clip.
+Draw = Callable[[int, float], np.ndarray]
+# (reader, int64 (K, T)) -> uint8 (V, T, 3, h, w), decoded and cropped.
+Read = Callable[[VideoReader, np.ndarray], torch.Tensor]
 # Other records drawn for one that cannot be decoded, before giving up: with the default limit of 5% broken videos,
 # 10 failures in a row are a broken disk, not broken videos.
 _MAX_REPLACEMENTS = 10
@@ -51,6 +55,16 @@ class ClipConfig:
     past_end: Literal["loop", "last"] = "loop"
     decode_short_side_px: int | None = None
 
+    def timing(self, fps: float) -> dict[str, Any]:
+        """Arguments of `sampling`'s functions for a video of a frame rate."""
+        return {
+            "num_frames": self.num_frames,
+            "stride": self.stride,
+            "past_end": self.past_end,
+            "fps": fps,
+            "target_fps": self.target_fps,
+        }
+
     def describe(self) -> dict[str, Any]:
         """As a checkpoint stores it: without settings that are off, which earlier versions do not know."""
         return {k: v for k, v in asdict(self).items() if k != "decode_short_side_px" or v is not None}
@@ -71,10 +85,7 @@ class ClipTransform(Protocol):
 class ClipDataset(Dataset[Sample]):
     """Base of the training and the evaluation set: opens a record and reads its clips.
 
-    Args:
-        records: the manifest's records; a record's place is its video id.
-        clip: which frames make a clip.
-        backend: a name that `open_video` knows.
+    A record's place in `records` is its video id; `backend` is a name that `open_video` knows.
     """
 
     def __init__(self, records: Sequence[VideoRecord], *, clip: ClipConfig, backend: str = "auto") -> None:
@@ -88,18 +99,10 @@ class ClipDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.records)
 
-    def _read(
-        self,
-        record: VideoRecord,
-        draw: Callable[[int, float], np.ndarray],
-        make_crop: Callable[[int, int], Any],
-        read: Callable[[VideoReader, np.ndarray, Any], torch.Tensor] = read_views,
-    ) -> tuple[torch.Tensor, VideoNote]:
+    def _read(self, record: VideoRecord, draw: Draw, read: Read) -> tuple[torch.Tensor, VideoNote]:
         """Read the clips of a record.
 
-        `draw` makes (number of frames, fps) into int64 (K, T), and the same for the same arguments: it is called again
-        if fewer frames decode than the packets promised. `make_crop` makes (height, width) into the third argument of
-        `read`, which is `read_views` or `read_repeats`.
+        `draw` is called again if fewer frames decode than the packets promised: it must be a function of its arguments.
 
         Raises:
             DecodeError: for a video that cannot be read twice in a row: a file system may have been away for a moment.
@@ -109,26 +112,20 @@ class ClipDataset(Dataset[Sample]):
         if self.board is not None:
             self.board.write(record.path)
         try:
-            return self._read_once(record, draw, make_crop, read)
+            return self._read_once(record, draw, read)
         except DecodeError:
-            return self._read_once(record, draw, make_crop, read)
+            return self._read_once(record, draw, read)
         finally:
             if self.board is not None:
                 self.board.write("")
 
-    def _read_once(
-        self,
-        record: VideoRecord,
-        draw: Callable[[int, float], np.ndarray],
-        make_crop: Callable[[int, int], Any],
-        read: Callable[[VideoReader, np.ndarray, Any], torch.Tensor],
-    ) -> tuple[torch.Tensor, VideoNote]:
+    def _read_once(self, record: VideoRecord, draw: Draw, read: Read) -> tuple[torch.Tensor, VideoNote]:
         with open_video(record.path, backend=self.backend, short_side_px=self.clip.decode_short_side_px) as reader:
             for attempt in (0, 1):
                 first, stop = self._segment(reader, record)
                 indices_KT = draw(stop - first, reader.info.fps) + first
                 try:
-                    frames = read(reader, indices_KT, make_crop(reader.info.height, reader.info.width))
+                    frames = read(reader, indices_KT)
                     break
                 except FrameCountError:
                     if attempt:
@@ -143,25 +140,18 @@ class ClipDataset(Dataset[Sample]):
     def _segment(reader: VideoReader, record: VideoRecord) -> tuple[int, int]:
         if record.start_seconds is None and record.end_seconds is None:
             return 0, reader.info.num_frames
-        seconds = reader.frame_seconds
         start = 0.0 if record.start_seconds is None else record.start_seconds
         end = float("inf") if record.end_seconds is None else record.end_seconds
         try:
-            return sampling.segment_frames(seconds, start, end)
+            return sampling.segment_frames(reader.frame_seconds, start, end)
         except ValueError as error:
             raise DecodeError(record.path, f"{record.source}: {error}") from error
 
 
 class TrainDataset(ClipDataset):
-    """One random, augmented clip for a key (epoch, index), or several from one decoding of the video.
+    """One random, augmented clip for a key (epoch, index), or `repeats` from one decoding of the video.
 
-    Args:
-        records: the training records.
-        clip: which frames make a clip.
-        transform: the random crop and flip, or a whole `Augmentation`.
-        seed: seed of the run.
-        backend: a name that `open_video` knows.
-        repeats: clips of a video, each with its own frames, crop and augmentation.
+    Each of those has its own frames, crop and augmentation. Other arguments as `ClipDataset`.
     """
 
     def __init__(
@@ -191,8 +181,7 @@ class TrainDataset(ClipDataset):
             except DecodeError as error:
                 failures.append(Failure(source, record.path, error.reason))
                 continue
-            label = -1 if record.label is None else record.label
-            return Sample(frames, label, source, tuple(failures), note)
+            return Sample(frames, _label(record), source, tuple(failures), note)
         raise RunError(
             f"{failures[0].path} could not be read ({failures[0].reason}), nor could any of {_MAX_REPLACEMENTS} videos "
             f"drawn in its place ({', '.join(f.path for f in failures[1:4])}, ...). Is the file system there?"
@@ -203,41 +192,25 @@ class TrainDataset(ClipDataset):
         tails = [[], *([r] for r in range(1, self.repeats))]
 
         def draw(num_frames: int, fps: float) -> np.ndarray:
-            clips = [
-                sampling.train_clip(
-                    num_frames,
-                    num_frames=self.clip.num_frames,
-                    stride=self.clip.stride,
-                    rng=np.random.default_rng([*entropy, 0, *tail]),
-                    past_end=self.clip.past_end,
-                    fps=fps,
-                    target_fps=self.clip.target_fps,
-                )
-                for tail in tails
-            ]
-            return np.stack(clips)
+            rngs = (np.random.default_rng([*entropy, 0, *tail]) for tail in tails)
+            return np.stack([sampling.train_clip(num_frames, rng=rng, **self.clip.timing(fps)) for rng in rngs])
 
-        def make_crop(height: int, width: int, tail: Sequence[int] = ()) -> Callable[[torch.Tensor], torch.Tensor]:
+        def crop(tail: list[int], height: int, width: int) -> Callable[[torch.Tensor], torch.Tensor]:
             params = self.transform.draw(np.random.default_rng([*entropy, 1, *tail]), height, width)
-            return lambda frames: self.transform.apply(frames, params)[None]
+            return lambda frames_THWC: self.transform.apply(frames_THWC, params)[None]
 
-        if self.repeats == 1:
-            return self._read(record, draw, make_crop)
-        return self._read(record, draw, lambda h, w: [make_crop(h, w, tail) for tail in tails], read_repeats)
+        def read(reader: VideoReader, indices_KT: np.ndarray) -> torch.Tensor:
+            crops = [crop(tail, reader.info.height, reader.info.width) for tail in tails]
+            return read_repeats(reader, indices_KT, crops) if crops[1:] else read_views(reader, indices_KT, crops[0])
+
+        return self._read(record, draw, read)
 
 
 class EvalDataset(ClipDataset):
     """All views of the video at a place; a video that cannot be read is a failure, never replaced.
 
-    The key -1 gives an empty sample, for a process without any video.
-
-    Args:
-        records: the records to evaluate.
-        clip: which frames make a clip.
-        crops: the crops of each clip.
-        num_clips: clips of a video; None for one in its middle.
-        spacing: rule for the clips' starts, see `sampling.test_clips`.
-        backend: a name that `open_video` knows.
+    The key -1 gives an empty sample, for a process without any video. With `num_clips` None, the one clip is in the
+    video's middle; `spacing` is a rule of `sampling.test_clips`. Other arguments as `ClipDataset`.
     """
 
     def __init__(
@@ -265,34 +238,15 @@ class EvalDataset(ClipDataset):
 
     def read(self, index: int, record: VideoRecord) -> Sample:
         """All views of a record, whether or not it is one of `records`; `index` is its place."""
-        label = -1 if record.label is None else record.label
-        try:
-            frames, note = self._read(record, self._draw, lambda height, width: self.crops.apply)
-        except DecodeError as error:
-            return Sample(None, label, index, (Failure(index, record.path, error.reason),))
-        return Sample(frames, label, index, (), note)
+        return _sample_or_failure(
+            index, record, lambda: self._read(record, self._draw, lambda r, i: read_views(r, i, self.crops.apply))
+        )
 
     def _draw(self, num_frames: int, fps: float) -> np.ndarray:
-        clip = self.clip
+        timing = self.clip.timing(fps)
         if self.num_clips is None:
-            return sampling.center_clip(
-                num_frames,
-                num_frames=clip.num_frames,
-                stride=clip.stride,
-                past_end=clip.past_end,
-                fps=fps,
-                target_fps=clip.target_fps,
-            )[None]
-        return sampling.test_clips(
-            num_frames,
-            num_clips=self.num_clips,
-            num_frames=clip.num_frames,
-            stride=clip.stride,
-            spacing=self.spacing,
-            past_end=clip.past_end,
-            fps=fps,
-            target_fps=clip.target_fps,
-        )
+            return sampling.center_clip(num_frames, **timing)[None]
+        return sampling.test_clips(num_frames, num_clips=self.num_clips, spacing=self.spacing, **timing)
 
 
 class RandomEvalDataset(TrainDataset):
@@ -302,10 +256,18 @@ class RandomEvalDataset(TrainDataset):
         if index < 0:
             return Sample(None, -1, -1)
         record = self.records[index]
-        label = -1 if record.label is None else record.label
-        try:
-            # An epoch that training never reaches, so that no validation clip is drawn like a training clip.
-            frames, note = self._read_random(record, [self.seed, 2**32 - 1, index, 2])
-        except DecodeError as error:
-            return Sample(None, label, index, (Failure(index, record.path, error.reason),))
-        return Sample(frames, label, index, (), note)
+        # An epoch that training never reaches, so that no validation clip is drawn like a training clip.
+        entropy = [self.seed, 2**32 - 1, index, 2]
+        return _sample_or_failure(index, record, lambda: self._read_random(record, entropy))
+
+
+def _label(record: VideoRecord) -> int:
+    return -1 if record.label is None else record.label
+
+
+def _sample_or_failure(index: int, record: VideoRecord, read: Callable[[], tuple[torch.Tensor, VideoNote]]) -> Sample:
+    try:
+        frames, note = read()
+    except DecodeError as error:
+        return Sample(None, _label(record), index, (Failure(index, record.path, error.reason),))
+    return Sample(frames, _label(record), index, (), note)

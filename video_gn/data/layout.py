@@ -17,6 +17,8 @@ from torch.utils.data import get_worker_info
 from video_gn.clips import ClipBatch, Failure, VideoNote
 from video_gn.decoding import VideoReader
 
+Crop = Callable[[torch.Tensor], torch.Tensor]  # uint8 (n, H, W, 3) -> uint8 (P, n, 3, h, w)
+
 # Frames held at full size at a time: 64 frames of 1920 x 1080 are 400 MB.
 _FRAMES_PER_CHUNK = 64
 # Frames cropped at a time: few enough to stay in a core's cache from the resize to the copy. A training clip took 3%
@@ -35,16 +37,12 @@ class Sample:
     note: VideoNote | None = None
 
 
-def read_views(
-    reader: VideoReader,
-    indices_KT: np.ndarray,
-    crop: Callable[[torch.Tensor], torch.Tensor],
-) -> torch.Tensor:
+def read_views(reader: VideoReader, indices_KT: np.ndarray, crop: Crop) -> torch.Tensor:
     """Decode each frame of several clips once, crop, and lay the clips out.
 
     Args:
         reader: an open video.
-        indices_KT: int64 (K, T), frames of each clip; clips may overlap and wrap around.
+        indices_KT: int64, frames of each clip; clips may overlap and wrap around.
         crop: uint8 (n, H, W, 3) -> uint8 (P, n, 3, h, w), the same for every frame.
 
     Returns:
@@ -91,20 +89,8 @@ def _unshared_frames(shape: tuple[int, ...]) -> torch.Tensor:
     return torch.from_numpy(np.empty(shape, dtype=np.uint8))
 
 
-def read_repeats(
-    reader: VideoReader,
-    indices_KT: np.ndarray,
-    crops: Sequence[Callable[[torch.Tensor], torch.Tensor]],
-) -> torch.Tensor:
-    """Decode each frame of several clips once, and crop each clip with its own function.
-
-    Args:
-        reader: an open video.
-        indices_KT: int64 (K, T), frames of each clip.
-        crops: for each clip uint8 (T, H, W, 3) -> uint8 (1, T, 3, h, w), all of one size.
-
-    Returns:
-        uint8 (K, T, 3, h, w).
+def read_repeats(reader: VideoReader, indices_KT: np.ndarray, crops: Sequence[Crop]) -> torch.Tensor:
+    """Decode each frame of several clips once, and crop each clip once with its own function: uint8 (K, T, 3, h, w).
 
     Raises:
         DecodeError: for a frame that cannot be decoded.
@@ -116,16 +102,10 @@ def read_repeats(
 
 
 def collate(samples: Sequence[Sample]) -> ClipBatch:
-    """Copy samples into a batch; of those without frames only the failures are kept.
-
-    Args:
-        samples: the frames that they have must be of one shape (V, T, 3, H, W).
-
-    Returns:
-        frames in memory order N,V,T,H,W,C.
+    """Copy samples into a batch of memory order N,V,T,H,W,C; of those without frames only the failures are kept.
 
     Raises:
-        ValueError: for frames of different sizes.
+        ValueError: for frames of different shapes.
     """
     read = [s for s in samples if s.frames_VTCHW is not None]
     failures = tuple(f for s in samples for f in s.failures)

@@ -8,7 +8,7 @@ up to one: a class of which an epoch takes only a part is seen whole over severa
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +17,16 @@ from torch.utils.data import Sampler
 from video_gn.checks import check_integer
 
 Indices = npt.NDArray[np.int64]
+Order = Callable[[int, int], Indices]
 
 # Keep the shuffles apart from other streams that are seeded by the same numbers.
 _CLASSES, _LIST, _ORDER = 0x62616C30, 0x62616C31, 0x62616C32
-# Bits of an extra key's epoch: start, times that a record came before in the same order, rounds over the list, stream.
+# Bits of a key's epoch: epoch or start, times that a record came before in the same order, rounds, stream.
 # Training's own keys are below 2**64, and a stream's above: numpy's seeds are integers of any size.
 _OCCURRENCE, _ROUND, _STREAM = 32, 64, 96
 
 
+@dataclass(eq=False)
 class TrainSampler(Sampler[tuple[int, int]]):
     """Keys (epoch, record) of one process: a permutation of the records for each epoch.
 
@@ -43,28 +45,19 @@ class TrainSampler(Sampler[tuple[int, int]]):
             permutation.
     """
 
-    def __init__(
-        self,
-        num_records: int,
-        *,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        start_epoch: int = 0,
-        start_batch: int = 0,
-        order: Callable[[int, int], np.ndarray] | None = None,
-    ) -> None:
-        self.order = order
-        self.num_records = num_records
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.start_epoch = start_epoch
-        self.start_batch = start_batch
-        self.epoch = start_epoch
-        self.num_batches = num_records // (batch_size * world_size)
+    num_records: int
+    _: KW_ONLY
+    batch_size: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+    start_epoch: int = 0
+    start_batch: int = 0
+    order: Order | None = None
+
+    def __post_init__(self) -> None:
+        self.epoch = self.start_epoch
+        self.num_batches = self.num_records // (self.batch_size * self.world_size)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration; Lightning calls this."""
@@ -76,21 +69,13 @@ class TrainSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch = self.epoch
-        if self.order is None:
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.num_records)
-            epochs = np.full(self.num_records, epoch)
-        else:
-            order = self.order(self.seed, epoch)
-            # The same key gives the same clip: a record's second time in an epoch has another number.
-            epochs = epoch + (occurrences(order) << 32)
-        per_step = self.batch_size * self.world_size
-        first = self.start_batch if epoch == self.start_epoch else 0
-        for batch in range(first, self.num_batches):
-            start = batch * per_step + self.rank * self.batch_size
-            for place in range(start, start + self.batch_size):
-                yield int(epochs[place]), int(order[place])
+        records, again = _shuffled(self.order, self.seed, epoch, self.num_records)
+        batches = range(self.start_batch if epoch == self.start_epoch else 0, self.num_batches)
+        for place in _places(batches, self.batch_size, self.rank, self.world_size):
+            yield epoch + (int(again[place]) << _OCCURRENCE), int(records[place])
 
 
+@dataclass(eq=False)
 class ExtraSampler(Sampler[tuple[int, int]]):
     """Keys (epoch, record) for clips beside the training: the list in random order, as often as the batches need.
 
@@ -112,54 +97,50 @@ class ExtraSampler(Sampler[tuple[int, int]]):
         ValueError: for a stream or start out of range.
     """
 
-    def __init__(
-        self,
-        num_records: int,
-        *,
-        batch_size: int,
-        num_batches: int,
-        seed: int,
-        stream: int,
-        start: int,
-        rank: int = 0,
-        world_size: int = 1,
-        order: BalancedOrder | None = None,
-    ) -> None:
-        if stream < 0 or not 0 <= start < 1 << _OCCURRENCE:
-            raise ValueError(f"stream must be 0 or above and start in [0, 2**32), got {stream!r} and {start!r}")
-        self.num_records = num_records
-        self.batch_size = batch_size
-        self.num_batches = num_batches
-        self.seed = seed
-        self.first_epoch = (stream + 1 << _STREAM) + start
-        self.rank = rank
-        self.world_size = world_size
-        self.order = order
+    num_records: int
+    _: KW_ONLY
+    batch_size: int
+    num_batches: int
+    seed: int
+    stream: int
+    start: int
+    rank: int = 0
+    world_size: int = 1
+    order: Order | None = None
+
+    def __post_init__(self) -> None:
+        if self.stream < 0 or not 0 <= self.start < 1 << _OCCURRENCE:
+            raise ValueError(
+                f"stream must be 0 or above and start in [0, 2**32), got {self.stream!r} and {self.start!r}"
+            )
 
     def __len__(self) -> int:
         return self.num_batches * self.batch_size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        # Global batch b: | rank 0's videos | rank 1's | ...; a part may run over the list's end into its next round.
-        per_step = self.batch_size * self.world_size
-        made, keys = -1, []
-        for batch in range(self.num_batches):
-            first = batch * per_step + self.rank * self.batch_size
-            for place in range(first, first + self.batch_size):
-                rounds, within = divmod(place, self.num_records)
-                if rounds != made:
-                    made, keys = rounds, self._round(rounds)
-                yield keys[within]
+        made = -1
+        for place in _places(range(self.num_batches), self.batch_size, self.rank, self.world_size):
+            # A batch may run over the list's end into its next round.
+            rounds, within = divmod(place, self.num_records)
+            if rounds != made:
+                made, epoch = rounds, (self.stream + 1 << _STREAM) + self.start + (rounds << _ROUND)
+                records, again = _shuffled(self.order, self.seed, epoch, self.num_records)
+            yield epoch + (int(again[within]) << _OCCURRENCE), int(records[within])
 
-    def _round(self, number: int) -> list[tuple[int, int]]:
-        epoch = self.first_epoch + (number << _ROUND)
-        if self.order is None:
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.num_records)
-            return [(epoch, record) for record in order.tolist()]
-        order = self.order(self.seed, epoch)
-        # As in `TrainSampler`, the same key would give the same clip.
-        again = occurrences(order).tolist()
-        return [(epoch + (n << _OCCURRENCE), record) for n, record in zip(again, order.tolist(), strict=True)]
+
+def _places(batches: range, batch_size: int, rank: int, world_size: int) -> Iterator[int]:
+    """Places of a rank's clips in the global order, of which each batch is | rank 0's clips | rank 1's | ..."""
+    for batch in batches:
+        start = (batch * world_size + rank) * batch_size
+        yield from range(start, start + batch_size)
+
+
+def _shuffled(order: Order | None, seed: int, epoch: int, num_records: int) -> tuple[Indices, Indices]:
+    """The records of an epoch, and how often each came before in it: the same key would give the same clip."""
+    if order is None:
+        return np.random.default_rng([seed, epoch]).permutation(num_records), np.zeros(num_records, dtype=np.int64)
+    records = order(seed, epoch)
+    return records, occurrences(records)
 
 
 class EvalSampler(Sampler[int]):
@@ -245,16 +226,7 @@ def _stretch(seed: int, label: int, count: int, first: int, stop: int) -> Indice
 
 
 def occurrences(order: Indices) -> Indices:
-    """How often each entry's record has come before in the same order: 0 the first time, then 1, 2, ...
-
-    A clip is a function of (seed, epoch, record): for another clip of a record the key must change.
-
-    Args:
-        order: int64 (n,).
-
-    Returns:
-        int64 (n,).
-    """
+    """How often each entry's record has come before in the same order: 0 the first time, then 1, 2, ...; int64 (n,)."""
     by_record = np.argsort(order, kind="stable")
     _, starts, counts = np.unique(order[by_record], return_index=True, return_counts=True)
     numbers = np.empty(len(order), dtype=np.int64)
@@ -264,14 +236,7 @@ def occurrences(order: Indices) -> Indices:
 
 @dataclass(frozen=True)
 class BalancedOrder:
-    """`epoch_order` of a list, as a sampler calls it: (seed, epoch) -> order.
-
-    Args:
-        labels: integers (n,), the class of each record; not written to afterwards.
-
-    Raises:
-        ValueError: as `epoch_order`.
-    """
+    """`epoch_order` of a list's labels, integers (n,), as a sampler calls it: (seed, epoch) -> order."""
 
     labels: npt.NDArray[np.integer]
 

@@ -9,8 +9,8 @@ picture are the real ones.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,9 +18,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from video_gn.checks import check_integer
+from video_gn.clips import VideoNote
 from video_gn.data.crops import TestCrops, resized_size
-from video_gn.data.dataset import ClipDataset, EvalDataset, TrainDataset
-from video_gn.data.layout import Sample, read_views
+from video_gn.data.dataset import ClipDataset, ClipTransform, Draw, EvalDataset, Read, TrainDataset
+from video_gn.data.layout import Sample
 from video_gn.data.samplers import TrainSampler
 from video_gn.files import whole_path
 from video_gn.lists.records import VideoRecord
@@ -36,25 +37,15 @@ _INK, _GREY, _RULE, _PAPER, _RED = "#1a1a1a", "#5a5a5a", "#c8c8c8", "#ffffff", "
 
 @dataclass(frozen=True)
 class Row:
-    """One clip of the picture.
-
-    Args:
-        title: name of the sample.
-        path: path of the video.
-        class_name: empty without a label.
-        details: size, crop and other changes of all frames; or why there is no clip.
-        frames_THWC: uint8, the frames shown; None if the video could not be read.
-        indices: places of these frames in the video.
-        seconds: times of these frames, from the video's first frame.
-    """
+    """One clip of the picture."""
 
     title: str
     path: str
-    class_name: str
-    details: str
-    frames_THWC: np.ndarray | None = None
-    indices: tuple[int, ...] = ()
-    seconds: tuple[float, ...] = ()
+    class_name: str  # empty without a label
+    details: str  # size, crop and other changes of all frames; or why there is no clip
+    frames_THWC: np.ndarray | None = None  # uint8, the frames shown; None if the video could not be read
+    indices: tuple[int, ...] = ()  # places of these frames in the video
+    seconds: tuple[float, ...] = ()  # times of these frames, from the video's first frame
 
 
 def show(
@@ -84,9 +75,8 @@ def show(
         ManifestError: without a list, or for one that cannot be read.
         DiskFullError, UnwritableError: for a picture that cannot be written.
     """
-    check_integer("num_train", num_train, least=0)
-    check_integer("num_test", num_test, least=0)
-    check_integer("epoch", epoch, least=0)
+    for name, count in (("num_train", num_train), ("num_test", num_test), ("epoch", epoch)):
+        check_integer(name, count, least=0)
     check_integer("frames_per_clip", frames_per_clip)
     datamodule.read()
     rows = train_rows(datamodule, num_train, epoch=epoch, frames_per_clip=frames_per_clip)
@@ -99,47 +89,20 @@ def show(
 # ---- clips ---------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Seen:
-    """What a data set did with its last video."""
-
-    num_frames: int = 0
-    fps: float = 0.0
-    size: tuple[int, int] = (0, 0)  # height, width
-    first: int = 0
-    indices_KT: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
-    frame_seconds: np.ndarray = field(default_factory=lambda: np.zeros(0))
-
-
 class _Watched(ClipDataset):
-    """Data set that records which frames of which video it takes."""
+    """Data set that records the size of its last video, and which frames of it are read."""
 
-    seen = _Seen()
+    size = (0, 0)  # height, width
+    indices_KT = np.zeros((0, 0), dtype=np.int64)
+    frame_seconds = np.zeros(0)
 
-    def _read(
-        self,
-        record: VideoRecord,
-        draw: Callable[[int, float], np.ndarray],
-        make_crop: Callable[[int, int], Any],
-        read: Callable[[VideoReader, np.ndarray, Any], torch.Tensor] = read_views,
-    ) -> Any:
-        seen = self.seen = _Seen()
+    def _read(self, record: VideoRecord, draw: Draw, read: Read) -> tuple[torch.Tensor, VideoNote]:
+        def watched_read(reader: VideoReader, indices_KT: np.ndarray) -> torch.Tensor:
+            self.size = (reader.info.height, reader.info.width)
+            self.indices_KT, self.frame_seconds = indices_KT, reader.frame_seconds
+            return read(reader, indices_KT)
 
-        def watched_draw(num_frames: int, fps: float) -> np.ndarray:
-            seen.num_frames, seen.fps = num_frames, fps
-            seen.indices_KT = draw(num_frames, fps)
-            return seen.indices_KT
-
-        def watched_crop(height: int, width: int) -> Any:
-            seen.size = (height, width)
-            return make_crop(height, width)
-
-        return super()._read(record, watched_draw, watched_crop, read)
-
-    def _segment(self, reader: VideoReader, record: VideoRecord) -> tuple[int, int]:  # type: ignore[override]
-        first, stop = super()._segment(reader, record)
-        self.seen.first, self.seen.frame_seconds = first, reader.frame_seconds
-        return first, stop
+        return super()._read(record, draw, watched_read)
 
 
 class _WatchedTrain(_Watched, TrainDataset):
@@ -153,7 +116,8 @@ class _WatchedEval(_Watched, EvalDataset):
 class _WatchedTransform:
     """Transform that keeps its last draw."""
 
-    def __init__(self, transform: Any) -> None:
+    def __init__(self, transform: ClipTransform) -> None:
+        self.apply = transform.apply
         self.transform = transform
         self.params: Any = None
 
@@ -161,17 +125,13 @@ class _WatchedTransform:
         self.params = self.transform.draw(rng, height, width)
         return self.params
 
-    def apply(self, frames_THWC: torch.Tensor, params: Any) -> torch.Tensor:
-        result: torch.Tensor = self.transform.apply(frames_THWC, params)
-        return result
-
 
 def train_rows(datamodule: VideoDataModule, count: int, *, epoch: int, frames_per_clip: int) -> list[Row]:
     """The first training clips of an epoch on one process, as training gets them; at most as many as are listed."""
     if "train" not in datamodule.manifests or count == 0:
         return []
     records = datamodule.manifests["train"].records
-    transform: Any = _WatchedTransform(datamodule.train_transform)
+    transform = _WatchedTransform(datamodule.train_transform)
     dataset = _WatchedTrain(
         records, clip=datamodule.clip, transform=transform, seed=datamodule.seed, backend=datamodule.backend
     )
@@ -181,12 +141,12 @@ def train_rows(datamodule: VideoDataModule, count: int, *, epoch: int, frames_pe
     rows = []
     for number, key in zip(range(count), sampler, strict=False):
         sample = dataset[key]
-        record = records[sample.video_id]
-        details = f"{_describe_source(dataset.seen)}; {describe_params(transform.params)}"
+        details = describe_params(transform.params)
         if sample.failures:
             details += f"; in place of {', '.join(shorten(f.path, 60) for f in sample.failures)}"
-        title = f"train, epoch {epoch}, clip {number}"
-        rows += _rows_of(sample, record, datamodule.classes, dataset.seen, [title], [details], frames_per_clip)
+        rows += _rows_of(
+            sample, dataset, datamodule, [(f"train, epoch {epoch}, clip {number}", details)], frames_per_clip
+        )
     return rows
 
 
@@ -194,9 +154,7 @@ def view_rows(datamodule: VideoDataModule, count: int, *, frames_per_clip: int) 
     """All views of some test videos, evenly spaced over the list; at most as many as are listed."""
     if "test" not in datamodule.manifests or count == 0:
         return []
-    records = datamodule.manifests["test"].records
-    views = datamodule.views
-    crops = datamodule.test_crops
+    records, views, crops = datamodule.manifests["test"].records, datamodule.views, datamodule.test_crops
     dataset = _WatchedEval(
         records,
         clip=datamodule.clip,
@@ -205,51 +163,59 @@ def view_rows(datamodule: VideoDataModule, count: int, *, frames_per_clip: int) 
         spacing=views.spacing,
         backend=datamodule.backend,
     )
-    places = list(range(crops.num_crops)) * views.num_clips
-    titles = [
-        f"test, clip {clip + 1} of {views.num_clips}"
-        + (f", crop {crop + 1} of {crops.num_crops}" if crops.num_crops > 1 else "")
-        for clip in range(views.num_clips)
-        for crop in range(crops.num_crops)
-    ]
     rows = []
     for index in _evenly(len(records), count):
         sample = dataset[index]
-        details = [f"{_describe_source(dataset.seen)}; {_describe_crop(crops, dataset.seen.size, i)}" for i in places]
-        rows += _rows_of(sample, records[index], datamodule.classes, dataset.seen, titles, details, frames_per_clip)
+        if sample.frames_VTCHW is None:
+            reason = f"could not be read: {sample.failures[0].reason}"
+            rows.append(Row("test", records[index].path, _class_name(datamodule, records[index]), reason))
+            continue
+        captions = [
+            (
+                f"test, clip {clip + 1} of {views.num_clips}"
+                + (f", crop {crop + 1} of {crops.num_crops}" if crops.num_crops > 1 else ""),
+                _describe_crop(crops, dataset.size, crop),
+            )
+            for clip in range(views.num_clips)
+            for crop in range(crops.num_crops)
+        ]
+        rows += _rows_of(sample, dataset, datamodule, captions, frames_per_clip)
     return rows
 
 
 def _rows_of(
     sample: Sample,
-    record: VideoRecord,
-    classes: Sequence[str],
-    seen: _Seen,
-    titles: Sequence[str],
-    details: Sequence[str],
+    dataset: _Watched,
+    datamodule: VideoDataModule,
+    captions: Sequence[tuple[str, str]],
     frames_per_clip: int,
 ) -> list[Row]:
-    class_name = "" if record.label is None else classes[record.label]
-    if sample.frames_VTCHW is None:
-        reason = f"could not be read: {sample.failures[0].reason}"
-        return [Row(titles[0].partition(",")[0], record.path, class_name, reason)]
-    crops_per_clip = len(sample.frames_VTCHW) // len(seen.indices_KT)
+    """A row for each view of a sample that was read; `captions` are their titles and details."""
+    assert sample.frames_VTCHW is not None
+    assert sample.note is not None
+    record, (height, width) = dataset.records[sample.video_id], dataset.size
+    source = f"{width} x {height}, {sample.note.num_frames} frames at {sample.note.fps:.4g} fps"
+    crops_per_clip = len(sample.frames_VTCHW) // len(dataset.indices_KT)
     rows = []
-    for view, frames_TCHW in enumerate(sample.frames_VTCHW):
+    for view, (frames_TCHW, (title, details)) in enumerate(zip(sample.frames_VTCHW, captions, strict=True)):
         chosen = _evenly(len(frames_TCHW), frames_per_clip)
-        indices = seen.indices_KT[view // crops_per_clip][chosen] + seen.first
+        indices = dataset.indices_KT[view // crops_per_clip][chosen]
         rows.append(
             Row(
-                titles[view],
+                title,
                 record.path,
-                class_name,
-                details[view],
+                _class_name(datamodule, record),
+                f"{source}; {details}",
                 frames_TCHW[chosen].permute(0, 2, 3, 1).contiguous().numpy(),
                 tuple(indices.tolist()),
-                tuple(float(s) for s in seen.frame_seconds[indices]),
+                tuple(dataset.frame_seconds[indices].tolist()),
             )
         )
     return rows
+
+
+def _class_name(datamodule: VideoDataModule, record: VideoRecord) -> str:
+    return "" if record.label is None else datamodule.classes[record.label]
 
 
 def _evenly(length: int, count: int) -> list[int]:
@@ -258,14 +224,7 @@ def _evenly(length: int, count: int) -> list[int]:
     return [i * (length - 1) // max(1, count - 1) for i in range(count)]
 
 
-def _describe_source(seen: _Seen) -> str:
-    height, width = seen.size
-    return f"{width} x {height}, {seen.num_frames} frames at {seen.fps:.4g} fps"
-
-
 def _describe_crop(crops: TestCrops, size: tuple[int, int], number: int) -> str:
-    if 0 in size:
-        return ""  # it could not be opened
     height, width = resized_size(*size, crops.short_side_px)
     text = f"resized to {width} x {height}"
     if crops.crops == "full":
@@ -291,27 +250,19 @@ def describe_params(params: Any) -> str:
             box = params.erasing
             parts.append(f"erased {box.box_width} x {box.box_height} at ({box.left}, {box.top})")
         return "; ".join(parts)
-    size = f"{params.crop_px} x {params.crop_px}"
+    size, place = f"{params.crop_px} x {params.crop_px}", f"({params.left}, {params.top})"
     if hasattr(params, "box_height"):
-        text = f"box {params.box_width} x {params.box_height} at ({params.left}, {params.top}) to {size}"
+        text = f"box {params.box_width} x {params.box_height} at {place} to {size}"
     else:
-        text = f"resized to {params.resized_width} x {params.resized_height}, "
-        text += f"crop {size} at ({params.left}, {params.top})"
+        text = f"resized to {params.resized_width} x {params.resized_height}, crop {size} at {place}"
     return text + (", flipped" if params.flip else "")
 
 
 # ---- the picture ---------------------------------------------------------------------------------
 
 
-def contact_sheet(rows: Sequence[Row], *, thumb_height_px: int = _THUMB_HEIGHT) -> Image.Image:
-    """Draw rows of frames with their captions.
-
-    Args:
-        rows: from top to bottom.
-        thumb_height_px: height of each frame; its width follows.
-
-    Returns:
-        An RGB picture.
+def contact_sheet(rows: Sequence[Row]) -> Image.Image:
+    """Draw rows of frames with their captions, from top to bottom, as an RGB picture.
 
     Raises:
         ValueError: for no rows.
@@ -319,12 +270,12 @@ def contact_sheet(rows: Sequence[Row], *, thumb_height_px: int = _THUMB_HEIGHT) 
     if not rows:
         raise ValueError("rows must not be empty: neither training nor test clips were asked for, or their lists lack")
     font = ImageFont.load_default(size=_FONT)
-    thumbs = [_thumbnails(row, thumb_height_px, font) for row in rows]
+    thumbs = [_thumbnails(row, font) for row in rows]
     width = max(_LEAST_WIDTH, *(2 * _MARGIN + sum(t.width + _GAP for t in line) for line in thumbs))
     inside = width - 2 * _MARGIN
     texts = [_texts(row, font, inside) for row in rows]
     heights = [
-        _LINE * (len(text) + (1 if line else 0)) + (thumb_height_px + 4 if line else 0) + 2 * _GAP
+        _LINE * (len(text) + (1 if line else 0)) + (_THUMB_HEIGHT + 4 if line else 0) + 2 * _GAP
         for text, line in zip(texts, thumbs, strict=True)
     ]
     sheet = Image.new("RGB", (width, sum(heights) + 2 * _MARGIN), _PAPER)
@@ -359,16 +310,17 @@ def _draw_row(
         x += thumb.width + _GAP
 
 
-def _thumbnails(row: Row, height: int, font: Any) -> list[Image.Image]:
+def _thumbnails(row: Row, font: Any) -> list[Image.Image]:
     if row.frames_THWC is None:
         return []
     widest = max(font.getlength(f"{i}  {s:.2f} s") for i, s in zip(row.indices, row.seconds, strict=True))
     thumbs = []
     for frame_HWC in row.frames_THWC:
         thumb = Image.fromarray(frame_HWC)
-        thumb = thumb.resize((max(1, round(thumb.width * height / thumb.height)), height), Image.Resampling.BILINEAR)
+        width = max(1, round(thumb.width * _THUMB_HEIGHT / thumb.height))
+        thumb = thumb.resize((width, _THUMB_HEIGHT), Image.Resampling.BILINEAR)
         # At least as wide as its caption.
-        room = Image.new("RGB", (max(thumb.width, int(widest) + 1), height), _PAPER)
+        room = Image.new("RGB", (max(width, int(widest) + 1), _THUMB_HEIGHT), _PAPER)
         room.paste(thumb, (0, 0))
         thumbs.append(room)
     return thumbs
