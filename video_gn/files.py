@@ -58,11 +58,9 @@ def whole_path(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_file(target: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
-    """As `whole_path`, with the file open.
+    """As `whole_path`, with the file open: for text as UTF-8, or for bytes with the mode "wb".
 
-    Args:
-        target: File to write.
-        mode: "w" for text as UTF-8, where bytes of a file name that are no text stay what they are; "wb" for bytes.
+    In a text, bytes of a file name that are no text stay what they are.
     """
     text = {} if "b" in mode else {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
     with whole_path(target) as part, part.open(mode, **text) as file:  # type: ignore[call-overload]
@@ -81,12 +79,9 @@ def write_json(target: str | os.PathLike[str], value: Any) -> None:
 
 
 def remove_temporary(directory: Path, *, name: str = "*", recursive: bool = False) -> None:
-    """Remove the temporary files of killed processes. Call it while holding the lock that all writers there hold.
+    """Remove the temporary files that killed processes left of targets whose names match the glob pattern `name`.
 
-    Args:
-        directory: Directory to clean.
-        name: Glob pattern of the targets whose temporary files go.
-        recursive: Also clean the directories below.
+    Call it while holding the lock that all writers there hold. `recursive` also cleans the directories below.
     """
     pattern = f".{name}.*.tmp"
     for stale in directory.rglob(pattern) if recursive else directory.glob(pattern):
@@ -196,9 +191,10 @@ def hold(path: Path, *, wait_seconds: float | None = None) -> IO[str]:
         HeldError: another process still holds it.
         OSError: the file cannot be written.
     """
+    seconds = LEFT_OVER_SECONDS if wait_seconds is None else wait_seconds
     while True:
         file = path.open("a+")
-        if not take(file, wait_seconds=wait_seconds):
+        if not _take(file, seconds):
             content = _content(path)
             if not _is_of_this_jobs_past(content):
                 with file:
@@ -214,12 +210,9 @@ def hold(path: Path, *, wait_seconds: float | None = None) -> IO[str]:
     return file
 
 
-def take(file: IO[Any], *, wait_seconds: float | None = None) -> bool:
-    """Lock an open file until it is closed; False if another process still holds it after `wait_seconds`.
-
-    None waits for `LEFT_OVER_SECONDS`.
-    """
-    deadline = time.monotonic() + (LEFT_OVER_SECONDS if wait_seconds is None else wait_seconds)
+def _take(file: IO[Any], seconds: float) -> bool:
+    """Lock an open file until it is closed; False if another process still holds it after so many seconds."""
+    deadline = time.monotonic() + seconds
     while not _is_free(file):
         if time.monotonic() >= deadline:
             return False

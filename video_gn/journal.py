@@ -84,12 +84,11 @@ class Journal:
         self.path = path
         self._header = header
         self._file: IO[bytes] | None = None
-        self._lock: IO[str] | None = None
         self._lock_path = lock
         with naming_unwritable(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self._lock = None if lock is None else hold(lock)
+                self._lock: IO[str] | None = None if lock is None else hold(lock)
             except HeldError as error:
                 raise RunError(
                     f"{path} is being written by another run ({error.holder}). Wait for it, or choose another name."

@@ -36,23 +36,14 @@ _LEARNING_RATE = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class TrainSetup:
-    """Settings that all contenders share.
-
-    Args:
-        num_clips: N.
-        frames: T.
-        size: H and W, in px.
-        width: Channels of the stem.
-        layout: Layout of the nets' stem and pools; that of pytorchvideo's net is "slowfast".
-        device: torch's name of the device, or "auto" for a CUDA device if there is one, else the CPU.
-    """
+    """Settings that all contenders share."""
 
     num_clips: int
     frames: int
-    size: int
-    width: int
+    size: int  # height and width, px
+    width: int  # channels of the stem
     layout: str
-    device: str
+    device: str  # "auto" becomes "cuda" if there is a CUDA device, else "cpu"
 
     def __post_init__(self) -> None:
         for name in ("num_clips", "frames", "size", "width"):
@@ -70,19 +61,11 @@ class TrainSetup:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """What is measured.
+    """What is measured."""
 
-    Args:
-        net: Kind of `NORMS`, or "pytorchvideo".
-        memory_format: Key of `FORMATS`.
-        precision: Key of `PRECISIONS`; all but float32 by autocast.
-        compiled: Whether `net.compile()` is called.
-        checkpointed: Whether activation checkpointing is on.
-    """
-
-    net: str
-    memory_format: str
-    precision: str
+    net: str  # kind of `NORMS`, or "pytorchvideo"
+    memory_format: str  # key of `FORMATS`
+    precision: str  # key of `PRECISIONS`; all but float32 by autocast
     compiled: bool = False
     checkpointed: bool = False
 
@@ -98,8 +81,9 @@ def build(contender: Contender, setup: TrainSetup) -> nn.Module:
     if contender.net == PYTORCHVIDEO:
         net = _pytorchvideo(setup)
     else:
-        groups = {"num_groups": math.gcd(32, setup.width)} if contender.net == "group" else {}
-        arguments: dict[str, Any] = {"layout": setup.layout, "norm": contender.net, **groups}
+        arguments: dict[str, Any] = {"layout": setup.layout, "norm": contender.net}
+        if contender.net == "group":
+            arguments["num_groups"] = math.gcd(32, setup.width)
         net = i3d(50, num_classes=_NUM_CLASSES, width=setup.width, **arguments)
     return net.train().to(setup.device).to(memory_format=FORMATS[contender.memory_format])
 
@@ -168,8 +152,7 @@ def peak_bytes(contender: Contender, setup: TrainSetup) -> int | None:
     )
     if done.returncode != 0:
         return None
-    found: int | None = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _peak_of_this_process(contender: Contender, setup: TrainSetup) -> int | None:

@@ -40,31 +40,18 @@ def frames_of(sample: Sample) -> torch.Tensor:
 
 
 def write_typical_video(
-    path: Path,
-    *,
-    num_frames: int = 300,
-    width: int = 340,
-    height: int = 256,
-    fps: int = 30,
+    path: Path, *, num_frames: int = 300, width: int = 340, height: int = 256, fps: int = 30
 ) -> None:
     """Write an H.264 mp4 like trimmed and shrunk Kinetics files: x264's own settings, one key frame in 250.
 
-    There are no cuts, so x264's detection of cuts is off: it would take the noise for one now and then.
-
     The picture is a panned texture with two moving textured objects and some noise, so that it takes about as
     many bits (some 500 kbit/s) as a real one. The same arguments give the same pictures.
-
-    Args:
-        path: File to write, ending in .mp4.
-        num_frames: Frames, at least 1.
-        width: Width in px, even.
-        height: Height in px, even.
-        fps: Frames per second.
     """
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=fps)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        # PyAV would set FFmpeg's old default of a key frame every 12 frames; these are x264's.
+        # PyAV would set FFmpeg's old default of a key frame every 12 frames; these are x264's. Its detection of cuts is
+        # off: there are none, and it would take the noise for one now and then.
         stream.codec_context.gop_size = 250
         stream.codec_context.options = {"preset": "medium", "crf": "23", "bf": "3", "sc_threshold": "0", "threads": "1"}
         for picture in _pictures(num_frames, width, height):

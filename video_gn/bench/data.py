@@ -9,7 +9,6 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +53,9 @@ _MEMORY_WARM_UP = 50
 
 
 def bench_data(videos: Sequence[str], *, rounds: int, peers: bool = False) -> dict[str, Any]:
-    """Measure decoding and the making of clips.
+    """Measure decoding and the making of clips; the figures are for `format_page` and json.
 
-    Args:
-        videos: Paths; if there are none, a 340x256 video of 10 s is made.
-        rounds: Rounds that count.
-        peers: Whether to measure other projects too, if their packages are installed.
-
-    Returns:
-        The figures, for `format_page` and json.
+    Without videos, one of 340x256 and 10 s is made. `peers` measures other projects too, if they are installed.
 
     Raises:
         ConfigError: for fewer than 1 round.
@@ -73,15 +66,14 @@ def bench_data(videos: Sequence[str], *, rounds: int, peers: bool = False) -> di
     num_memory_videos = _num_memory_videos()
     with tempfile.TemporaryDirectory(prefix="video-gn-bench-") as directory, one_thread():
         paths = given_or_made(videos, directory)
-        # Before the rest: memory that an earlier contender has given back would hide a leak.
-        memory = _memory(paths, num_memory_videos)
         result: dict[str, Any] = {
             "machine": describe_machine(),
             "rounds": rounds,
             "videos": [_describe(path, made=not videos) for path in paths],
-            "ten_clip_test": {name: _refusable(partial(_ten_clips, paths, name, rounds)) for name in BACKENDS},
+            # First: memory that an earlier contender has given back would hide a leak.
+            "memory": _memory(paths, num_memory_videos),
+            "ten_clip_test": {name: _ten_clips_or_refusal(paths, name, rounds) for name in BACKENDS},
             "training_clip": _training_clips(paths, rounds),
-            "memory": memory,
         }
         if peers:
             result["peers"] = bench_peers(paths, rounds=rounds)
@@ -108,10 +100,10 @@ class _Clock:
 # ---- a test video's ten clips ------------------------------------------------------------------
 
 
-def _refusable(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _ten_clips_or_refusal(paths: Sequence[str], backend: str, rounds: int) -> dict[str, Any]:
     """The figures; or the reason, if a back end is not installed or refuses a video."""
     try:
-        return measure()
+        return _ten_clips(paths, backend, rounds)
     except (ImportError, DecodeError) as error:
         return {"refused": str(error)}
 
@@ -160,15 +152,13 @@ def _ten_clips(paths: Sequence[str], backend: str, rounds: int) -> dict[str, Any
         "whole_sample": timed(whole),
     }
     summary = summarize(side_by_side(contenders, rounds))
-    result: dict[str, Any] = {
+    return {
         **summary,
         "ratio": ratio_of_medians(summary, "one_pass", "clip_by_clip"),
         "target": ONE_PASS_TARGET,
         "num_frames_wanted": int(sum(len(np.unique(i)) for i in indices.values())),
+        **({"num_frames_decoded": decoded} if any(decoded.values()) else {}),
     }
-    if any(decoded.values()):
-        result["num_frames_decoded"] = dict(decoded)
-    return result
 
 
 def _test_indices(path: str, backend: str) -> np.ndarray:
@@ -247,15 +237,11 @@ def _memory(paths: Sequence[str], num_videos: int) -> dict[str, Any]:
         collate([dataset[number % len(paths)]])
         sizes.append(resident_bytes())
     start, known = sizes[warm_up - 1], [size for size in sizes[warm_up:] if size is not None]
+    result: dict[str, Any] = {"num_videos": num_videos, "warm_up": warm_up}
     if start is None or not known:
-        return {"num_videos": num_videos, "warm_up": warm_up, "growth_mb": None, "peak_growth_mb": None, "rss_mb": None}
-    return {
-        "num_videos": num_videos,
-        "warm_up": warm_up,
-        "growth_mb": (known[-1] - start) / 1e6,
-        "peak_growth_mb": (max(known) - start) / 1e6,
-        "rss_mb": start / 1e6,
-    }
+        return {**result, "growth_mb": None, "peak_growth_mb": None, "rss_mb": None}
+    growth, peak = (known[-1] - start) / 1e6, (max(known) - start) / 1e6
+    return {**result, "growth_mb": growth, "peak_growth_mb": peak, "rss_mb": start / 1e6}
 
 
 # ---- the page ----------------------------------------------------------------------------------
@@ -266,11 +252,7 @@ def _describe(path: str, *, made: bool) -> dict[str, Any]:
         info = reader.info
     return {
         "path": "made for this run" if made else path,
-        "width": info.width,
-        "height": info.height,
-        "num_frames": info.num_frames,
-        "fps": info.fps,
-        "codec": info.codec,
+        **{name: getattr(info, name) for name in ("width", "height", "num_frames", "fps", "codec")},
         "kbit_per_second": Path(path).stat().st_size * 8 / 1000 / info.duration_seconds,
     }
 

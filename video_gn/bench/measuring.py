@@ -60,14 +60,8 @@ def side_by_side(contenders: Mapping[str, Callable[[int], float]], rounds: int) 
 
 def summarize(seconds: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
     """Median, lowest and highest of each contender's rounds, in milliseconds."""
-    return {
-        name: {
-            "median_ms": 1000 * statistics.median(values),
-            "min_ms": 1000 * min(values),
-            "max_ms": 1000 * max(values),
-        }
-        for name, values in seconds.items()
-    }
+    figures: dict[str, Callable[[list[float]], float]] = {"median_ms": statistics.median, "min_ms": min, "max_ms": max}
+    return {name: {figure: 1000 * of(values) for figure, of in figures.items()} for name, values in seconds.items()}
 
 
 def ratio_of_medians(summary: Mapping[str, Mapping[str, float]], above: str, below: str) -> float:

@@ -23,7 +23,15 @@ import torch
 
 from video_gn import sampling
 from video_gn.bench._video import frames_of, records_of
-from video_gn.bench.measuring import check_rounds, contender_row, side_by_side, summarize, timed, verdict
+from video_gn.bench.measuring import (
+    check_rounds,
+    contender_row,
+    ratio_of_medians,
+    side_by_side,
+    summarize,
+    timed,
+    verdict,
+)
 from video_gn.data.crops import TestCrops, TrainTransform
 from video_gn.data.dataset import ClipConfig, EvalDataset, TrainDataset
 from video_gn.decoding import open_video
@@ -49,11 +57,7 @@ _Clips = Callable[[str], Any]
 
 
 def bench_peers(videos: Sequence[str], *, rounds: int) -> dict[str, Any]:
-    """Measure training clips and ten test clips; the caller sets one thread.
-
-    Args:
-        videos: Paths, at least one; each counts alike.
-        rounds: Rounds that count.
+    """Measure training clips and ten test clips of at least one video; the caller sets one thread.
 
     Returns:
         `training_clip` and `ten_clip_test`: for each contender its milliseconds for a video and videos per second, or
@@ -78,11 +82,11 @@ def _training_clip(paths: Sequence[str], rounds: int) -> dict[str, Any]:
 
     makers = {"mmaction2": _mmaction2_clip, "torchcodec": _torchcodec_clip, "pytorchvideo": _pytorchvideo_clip}
     result = _measure(timed(ours), makers, paths, rounds)
-    ratios = {name: result[name]["median_ms"] / result[_OURS]["median_ms"] for name in _measured(result)}
+    ratios = result["ratios"]
     if ratios:
         best = min(ratios, key=lambda name: ratios[name])
         result.update(best_peer=best, ratio=ratios[best], target=TRAINING_TARGET)
-    return {**result, "ratios": ratios}
+    return result
 
 
 def _ten_clip_test(paths: Sequence[str], rounds: int) -> dict[str, Any]:
@@ -100,15 +104,14 @@ def _ten_clip_test(paths: Sequence[str], rounds: int) -> dict[str, Any]:
         "pytorchvideo": _pytorchvideo_views,
     }
     result = _measure(timed(ours), makers, paths, rounds)
-    ratios = {name: result[name]["median_ms"] / result[_OURS]["median_ms"] for name in _measured(result)}
-    targets = {name: target for name, target in TEN_CLIP_TARGETS.items() if name in ratios}
-    return {**result, "ratios": ratios, "targets": targets}
+    targets = {name: target for name, target in TEN_CLIP_TARGETS.items() if name in result["ratios"]}
+    return {**result, "targets": targets}
 
 
 def _measure(
     ours: Callable[[int], float], makers: Mapping[str, Callable[[], _Clips]], paths: Sequence[str], rounds: int
 ) -> dict[str, Any]:
-    """Milliseconds for a video of each contender; `missing` with a reason for those that cannot be measured."""
+    """Milliseconds for a video of each contender, `missing` with a reason in place of them, and ratios to ours."""
     contenders = {_OURS: ours}
     missing: dict[str, dict[str, str]] = {}
     for name, make in makers.items():
@@ -125,8 +128,9 @@ def _measure(
     summary = summarize(
         {name: [s / len(paths) for s in values] for name, values in side_by_side(contenders, rounds).items()}
     )
-    views = {name: {**figures, "per_second": 1000 / figures["median_ms"]} for name, figures in summary.items()}
-    return {**views, **missing}
+    ratios = {name: ratio_of_medians(summary, name, _OURS) for name in summary if name != _OURS}
+    figures = {name: {**found, "per_second": 1000 / found["median_ms"]} for name, found in summary.items()}
+    return {**figures, **missing, "ratios": ratios}
 
 
 def _seeded(clips: _Clips, paths: Sequence[str], number: int) -> None:
@@ -134,10 +138,6 @@ def _seeded(clips: _Clips, paths: Sequence[str], number: int) -> None:
     torch.manual_seed(number)
     for path in paths:
         clips(path)
-
-
-def _measured(result: Mapping[str, Any]) -> list[str]:
-    return [name for name, figures in result.items() if name != _OURS and "median_ms" in figures]
 
 
 # ---- mmaction2 ---------------------------------------------------------------------------------
@@ -248,8 +248,8 @@ def _torchcodec_views() -> _Clips:
 
     def views(path: str) -> torch.Tensor:
         decoder = opened(path)
-        clips = [_torchcodec_test_crop(decoder.get_frames_at(row.tolist()).data) for row in _test_indices(len(decoder))]
-        return torch.stack(clips)
+        clips = (decoder.get_frames_at(row.tolist()).data for row in _test_indices(len(decoder)))
+        return torch.stack([_torchcodec_test_crop(clip) for clip in clips])
 
     return views
 

@@ -52,35 +52,20 @@ _ALONE, _TOGETHER = "1 process", "{} processes"
 
 @dataclass(frozen=True)
 class EvalSetup:
-    """What is tested.
-
-    Args:
-        num_videos: Videos of the test.
-        num_clips: Clips of a video.
-        frames: Frames of a clip.
-        size: Height and width, px.
-        width: Channels of the stem.
-        num_processes: Processes that share the videos.
-    """
+    """What is tested."""
 
     num_videos: int
     num_clips: int
     frames: int
-    size: int
-    width: int
-    num_processes: int
+    size: int  # height and width, px
+    width: int  # channels of the stem
+    num_processes: int  # processes that share the videos
 
 
 def bench_test(setup: EvalSetup, *, videos: Sequence[str], rounds: int) -> dict[str, Any]:
-    """Measure tests in one process and in several.
+    """Measure tests in one process and in several; the figures are for `format_page` and json.
 
-    Args:
-        setup: Clips, net and processes.
-        videos: Paths, taken in turns; if there are none, a 340x256 video of 10 s is made.
-        rounds: Rounds that count.
-
-    Returns:
-        The figures, for `format_page` and json.
+    Videos are taken in turns; if there are none, one of 340x256 and 10 s is made.
 
     Raises:
         ConfigError: for fewer than 1 round, 1 video or 2 processes.

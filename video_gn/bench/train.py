@@ -64,19 +64,10 @@ def bench_train(
     memory: bool = True,
     rounds: int,
 ) -> dict[str, Any]:
-    """Measure training steps.
+    """Measure training steps; the figures are for `format_page` and json.
 
-    Args:
-        setup: Clips, net and device.
-        norms: Kinds of `NORMS`; all if empty.
-        formats: Keys of `FORMATS`; all if empty.
-        precisions: Keys of `PRECISIONS`; all if empty.
-        compiled: Whether to measure compiled nets too, in channels_last_3d; compiling takes a minute or more for each.
-        memory: Whether to measure memory too.
-        rounds: Rounds that count.
-
-    Returns:
-        The figures, for `format_page` and json.
+    Norms, formats and precisions are keys of `NORMS`, `FORMATS` and `PRECISIONS`; all if empty. `compiled` measures
+    compiled nets too, in channels_last_3d; compiling takes a minute or more for each.
 
     Raises:
         ConfigError: for fewer than 1 round, an unknown norm, format, precision, layout or device, or a clip that is
@@ -85,18 +76,24 @@ def bench_train(
     norms, formats, precisions = tuple(norms or NORMS), tuple(formats or FORMATS), tuple(precisions or PRECISIONS)
     _check(setup, norms, formats, precisions, rounds)
     contenders, notes = list_contenders(setup, norms, formats, precisions, compiled=compiled)
-    peaks = {c.name: _peak(c, setup) for c in contenders if memory and not c.compiled}
+    peaks = {}
+    for contender in contenders:
+        if memory and not contender.compiled:
+            log.info("memory: %s", contender.name)
+            peaks[contender.name] = peak_bytes(contender, setup)
     seconds, compile_seconds, refused = _measure(contenders, setup, rounds)
     figures = ratios(contenders, summarize(seconds), peaks)
+    device = torch.cuda.get_device_name(setup.device) if setup.on_cuda else setup.device
     for name, value in compile_seconds.items():
         figures[name]["compile_seconds"] = value
     return {
-        "machine": {**describe_machine(), "device": _device_name(setup)},
+        "machine": {**describe_machine(), "device": device},
         "setup": {name: getattr(setup, name) for name in TrainSetup.__slots__},
         "rounds": rounds,
         "contenders": figures,
         "targets": check_targets(figures),
-        "targets_apply": _targets_apply(setup),
+        "targets_apply": (setup.num_clips, setup.frames, setup.size, setup.width) == (2, 32, 224, 64)
+        and not setup.on_cuda,
         "notes": notes + [f"{name} was not measured: {reason}" for name, reason in refused.items()],
     }
 
@@ -140,11 +137,6 @@ def list_contenders(
     else:
         notes.append(f"pytorchvideo was not measured: its net has the layout {PYTORCHVIDEO_LAYOUT!r} only")
     return contenders, notes
-
-
-def _peak(contender: Contender, setup: TrainSetup) -> int | None:
-    log.info("memory: %s", contender.name)
-    return peak_bytes(contender, setup)
 
 
 def _measure(
@@ -192,7 +184,7 @@ def ratios(
 
     Args:
         contenders: Contenders that may have figures.
-        summary: name -> "median_ms", "min_ms", "max_ms"; without an entry if it was not measured.
+        summary: name -> "median_ms", "min_ms", "max_ms" of those measured.
         peaks: name -> bytes; None or without an entry if unknown.
 
     Returns:
@@ -239,14 +231,6 @@ def check_targets(figures: Mapping[str, Mapping[str, Any]]) -> list[dict[str, An
         met = None if value is None else value <= at_most
         found.append({"what": what, "value": value, "at_most": at_most, "met": met})
     return found
-
-
-def _targets_apply(setup: TrainSetup) -> bool:
-    return (setup.num_clips, setup.frames, setup.size, setup.width) == (2, 32, 224, 64) and not setup.on_cuda
-
-
-def _device_name(setup: TrainSetup) -> str:
-    return torch.cuda.get_device_name(setup.device) if setup.on_cuda else setup.device
 
 
 def format_page(result: Mapping[str, Any]) -> str:

@@ -39,14 +39,9 @@ MEMORY_TARGET = 3.0
 
 
 def bench_weights(*, rounds: int, width: int = 64) -> dict[str, Any]:
-    """Measure the loading of each kind of file.
+    """Measure the loading of each kind of file; the figures are for `format_page` and json.
 
-    Args:
-        rounds: Rounds that count.
-        width: Channels of the network's stem; the targets hold for 64.
-
-    Returns:
-        The figures, for `format_page` and json.
+    The targets hold for a network whose stem has 64 channels.
 
     Raises:
         ConfigError: for fewer than 1 round.
@@ -143,8 +138,7 @@ def _in_a_fork(measure: Callable[..., float | None], *arguments: Any) -> float |
     with os.fdopen(reader) as file:
         text = file.read()
     os.waitpid(child, 0)
-    found: float | None = json.loads(text) if text else None
-    return found
+    return json.loads(text) if text else None
 
 
 def _peak(arguments: Mapping[str, Any], load: Callable[[I3D], object], size: int) -> float | None:

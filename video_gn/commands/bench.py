@@ -144,14 +144,7 @@ def _train(options: argparse.Namespace) -> Figures:
     from video_gn.bench.train import TrainSetup, bench_train, format_page
     from video_gn.run.memory import keep_freed_memory
 
-    setup = TrainSetup(
-        num_clips=options.num_clips,
-        frames=options.frames,
-        size=options.size,
-        width=options.width,
-        layout=options.layout,
-        device=options.device,
-    )
+    setup = TrainSetup(**{name: getattr(options, name) for name in TrainSetup.__slots__})
     if options.keep_memory and not setup.on_cuda:
         keep_freed_memory()
     result = bench_train(

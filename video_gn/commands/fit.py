@@ -55,15 +55,7 @@ _USAGE = "video-gn {} -c CONFIG [--run_dir DIR] [--ckpt_path best|last|FILE] [--
 
 
 def main(command: str, words: Sequence[str]) -> int:
-    """Run fit, validate, test or predict; see `video_gn.__main__`.
-
-    Args:
-        command: "fit", "validate", "test" or "predict".
-        words: Its options.
-
-    Returns:
-        0, or 3 if videos could not be read in a test or prediction.
-    """
+    """Run fit, validate, test or predict; see `video_gn.__main__`. Returns 3 if a test could not read some videos."""
     set_up_logging()
     quieten_lightning()
     flag, rank_log = StopFlag(), RankLog(torchrun.launched_rank())
@@ -89,11 +81,7 @@ def main(command: str, words: Sequence[str]) -> int:
 
 
 def config_parser(prog: str | None = None) -> LightningArgumentParser:
-    """A parser of a fit's config and options, to read them without a run.
-
-    Args:
-        prog: Name of the program, for its messages.
-    """
+    """A parser of a fit's config and options, to read them without a run."""
     parser = LightningArgumentParser(prog=prog)
     parser.add_argument("-c", "--config", action="config")
     parser.add_argument("--seed_everything", type=int, default=0)
@@ -117,14 +105,7 @@ def _add_run_arguments(parser: LightningArgumentParser) -> None:
 
 
 class VideoCLI(LightningCLI):
-    """Adds the run directory, checkpoints that resume, and the network's class count from the data.
-
-    Args:
-        command: "fit", "validate", "test" or "predict".
-        words: Its options.
-        flag: Whether a signal has come.
-        rank_log: Log filter of this rank.
-    """
+    """Adds the run directory, checkpoints that resume, and the network's class count from the data."""
 
     run_directory: directory.RunDirectory
     run_dir: Path

@@ -27,19 +27,12 @@ _SMALLEST_SCORE = float(np.finfo(np.float32).tiny)
 
 @dataclass(frozen=True)
 class VideoScores:
-    """Scores from all ranks, a row for each video, ascending by id.
+    """Scores from all ranks, a row for each video, ascending by id."""
 
-    Args:
-        video_ids: int64 (V,).
-        scores: float64 (V, Y), softmax scores averaged over a video's views.
-        labels: int64 (V,); -1 for a video without a label.
-        num_views: int64 (V,).
-    """
-
-    video_ids: npt.NDArray[np.int64]
-    scores: npt.NDArray[np.float64]
-    labels: npt.NDArray[np.int64]
-    num_views: npt.NDArray[np.int64]
+    video_ids: npt.NDArray[np.int64]  # int64 (V,)
+    scores: npt.NDArray[np.float64]  # float64 (V, Y), softmax scores averaged over a video's views
+    labels: npt.NDArray[np.int64]  # int64 (V,); -1 for a video without a label
+    num_views: npt.NDArray[np.int64]  # int64 (V,)
 
 
 class MultiViewAccuracy(Metric):
@@ -219,10 +212,8 @@ class MultiViewAccuracy(Metric):
     def _joined(self, name: str) -> torch.Tensor:
         """A state as one tensor, with the right shape and dtype also without any row."""
         parts = getattr(self, name)
-        if isinstance(parts, torch.Tensor):
-            return parts
-        if parts:
-            return torch.cat(parts)
+        if len(parts):
+            return parts if isinstance(parts, torch.Tensor) else torch.cat(parts)
         if name == "score_sums":
             return torch.zeros((0, self.num_classes), dtype=torch.float32, device=self.device)
         return torch.zeros(0, dtype=torch.int64, device=self.device)

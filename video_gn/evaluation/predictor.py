@@ -102,7 +102,7 @@ class Predictor:
             spacing=views["spacing"],
             mean=about["mean"],
             std=about["std"],
-            device=_pick_device(device),
+            device=("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device,
         )
 
     def predict(self, video: str | os.PathLike[str], *, top_k: int = 5, backend: str = "auto") -> dict[str, Any]:
@@ -152,14 +152,8 @@ class Predictor:
             num_workers = min(8, len(os.sched_getaffinity(0)))
             if isinstance(videos, Sized):
                 num_workers = max(0, min(num_workers, len(videos) - 1))
-        dataset = _StreamDataset(
-            (),
-            clip=self.clip,
-            crops=self.crops,
-            num_clips=self.num_clips,
-            spacing=self.spacing,
-            backend=backend,
-        )
+        settings: dict[str, Any] = {"num_clips": self.num_clips, "spacing": self.spacing, "backend": backend}
+        dataset = _StreamDataset((), clip=self.clip, crops=self.crops, **settings)
         if num_workers:
             dataset.board = ReadingBoard(num_workers)
         # The records are the sampler's keys, so they go to the workers one by one.
@@ -172,18 +166,17 @@ class Predictor:
             if sample.frames_VTCHW is None:
                 yield sample.failures[0]
                 continue
+            assert sample.note is not None
             with torch.inference_mode():
-                scores_KY = score_views(
+                scores = score_views(
                     self.net,
                     sample.frames_VTCHW.to(self.device),
                     mean_C=self.mean,
                     std_C=self.std,
                     views_per_forward=views_per_forward,
                 )
-            assert sample.note is not None
-            yield video_result(
-                sample.note, scores_KY.cpu().numpy(), self.classes, num_crops=self.crops.num_crops, top_k=top_k
-            )
+            scores_KY, num_crops = scores.cpu().numpy(), self.crops.num_crops
+            yield video_result(sample.note, scores_KY, self.classes, num_crops=num_crops, top_k=top_k)
 
 
 class _StreamDataset(EvalDataset):
@@ -191,9 +184,3 @@ class _StreamDataset(EvalDataset):
 
     def __getitem__(self, key: tuple[int, VideoRecord]) -> Sample:  # type: ignore[override]
         return self.read(*key)
-
-
-def _pick_device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name

@@ -22,12 +22,9 @@ if TYPE_CHECKING:
 
 
 def top_labels(scores_Y: np.ndarray, classes: Sequence[str], top_k: int) -> list[dict[str, Any]]:
-    """The best classes and their scores, best first; of equal scores the lower class number first.
+    """The best classes and their softmax scores, best first; of equal scores the lower class number first.
 
-    Args:
-        scores_Y: Softmax scores.
-        classes: Names by number; if empty, the numbers are written.
-        top_k: Number of classes, at most Y.
+    At most `top_k` of them; without class names the numbers are written.
     """
     order = np.argsort(-scores_Y, kind="stable")[:top_k]
     return [{"label": classes[i] if classes else str(i), "score": round(float(scores_Y[i]), 6)} for i in order]
@@ -38,12 +35,7 @@ def video_result(
 ) -> dict[str, Any]:
     """One video's entry: its best labels over all views, and each clip's over its crops.
 
-    Args:
-        note: Path, number of frames and times.
-        scores_KY: Softmax scores, clip by clip, a clip's crops side by side.
-        classes: Names by number.
-        num_crops: Crops of each clip.
-        top_k: Labels to keep.
+    Softmax scores lie clip by clip, a clip's crops side by side; class names are by number, or empty.
     """
     scores = np.asarray(scores_KY, dtype=np.float64)
     per_clip = scores.reshape(-1, num_crops, scores.shape[-1]).mean(1)
@@ -78,7 +70,8 @@ def write_results(path: str | Path, videos: Iterable[dict[str, Any]], failed: It
         ValueError: for another ending.
     """
     path = Path(path)
-    check_ending(path)
+    if path.suffix not in (".json", ".csv"):
+        raise ValueError(f"output must end in .json or .csv, got {str(path)!r}")
     with whole_file(path) as file:
         (_write_json if path.suffix == ".json" else _write_csv)(file, videos, failed)
 
@@ -120,19 +113,11 @@ def write_predictions(path: Path, rows: VideoScores, manifest: Manifest, classes
     with whole_file(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["video", "label", "pred", "score", "top5", "num_views"])
-        for row, video_id in enumerate(rows.video_ids):
-            label = rows.labels[row]
-            best = order[row]
-            writer.writerow(
-                [
-                    manifest.records[video_id].path,
-                    classes[label] if label >= 0 else "",
-                    classes[best[0]],
-                    f"{rows.scores[row, best[0]]:.6f}",
-                    "|".join(classes[i] for i in best),
-                    rows.num_views[row],
-                ]
-            )
+        for row, (video_id, label, best) in enumerate(zip(rows.video_ids, rows.labels, order, strict=True)):
+            path, names = manifest.records[video_id].path, [classes[i] for i in best]
+            score = f"{rows.scores[row, best[0]]:.6f}"
+            right = classes[label] if label >= 0 else ""
+            writer.writerow([path, right, names[0], score, "|".join(names), rows.num_views[row]])
 
 
 def write_scores(path: Path, places: Mapping[int, Place], rows: VideoScores, curve: ClipCurve) -> None:
@@ -151,9 +136,3 @@ def write_scores(path: Path, places: Mapping[int, Place], rows: VideoScores, cur
                 scores_KY = places[video_id].read()
                 curve.add(scores_KY, places[video_id].label)
                 entry.write(scores_KY.tobytes())
-
-
-def check_ending(path: str | Path) -> None:
-    """Raise ValueError unless results can be written under this name."""
-    if Path(path).suffix not in (".json", ".csv"):
-        raise ValueError(f"output must end in .json or .csv, got {str(path)!r}")

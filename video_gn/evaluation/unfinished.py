@@ -53,17 +53,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Kept:
-    """What earlier starts of a test have left.
+    """What earlier starts of a test have left."""
 
-    Args:
-        start: Number of this start, from 1.
-        places: By video id.
-        failures: By video id; these videos have no place.
-    """
-
-    start: int = 1
-    places: dict[int, Place] = field(default_factory=dict)
-    failures: dict[int, Failure] = field(default_factory=dict)
+    start: int = 1  # number of this start, from 1
+    places: dict[int, Place] = field(default_factory=dict)  # by video id
+    failures: dict[int, Failure] = field(default_factory=dict)  # by video id; these videos have no place
 
     @property
     def video_ids(self) -> frozenset[int]:
@@ -88,7 +82,9 @@ class Unfinished:
         there = _read_json(place)
         differences = ["its settings are not known"]
         if there is not None and settings is not None:
-            differences = config_differences(_compared(there), _compared(json.loads(json.dumps(about))))
+            # As JSON has it, with lists for tuples. Another environment is only warned of.
+            wanted = {**json.loads(json.dumps(about)), "environment": there["environment"]}
+            differences = config_differences(there, wanted)
         if there is not None and not differences:
             for line in environment_differences(there["environment"]):
                 log.warning("scores of this start and the last may differ in their rounding: %s", line)
@@ -125,8 +121,7 @@ class ScoreFiles:
     """Two files of one rank; `stem` is their path without the ending."""
 
     def __init__(self, stem: Path) -> None:
-        self.path = stem.with_suffix(".f32")
-        self.num_rows = 0
+        self.path, self.num_rows = stem.with_suffix(".f32"), 0
         with naming_unwritable(self.path):
             self._scores = self.path.open("wb", buffering=0)
         self._lines = Journal(stem.with_suffix(".jsonl"))
@@ -137,8 +132,8 @@ class ScoreFiles:
         data = np.ascontiguousarray(scores_KY).tobytes()
         place = Place(self.path, self.num_rows, label, (scores_KY.shape[0], scores_KY.shape[1]))
         write_all(self._scores, data)
-        entry = {"video": video_id, "path": path, "label": label, "shape": place.shape, "crc32": zlib.crc32(data)}
-        self._lines.add(entry)
+        crc32 = zlib.crc32(data)
+        self._lines.add({"video": video_id, "path": path, "label": label, "shape": place.shape, "crc32": crc32})
         self.num_rows += 1
         return place
 
@@ -150,10 +145,6 @@ class ScoreFiles:
         """Close both files."""
         self._scores.close()
         self._lines.close()
-
-
-def _compared(about: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: about[name] for name in ("version", "settings")}
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

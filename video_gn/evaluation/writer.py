@@ -63,10 +63,6 @@ class EvaluationWriter(Callback):
         self._places: dict[int, Place] = {}
         self._labels: dict[int, dict[str, Any]] = {}
 
-    def _start(self, pl_module: Any) -> None:
-        self._metric = MultiViewAccuracy(pl_module.net.num_classes).to(pl_module.device)
-        self._failures = []
-
     def _count(self, scores_NKY: torch.Tensor, batch: ClipBatch) -> None:
         self._failures.extend(batch.failures)
         if len(batch):
@@ -80,7 +76,10 @@ class EvaluationWriter(Callback):
 
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Start counting."""
-        self._start(pl_module)
+        self._metric = MultiViewAccuracy(pl_module.net.num_classes).to(pl_module.device)
+        self._failures = []
+
+    on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0
@@ -110,9 +109,7 @@ class EvaluationWriter(Callback):
         manifest = trainer.datamodule.manifests["test"]
         kept = Kept()
         if trainer.is_global_zero:
-            settings = None
-            if self.made_with is not None:
-                settings = {**self.made_with(), "videos": manifest.digest()}
+            settings = None if self.made_with is None else {**self.made_with(), "videos": manifest.digest()}
             kept = self._unfinished.open(settings)
             if kept.video_ids:
                 log.info("resuming the test: %d of %d videos are done", len(kept.video_ids), len(manifest.records))
@@ -123,10 +120,6 @@ class EvaluationWriter(Callback):
         """Open this rank's files."""
         self._places = {}
         self._files = self._unfinished.files(self._kept.start, trainer.global_rank)
-
-    def on_test_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Start counting."""
-        self._start(pl_module)
 
     def on_test_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0
@@ -160,32 +153,25 @@ class EvaluationWriter(Callback):
         assert self._files is not None
         self._files.close()
         rows = self._metric.rows()  # collective: every rank takes part
-        everyone = _gather(trainer, (self._places, self._failures))
-        found = {*self._kept.failures.values(), *(failure for _, failures in everyone for failure in failures)}
-        failures = sorted(found, key=lambda f: (f.video_id, f.path, f.reason))
-        self.num_failed = len(failures)
+        self._failures += self._kept.failures.values()
+        places, failures = self._gather(trainer, self._places)
         if not trainer.is_global_zero:
             return
         datamodule = trainer.datamodule
         manifest, classes = datamodule.manifests["test"], pl_module.classes or list(datamodule.classes)
         write_predictions(self.run_dir / TEST_PREDICTIONS, rows, manifest, classes)
-        places = dict(self._kept.places)
-        for more, _ in everyone:
-            places.update(more)
         num_clips, num_crops = datamodule.views.num_clips, datamodule.test_crops.num_crops
         curve = ClipCurve(num_clips=num_clips, num_crops=num_crops)
-        write_scores(self.run_dir / TEST_SCORES, places, rows, curve)
+        write_scores(self.run_dir / TEST_SCORES, {**self._kept.places, **places}, rows, curve)
         metrics = {
-            "top1": self._results["top1"],
-            "top5": self._results["top5"],
-            "mean_class_accuracy": self._results["mean_class_accuracy"],
+            **{name: self._results[name] for name in ("top1", "top5", "mean_class_accuracy")},
             "num_videos": len(manifest.records),
             "num_failed": len(failures),
             "coverage": len(rows.video_ids) / len(manifest.records),
             "num_clips": num_clips,
             "num_crops": num_crops,
             "by_num_clips": curve.results(),
-            "failed": _as_entries(failures),
+            "failed": failures,
             "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
         }
         write_json(self.run_dir / TEST_METRICS, metrics)
@@ -220,23 +206,18 @@ class EvaluationWriter(Callback):
 
     def on_predict_end(self, trainer: Any, pl_module: Any) -> None:
         """Write predict/predictions.json, in the form of `video-gn infer`."""
-        everyone = _gather(trainer, (self._labels, self._failures))
-        results = {video_id: result for labels, _ in everyone for video_id, result in labels.items()}
-        found = {failure for _, failures in everyone for failure in failures}
-        failures = sorted(found, key=lambda f: (f.video_id, f.path, f.reason))
-        self.num_failed = len(failures)
+        results, failures = self._gather(trainer, self._labels)
         if trainer.is_global_zero:
-            write_results(self.run_dir / PREDICT_RESULTS, [results[i] for i in sorted(results)], _as_entries(failures))
+            write_results(self.run_dir / PREDICT_RESULTS, [results[i] for i in sorted(results)], failures)
 
-
-def _gather(trainer: Any, mine: Any) -> list[Any]:
-    """What all ranks have, on every rank."""
-    everyone: list[Any] = [mine]
-    if trainer.world_size > 1:
-        everyone = [None] * trainer.world_size
-        torch.distributed.all_gather_object(everyone, mine)
-    return everyone
-
-
-def _as_entries(failures: list[Failure]) -> list[dict[str, str]]:
-    return [{"path": failure.path, "reason": failure.reason} for failure in failures]
+    def _gather(self, trainer: Any, mine: dict[int, Any]) -> tuple[dict[int, Any], list[dict[str, str]]]:
+        """What all ranks have by video id, and their failures, each once; counts them."""
+        everyone: list[Any] = [(mine, self._failures)]
+        if trainer.world_size > 1:
+            everyone = [None] * trainer.world_size
+            torch.distributed.all_gather_object(everyone, (mine, self._failures))
+        by_id = {video_id: value for values, _ in everyone for video_id, value in values.items()}
+        found = {failure for _, failures in everyone for failure in failures}
+        self.num_failed = len(found)
+        ordered = sorted(found, key=lambda f: (f.video_id, f.path, f.reason))
+        return by_id, [{"path": failure.path, "reason": failure.reason} for failure in ordered]

@@ -96,10 +96,7 @@ def read_list(name: str) -> Iterator[VideoRecord]:
 
     Each line is taken whole, spaces and quotes included, without a look at the file: it is a video file, a folder of
     frames or a video in a tar file. Blank lines are left out. Relative paths start from the list's own directory, or
-    from the working directory if the list is no file (standard input, a pipe).
-
-    Args:
-        name: List file; "-" is standard input.
+    from the working directory if the list is no file ("-", which is standard input, or a pipe).
 
     Raises:
         ManifestError: the list cannot be read, or has more columns than paths.

@@ -25,21 +25,14 @@ _ANEW = "Label all anew with --overwrite, or choose another --output."
 
 @dataclass(frozen=True)
 class About:
-    """What a file of lines was made with.
+    """What a file of lines was made with."""
 
-    Args:
-        settings: Values by the names of their options; all parts of one list have the same.
-        checkpoint: Its path; its hash is among the settings, so that a copy counts as the same.
-        part: "2/8"; None for the whole list.
-        merged: Whether it is the result of a merge.
-        complete: None while unfinished. Else {"videos": lines of this file, "listed": videos of the whole list,
-            "sha256": hash of the whole list}.
-    """
-
-    settings: Mapping[str, Any]
-    checkpoint: str = ""
-    part: str | None = None
-    merged: bool = False
+    settings: Mapping[str, Any]  # values by the names of their options; all parts of one list have the same
+    checkpoint: str = ""  # its path; its hash is among the settings, so that a copy counts as the same
+    part: str | None = None  # "2/8"; None for the whole list
+    merged: bool = False  # whether it is the result of a merge
+    # None while unfinished. Else {"videos": lines of this file, "listed": videos of the whole list, "sha256": hash of
+    # the whole list}.
     complete: Mapping[str, Any] | None = None
 
 
@@ -106,10 +99,7 @@ def read_entry(line: bytes, path: Path, number: int) -> dict[str, Any]:
 class LinesFile:
     """The lines of one run; no other process can write the file while it is open.
 
-    Args:
-        path: File of lines.
-        about: What this run writes with.
-        overwrite: Remove the lines that are there.
+    `about` is what this run writes with; `overwrite` removes the lines that are there.
 
     Raises:
         ConfigError: the lines that are there were made with other settings, or their settings are missing.
@@ -144,13 +134,7 @@ class LinesFile:
             raise ConfigError(f"{self.path}: {words}. {_ANEW}")
 
     def resume(self, videos: Iterator[VideoRecord]) -> Iterator[dict[str, Any]]:
-        """Skip the videos that have a line, and be ready to write the others.
-
-        Args:
-            videos: All videos; afterwards at the first one without a line.
-
-        Yields:
-            The entries that are there.
+        """Yield the entries that are there, take their videos from `videos`, and be ready to write the others.
 
         Raises:
             ConfigError: they are not those of the first videos, in their order; the file stays untouched.

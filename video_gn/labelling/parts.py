@@ -62,8 +62,7 @@ def parse_part(text: str, environment: Mapping[str, str]) -> Part:
 def slurm_part(environment: Mapping[str, str]) -> Part:
     """The place of a task in its array job: `--array=10-31:7` has the parts 0/4 to 3/4.
 
-    Args:
-        environment: Has SLURM_ARRAY_TASK_ID, _MIN, _STEP and _COUNT; with _MAX every task notices a list with gaps.
+    The environment has SLURM_ARRAY_TASK_ID, _MIN, _STEP and _COUNT; with _MAX every task notices a list with gaps.
 
     Raises:
         ConfigError: variables are missing, or do not give the place (`--array=1,5,6`).

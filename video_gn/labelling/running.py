@@ -35,19 +35,12 @@ _GRACE_SECONDS = 3.0
 
 @dataclass
 class Tally:
-    """Counts of labelled videos.
+    """Counts of labelled videos."""
 
-    Args:
-        labelled: Videos with labels.
-        failed: Videos that could not be read.
-        before: Number of both that were there already.
-        stopped_by: Signal that stopped the run; 0 for none.
-    """
-
-    labelled: int = 0
-    failed: int = 0
-    before: int = 0
-    stopped_by: int = 0
+    labelled: int = 0  # videos with labels
+    failed: int = 0  # videos that could not be read
+    before: int = 0  # number of both that were there already
+    stopped_by: int = 0  # signal that stopped the run; 0 for none
 
     def add(self, entry: Mapping[str, Any]) -> None:
         """Count a line."""
@@ -100,18 +93,10 @@ def check_parts(output: Path, part: Part) -> None:
 def label(
     predict: Predict, inputs: Inputs, output: Path, *, about: About, overwrite: bool = False, progress: Progress
 ) -> Tally:
-    """Label the videos that have no line yet, and write a line for each at once.
+    """Label the videos that have no line yet, write a line for each at once, and count all lines of the file.
 
-    Args:
-        predict: Returns the results of records, in their order.
-        inputs: Videos to label.
-        output: File of lines.
-        about: What the lines are made with.
-        overwrite: Remove the lines that are there.
-        progress: Wraps the results to show progress.
-
-    Returns:
-        Counts of all lines in the file.
+    `predict` gives the results of records in their order; `progress` wraps them in a bar; `overwrite` removes the lines
+    that are there.
 
     Raises:
         ConfigError: the lines that are there belong to other videos or settings.

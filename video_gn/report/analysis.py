@@ -15,23 +15,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Predictions:
-    """A test's predictions, in columns.
-
-    Args:
-        videos: Paths.
-        classes: Names that occur as label or prediction, in natural order.
-        labels: int64 (V,), places in `classes`, -1 for a video without a label.
-        preds: int64 (V,), places in `classes`.
-        scores: float64 (V,), score of the predicted class.
-        ranks: int64 (V,), rank of the label among the five best classes, 1 to 5, or 0.
-    """
+    """A test's predictions, in columns."""
 
     videos: list[str]
-    classes: list[str]
-    labels: np.ndarray
-    preds: np.ndarray
-    scores: np.ndarray
-    ranks: np.ndarray
+    classes: list[str]  # names that occur as label or prediction, in natural order
+    labels: np.ndarray  # int64 (V,), places in `classes`, -1 for a video without a label
+    preds: np.ndarray  # int64 (V,), places in `classes`
+    scores: np.ndarray  # float64 (V,), score of the predicted class
+    ranks: np.ndarray  # int64 (V,), rank of the label among the five best classes, 1 to 5, or 0
 
     @property
     def num_labelled(self) -> int:
@@ -86,25 +77,15 @@ def smooth(values: np.ndarray, window: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class of a test.
-
-    Args:
-        name: Its name.
-        num_videos: Videos with this label.
-        num_correct: Those of them that were predicted right.
-        num_top5: Those of them with the label among the five best classes.
-        num_predicted: Labelled videos that were predicted as this class.
-        mistaken_for: The class most often predicted in its place; "" if none was.
-        num_mistaken: How often that was.
-    """
+    """One class of a test."""
 
     name: str
-    num_videos: int
-    num_correct: int
-    num_top5: int
-    num_predicted: int
-    mistaken_for: str
-    num_mistaken: int
+    num_videos: int  # videos with this label
+    num_correct: int  # those of them that were predicted right
+    num_top5: int  # those of them with the label among the five best classes
+    num_predicted: int  # labelled videos that were predicted as this class
+    mistaken_for: str  # the class most often predicted in its place; "" if none was
+    num_mistaken: int  # how often that was
 
     @property
     def accuracy(self) -> float:
@@ -125,21 +106,19 @@ class Pair:
 def count_pairs(predictions: Predictions) -> list[tuple[int, int, int]]:
     """(label, prediction, count) of each pair that occurs among the labelled videos: no dense table of Y x Y."""
     labelled = predictions.labels >= 0
-    num_classes = len(predictions.classes)
-    code, count = np.unique(
-        predictions.labels[labelled] * num_classes + predictions.preds[labelled], return_counts=True
-    )
-    return [(int(c) // num_classes, int(c) % num_classes, int(n)) for c, n in zip(code, count, strict=True)]
+    size = len(predictions.classes)
+    code = predictions.labels[labelled] * size + predictions.preds[labelled]  # ten times as fast as unique rows
+    found, counts = np.unique(code, return_counts=True)
+    return [(*divmod(pair, size), count) for pair, count in zip(found.tolist(), counts.tolist(), strict=True)]
 
 
 def class_rows(predictions: Predictions) -> list[ClassRow]:
     """A row for each class with a label or a prediction; the hardest first, classes without videos last."""
     labelled = predictions.labels >= 0
-    labels, size = predictions.labels[labelled], len(predictions.classes)
-    videos = np.bincount(labels, minlength=size)
-    correct = np.bincount(labels[labels == predictions.preds[labelled]], minlength=size)
-    top5 = np.bincount(labels[predictions.ranks[labelled] > 0], minlength=size)
-    predicted = np.bincount(predictions.preds[labelled], minlength=size)
+    labels, preds = predictions.labels[labelled], predictions.preds[labelled]
+    # In the order of `ClassRow`.
+    groups = (labels, labels[labels == preds], labels[predictions.ranks[labelled] > 0], preds)
+    counts = np.stack([np.bincount(group, minlength=len(predictions.classes)) for group in groups], axis=1)
     worst: dict[int, tuple[int, int]] = {}
     for label, pred, count in count_pairs(predictions):
         if label != pred and count > worst.get(label, (0, 0))[0]:
@@ -147,19 +126,10 @@ def class_rows(predictions: Predictions) -> list[ClassRow]:
     rows = []
     for number, name in enumerate(predictions.classes):
         count, pred = worst.get(number, (0, -1))
-        rows.append(
-            ClassRow(
-                name=name,
-                num_videos=int(videos[number]),
-                num_correct=int(correct[number]),
-                num_top5=int(top5[number]),
-                num_predicted=int(predicted[number]),
-                mistaken_for=predictions.classes[pred] if count else "",
-                num_mistaken=count,
-            )
-        )
-    order = {row.name: place for place, row in enumerate(rows)}
-    return sorted(rows, key=lambda r: (r.num_videos == 0, r.accuracy if r.num_videos else 0.0, order[r.name]))
+        videos, correct, top5, predicted = counts[number].tolist()
+        mistaken_for = predictions.classes[pred] if count else ""
+        rows.append(ClassRow(name, videos, correct, top5, predicted, mistaken_for, count))
+    return sorted(rows, key=lambda row: (row.num_videos == 0, row.accuracy if row.num_videos else 0.0))
 
 
 def confused_pairs(predictions: Predictions, limit: int) -> list[Pair]:
@@ -179,19 +149,12 @@ def confident_mistakes(predictions: Predictions, limit: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far scores can be taken as probabilities, by bins of score.
+    """How far scores can be taken as probabilities, by bins of score."""
 
-    Args:
-        counts: (bins,) labelled videos.
-        scores: (bins,) their mean score, NaN in an empty bin.
-        accuracies: (bins,) their accuracy, NaN in an empty bin.
-        expected_error: mean over videos of |accuracy - score| of their bin.
-    """
-
-    counts: np.ndarray
-    scores: np.ndarray
-    accuracies: np.ndarray
-    expected_error: float
+    counts: np.ndarray  # (bins,) labelled videos
+    scores: np.ndarray  # (bins,) their mean score, NaN in an empty bin
+    accuracies: np.ndarray  # (bins,) their accuracy, NaN in an empty bin
+    expected_error: float  # mean over videos of |accuracy - score| of their bin
 
 
 def calibrate(predictions: Predictions, num_bins: int = 10) -> Calibration | None:

@@ -25,43 +25,26 @@ _MAX_SIZE = 1e60
 
 @dataclass(frozen=True)
 class Curve:
-    """One curve of a chart.
+    """One curve of a chart."""
 
-    Args:
-        label: Text of the legend.
-        x: (n,), rising.
-        y: (n,); values that are not finite leave a gap.
-        color: 1 to 4.
-        style: "line"; "faint", a thin line of raw values; "dots", a line with a dot for each point, whose tip gives
-            its values.
-        dashed: Whether the line is dashed, so that curves differ in more than colour.
-        shows_last: Whether the legend gives the last value.
-    """
-
-    label: str
-    x: np.ndarray
-    y: np.ndarray
-    color: int
+    label: str  # text of the legend
+    x: np.ndarray  # (n,), rising
+    y: np.ndarray  # (n,); values that are not finite leave a gap
+    color: int  # 1 to 4
+    # "line"; "faint", a thin line of raw values; "dots", a line with a dot for each point, whose tip gives its values
     style: Literal["line", "faint", "dots"] = "line"
-    dashed: bool = False
-    shows_last: bool = True
+    dashed: bool = False  # whether the line is dashed, so that curves differ in more than colour
+    shows_last: bool = True  # whether the legend gives the last value
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis.
+    """One axis."""
 
-    Args:
-        label: Text with the unit.
-        kind: "number", "percent" (of fractions) or "log".
-        limits: Lowest and highest value; None takes them from the curves.
-        whole: Whether ticks are at whole numbers only.
-    """
-
-    label: str
-    kind: Literal["number", "percent", "log"] = "number"
-    limits: tuple[float, float] | None = None
-    whole: bool = False
+    label: str  # text with the unit
+    kind: Literal["number", "percent", "log"] = "number"  # "number", "percent" (of fractions) or "log"
+    limits: tuple[float, float] | None = None  # lowest and highest value; None takes them from the curves
+    whole: bool = False  # whether ticks are at whole numbers only
 
 
 def nice_ticks(low: float, high: float, target: int = 5, *, whole: bool = False) -> list[float]:
@@ -115,21 +98,16 @@ class _Scale:
         if axis.kind == "log":
             low, high = (low / 2, high * 2) if low == high else (low / 1.15, high * 1.15)
             self.low, self.high = math.log10(low), math.log10(high)
-            ticks = log_ticks(low, high)
-            self.ticks = [(math.log10(tick), format_number(tick)) for tick in ticks]
+            self.ticks = [(math.log10(tick), format_number(tick)) for tick in log_ticks(low, high)]
             return
         if low == high:
             pad = abs(low) * 0.1 or 1.0
             low, high = low - pad, high + pad
         self.low, self.high = low, high
-        if axis.kind == "percent":
-            places = nice_ticks(low * 100, high * 100)
-            step = places[1] - places[0] if len(places) > 1 else 1.0
-            self.ticks = [(tick / 100, f"{format_number(tick, step)}%") for tick in places]
-        else:
-            places = nice_ticks(low, high, whole=axis.whole)
-            step = places[1] - places[0] if len(places) > 1 else 0.0
-            self.ticks = [(tick, format_number(tick, step)) for tick in places]
+        factor, sign, step = (100, "%", 1.0) if axis.kind == "percent" else (1, "", 0.0)
+        places = nice_ticks(low * factor, high * factor, whole=axis.whole)
+        step = places[1] - places[0] if len(places) > 1 else step
+        self.ticks = [(tick / factor, format_number(tick, step) + sign) for tick in places]
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """Pixels of values."""
@@ -205,15 +183,10 @@ def line_chart(
     hint: Sequence[str] = (),
     size: Literal["half", "full"] = "half",
 ) -> Markup:
-    """A figure with a title, a legend and a chart.
+    """A figure with a title, a legend and a chart, of half of the page's width or the full width.
 
-    Args:
-        title: Title of the figure.
-        curves: Curves; one without a finite value is named in the legend but not drawn.
-        x: Horizontal axis.
-        y: Vertical axis.
-        hint: Beginning of the tip of each dot, by the points' places; if empty, tips begin with the value of x.
-        size: Half of the page's width, or the full width.
+    A curve without a finite value is named in the legend but not drawn. `hint` has the beginning of each dot's tip, by
+    the points' places; without it, tips begin with the value of x.
     """
     curves = [replace(c, y=np.where(np.abs(c.y) < _MAX_SIZE, c.y, np.nan)) for c in curves]
     drawn = [curve for curve in curves if len(_visible(y, curve))]

@@ -46,59 +46,37 @@ _DAMAGE = (OSError, ValueError, KeyError, TypeError, csv.Error, yaml.YAMLError)
 
 @dataclass(frozen=True)
 class FileNote:
-    """The state of one file.
+    """The state of one file."""
 
-    Args:
-        name: Path relative to the run directory.
-        purpose: What it holds.
-        problem: Why it could not be read; "" if it could, `MISSING` if there is none.
-        num_bytes: Its size; 0 if it is missing.
-        changed: UTC time of its last change; "" if it is missing.
-    """
-
-    name: str
-    purpose: str
-    problem: str = MISSING
-    num_bytes: int = 0
-    changed: str = ""
+    name: str  # path relative to the run directory
+    purpose: str  # what it holds
+    problem: str = MISSING  # why it could not be read; "" if it could, `MISSING` if there is none
+    num_bytes: int = 0  # its size; 0 if it is missing
+    changed: str = ""  # UTC time of its last change; "" if it is missing
 
 
 @dataclass(frozen=True)
 class ClipAccuracies:
-    """Top-1 accuracy by the number of clips whose scores are averaged.
+    """Top-1 accuracy by the number of clips whose scores are averaged."""
 
-    Args:
-        num_clips: Numbers of clips, rising.
-        top1: Accuracy for each of them.
-        single_view: Accuracy of a view alone, the mean over all views.
-    """
-
-    num_clips: list[int]
-    top1: list[float]
-    single_view: float
+    num_clips: list[int]  # numbers of clips, rising
+    top1: list[float]  # accuracy for each of them
+    single_view: float  # accuracy of a view alone, the mean over all views
 
 
 @dataclass
 class Run:
-    """A run directory's contents; what could not be read stays empty.
+    """A run directory's contents; what could not be read stays empty."""
 
-    Args:
-        directory: As the caller gave it.
-        notes: State of each file, in the order of `FILES`, then the configs of resumes.
-        rows: Rows of metrics.csv, by step.
-        configs: Text of each config.
-        config: config.yaml parsed, or test/config.yaml if there is no other.
-        test: Contents of test/metrics.json.
-        predictions: Contents of test/predictions.csv.
-    """
-
-    directory: Path
+    directory: Path  # as the caller gave it
+    # state of each file, in the order of `FILES`, then the configs of resumes
     notes: dict[str, FileNote] = field(default_factory=dict)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    configs: dict[str, str] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)  # rows of metrics.csv, by step
+    configs: dict[str, str] = field(default_factory=dict)  # text of each config
+    # config.yaml parsed, or test/config.yaml if there is no other
     config: Mapping[str, Any] = field(default_factory=dict)
-    test: Mapping[str, Any] = field(default_factory=dict)
-    predictions: Predictions | None = None
+    test: Mapping[str, Any] = field(default_factory=dict)  # contents of test/metrics.json
+    predictions: Predictions | None = None  # contents of test/predictions.csv
 
     def setting(self, key: str) -> Any:
         """A config's value by its dotted key; None if it is not there."""
@@ -245,13 +223,8 @@ def read_predictions(path: Path) -> Predictions:
 def rank_in_top5(label: str, pred: str, top5: str) -> int:
     """Rank of a label among the five best classes: 1 to 5, or 0 if it is none of them.
 
-    A class name may hold the separator itself ("a|b"), so the list is searched and not split; the rank
-    is then an upper bound, at most 5.
-
-    Args:
-        label: The right class.
-        pred: The best class.
-        top5: Class names, best first, joined by "|".
+    `top5` has class names, best first, joined by "|". A name may hold the separator itself ("a|b"), so the list is
+    searched and not split; the rank is then an upper bound, at most 5.
     """
     if not label:
         return 0

@@ -57,20 +57,14 @@ _MAX_DIRECT_LABELS = 8
 
 @dataclass
 class StudyData:
-    """The data of a study's figures, by line and column; errors are in percent, missing figures are not drawn.
+    """The data of a study's figures, by line and column; errors are in percent, missing figures are not drawn."""
 
-    Args:
-        norms: Labels of the lines, in order; a line keeps its colour even if others are missing.
-        columns: (clip label, batch size), in order.
-        test_errors: Test error of each seed.
-        losses: For each seed [(epoch, mean training loss)].
-        val_errors: For each seed [(epoch, validation error)].
-    """
-
-    norms: tuple[str, ...]
-    columns: tuple[Column, ...]
-    test_errors: Mapping[tuple[str, Column], Sequence[float]] = field(default_factory=dict)
+    norms: tuple[str, ...]  # labels of the lines, in order; a line keeps its colour even if others are missing
+    columns: tuple[Column, ...]  # (clip label, batch size), in order
+    test_errors: Mapping[tuple[str, Column], Sequence[float]] = field(default_factory=dict)  # test error of each seed
+    # for each seed [(epoch, mean training loss)]
     losses: Mapping[tuple[str, Column], Sequence[Sequence[tuple[int, float]]]] = field(default_factory=dict)
+    # for each seed [(epoch, validation error)]
     val_errors: Mapping[tuple[str, Column], Sequence[Sequence[tuple[int, float]]]] = field(default_factory=dict)
 
     def style(self, norm: str) -> dict[str, Any]:
@@ -84,11 +78,7 @@ class StudyData:
 
 
 def error_figure(data: StudyData) -> Figure:
-    """Test error against batch size, a panel for each clip; against the lines if there is only one size.
-
-    Returns:
-        A figure whose axes hold, for each line in order, one labelled line of (batch size, mean error).
-    """
+    """Test error against batch size, a panel for each clip; against the lines if there is only one size."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -172,8 +162,7 @@ def _label_lines(figure: Figure, panels: Sequence[Axes], data: StudyData) -> Non
 def curves_figure(data: StudyData) -> Figure:
     """Training loss above validation error, over epochs: a panel for each column, a line for each norm.
 
-    Returns:
-        A figure of two rows of axes; a line is the mean over seeds, the band its standard deviation.
+    A line is the mean over seeds, the band its standard deviation.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -239,9 +228,6 @@ def write_figures(data: StudyData, directory: Path) -> list[Path]:
     """Write error_vs_batch (error_by_norm if there is one batch size) and curves, as png and svg.
 
     The same data and the same matplotlib give the same bytes.
-
-    Returns:
-        Paths of the files.
     """
     import matplotlib
 

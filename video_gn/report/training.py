@@ -19,17 +19,11 @@ Rows = Sequence[dict[str, Any]]
 
 
 class Column(NamedTuple):
-    """The rows of metrics.csv that have a value in a column.
+    """The rows of metrics.csv that have a value in a column."""
 
-    Args:
-        steps: int64 (n,).
-        values: float64 (n,).
-        epochs: n of them, from 1; logged ones count from 0.
-    """
-
-    steps: np.ndarray
-    values: np.ndarray
-    epochs: list[int]
+    steps: np.ndarray  # int64 (n,)
+    values: np.ndarray  # float64 (n,)
+    epochs: list[int]  # n of them, from 1; logged ones count from 0
 
     def hints(self) -> list[str]:
         """Step and epoch of each value, for the tip of its dot."""

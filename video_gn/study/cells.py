@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,20 +24,13 @@ _PROBE_SECONDS = 0.5
 
 @dataclass
 class CellRecord:
-    """The contents of cell.json.
+    """The contents of cell.json."""
 
-    Args:
-        settings: All flat settings: those of the base, of the study and of the command line.
-        extra: Keys of those from the command line.
-        fit_done: Whether the training is complete.
-        failed: Exit status and last line of the last attempt; None if it did not fail.
-        sessions: [start, end] of each attempt, seconds since 1970; the end is None until it is known.
-    """
-
-    settings: dict[str, Any]
-    extra: list[str] = field(default_factory=list)
-    fit_done: bool = False
-    failed: str | None = None
+    settings: dict[str, Any]  # all flat settings: those of the base, of the study and of the command line
+    extra: list[str] = field(default_factory=list)  # keys of those from the command line
+    fit_done: bool = False  # whether the training is complete
+    failed: str | None = None  # exit status and last line of the last attempt; None if it did not fail
+    # [start, end] of each attempt, seconds since 1970; the end is None until it is known
     sessions: list[list[float | None]] = field(default_factory=list)
 
     @property
@@ -73,16 +66,14 @@ class CellDirectory:
         """Write cell.json under its name only when it is whole."""
         write_json(self.path / "cell.json", vars(record))
 
-    def changes(self, study: Study, record: CellRecord) -> list[str]:
+    def changes(self, study: Study, record: CellRecord, *, counts_extra: bool = False) -> list[str]:
         """Lines "key: old -> new" of the settings of the run that differ from those of the study now.
 
-        If the command line has no further settings, those of the run do not count.
+        If the command line has no further settings, those of the run do not count, unless `counts_extra`.
         """
-        return self._changes(study, record, () if study.words else record.extra)
-
-    def _changes(self, study: Study, record: CellRecord, ignore: Sequence[str]) -> list[str]:
         if not record.fit_done and not (self.path / CHECKPOINTS / LAST).is_file():
             return []  # nothing was trained with the old settings: a wrong path may be corrected
+        ignore = () if study.words or counts_extra else record.extra
         return differences(record.settings, study.resolved(self.cell), ignore=ignore)
 
     def check_unchanged(self, study: Study) -> None:
@@ -96,7 +87,7 @@ class CellDirectory:
             if (self.path / CHECKPOINTS).is_dir():
                 raise ConfigError(f"{self.path} holds a run without cell.json: move it away, or choose another --out.")
             return
-        lines = self._changes(study, record, ())
+        lines = self.changes(study, record, counts_extra=True)
         if lines:
             raise ConfigError(
                 f"cell {self.cell.index}, {self.cell.name}, was started with other settings: {'; '.join(lines)}. "

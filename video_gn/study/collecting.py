@@ -28,38 +28,25 @@ NOT_STARTED = "not started"
 
 @dataclass
 class CellResult:
-    """Figures of a finished cell.
-
-    Args:
-        cell: The cell of the plan.
-        row: Values by the columns of study.csv; None for a figure that does not exist.
-        train: (epoch, mean training loss of the epoch's rows), epochs from 1.
-        val: (epoch, validation top-1), epochs from 1.
-        right: Whether each labelled video was predicted right, by its path; empty without a predictions.csv.
-    """
+    """Figures of a finished cell."""
 
     cell: Cell
-    row: dict[str, Any]
+    row: dict[str, Any]  # values by the columns of study.csv; None for a figure that does not exist
+    # (epoch, mean training loss of the epoch's rows), epochs from 1
     train: list[tuple[int, float]] = field(default_factory=list)
-    val: list[tuple[int, float]] = field(default_factory=list)
+    val: list[tuple[int, float]] = field(default_factory=list)  # (epoch, validation top-1), epochs from 1
+    # whether each labelled video was predicted right, by its path; empty without a predictions.csv
     right: dict[str, bool] = field(default_factory=dict)
 
 
 @dataclass
 class Results:
-    """A study's results so far.
-
-    Args:
-        study: The plan.
-        cells: Results of the finished cells, in the plan's order.
-        missing: (cell, why) of each other cell.
-        notes: Sentences that a reader of the table needs.
-    """
+    """A study's results so far."""
 
     study: Study
-    cells: list[CellResult]
-    missing: list[tuple[Cell, str]]
-    notes: list[str] = field(default_factory=list)
+    cells: list[CellResult]  # results of the finished cells, in the plan's order
+    missing: list[tuple[Cell, str]]  # (cell, why) of each other cell
+    notes: list[str] = field(default_factory=list)  # sentences that a reader of the table needs
 
     def of(self, norm: str, column: tuple[str, int]) -> list[CellResult]:
         """A line's finished cells in a column, one for each seed."""
@@ -101,12 +88,7 @@ def difference_spread(
 def pooled(results: Sequence[CellResult], num_seeds: int) -> tuple[int, int] | None:
     """Right and tested videos over all seeds of a cross validation, in which each seed tests other videos.
 
-    Args:
-        results: A line's cells in a column.
-        num_seeds: Seeds of the study.
-
-    Returns:
-        None if a seed is missing (its videos would be too), if there is only one, or if a video was tested twice.
+    None if a seed is missing (its videos would be too), if there is only one, or if a video was tested twice.
     """
     if len(results) < max(2, num_seeds) or not all(result.right for result in results):
         return None
@@ -157,21 +139,12 @@ def _read(directory: CellDirectory, minutes: float) -> CellResult:
     cell = directory.cell
     test = json.loads(directory.metrics.read_text(encoding="utf-8", errors="surrogateescape"))
     rows = read_metrics(directory.path / METRICS)
-    train = _by_epoch(rows, "train/loss")
-    val = _by_epoch(rows, "val/top1")
-    val_loss = _by_epoch(rows, "val/loss")
+    train, val, val_loss = (_by_epoch(rows, name) for name in ("train/loss", "val/top1", "val/loss"))
     row = {
         "cell": cell.index,
-        "name": cell.name,
-        "norm": cell.norm,
-        "clip": cell.clip,
-        "batch_size": cell.batch_size,
-        "seed": cell.seed,
-        "top1": test["top1"],
-        "top5": test["top5"],
-        "mean_class_accuracy": test["mean_class_accuracy"],
+        **{name: getattr(cell, name) for name in ("name", "norm", "clip", "batch_size", "seed")},
+        **{name: test[name] for name in ("top1", "top5", "mean_class_accuracy", "num_failed")},
         "num_videos": round(test["coverage"] * test["num_videos"]),
-        "num_failed": test["num_failed"],
         "val_top1": val[-1][1] if val else None,
         "val_loss": val_loss[-1][1] if val_loss else None,
         "train_loss": train[-1][1] if train else None,
@@ -204,8 +177,8 @@ def _notes(study: Study, results: Results) -> list[str]:
     clips: dict[int, set[float]] = {}
     for result in results.cells:
         row = result.row
-        accumulated = study.resolved(result.cell).get("trainer.accumulate_grad_batches") or 1
         if row["epochs"]:
+            accumulated = study.resolved(result.cell).get("trainer.accumulate_grad_batches") or 1
             per_epoch = row["steps"] * row["batch_size"] * accumulated / row["epochs"]
             clips.setdefault(row["batch_size"], set()).add(per_epoch)
     if len({round(value) for values in clips.values() for value in values}) > 1:
@@ -229,12 +202,9 @@ def _range(values: set[float]) -> str:
 
 
 def write_csv(results: Results, path: Path) -> None:
-    """Write study.csv: a row for each finished cell, under its name only when it is whole."""
+    """Write study.csv: a row for each finished cell, whole or not at all."""
     with whole_file(path) as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows({k: _cell_text(v) for k, v in result.row.items()} for result in results.cells)
-
-
-def _cell_text(value: Any) -> Any:
-    return "" if value is None else round(value, 6) if isinstance(value, float) else value
+        for result in results.cells:  # csv writes None as nothing
+            writer.writerow({k: round(v, 6) if isinstance(v, float) else v for k, v in result.row.items()})

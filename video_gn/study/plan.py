@@ -26,56 +26,32 @@ _OPTIMIZER = "model.optimizer.reference_batch_size"
 
 @dataclass(frozen=True)
 class Cell:
-    """One training and its test.
+    """One training and its test."""
 
-    Args:
-        index: Number in the study, from 0.
-        name: Name of its directory, such as "gn_16x2_b4_s0".
-        norm: Label of its line.
-        clip: Label of its clip.
-        batch_size: Clips of a batch in one process.
-        seed: Seed of the run.
-        settings: Flat settings that it adds to the base, without those of the command line.
-        num_frames: Frames of a clip, to estimate its cost.
-    """
-
-    index: int
-    name: str
-    norm: str
-    clip: str
-    batch_size: int
+    index: int  # number in the study, from 0
+    name: str  # name of its directory, such as "gn_16x2_b4_s0"
+    norm: str  # label of its line
+    clip: str  # label of its clip
+    batch_size: int  # clips of a batch in one process
     seed: int
-    settings: Mapping[str, Any]
-    num_frames: int
+    settings: Mapping[str, Any]  # flat settings that it adds to the base, without those of the command line
+    num_frames: int  # frames of a clip, to estimate its cost
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study's plan; norms, columns, seeds and cells are in their order in the file.
-
-    Args:
-        path: Its file.
-        base_path: The config that it varies.
-        base: Flat settings of that config.
-        norms: Labels of the lines.
-        columns: (clip label, batch size).
-        seeds: Seeds of the runs.
-        reference: Label of the line that others are compared with.
-        words: Further settings from the command line, as they were written.
-        extra: The same as flat settings.
-        cells: Seed by seed, column by column, line by line.
-    """
+    """A study's plan; norms, columns, seeds and cells are in their order in the file."""
 
     path: Path
-    base_path: Path
-    base: Mapping[str, Any]
+    base_path: Path  # the config that it varies
+    base: Mapping[str, Any]  # flat settings of that config
     norms: tuple[str, ...]
-    columns: tuple[tuple[str, int], ...]
+    columns: tuple[tuple[str, int], ...]  # (clip label, batch size)
     seeds: tuple[int, ...]
-    reference: str
-    words: tuple[str, ...]
-    extra: Mapping[str, Any]
-    cells: tuple[Cell, ...]
+    reference: str  # label of the line that others are compared with
+    words: tuple[str, ...]  # further settings from the command line, as they were written
+    extra: Mapping[str, Any]  # the same as flat settings
+    cells: tuple[Cell, ...]  # seed by seed, column by column, line by line
 
     def resolved(self, cell: Cell) -> dict[str, Any]:
         """All settings of a cell, flat: those of the base, its own, then those of the command line."""

@@ -31,14 +31,9 @@ _GRACE_SECONDS = 20.0
 
 
 def run_child(words: Sequence[str], log_path: Path) -> int:
-    """Run `video-gn WORDS...` in a child process; a signal to this process, as from SLURM, ends the child too.
+    """Run `video-gn WORDS...` in a child process, append its output to the log, and return its exit status.
 
-    Args:
-        words: Command and options.
-        log_path: File to append its output to.
-
-    Returns:
-        Its exit status; negative for a signal.
+    The status is negative for a signal. A signal to this process, as from SLURM, ends the child too.
 
     Raises:
         StoppedError: after a signal to this process, once the child has ended. Its last checkpoint stays.
@@ -66,11 +61,7 @@ def words_of(study: Study, directory: CellDirectory) -> list[str]:
 
 
 def run_cell(study: Study, directory: CellDirectory, *, runner: Runner = run_child) -> str | None:
-    """Train and test a cell, or what is left of that; the caller holds its lock.
-
-    Returns:
-        What failed, or None.
-    """
+    """Train and test a cell, or what is left of that, and return what failed; the caller holds its lock."""
     record = directory.read() or CellRecord({})
     # Settings that may change between attempts are recorded as the last one had them.
     record.settings, record.extra = study.resolved(directory.cell), sorted(study.extra)
@@ -126,7 +117,7 @@ def run_cells(study: Study, out: Path, cells: Sequence[Cell], *, runner: Runner 
         directory.check_unchanged(study)
     done = [directory.cell.name for directory in directories if directory.state(study) == "done"]
     log.info("%s: %d of %d cells, %d of them finished; %s", study.path, len(cells), len(study.cells), len(done), out)
-    clock, failures = _Clock(study, out), []
+    failures = []
     for number, directory in enumerate(directories):
         left = [d.cell for d in directories[number:] if d.cell.name not in done]
         if directory.cell.name in done:
@@ -134,7 +125,7 @@ def run_cells(study: Study, out: Path, cells: Sequence[Cell], *, runner: Runner 
             continue
         try:
             with directory.held():
-                failed = _run_held(study, directory, clock, left, runner)
+                failed = _run_held(study, directory, out, left, runner)
         except RunError as error:
             if len(cells) == 1:
                 raise
@@ -146,21 +137,17 @@ def run_cells(study: Study, out: Path, cells: Sequence[Cell], *, runner: Runner 
     return failures
 
 
-def _run_held(
-    study: Study, directory: CellDirectory, clock: _Clock, left: Sequence[Cell], runner: Runner
-) -> str | None:
+def _run_held(study: Study, directory: CellDirectory, out: Path, left: Sequence[Cell], runner: Runner) -> str | None:
     title = _title(directory.cell, study)
     if directory.is_done():
         log.info("%s: finished by another process, %s", title, _outcome(directory))
         return None
+    directory.check_unchanged(study)  # another process may have started it in the meantime
     started = directory.read()
-    if started is not None:
-        # Another process may have started it in the meantime.
-        directory.check_unchanged(study)
-    log.info("%s: %s%s", title, "resuming" if started else "training", clock.estimate(left))
+    log.info("%s: %s%s", title, "resuming" if started else "training", _estimate(study, out, left))
     failed = run_cell(study, directory, runner=runner)
     if failed is None:
-        log.info("%s: %s%s", title, _outcome(directory), clock.estimate(left[1:]))
+        log.info("%s: %s%s", title, _outcome(directory), _estimate(study, out, left[1:]))
     return failed
 
 
@@ -179,29 +166,20 @@ def _outcome(directory: CellDirectory) -> str:
     return f"{accuracy}, {record.minutes if record else 0:.1f} min"
 
 
-class _Clock:
-    """Estimates the time left: a cell's cost is taken as proportional to the frames of its clip."""
-
-    def __init__(self, study: Study, out: Path) -> None:
-        self.study = study
-        self.out = out
-
-    def estimate(self, left: Sequence[Cell]) -> str:
-        minutes = frames = 0.0
-        for cell in self.study.cells:
-            directory = CellDirectory(self.out, cell)
-            record = directory.read()
-            if record is not None and directory.is_done():
-                minutes, frames = minutes + record.minutes, frames + cell.num_frames
-        if not frames or not left:
-            return ""
-        ahead = minutes / frames * sum(cell.num_frames for cell in left)
-        end = time.strftime("%H:%M" if ahead < 12 * 60 else "%a %H:%M", time.localtime(time.time() + 60 * ahead))
-        return f"; {len(left)} to do, about {_duration(ahead)} ({end})"
-
-
-def _duration(minutes: float) -> str:
-    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+def _estimate(study: Study, out: Path, left: Sequence[Cell]) -> str:
+    """The time left, in words: a cell's cost is taken as proportional to the frames of its clip."""
+    minutes = frames = 0.0
+    for cell in study.cells:
+        directory = CellDirectory(out, cell)
+        record = directory.read()
+        if record is not None and directory.is_done():
+            minutes, frames = minutes + record.minutes, frames + cell.num_frames
+    if not frames or not left:
+        return ""
+    ahead = minutes / frames * sum(cell.num_frames for cell in left)
+    end = time.strftime("%H:%M" if ahead < 12 * 60 else "%a %H:%M", time.localtime(time.time() + 60 * ahead))
+    duration = f"{ahead:.0f} min" if ahead < 100 else f"{ahead / 60:.1f} h"
+    return f"; {len(left)} to do, about {duration} ({end})"
 
 
 def pick_cells(study: Study, text: str) -> list[Cell]:

@@ -43,11 +43,7 @@ def as_word(key: str, value: Any) -> str:
 
 
 def parse_words(words: Sequence[str], *, source: str) -> dict[str, Any]:
-    """The settings in the words of a command line.
-
-    Args:
-        words: `--KEY VALUE` or `--KEY=VALUE`.
-        source: What an error calls them.
+    """The settings in words of a command line, `--KEY VALUE` or `--KEY=VALUE`, which errors call `source`.
 
     Returns:
         Values by dotted key; of a key given twice the last, of `--KEY+=VALUE` all in a list.

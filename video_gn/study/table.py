@@ -15,17 +15,12 @@ _NOTHING = "–"
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text.
+    """A table of text."""
 
-    Args:
-        title: What the figures are.
-        heads: Head of each column as a tuple of lines; the first column holds the labels of the rows.
-        rows: Cells of each row, as many as heads.
-    """
-
-    title: str
+    title: str  # what the figures are
+    # head of each column as a tuple of lines; the first column holds the labels of the rows
     heads: tuple[tuple[str, ...], ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[str, ...], ...]  # cells of each row, as many as heads
 
 
 def percent(value: Spread | None, *, signed: bool = False) -> str:
@@ -40,7 +35,13 @@ def percent(value: Spread | None, *, signed: bool = False) -> str:
 def tables(results: Results) -> list[Table]:
     """Accuracies, differences to the reference line, and, for a cross validation, the pooled accuracy."""
     study = results.study
-    found = [_table(results, _accuracy_title(results), _accuracy)]
+
+    def accuracy(cells: Sequence[CellResult], reference: Sequence[CellResult]) -> str:
+        top1, top5 = figure_spread(cells, "top1"), figure_spread(cells, "top5")
+        figures = percent(top1) if top5 is None else f"{percent(top1)} / {percent(top5)}"
+        return figures + _of_seeds(len(cells), results)
+
+    found = [_table(results, _accuracy_title(results), accuracy)]
     if len(study.norms) > 1:
 
         def difference(cells: Sequence[CellResult], reference: Sequence[CellResult]) -> str:
@@ -78,17 +79,9 @@ def _table(
     heads = (("",), *((f"clip {clip}", f"batch {size}") for clip, size in study.columns))
     rows = []
     for norm in study.norms if norms is None else norms:
-        cells = [(results.of(norm, column), results.of(study.reference, column)) for column in study.columns]
-        found = [text(mine, reference) for mine, reference in cells]
-        if text is _accuracy:
-            found = [f + _of_seeds(len(mine), results) for f, (mine, _) in zip(found, cells, strict=True)]
+        found = (text(results.of(norm, column), results.of(study.reference, column)) for column in study.columns)
         rows.append((norm, *found))
     return Table(title, heads, tuple(rows))
-
-
-def _accuracy(cells: Sequence[CellResult], reference: Sequence[CellResult]) -> str:
-    top1, top5 = figure_spread(cells, "top1"), figure_spread(cells, "top5")
-    return percent(top1) if top5 is None else f"{percent(top1)} / {percent(top5)}"
 
 
 def _of_seeds(count: int, results: Results) -> str:
@@ -97,14 +90,9 @@ def _of_seeds(count: int, results: Results) -> str:
 
 
 def markdown(results: Results, *, figures: Sequence[str] = ()) -> str:
-    """The tables, notes, missing cells, and links to the figures.
-
-    Args:
-        results: Results of a study.
-        figures: Names of picture files beside the text.
-    """
+    """The tables, notes, missing cells, and links to the figures, which are picture files beside the text."""
     study = results.study
-    lines = [f"# {study.path.stem}", "", *_summary(results), ""]
+    lines = [f"# {study.path.stem}", "", _summary(results), ""]
     for table in tables(results):
         lines += [table.title + ".", ""]
         lines.append("| " + " | ".join(_escape(", ".join(head)) for head in table.heads) + " |")
@@ -119,15 +107,15 @@ def markdown(results: Results, *, figures: Sequence[str] = ()) -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def _summary(results: Results) -> list[str]:
+def _summary(results: Results) -> str:
     study = results.study
     minutes = sum(result.row["minutes"] for result in results.cells)
     time = f"{minutes:.0f} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"
-    return [
+    return (
         f"{len(study.norms)} norms x {len(study.columns)} columns x {len(study.seeds)} seeds of {study.base_path}: "
         f"{len(results.cells)} of {len(study.cells)} cells, {time}. Batch sizes are those of one process. "
         "The last checkpoint was tested."
-    ]
+    )
 
 
 def _missing(results: Results) -> list[str]:
