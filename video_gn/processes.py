@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from multiprocessing.connection import wait
 from typing import Any, Generic, TypeVar
@@ -41,13 +41,9 @@ def num_cores() -> int:
 
 @dataclass(frozen=True)
 class Lost:
-    """Stands for the result of a task that crashed its process twice, or hung.
+    """Stands for the result of a task that crashed its process twice, or hung."""
 
-    Args:
-        reason: One line.
-    """
-
-    reason: str
+    reason: str  # one line
 
 
 def run_tasks(
@@ -105,30 +101,25 @@ class _Worker(Generic[TaskT]):
         self.pipe.close()
 
 
+@dataclass
 class _Pool(Generic[TaskT, ResultT]):
     """See `run_tasks`."""
 
-    def __init__(
-        self,
-        tasks: Iterator[TaskT],
-        work: Work[TaskT, ResultT],
-        num_workers: int,
-        stall_seconds: float,
-        tasks_at_once: int,
-        preload: str,
-    ) -> None:
-        self.tasks = tasks
-        self.work = work
-        self.num_workers = num_workers
-        self.stall_seconds = stall_seconds
-        self.tasks_at_once = tasks_at_once
+    tasks: Iterator[TaskT]
+    work: Work[TaskT, ResultT]
+    num_workers: int
+    stall_seconds: float
+    tasks_at_once: int
+    preload: str
+    workers: list[_Worker[TaskT]] = field(default_factory=list)
+    again: deque[TaskT] = field(default_factory=deque)  # of workers that died, not yet begun
+    suspects: deque[TaskT] = field(default_factory=deque)  # what a worker may have died of: each goes alone
+    num_failed_starts: int = 0
+
+    def __post_init__(self) -> None:
         self.context: Any = multiprocessing.get_context(START_METHOD)
         if START_METHOD == "forkserver":
-            self.context.set_forkserver_preload([preload])
-        self.workers: list[_Worker[TaskT]] = []
-        self.again: deque[TaskT] = deque()  # of workers that died, not yet begun
-        self.suspects: deque[TaskT] = deque()  # what a worker may have died of: each goes alone
-        self.num_failed_starts = 0
+            self.context.set_forkserver_preload([self.preload])
 
     def feed(self) -> bool:
         """Give tasks to idle workers, and start workers for the remaining ones; False when all are done."""

@@ -19,7 +19,7 @@ from media import decode_in_order, read_numbers, write_numbered_video
 from places import REAL_VIDEOS
 
 from video_gn import decoding
-from video_gn.decoding import _held, _torchcodec, open_video
+from video_gn.decoding import _held, open_video
 from video_gn.decoding._pyav import PyAVReader
 from video_gn.decoding.libraries import import_torchcodec
 from video_gn.errors import DecodeError
@@ -153,14 +153,14 @@ class TestRefused:
 
     def test_a_turn_that_differs(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = write_numbered_video(tmp_path / "turned.mp4", 3, rotation=180)
-        real = _torchcodec.PyAVReader._describe
+        real = _held.PyAVReader._describe
 
         def upright(self, table):
             info, seconds = real(self, table)
             object.__setattr__(info, "rotation_degrees", 0)
             return info, seconds
 
-        monkeypatch.setattr(_torchcodec.PyAVReader, "_describe", upright)
+        monkeypatch.setattr(_held.PyAVReader, "_describe", upright)
         with pytest.raises(DecodeError, match="it rotates frames by 180 degrees where 0 are right"):
             open_video(path, "torchcodec")
 

@@ -300,7 +300,7 @@ class TestScan:
             assert {row["codec"] for row in csv.DictReader(file)} == {"frames"}
         for given, want in ((both / "frames" / "one", "024"), (both / "frames" / "one" / "2", "2")):
             rows_ = _read_rows(str(given), root=None, format="auto")
-            assert [Path(path).name for path in rows_.files] == list(want)
+            assert [Path(path).name for path in rows_.files.values] == list(want)
             assert rows_.classes == ()
 
 

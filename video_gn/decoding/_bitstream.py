@@ -12,24 +12,16 @@ from typing import NamedTuple
 
 
 class PacketFacts(NamedTuple):
-    """One packet.
+    """One packet."""
 
-    Args:
-        num_shown: Pictures to be shown.
-        num_pictures: All pictures, hidden and empty ones included.
-        is_restart: Its first picture needs nothing from before, nor does any picture that follows it both in the file
-            and on the screen. (Pictures that follow it in the file but are shown before it may.)
-        has_b_picture: It holds a bidirectional picture (known for MPEG-4 only).
-        has_sets: It carries every parameter set that its pictures need.
-        has_new_sets: It carries a parameter set that the container's header does not have.
-    """
-
-    num_shown: int = 1
-    num_pictures: int = 1
+    num_shown: int = 1  # pictures to be shown
+    num_pictures: int = 1  # all pictures, hidden and empty ones included
+    # Its first picture needs nothing from before, nor does any picture that follows it both in the file and on the
+    # screen. (Pictures that follow it in the file but are shown before it may.)
     is_restart: bool = False
-    has_b_picture: bool = False
-    has_sets: bool = True
-    has_new_sets: bool = False
+    has_b_picture: bool = False  # it holds a bidirectional picture (known for MPEG-4 only)
+    has_sets: bool = True  # it carries every parameter set that its pictures need
+    has_new_sets: bool = False  # it carries a parameter set that the container's header does not have
 
 
 Inspector = Callable[[bytes], PacketFacts]
@@ -38,14 +30,9 @@ _PLAIN = PacketFacts()  # most packets: made once, since a file has thousands of
 
 
 def make_inspector(codec: str, extradata: bytes) -> Inspector | None:
-    """The function that reads the packets of a codec, by FFmpeg's name of it.
+    """The function that reads the packets of a codec, by FFmpeg's name of it, or None for one that is not known here.
 
-    Args:
-        codec: FFmpeg's name of the codec.
-        extradata: The codec's header as the container stores it; may be empty.
-
-    Returns:
-        None for a codec that is not known here: its videos are decoded from the start.
+    `extradata` is the codec's header as the container stores it, or empty. Unknown codecs are decoded from the start.
     """
     make = _INSPECTORS.get(codec)
     return None if make is None else make(extradata)

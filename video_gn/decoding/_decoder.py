@@ -28,11 +28,7 @@ _SCALING = Interpolation.AREA
 
 
 class PacketDecoder:
-    """The open file, the decoder, and the row of the packet that comes next.
-
-    Raises:
-        DecodeError: see `open_stream` and `read_table`.
-    """
+    """The open file, the decoder, and the row of the packet that comes next; errors as `open_stream`, `read_table`."""
 
     def __init__(self, path: str, *, num_threads: int = 1) -> None:
         self.path = path
@@ -228,8 +224,6 @@ class RgbConverter:
             threads=1,
         )
         plane = rgb.planes[0]
-        lines = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[
-            : self._height, : 3 * self._width
-        ]
-        pixels = lines.reshape(self._height, self._width, 3)
+        lines = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+        pixels = lines[: self._height, : 3 * self._width].reshape(self._height, self._width, 3)
         out_HWC[...] = np.rot90(pixels, self._turns) if self._turns else pixels

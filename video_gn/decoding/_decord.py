@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import importlib
 import io
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from video_gn.decoding._base import check_indices, group_repeats
-from video_gn.decoding._held import HeldReader, in_order
+from video_gn.decoding._held import HeldReader
 from video_gn.decoding._pyav import PyAVReader
 from video_gn.decoding.libraries import import_decord
 from video_gn.decoding.tar_members import is_member, read_member
@@ -35,36 +33,24 @@ class DecordReader(HeldReader):
     SAME_PIXELS = frozenset({"yuv420p"})
 
     def __init__(self, path: str, *, num_threads: int = 1) -> None:
-        super().__init__(path, num_threads=num_threads)
-        self._decord = import_decord()
+        super().__init__(path, import_decord(), num_threads=num_threads)
         self._errors: tuple[type[Exception], ...] = (
-            self._decord.DECORDError,
+            self._library.DECORDError,
             importlib.import_module("decord._ffi.base").DECORDLimitReachedError,
             RuntimeError,
             AssertionError,  # decord asserts that a video has frames
         )
-        with PyAVReader(path) as reader:
-            self._info, self._seconds = reader.info, reader.frame_seconds
-            self._refuse_what_is_wrong(reader)
-        self._decord.logging.set_level(self._decord.logging.QUIET)
+        self._library.logging.set_level(self._library.logging.QUIET)
         try:
             # The tolerance is as near to "no invented frame" as decord accepts.
             # An absolute path keeps FFmpeg from taking "a:b.mp4" for a protocol.
             source = io.BytesIO(read_member(path)) if is_member(path) else str(Path(path).absolute())
-            self._reader = self._decord.VideoReader(source, num_threads=num_threads, fault_tol=1e-9)
+            self._reader = self._library.VideoReader(source, num_threads=num_threads, fault_tol=1e-9)
         except self._errors as error:
             self._refuse(f"it cannot open the file ({_last_line(error)})", error)
         self._refuse_count(len(self._reader))
 
-    def frames_at(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
-        """Decode frames; see `VideoReader.frames_at`.
-
-        The first call also decodes the file once with PyAV, to know that it is not damaged.
-        """
-        self._check_usable()
-        checked = check_indices(indices, num_frames=self._info.num_frames, path=self.path)
-        self._check_undamaged()
-        wanted, places = group_repeats(checked)
+    def _get(self, wanted: np.ndarray) -> torch.Tensor:
         try:
             batch = self._reader.get_batch(wanted.tolist())
         except self._errors as error:
@@ -72,12 +58,12 @@ class DecordReader(HeldReader):
         # With decord.bridge.set_bridge elsewhere in the program, this is a tensor of another library.
         frames = batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)
         self._refuse_shape(frames, len(wanted))
-        return in_order(torch.from_numpy(frames), places)
+        return torch.from_numpy(frames)
 
     def _refuse_what_is_wrong(self, reader: PyAVReader) -> None:
         super()._refuse_what_is_wrong(reader)
-        if reader.table.num_video_streams > 1:
-            self._refuse(f"the file has {reader.table.num_video_streams} video streams, and it takes the largest")
+        if self._table.num_video_streams > 1:
+            self._refuse(f"the file has {self._table.num_video_streams} video streams, and it takes the largest")
 
 
 def _last_line(error: Exception) -> str:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NoReturn
 import numpy as np
 import torch
 
-from video_gn.decoding._base import ReaderBase
+from video_gn.decoding._base import ReaderBase, check_indices, group_repeats
 from video_gn.decoding._decoder import PacketDecoder
 from video_gn.decoding._pyav import PyAVReader
 from video_gn.errors import DecodeError
@@ -21,16 +21,35 @@ class HeldReader(ReaderBase):
     # Pixel formats that the library converts to RGB as PyAV does.
     SAME_PIXELS: ClassVar[frozenset[str]]
 
-    def __init__(self, path: str, *, num_threads: int) -> None:
+    def __init__(self, path: str, library: Any, *, num_threads: int) -> None:
         super().__init__(path)
+        self._library = library
         self._num_threads = num_threads
         self._reader: Any = None
         self._is_undamaged = False
+        with PyAVReader(path) as reader:
+            self._info, self._seconds, self._table = reader.info, reader.frame_seconds, reader.table
+            self._refuse_what_is_wrong(reader)
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
         super().close()
         self._reader = None
+
+    def frames_at(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
+        """Decode frames; see `VideoReader.frames_at`.
+
+        The first call also decodes the file once with PyAV, to know that it is not damaged.
+        """
+        self._check_usable()
+        checked = check_indices(indices, num_frames=self._info.num_frames, path=self.path)
+        self._check_undamaged()
+        wanted, places = group_repeats(checked)
+        return _in_order(self._get(wanted), places)
+
+    def _get(self, wanted: np.ndarray) -> torch.Tensor:
+        """Different frames, ascending, as the library gives them, or an error."""
+        raise NotImplementedError
 
     def _refuse(self, reason: str, error: Exception | None = None) -> NoReturn:
         raise DecodeError(self.path, f"{self.NAME} cannot be relied on here: {reason}. Use backend='pyav'.") from error
@@ -76,7 +95,7 @@ class HeldReader(ReaderBase):
         self._is_undamaged = True
 
 
-def in_order(frames: torch.Tensor, places: Sequence[np.ndarray]) -> torch.Tensor:
+def _in_order(frames: torch.Tensor, places: Sequence[np.ndarray]) -> torch.Tensor:
     """Different frames, ascending, at their places of `group_repeats`: (n, H, W, 3), contiguous."""
     order = np.empty(sum(map(len, places)), dtype=np.int64)
     for row, where in enumerate(places):

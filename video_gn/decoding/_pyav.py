@@ -122,12 +122,12 @@ class PyAVReader(ReaderBase):
         may_skip_row = self._rows_to_skip(wanted)
         for target, where in zip(wanted.tolist(), places, strict=True):
             # No name is kept for a frame: see PacketDecoder.feed.
-            if self._doubt is None:
-                self._converter.write(self._frame_by_time(target, may_skip_row), out_THWC[where[0]])
-            else:
-                self._converter.write(self._frame_by_count(target), out_THWC[where[0]])
+            self._converter.write(self._next_frame(target, may_skip_row), out_THWC[where[0]])
             for repeat in where[1:]:
                 out_THWC[repeat] = out_THWC[where[0]]
+
+    def _next_frame(self, target: int, may_skip_row: np.ndarray) -> VideoFrame:
+        return self._frame_by_time(target, may_skip_row) if self._doubt is None else self._frame_by_count(target)
 
     def _lose_place(self) -> None:
         """Let the next frame begin at a restart."""

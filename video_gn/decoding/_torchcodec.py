@@ -9,15 +9,12 @@ version: 8-bit pixels may differ by two levels from PyAV's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from video_gn.decoding._base import check_indices, group_repeats
-from video_gn.decoding._held import HeldReader, in_order
-from video_gn.decoding._pyav import PyAVReader
+from video_gn.decoding._held import HeldReader
 from video_gn.decoding.libraries import import_torchcodec
 from video_gn.decoding.probe import open_stream
 from video_gn.decoding.tar_members import is_member, member_url
@@ -46,16 +43,11 @@ class TorchCodecReader(HeldReader):
     )
 
     def __init__(self, path: str, *, num_threads: int = 1, device: str = "cpu") -> None:
-        super().__init__(path, num_threads=num_threads)
-        decoders = import_torchcodec()
-        with PyAVReader(path) as reader:
-            self._info, self._seconds = reader.info, reader.frame_seconds
-            self._refuse_what_is_wrong(reader)
-            table = reader.table
-        self._time_base = float(table.time_base)
-        self._times = np.sort(table.pts[table.is_shown]) * self._time_base
+        super().__init__(path, import_torchcodec(), num_threads=num_threads)
+        self._time_base = float(self._table.time_base)
+        self._times = np.sort(self._table.pts[self._table.is_shown]) * self._time_base
         try:
-            self._reader = decoders.VideoDecoder(
+            self._reader = self._library.VideoDecoder(
                 # "file:" keeps FFmpeg from taking "a:b.mp4" for a protocol.
                 member_url(path) if is_member(path) else f"file:{Path(path).absolute()}",
                 stream_index=self._find_stream(),
@@ -75,15 +67,8 @@ class TorchCodecReader(HeldReader):
         if device != "cpu" and self._reader.cpu_fallback:
             self._refuse(f"{device} cannot decode it ({self._reader.cpu_fallback})")
 
-    def frames_at(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
-        """Decode frames, onto the reader's device; see `VideoReader.frames_at`.
-
-        The first call also decodes the file once with PyAV, to know that it is not damaged.
-        """
-        self._check_usable()
-        checked = check_indices(indices, num_frames=self._info.num_frames, path=self.path)
-        self._check_undamaged()
-        wanted, places = group_repeats(checked)
+    def _get(self, wanted: np.ndarray) -> torch.Tensor:
+        """On the reader's device."""
         try:
             batch = self._reader.get_frames_at(wanted.tolist())
         except _ERRORS as error:
@@ -93,7 +78,7 @@ class TorchCodecReader(HeldReader):
         late = np.abs(batch.pts_seconds.cpu().numpy() - self._times[wanted])
         if not (late < self._time_base / 2).all():
             self._refuse(f"it gives another frame for frame {int(wanted[np.argmax(late)])}")
-        return in_order(frames, places)
+        return frames
 
     def _find_stream(self) -> int:
         """The stream that PyAV reads; torchcodec's own choice is the largest."""

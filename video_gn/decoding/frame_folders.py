@@ -52,12 +52,7 @@ NO_FRAMES = f"a directory, not a video file, and without numbered pictures ({NAM
 
 
 class FolderError(DecodeError):
-    """A directory where a video file was expected: it may be a frame folder.
-
-    Args:
-        path: The directory's path.
-        reason: One line, without the path.
-    """
+    """A directory where a video file was expected: it may be a frame folder."""
 
     def __init__(self, path: str, reason: str = "a directory, not a video file") -> None:
         super().__init__(path, reason)
@@ -69,11 +64,7 @@ def is_frame(name: str) -> bool:
 
 
 def frame_names(path: str, names: Sequence[str]) -> list[str]:
-    """The numbered pictures of a directory, in order.
-
-    Args:
-        path: The directory's path, for messages.
-        names: Names of all its entries.
+    """The numbered pictures among the names of a directory's entries, in order; its path is for messages.
 
     Raises:
         DecodeError: for no picture, pictures of two series, a repeated number, or a missing one.
@@ -84,10 +75,10 @@ def frame_names(path: str, names: Sequence[str]) -> list[str]:
         match = _NAME.fullmatch(name)
         if match is None:
             continue
-        first = series.setdefault(match[1].lower(), name)
+        series.setdefault(match[1].lower(), name)
         if len(series) > 1:
-            other = next(iter(series.values()))
-            raise DecodeError(path, f"it has pictures of two series ({other} and {first}); keep one of them there")
+            one, other = series.values()
+            raise DecodeError(path, f"it has pictures of two series ({one} and {other}); keep one of them there")
         other = by_number.setdefault(int(match[2]), name)
         if other != name:
             raise DecodeError(path, f"it has picture {int(match[2])} twice ({other} and {name})")

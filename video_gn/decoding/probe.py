@@ -55,37 +55,23 @@ _FPS_TOLERANCE = 0.05
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PacketTable:
-    """The video packets of a file, one row for each, in the file's order.
+    """The video packets of a file, one row for each, in the file's order."""
 
-    Args:
-        pts: int64, when the row's frame is shown, in `time_base`; the lowest int64 if unknown.
-        dts: int64, when it is to be decoded; likewise.
-        sizes: int64, bytes.
-        is_shown: bool, whether the row promises a frame.
-        is_key: bool, the container's flag.
-        is_restart: bool, decoding may begin here for this row's frame and all that are shown after it; always true for
-            the first row.
-        is_closed: bool, a restart that no later row's frame is shown before (a closed GOP).
-        time_base: Seconds of a unit of time.
-        end_duration: int64, how long the last frame is shown; 0 if the file does not say.
-        doubt: Why frames must be identified by counting them from the start of the file. None: each frame has its own
-            time, and decoding from any restart gives the same frames.
-        has_times: Whether `pts` of shown rows are the times of the frames.
-        num_video_streams: Video streams in the file, cover pictures not counted.
-    """
-
-    pts: np.ndarray
-    dts: np.ndarray
-    sizes: np.ndarray
-    is_shown: np.ndarray
-    is_key: np.ndarray
+    pts: np.ndarray  # int64, when the row's frame is shown, in `time_base`; the lowest int64 if unknown
+    dts: np.ndarray  # int64, when it is to be decoded; likewise
+    sizes: np.ndarray  # int64, bytes
+    is_shown: np.ndarray  # bool, whether the row promises a frame
+    is_key: np.ndarray  # bool, the container's flag
+    # bool, decoding may begin here for this row's frame and all that are shown after it; true for the first row
     is_restart: np.ndarray
-    is_closed: np.ndarray
-    time_base: Fraction
-    end_duration: int
+    is_closed: np.ndarray  # bool, a restart that no later row's frame is shown before (a closed GOP)
+    time_base: Fraction  # seconds of a unit of time
+    end_duration: int  # how long the last frame is shown; 0 if the file does not say
+    # Why frames must be identified by counting them from the start of the file. None: each frame has its own time, and
+    # decoding from any restart gives the same frames.
     doubt: str | None
-    has_times: bool
-    num_video_streams: int
+    has_times: bool  # whether `pts` of shown rows are the times of the frames
+    num_video_streams: int  # cover pictures not counted
 
     @property
     def num_frames(self) -> int:
@@ -94,11 +80,7 @@ class PacketTable:
 
 
 def open_stream(path: str, *, num_threads: int = 1) -> tuple[InputContainer, VideoStream]:
-    """Open a file and choose its first video stream that is not a cover picture.
-
-    Args:
-        path: Local file, or a member of a tar.
-        num_threads: Decoding threads.
+    """Open a file, or a member of a tar, and choose its first video stream that is not a cover picture.
 
     Raises:
         ConfigError: see `timeout_seconds`.
@@ -290,12 +272,13 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
     is_packed = bool((num_pictures > 1).any())
     is_shown = _leave_out_torn((_count_packed(num_shown) if is_packed else num_shown > 0) & ~is_discard, is_corrupt)
     has_b = any(fact.has_b_picture for fact in facts) if codec == "mpeg4" else bool(stream.codec_context.has_b_frames)
+    is_reordered_avi = has_b and container.format.name == "avi"
     doubt = _find_doubt(
         pts[is_shown],
         is_corrupt=bool(is_corrupt.any()),
         is_discard=bool(is_discard.any()),
         is_packed=is_packed,
-        is_reordered_avi=has_b and container.format.name == "avi",
+        is_reordered_avi=is_reordered_avi,
         is_reconfigured=is_reconfigured,
     )
     shown = np.sort(pts[is_shown])
@@ -311,10 +294,8 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
         time_base=Fraction(stream.time_base or 1),
         end_duration=int(durations[np.argmax(np.where(is_shown, pts, _NO_TIME))]),
         doubt=doubt,
-        has_times=not is_packed
-        and not (has_b and container.format.name == "avi")
-        and len(shown) > 0
-        and bool(shown[0] != _NO_TIME and (np.diff(shown) > 0).all()),
+        has_times=not (is_packed or is_reordered_avi or len(shown) == 0 or shown[0] == _NO_TIME)
+        and bool((np.diff(shown) > 0).all()),
         num_video_streams=len(_video_streams(container)),
     )
 

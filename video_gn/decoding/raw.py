@@ -36,10 +36,7 @@ class RawVideo(PyAVReader):
         skips_none = np.zeros(len(self._index_of_row), dtype=bool)
         for index in range(first, stop):
             try:
-                if self._doubt is None:
-                    frame = self._frame_by_time(index, skips_none)
-                else:
-                    frame = self._frame_by_count(index)
+                frame = self._next_frame(index, skips_none)
             except UntrustedError as error:
                 self._distrust(str(error))
                 raise StartOverError from error

@@ -42,32 +42,20 @@ _COLUMNS = np.dtype([("name", "<u8"), ("offset", "<u8"), ("size", "<u8"), ("head
 
 
 class Member(NamedTuple):
-    """Where a member's bytes are.
-
-    Args:
-        tar_path: The shard's path.
-        offset: First byte, counted from the shard's start.
-        size: Bytes.
-    """
+    """Where a member's bytes are."""
 
     tar_path: str
-    offset: int
-    size: int
+    offset: int  # first byte, counted from the shard's start
+    size: int  # bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TarIndex:
-    """The members of a shard, 28 bytes each: 240,000 of them fit in every worker.
+    """The members of a shard, 28 bytes each: 240,000 of them fit in every worker."""
 
-    Args:
-        rows: One for each member, sorted by its name's hash: hash, offset, size, and a checksum of its header.
-        num_bytes: Size of the tar.
-        damage: What is wrong with the tar; None if nothing is.
-    """
-
-    rows: np.ndarray
-    num_bytes: int
-    damage: str | None = None
+    rows: np.ndarray  # of `_COLUMNS`, one for each member, sorted by its name's hash; `header` is a checksum
+    num_bytes: int  # of the tar
+    damage: str | None = None  # what is wrong with the tar
 
     def find(self, name: str) -> tuple[int, int, int] | None:
         """(offset, size, checksum of the header) of a member, or None."""
@@ -105,10 +93,7 @@ def join_path(tar_path: str | os.PathLike[str], member: str) -> str:
 
 
 def locate(path: str) -> Member:
-    """Find a member of a shard; a process reads each shard's index once.
-
-    Args:
-        path: `SHARD.tar::MEMBER`.
+    """Find a shard's member, `SHARD.tar::MEMBER`; a process reads each shard's index once.
 
     Raises:
         DecodeError: for a shard or member that is missing, a shard that is cut off or differs from its index, or a

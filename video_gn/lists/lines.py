@@ -234,9 +234,9 @@ def _with_header(path: Path, header: list[str], separator: str, numbers: Sequenc
     problems, unused = Problems(path), _unused(header)
     columns: dict[str, list[str]] = {name: [] for name in header if name not in unused}
     for first in range(0, len(lines), _ROWS_AT_A_TIME):
-        some = slice(first, first + _ROWS_AT_A_TIME)
+        part = slice(first, first + _ROWS_AT_A_TIME)
         rows = []
-        for number, line in zip(numbers[some], lines[some], strict=True):
+        for number, line in zip(numbers[part], lines[part], strict=True):
             try:
                 rows.append(_split_row(line, separator, header))
             except csv.Error as error:
