@@ -73,6 +73,9 @@ def test_what_was_called_a_shard_is_gone_on_with_and_merged(tmp_path):
         assert path.read_bytes() == lines
     merge(output, tmp_path / "merged.jsonl")
     assert (tmp_path / "merged.jsonl").read_bytes() == whole.read_bytes()
+    (tmp_path / "labels.part-00000-of-00002.jsonl").write_bytes(lines)
+    with pytest.raises(ConfigError, match=r"each part must be one file, got a \.part- and a \.shard- file"):
+        merge(output, tmp_path / "merged.jsonl")
 
 
 def test_a_file_without_parts_is_converted(tmp_path):

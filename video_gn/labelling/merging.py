@@ -74,6 +74,11 @@ def _find(name: Path, output: Path, *, partial: bool) -> list[PartFile]:
     if output.absolute() in [path.absolute() for _, path in parts]:
         raise ConfigError(f"--output must be another file than --merge reads, got {output}.")
     there = {part.index for part, _ in parts}
+    if len(there) < len(parts):
+        raise ConfigError(
+            f"--merge {name}: each part must be one file, got a .part- and a .shard- file of the same part. Remove one "
+            "of the two."
+        )
     missing = [Part(index, parts[0][0].count) for index in range(parts[0][0].count) if index not in there]
     if missing:
         words = f"--merge {name}: must have {missing[0].count} parts, missing {', '.join(map(str, missing))}"
