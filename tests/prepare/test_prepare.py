@@ -14,7 +14,7 @@ from media import all_frames, read_numbers, write_numbered_video
 
 from video_gn import processes
 from video_gn.decoding import open_video
-from video_gn.errors import RunError
+from video_gn.errors import RunError, UnwritableError
 from video_gn.lists.manifest import Manifest
 from video_gn.lists.read import read_manifest
 from video_gn.lists.records import VideoRecord
@@ -165,6 +165,8 @@ def test_two_runs_in_one_directory_are_refused(tmp_path, sources, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="must be a directory"):
         prepare.prepare(listed(sources[0]), tmp_path / "file")
+    with pytest.raises(UnwritableError, match=r"file/out/\.prepare\.lock could not be written: Not a directory"):
+        prepare.prepare(listed(sources[0]), tmp_path / "file" / "out")
 
 
 def test_nothing_made_is_an_error_that_names_the_first(tmp_path):

@@ -1,5 +1,6 @@
 """Running a study: what runs and what does not, with commands that only write what a run leaves."""
 
+import errno
 import fcntl
 import functools
 import signal
@@ -126,6 +127,15 @@ def test_a_cell_that_another_process_runs(write, tmp_path, capsys, caplog):
         assert commands.calls == [call for call in ORDER if call[1] != "bn_16x2_b2_s0"]
         assert "is being run by another process" in caplog.text
     assert directory.state(study) == "open"
+
+
+def test_a_directory_that_cannot_be_written(write, tmp_path, monkeypatch):
+    def refuse(path, **_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("video_gn.files.hold", refuse)
+    with pytest.raises(RunError, match=r"bn_16x2_b2_s0/\.cell\.lock could not be written: Permission denied"):
+        run_study(write(), out=tmp_path / "out", cell="2", runner=Commands())
 
 
 def test_directories_that_are_not_ours(write, tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from video_gn.errors import RunError
-from video_gn.files import HeldError, hold, remove_temporary
+from video_gn.files import HeldError, hold, naming_unwritable, remove_temporary
 from video_gn.journal import Journal, append, decode
 
 JOURNAL = ".prepare.journal"
@@ -79,13 +79,14 @@ def claimed(directory: Path) -> Iterator[None]:
     """Keep other runs out of a directory, and remove the temporary files of killed ones.
 
     Raises:
-        RunError: if another run is writing to it, or it is no directory.
+        RunError: if another run is writing to it, it is no directory, or it cannot be written.
     """
     if directory.exists() and not directory.is_dir():
         raise RunError(f"{directory}: out_dir must be a directory, got a file. Choose another name.")
-    directory.mkdir(parents=True, exist_ok=True)
     try:
-        lock = hold(directory / _LOCK)
+        with naming_unwritable(directory / _LOCK):
+            directory.mkdir(parents=True, exist_ok=True)
+            lock = hold(directory / _LOCK)
     except HeldError as error:
         raise RunError(
             f"{directory}: another run ({error.holder}) is writing to out_dir. Wait for it, or choose another."

@@ -167,10 +167,6 @@ def synthesize(
     paths = {(split, name, index): _path(out, split, name, index) for split, index in videos for name in CLASSES}
     _claim(out, parameters)
     missing = [video for video in videos if not all(paths[video[0], name, video[1]].exists() for name in CLASSES)]
-    for split in {split for split, _ in missing}:
-        for name in CLASSES:
-            (out / split / name).mkdir(parents=True, exist_ok=True)
-
     if missing:
         log.info("%s: making %d scenes of %d motions", out, len(missing), len(CLASSES))
     write = partial(_write_scene, out=out, num_frames=num_frames, size_px=size_px, fps=fps, seed=seed)
@@ -329,7 +325,6 @@ def _claim(out: Path, parameters: dict[str, Any]) -> None:
         raise RunError(f"{out}: out must be a directory, got a file. Choose another name.")
     there = sorted(path.name for path in out.iterdir()) if out.exists() else []
     if not there:
-        out.mkdir(parents=True, exist_ok=True)
         write_json(out / _DESCRIPTION, {**parameters, "complete": False})
         return
     try:

@@ -123,11 +123,12 @@ class CellDirectory:
         """Hold the cell's lock, which the kernel releases even after a kill.
 
         Raises:
-            RunError: if another process runs the cell.
+            RunError: if another process runs the cell, or the directory cannot be written.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
         try:
-            file = locks.hold(self.path / _LOCK, wait_seconds=_PROBE_SECONDS)
+            with locks.naming_unwritable(self.path / _LOCK):
+                self.path.mkdir(parents=True, exist_ok=True)
+                file = locks.hold(self.path / _LOCK, wait_seconds=_PROBE_SECONDS)
         except locks.HeldError as error:
             raise RunError(
                 f"cell {self.cell.index}, {self.cell.name}, is being run by another process "
