@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -74,6 +75,9 @@ def _with_errors_in_a_line(run: Callable[[], int]) -> int:
 
         sys.stderr.write(f"video-gn{place()}: error: {error}\n")
         return 2 if isinstance(error, ManifestError | CheckpointError | ConfigError) else 1
+    except KeyboardInterrupt:  # commands without a `StopFlag`; what is in a journal is resumed
+        sys.stderr.write("video-gn: SIGINT: stopped.\n")
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         return 1
 

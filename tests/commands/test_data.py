@@ -9,6 +9,8 @@ import pytest
 import torch
 from runs import TINY, run
 
+from video_gn.__main__ import main
+
 
 @pytest.fixture
 def broken(tiny_videos, tmp_path):
@@ -77,3 +79,21 @@ def test_copy_asks_for_a_number(tiny_videos, tmp_path):
     status, printed = run(["data", "prepare", tiny_videos, "out", "--copy"], tmp_path)
     assert status == 2
     assert "--copy packs files unchanged: give the number of videos of each tar file with --shards" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["prepare", "VIDEOS", "out", "--short_side_px=3"], "short_side_px must be even and at least 16, got 3"),
+        (["scan", "VIDEOS", "--output=out.txt"], "target must end in one of"),
+        (
+            ["scan", "VIDEOS", "--output=out.csv", "--full", "--headers_only"],
+            "full and headers_only must not both be set",
+        ),
+        (["scan", "VIDEOS", "--output=out.csv", "--timeout_seconds=-1"], "timeout_seconds must be above 0, got -1"),
+    ],
+)
+def test_options_that_do_not_fit(tiny_videos, tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", *(str(tiny_videos) if word == "VIDEOS" else word for word in words)]) == 2
+    assert f"video-gn: error: {message}" in capsys.readouterr().err

@@ -34,6 +34,7 @@ def test_a_stopped_study_says_how_to_resume(monkeypatch, capsys, number):
 @pytest.mark.parametrize(
     ("error", "status", "line"),
     [
+        (KeyboardInterrupt(), 130, "video-gn: SIGINT: stopped."),
         (ConfigError("why"), 2, "video-gn: error: why"),
         (ManifestError("why"), 2, "video-gn: error: why"),
         (CheckpointError("why"), 2, "video-gn: error: why"),

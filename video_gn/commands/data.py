@@ -10,6 +10,7 @@ from typing import Any
 
 from video_gn.checks import not_negative, positive
 from video_gn.commands._terminal import counted, set_up_logging, with_progress
+from video_gn.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,10 @@ def main(command: str, words: Sequence[str]) -> int:
         parser.error(f"unrecognized arguments: {' '.join(settings)}")
     options.settings = settings
     set_up_logging()
-    status: int = options.run(options)
+    try:
+        status: int = options.run(options)
+    except ValueError as error:  # with which the package's functions refuse arguments that do not fit
+        raise ConfigError(str(error)) from error
     return status
 
 
@@ -139,7 +143,6 @@ def _add_prepare(commands: Any) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> int:
-    from video_gn.errors import ConfigError
     from video_gn.lists.read import VideoList
     from video_gn.prepare.names import with_raw_videos
     from video_gn.prepare.prepare import prepare
@@ -207,7 +210,6 @@ def _show(options: argparse.Namespace) -> int:
     from video_gn.commands.fit import config_parser
     from video_gn.data.datamodule import build_datamodule
     from video_gn.data.show import show
-    from video_gn.errors import ConfigError
 
     config = config_parser(prog="video-gn data show").parse_args(["-c", options.config, *options.settings])
     try:
