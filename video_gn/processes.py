@@ -195,12 +195,14 @@ class _Pool(Generic[TaskT, ResultT]):
         """End a worker: its first task is to blame, others do the rest."""
         self.workers.remove(worker)
         worker.end()
-        blamed = list(islice(worker.queue, 1))
-        self.again.extend(islice(worker.queue, 1, None))
+        if not worker.queue:
+            return
+        blamed, *others = worker.queue
+        self.again.extend(others)
         if may_try_again:
-            self.suspects.extend(blamed)
+            self.suspects.append(blamed)
         else:
-            yield from ((task, Lost(reason)) for task in blamed)
+            yield blamed, Lost(reason)
 
 
 def _describe(exitcode: int | None) -> str:

@@ -177,23 +177,14 @@ def _log_manifest(manifest: Manifest) -> None:
     log.info("%s: %d videos of %d classes", manifest.origin, len(manifest), len(manifest.classes))
     columns = manifest.columns
     if manifest.missing:
-        log.warning(
-            "%s: %d of %d listed videos are not there (%s, ...)",
-            manifest.origin,
-            manifest.missing,
-            len(manifest),
-            columns.path(int(np.argmax(columns.missing))),
-        )
+        counts = (manifest.origin, manifest.missing, len(manifest))
+        first = columns.path(int(np.argmax(columns.missing)))
+        log.warning("%s: %d of %d listed videos are not there (%s, ...)", *counts, first)
     if manifest.broken:
-        record = columns[int(np.argmax(columns.broken))]
-        log.warning(
-            "%s: %d of %d listed videos are known to be broken (%s: %s, ...)",
-            manifest.origin,
-            manifest.broken,
-            len(manifest),
-            record.path,
-            record.error,
-        )
+        counts = (manifest.origin, manifest.broken, len(manifest))
+        broken = columns[int(np.argmax(columns.broken))]
+        text = "%s: %d of %d listed videos are known to be broken (%s: %s, ...)"
+        log.warning(text, *counts, broken.path, broken.error)
 
 
 def _without_found(listing: Listing, errors: list[str]) -> list[str]:

@@ -17,31 +17,18 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class VideoRecord:
-    """A video, or a part of one, with its label.
+    """A video, or a part of one, with its label."""
 
-    Args:
-        path: ready to open.
-        label: number of its class; None for none.
-        start_seconds: start of its segment, from the video's first frame; None for the video's start.
-        end_seconds: end of its segment; None for the video's end.
-        source: what listed it: "file:line", or the folder.
-        groups: (column, value) of each further column of the list.
-        missing: whether the file did not exist when the list was read.
-        error: why a scan could not read it; "" if it could, or without a scan.
-        num_frames: as a scan counted them; None without a scan, or if it could not.
-        fps: as a scan found them; likewise.
-    """
-
-    path: str
-    label: int | None
-    start_seconds: float | None = None
-    end_seconds: float | None = None
-    source: str = ""
-    groups: tuple[tuple[str, str], ...] = ()
-    missing: bool = False
-    error: str = ""
-    num_frames: int | None = None
-    fps: float | None = None
+    path: str  # ready to open
+    label: int | None  # number of its class
+    start_seconds: float | None = None  # of its segment, from the video's first frame; None for the video's start
+    end_seconds: float | None = None  # of its segment; None for the video's end
+    source: str = ""  # what listed it: "file:line", or the folder
+    groups: tuple[tuple[str, str], ...] = ()  # (column, value) of each further column of the list
+    missing: bool = False  # whether the file did not exist when the list was read
+    error: str = ""  # why a scan could not read it; "" if it could, or without a scan
+    num_frames: int | None = None  # as a scan counted them; None without a scan, or if it could not
+    fps: float | None = None  # as a scan found them; likewise
 
 
 @dataclass(frozen=True, slots=True)

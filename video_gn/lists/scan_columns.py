@@ -9,33 +9,19 @@ import numpy as np
 
 
 class FileFacts(NamedTuple):
-    """One file. Unknown facts are None; with an `error`, all but the last three are.
+    """One file. Unknown facts are None; with an `error`, all but the last three are."""
 
-    Args:
-        num_frames: frames that decode (`full`), that the packets promise, or that the header claims.
-        fps: frames per second.
-        duration_seconds: from the first frame's time to the end of the last one.
-        width: px, as a viewer sees it.
-        height: px, as a viewer sees it.
-        codec: FFmpeg's name.
-        rotation: clockwise turn in degrees that a reader applies.
-        key_frame_interval: longest distance from a key frame to the next one or to the end, in frames.
-        size_bytes: size of the file; None if it is missing.
-        error: why the video cannot be read; "" if it can.
-        mtime_ns: when the file was last written; None if it is missing.
-    """
-
-    num_frames: int | None = None
+    num_frames: int | None = None  # that decode (`full`), that the packets promise, or that the header claims
     fps: float | None = None
-    duration_seconds: float | None = None
-    width: int | None = None
+    duration_seconds: float | None = None  # from the first frame's time to the end of the last one
+    width: int | None = None  # px, as a viewer sees it
     height: int | None = None
-    codec: str | None = None
-    rotation: int | None = None
-    key_frame_interval: int | None = None
-    size_bytes: int | None = None
-    error: str = ""
-    mtime_ns: int | None = None
+    codec: str | None = None  # FFmpeg's name
+    rotation: int | None = None  # clockwise turn in degrees that a reader applies
+    key_frame_interval: int | None = None  # longest distance from a key frame to the next one or to the end, in frames
+    size_bytes: int | None = None  # None if the file is missing
+    error: str = ""  # why the video cannot be read
+    mtime_ns: int | None = None  # when the file was last written; None if it is missing
 
 
 # Decoders' error for a file that does not exist, and so a scan's.
@@ -59,11 +45,7 @@ _NUMBERS = {
 
 
 class FactColumns:
-    """Facts of many files, by place.
-
-    Args:
-        num_files: number of files, at least 0.
-    """
+    """Facts of many files, by place."""
 
     def __init__(self, num_files: int) -> None:
         self.is_done = np.zeros(num_files, dtype=bool)

@@ -98,7 +98,6 @@ def write_shard(path: Path, samples: Sequence[ShardVideo]) -> int:
                 _add_bytes(tar, f"{sample.key}.json", json.dumps(sample.about, sort_keys=True).encode())
                 if sample.label is not None:
                     _add_bytes(tar, f"{sample.key}.cls", str(sample.label).encode())
-
     return path.stat().st_size
 
 
