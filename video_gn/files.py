@@ -181,11 +181,9 @@ class HeldError(Exception):
 
 
 def hold(path: Path, *, wait_seconds: float | None = None) -> IO[str]:
-    """Hold a lock file until the returned file is closed, or this process ends.
+    """Hold a lock file, which names this process, until the returned file is closed, or this process ends.
 
-    Args:
-        path: Lock file, created if missing. This process writes its name into it.
-        wait_seconds: Time to wait for another process; None takes `LEFT_OVER_SECONDS`.
+    Another process is waited for, `LEFT_OVER_SECONDS` by default.
 
     Raises:
         HeldError: another process still holds it.

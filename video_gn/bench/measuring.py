@@ -39,12 +39,7 @@ def timed(action: Callable[[int], object]) -> Callable[[int], float]:
 def side_by_side(contenders: Mapping[str, Callable[[int], float]], rounds: int) -> dict[str, list[float]]:
     """Let contenders take turns, in a changing order, so that a busy machine slows all of them.
 
-    Args:
-        contenders: Each gets the round's number, 0 for the warm-up, and returns the seconds it took.
-        rounds: Rounds that count; the warm-up is one more.
-
-    Returns:
-        For each contender the seconds of each round but the warm-up.
+    Each gets the round's number, 0 for the warm-up, and returns the seconds it took; the warm-up does not count.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)
@@ -86,8 +81,7 @@ def one_thread() -> Iterator[None]:
 def resident_bytes(*, peak: bool = False) -> int | None:
     """Memory of this process in RAM, mapped files included; None if the system has no /proc.
 
-    Args:
-        peak: The highest since the start, or since `reset_peak`.
+    `peak` is the highest since the start, or since `reset_peak`.
     """
     name = "VmHWM:" if peak else "VmRSS:"
     try:

@@ -182,10 +182,7 @@ def ratios(
 ) -> dict[str, dict[str, Any]]:
     """Each contender's figures, and its time and memory divided by those that it is compared with.
 
-    Args:
-        contenders: Contenders that may have figures.
-        summary: name -> "median_ms", "min_ms", "max_ms" of those measured.
-        peaks: name -> bytes; None or without an entry if unknown.
+    `summary` and `peaks` have the figures of those measured by their names.
 
     Returns:
         name -> what the contender is, its figures, `peak_mb`, and `to_batch` (of the same format and precision,

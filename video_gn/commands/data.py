@@ -158,32 +158,22 @@ def _prepare(options: argparse.Namespace) -> int:
         parts = {name: with_raw_videos(part, options.raw) for name, part in parts.items()}
     summaries: list[Any] = []
     with counted("videos") as progress:
+        common: dict[str, Any] = {"overwrite": options.overwrite, "progress": progress}
         if options.copy:
-            for name, part in parts.items():
-                summaries.append(
-                    write_shards(
-                        part,
-                        options.out,
-                        name=name or "videos",
-                        videos_per_shard=options.shards,
-                        overwrite=options.overwrite,
-                        progress=progress,
-                    )
-                )
+            sharding = {"videos_per_shard": options.shards, **common}
+            summaries += [write_shards(p, options.out, name=name or "videos", **sharding) for name, p in parts.items()]
         else:
-            summaries.append(
-                prepare(
-                    parts,
-                    options.out,
-                    short_side_px=options.short_side_px,
-                    key_frame_interval=options.key_frame_interval,
-                    crf=options.crf,
-                    num_workers=options.num_workers,
-                    shards=options.shards,
-                    overwrite=options.overwrite,
-                    progress=progress,
-                )
+            summary = prepare(
+                parts,
+                options.out,
+                short_side_px=options.short_side_px,
+                key_frame_interval=options.key_frame_interval,
+                crf=options.crf,
+                num_workers=options.num_workers,
+                shards=options.shards,
+                **common,
             )
+            summaries.append(summary)
     sys.stdout.write("\n".join(summary.text() for summary in summaries) + "\n")
     return 3 if any(summary.failed for summary in summaries) else 0
 

@@ -16,11 +16,7 @@ _MAX_POINTS = 20
 class ClipCurve:
     """Counts, video by video, how often the mean score of so many clips is right.
 
-    As in `MultiViewAccuracy`, a tie counts against the network.
-
-    Args:
-        num_clips: Clips of a video.
-        num_crops: Crops of a clip. Views lie clip by clip, a clip's crops side by side.
+    As in `MultiViewAccuracy`, a tie counts against the network. Views lie clip by clip, a clip's crops side by side.
     """
 
     def __init__(self, *, num_clips: int, num_crops: int) -> None:

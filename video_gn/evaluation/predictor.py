@@ -106,12 +106,7 @@ class Predictor:
         )
 
     def predict(self, video: str | os.PathLike[str], *, top_k: int = 5, backend: str = "auto") -> dict[str, Any]:
-        """Label one video.
-
-        Args:
-            video: Path of the video.
-            top_k: Number of labels.
-            backend: Decoder, see `video_gn.decoding.open_video`.
+        """Label one video; for the backend see `video_gn.decoding.open_video`.
 
         Returns:
             {"path", "num_frames", "fps", "top": [{"label", "score"}], "clips": [{"start_seconds",

@@ -59,12 +59,8 @@ def write_results(path: str | Path, videos: Iterable[dict[str, Any]], failed: It
     """Write results as json or csv, by the ending of the name, whole or not at all.
 
     The csv has a row for each label of a video (`clip` empty) and of each of its clips, and a row with
-    `reason` for each failed video. Only one entry is in memory at a time.
-
-    Args:
-        path: File to write, .json or .csv.
-        videos: Entries of `video_result`; taken first.
-        failed: {"path", "reason"}.
+    `reason` for each failed video, {"path", "reason"}. Videos, entries of `video_result`, are taken first; only one
+    entry is in memory at a time.
 
     Raises:
         ValueError: for another ending.

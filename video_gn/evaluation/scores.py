@@ -10,12 +10,9 @@ from torch import nn
 
 
 def normalize_clips(frames_NTCHW: torch.Tensor, mean_C: torch.Tensor, std_C: torch.Tensor) -> torch.Tensor:
-    """Turn uint8 frames into the network's input, on their own device.
+    """Turn uint8 frames, in any memory order, into the network's input, on their own device.
 
-    Args:
-        frames_NTCHW: uint8, in any memory order.
-        mean_C: Mean of pixels in [0, 1].
-        std_C: Standard deviation of pixels in [0, 1].
+    `mean_C` and `std_C` are mean and standard deviation of pixels in [0, 1].
 
     Returns:
         (N, C, T, H, W) in channels_last_3d and the mean's dtype, float32 as a rule.
@@ -40,16 +37,10 @@ def score_views(
 
     The views go through the network in chunks that hold views of this video alone, so that the scores do
     not depend on a video's neighbours, the batch size or the number of ranks.
-
-    Args:
-        net: Network in eval mode.
-        frames_KTCHW: uint8, all views of one video.
-        mean_C: Mean of pixels in [0, 1].
-        std_C: Standard deviation of pixels in [0, 1].
-        views_per_forward: Largest number of views at a time, which bounds the device's memory.
+    `views_per_forward` is the largest number of views at a time, which bounds the device's memory.
 
     Returns:
-        float32 (K, Y).
+        float32 (K, Y), for uint8 frames and a network in eval mode; mean and std as in `normalize_clips`.
     """
     # `forward` itself: a compiled call is for training's shapes alone.
     chunks = [

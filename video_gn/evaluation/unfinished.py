@@ -72,11 +72,7 @@ class Unfinished:
         self.directory = directory
 
     def open(self, settings: Mapping[str, Any] | None) -> Kept:
-        """Read what is there; start anew if it was made with other settings.
-
-        Args:
-            settings: What the scores follow from, in plain containers; None always starts anew.
-        """
+        """Read what is there; start anew if it was made with other settings (in plain containers), or with None."""
         about = {"version": _VERSION, "settings": settings, "environment": environment()}
         place = self.directory / "about.json"
         there = _read_json(place)

@@ -142,7 +142,7 @@ def _interleave(sources: Sequence[PartFile], about: About, *, partial: bool) -> 
     readers = [(_read(path), None if listed is None else part.size(listed), path) for part, path in sources]
     number = 0
     while readers:
-        going_on = []
+        unfinished = []
         for reader, wanted, path in readers:
             entry = next(reader, None)
             num_lines = number + (entry is not None)
@@ -154,8 +154,8 @@ def _interleave(sources: Sequence[PartFile], about: About, *, partial: bool) -> 
                 )
             if entry is not None:
                 yield entry
-                going_on.append((reader, wanted, path))
-        readers = going_on
+                unfinished.append((reader, wanted, path))
+        readers = unfinished
         number += 1
 
 

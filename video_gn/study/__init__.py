@@ -44,13 +44,8 @@ def run_study(
 ) -> int:
     """Run `video-gn study`.
 
-    Args:
-        path: File of the study.
-        out: Directory of the study; None is runs/study/<the file's stem>.
-        words: Further settings of every cell, as of fit.
-        cell: "I" or "I/N" runs a part and does not collect; None runs all, then collects.
-        action: "study", "list" or "collect".
-        runner: Runs a cell's commands.
+    `out` is by default runs/study/<the file's stem>, `words` are further settings of every cell, as of fit. `action` is
+    "study", "list" or "collect"; with a `cell`, "I" or "I/N", a study runs a part and does not collect.
 
     Returns:
         0, or 1 if a cell failed.

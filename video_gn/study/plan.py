@@ -61,9 +61,7 @@ class Study:
 def read_study(path: str | os.PathLike[str], words: Sequence[str] = ()) -> Study:
     """Read a study's file and check all that can be checked without data.
 
-    Args:
-        path: File of the study.
-        words: Further settings of every cell, `--KEY VALUE`, as of fit.
+    `words` are further settings of every cell, `--KEY VALUE`, as of fit.
 
     Raises:
         ConfigError: for a file that cannot be read, an unknown or missing key, a value that does not fit, a
