@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from video_gn.errors import CheckpointError
 from video_gn.files import whole_path
 from video_gn.weights.about import CLASSIFIER, KEY, NET_PREFIX
 from video_gn.weights.build import build_net, describe
 from video_gn.weights.files import read_file
-from video_gn.weights.formats import OWN, Source, recognize
+from video_gn.weights.formats import OWN, recognize
 from video_gn.weights.keymaps import KEYMAPS
 from video_gn.weights.named import find_weights
 from video_gn.weights.report import LoadReport
@@ -71,32 +72,19 @@ def convert(
     net, report = build_net(found, layout=layout)
     about = describe(found, net, labels=labels)
     state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
-    if not _has_classifier(found):
+    if not found.has_classifier:
         state = {k: v for k, v in state.items() if not k.startswith(CLASSIFIER)}
-    _write(target, _renamed(state, wanted), about)
+    if wanted == "torchvision":
+        state = {str(KEYMAPS[wanted].to_theirs(name)): tensor for name, tensor in state.items()}
+    _write(target, state, about)
     if target.suffix == ".pth":
         log.warning("%s holds tensors alone: layout, norm, classes, mean and std are not kept in it", target)
     return report
 
 
-def _has_classifier(source: Source) -> bool:
-    return any(ours.startswith(CLASSIFIER) for ours in source.names.values())
-
-
-def _renamed(state: dict[str, torch.Tensor], names: str) -> dict[str, torch.Tensor]:
-    if names != "torchvision":
-        return state
-    table = KEYMAPS["torchvision"]
-    renamed = {table.to_theirs(name): tensor for name, tensor in state.items()}
-    assert None not in renamed
-    return {str(k): v for k, v in renamed.items()}
-
-
 def _write(target: Path, state: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
     with whole_path(target) as part:
         if target.suffix == ".safetensors":
-            from safetensors.torch import save_file
-
             save_file(state, part, metadata={KEY: json.dumps(about)})
         else:
             with part.open("wb") as file:
@@ -107,8 +95,7 @@ def _container(suffix: str, state: dict[str, torch.Tensor], about: dict[str, Any
     if suffix == ".pyth":
         return {"model_state": state, KEY: about}
     if suffix == ".pth":
-        # Flat, as torchvision's: its own loader takes every key for a tensor's. What the network is gets lost here.
-        return dict(state)
+        return dict(state)  # flat, as torchvision's: its own loader takes every key for a tensor's
     return {
         KEY: about,
         "state_dict": {f"{NET_PREFIX}{name}": tensor for name, tensor in state.items()},

@@ -15,7 +15,7 @@ import torch
 
 from video_gn.errors import CheckpointError
 from video_gn.models.tables import BATCH_FAMILY, DEFAULT_NUM_GROUPS, DEPTHS
-from video_gn.weights.about import KEY, STAGES, VIDEO_INPUT, Preprocessing, read_about
+from video_gn.weights.about import CLASSIFIER, KEY, STAGES, VIDEO_INPUT, Preprocessing, read_about
 from video_gn.weights.files import FileContent
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ class Source:
         path: File it was read from.
         container: As in `FileContent`.
         format: One of `keymaps.FORMATS`.
-        title: The format as a person calls it.
         tensors: Name in the file -> tensor, of everything that may be a weight, in the file's order.
         names: Name in the file -> our name, of those that the zoo's table knows.
         ignored: Name in the file -> why it is no weight.
@@ -64,7 +63,6 @@ class Source:
     path: str
     container: str
     format: str
-    title: str
     tensors: dict[str, torch.Tensor]
     names: dict[str, str]
     ignored: dict[str, str]
@@ -90,6 +88,11 @@ class Source:
         """50, 101, 152, or None for other numbers of blocks."""
         return next((depth for depth, blocks in DEPTHS.items() if blocks == self.blocks), None)
 
+    @property
+    def has_classifier(self) -> bool:
+        """Whether any of its tensors is the classifier's."""
+        return any(ours.startswith(CLASSIFIER) for ours in self.names.values())
+
 
 def recognize(content: FileContent, *, format: str = "auto") -> Source:
     """Find out what a file's network is.
@@ -103,7 +106,10 @@ def recognize(content: FileContent, *, format: str = "auto") -> Source:
         ValueError: for an unknown format.
     """
     if format not in ("auto", OWN):
-        _check_format(format)
+        from video_gn.weights.keymaps import FORMATS
+
+        if format not in FORMATS:
+            raise ValueError(f"format must be auto, {', '.join(FORMATS)}, got {format!r}. Choose one of these.")
     state, outside = _find_state(content)
     about = read_about(content) if format in ("auto", OWN) else {}
     if format == OWN and not about:
@@ -136,7 +142,6 @@ def recognize(content: FileContent, *, format: str = "auto") -> Source:
         path=content.path,
         container=content.container,
         format=zoo,
-        title=zoo if about or keymap is None else keymap.title,
         tensors=tensors,
         names=names,
         ignored=ignored,
@@ -169,13 +174,6 @@ def _name_tensors(
         else:
             outside[f"{key} (among the tensors)" if key in outside else key] = _in_words(value)
     return tensors, names, ignored
-
-
-def _check_format(format: str) -> None:
-    from video_gn.weights.keymaps import FORMATS
-
-    if format not in FORMATS:
-        raise ValueError(f"format must be auto, {', '.join(FORMATS)}, got {format!r}. Choose one of these.")
 
 
 def _own_fields(about: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,6 +216,14 @@ def group_rule(net: Mapping[str, Any]) -> tuple[str, int] | None:
     return "groups", int(net.get("num_groups") or DEFAULT_NUM_GROUPS)
 
 
+def rule_in_words(rule: tuple[str, int] | None) -> str:
+    """What `group_rule` returned, such as "32 groups"."""
+    if rule is None:
+        return "none"
+    what, count = rule
+    return f"{count} groups" if what == "groups" else f"{count} channels a group"
+
+
 def _find_state(content: FileContent) -> tuple[dict[str, Any], dict[str, str]]:
     """The network's tensors, and what lies beside them in words."""
     tree = content.content
@@ -227,7 +233,11 @@ def _find_state(content: FileContent) -> tuple[dict[str, Any], dict[str, str]]:
         )
     found = [name for name in _SECTIONS if _has_tensors(tree.get(name))]
     if found:
-        section = found[0] if len(found) == 1 else max(found, key=lambda name: _num_known(tree[name]))
+        section = found[0]
+        if len(found) > 1:
+            from video_gn.weights.zoos import num_known
+
+            section = max(found, key=lambda name: num_known([_WRAPPERS.sub("", str(key)) for key in tree[name]]))
         outside = {str(k): _in_words(v) for k, v in tree.items() if k != section}
         return {str(k): v for k, v in tree[section].items()}, outside
     if not any(isinstance(v, torch.Tensor) for v in tree.values()):
@@ -241,12 +251,6 @@ def _find_state(content: FileContent) -> tuple[dict[str, Any], dict[str, str]]:
 
 def _has_tensors(value: Any) -> bool:
     return isinstance(value, Mapping) and any(isinstance(v, torch.Tensor) for v in value.values())
-
-
-def _num_known(state: Mapping[Any, Any]) -> int:
-    from video_gn.weights.zoos import num_known
-
-    return num_known([_WRAPPERS.sub("", str(key)) for key in state])
 
 
 def _count_blocks(shapes: Mapping[str, Sequence[int]], stage: str) -> int:

@@ -8,7 +8,8 @@ from typing import Any
 
 from video_gn.weights.about import UNKNOWN
 from video_gn.weights.files import read_file
-from video_gn.weights.formats import Source, norm_family, recognize
+from video_gn.weights.formats import Source, norm_family, recognize, rule_in_words
+from video_gn.weights.keymaps import KEYMAPS
 from video_gn.weights.named import find_weights
 from video_gn.weights.report import printable
 from video_gn.weights.zoos import other_network
@@ -39,11 +40,12 @@ def inspect(path: str | Path, *, format: str = "auto", tensors: bool = False) ->
 
 def _rows(source: Source) -> list[tuple[str, str]]:
     pixels = source.preprocessing
+    title = KEYMAPS[source.format].title if source.format in KEYMAPS else source.format
     classes = "none" if source.num_classes is None else str(source.num_classes)
     if source.classes:
         classes += f": {', '.join(source.classes[:4])}{', ...' if len(source.classes) > 4 else ''}"
     rows = [
-        ("format", f"{source.title} ({source.format})"),
+        ("format", f"{title} ({source.format})"),
         ("container", source.container),
         ("tensors", _tensors(source)),
         ("network", _network(source)),
@@ -87,8 +89,7 @@ def _norms(source: Source) -> str:
         return "scale and shift alone: Group Norm, or Batch Norm folded into them"
     if source.groups is None:
         return f"{source.norm} (number of groups unknown)" if norm_family(source.norm) == "group" else source.norm
-    what, count = source.groups
-    return f"{source.norm}, {count} {'groups' if what == 'groups' else 'channels a group'}"
+    return f"{source.norm}, {rule_in_words(source.groups)}"
 
 
 def _numbers(values: Any) -> str:

@@ -17,7 +17,7 @@ from video_gn.checks import check_choice
 from video_gn.errors import CheckpointError
 from video_gn.weights.about import CLASSIFIER, UNKNOWN
 from video_gn.weights.files import read_file
-from video_gn.weights.formats import Source, group_rule, norm_family, recognize
+from video_gn.weights.formats import Source, group_rule, norm_family, recognize, rule_in_words
 from video_gn.weights.named import find_weights
 from video_gn.weights.report import DROPPED, MISSHAPEN, TAKEN, UNEXPECTED, UNFIT, Entry, Left, LoadReport, printable
 
@@ -160,11 +160,8 @@ class _Plan:
             if there is not None and there != net[name]:
                 return f"is of another network ({name}: {there} there, {net[name]} here). Set model.net.{name} {there}"
         if source.layout not in (None, net["layout"]) and layout_mismatch == "error":
-            bare = (
-                " (a bare state_dict() of such a network does not say its own)"
-                if source.format == "pytorchvideo"
-                else ""
-            )
+            is_bare = source.format == "pytorchvideo"
+            bare = " (a bare state_dict() of such a network does not say its own)" if is_bare else ""
             return (
                 f"needs layout {source.layout!r}, the network has {net['layout']!r}{bare}. Set the net's layout, "
                 "or layout_mismatch to 'allow' to take the weights all the same"
@@ -177,23 +174,25 @@ class _Plan:
 
     def _entry(self, key: str, tensor: torch.Tensor) -> Entry:
         target = self.source.names.get(key)
-        shape = tuple(tensor.shape)
+
+        def refused(status: str, reason: str) -> Entry:
+            return Entry(key, target, status, shape=tuple(tensor.shape), reason=reason)
+
         matching = {p for p in self.ignore if fnmatch.fnmatchcase(key, p)}
         if matching:
             self.used_patterns |= matching
             self.ignored_targets.add(target)
-            return Entry(key, target, DROPPED, shape=shape, reason="ignored as asked")
+            return refused(DROPPED, "ignored as asked")
         if target is not None and self.drops_norms and _is_norm_name(target):
-            return Entry(key, target, DROPPED, shape=shape, reason=f"norm_mismatch is 'reinit': {self.norm_differs}")
+            return refused(DROPPED, f"norm_mismatch is 'reinit': {self.norm_differs}")
         if target is None or target not in self.state:
-            return Entry(key, target, UNEXPECTED, shape=shape, reason="the network has no place for it")
+            return refused(UNEXPECTED, "the network has no place for it")
         if target.startswith(CLASSIFIER) and self.classifier_reason is not None:
-            return Entry(key, target, DROPPED, shape=shape, reason=self.classifier_reason)
+            return refused(DROPPED, self.classifier_reason)
         if target in self.taken_from:
-            reason = f"means the same tensor as {self.taken_from[target]}"
-            return Entry(key, target, UNEXPECTED, shape=shape, reason=reason)
-        if target.endswith("num_batches_tracked") and self._counts_own_steps:
-            return Entry(key, target, DROPPED, shape=shape, reason=_OWN_STEPS)
+            return refused(UNEXPECTED, f"means the same tensor as {self.taken_from[target]}")
+        if target.endswith("num_batches_tracked") and self.arguments["norm"] == "batch_renorm" != self.source.norm:
+            return refused(DROPPED, _OWN_STEPS)
         self.taken_from[target] = key
         return self._fit(key, target, tensor)
 
@@ -211,20 +210,18 @@ class _Plan:
         if shape != wanted and not inflates and not reshapes:
             reason = f"has shape {shape}, the network's {target} {wanted}"
             return Entry(key, target, MISSHAPEN, shape=shape, reason=reason)
-        dtype, wanted_dtype = tensor.dtype, self.state[target].dtype
-        if dtype != wanted_dtype and not is_count:
-            changes.append(f"converted from {str(dtype).removeprefix('torch.')}")
-            tensor = tensor.to(wanted_dtype)
+        dtype = self.state[target].dtype
+        if tensor.dtype != dtype and not is_count:
+            changes.append(f"converted from {str(tensor.dtype).removeprefix('torch.')}")
+            tensor = tensor.to(dtype)
         if not is_count and not _all_finite(tensor):
-            reason = f"has values that are not finite (NaN or infinite) in {str(wanted_dtype).removeprefix('torch.')}"
+            reason = f"has values that are not finite (NaN or infinite) in {str(dtype).removeprefix('torch.')}"
             return Entry(key, target, UNFIT, shape=shape, reason=reason)
         if target.endswith("running_var") and bool((tensor < 0).any()):
             return Entry(key, target, UNFIT, shape=shape, reason="is a variance below 0")
         if inflates:
-            from video_gn.weights.inflate import inflate_weight
-
             changes.append("inflated")
-            tensor = inflate_weight(tensor, wanted[2])
+            tensor = _inflate(tensor, wanted[2])
         if reshapes:
             changes.append("reshaped")
             tensor = tensor.reshape(wanted)
@@ -273,17 +270,16 @@ class _Plan:
             return Left(name, "left", "norm_mismatch is 'reinit': the network's own initial value")
         if name.startswith(CLASSIFIER) and self.classifier_reason is not None:
             return Left(name, "left", f"a fresh classifier, since {self.classifier_reason}")
-        if name.startswith(CLASSIFIER) and self.source.num_classes is None and not self._has_classifier():
+        if name.startswith(CLASSIFIER) and not self.source.has_classifier:
             return Left(name, "left", "a fresh classifier: the file has none")
         if name.endswith("num_batches_tracked"):
             own = self.arguments["norm"] == "batch_renorm"
             return Left(name, "left", _OWN_STEPS if own else "a count that nothing but a cumulative average reads")
         if self.is_affine and name.endswith(("running_mean", "running_var")):
-            mean = name.endswith("running_mean")
             # With mean 0 and variance 1 - eps a Batch Norm is its scale and shift alone.
-            value = 0.0 if mean else 1.0 - float(self.arguments["norm_eps"])
+            value, words = (0.0, "0") if name.endswith("mean") else (1.0 - float(self.arguments["norm_eps"]), "1 - eps")
             self.new[name] = torch.full_like(self.state[name], value, device="cpu")
-            return Left(name, "set", f"to {'0' if mean else '1 - eps'}: the file's norms are a scale and a shift alone")
+            return Left(name, "set", f"to {words}: the file's norms are a scale and a shift alone")
         return Left(name, "missing", "is missing in the file")
 
     @property
@@ -291,13 +287,6 @@ class _Plan:
         """Whether the file's norms are taken as Batch Norms that were folded into scale and shift."""
         folded = self.source.affine or self.source.norm == UNKNOWN
         return folded and norm_family(self.arguments["norm"]) == "batch"
-
-    @property
-    def _counts_own_steps(self) -> bool:
-        return bool(self.arguments["norm"] == "batch_renorm" != self.source.norm)
-
-    def _has_classifier(self) -> bool:
-        return any(t.startswith(CLASSIFIER) for t in self.source.names.values())
 
     def _notes(self) -> list[str]:
         source, net, notes = self.source, self.arguments, []
@@ -313,15 +302,11 @@ class _Plan:
                 "would normalize by the batch's statistics, which the file's weights have not seen"
             )
         elif source.groups is None and norm_family(source.norm) == "group" and not (self.is_affine or self.drops_norms):
-            notes.append(
-                f"the file does not say the groups of its norms; the network has {_rule_in_words(group_rule(net))}"
-            )
+            rule = rule_in_words(group_rule(net))
+            notes.append(f"the file does not say the groups of its norms; the network has {rule}")
         if source.layout is None and not source.is_2d:
-            zoos = (
-                "'nonlocal' for Non-local's models, 'slowfast' for SlowFast's zoo; "
-                if source.format == "caffe2"
-                else ""
-            )
+            hint = "'nonlocal' for Non-local's models, 'slowfast' for SlowFast's zoo; "
+            zoos = hint if source.format == "caffe2" else ""
             notes.append(f"the file does not say its layout: {zoos}the network has {net['layout']!r}")
         unused = [p for p in self.ignore if p not in self.used_patterns]
         if unused:
@@ -338,15 +323,8 @@ def _norm_difference(source: Source, net: Mapping[str, Any]) -> str | None:
         return f"its norms are {source.norm!r}, the network's {here!r}"
     rule = group_rule(net)
     if source.groups is not None and source.groups != rule:
-        return f"its norms have {_rule_in_words(source.groups)}, the network's {_rule_in_words(rule)}"
+        return f"its norms have {rule_in_words(source.groups)}, the network's {rule_in_words(rule)}"
     return None
-
-
-def _rule_in_words(rule: tuple[str, int] | None) -> str:
-    if rule is None:
-        return "none"
-    what, count = rule
-    return f"{count} groups" if what == "groups" else f"{count} channels a group"
 
 
 def _is_norm_name(name: str) -> bool:
@@ -368,17 +346,30 @@ def _all_finite(tensor: torch.Tensor) -> bool:
     return bool(torch.isfinite(tensor.sum(dtype=torch.float32))) or bool(torch.isfinite(tensor).all())
 
 
+def _inflate(weight_OIHW: torch.Tensor, num_frames: int) -> torch.Tensor:
+    """(O, I, H, W) -> (O, I, T, H, W): the weight of every frame is the 2-D weight divided by their number.
+
+    On a video whose frames are all the same picture the result then gives the 2-D convolution's output (but for the
+    frames that padding in time reaches). Source: Carreira & Zisserman 2017 (arXiv:1705.07750), section 2.2;
+    video-nonlocal-net's initialization.
+    """
+    weight_OITHW = weight_OIHW.unsqueeze(2)
+    if num_frames == 1:
+        return weight_OITHW
+    return (weight_OITHW / num_frames).expand(-1, -1, num_frames, -1, -1).contiguous()
+
+
 def _without_ones(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
     """(400, 2048, 1, 1, 1) -> (400, 2048)."""
     return shape[:rank] if all(n == 1 for n in shape[rank:]) else shape
 
 
 def _error(source: Source, report: LoadReport, wrong: str | None) -> CheckpointError:
+    if wrong is not None:
+        return CheckpointError(printable(f"{source.path}: {wrong}"), report=report)
     problems = report.problems
-    lines = [f"{source.path}: {wrong}"] if wrong else [f"{source.path}: does not fit the network ({source.format})"]
-    if wrong is None:
-        lines += [f"  {p}" for p in problems[:_LISTED]]
-        if len(problems) > _LISTED:
-            lines.append(f"  and {len(problems) - _LISTED} more")
-        lines.append("Check depth, norm and format; names in the file that should be left out go into `ignore`.")
+    lines = [f"{source.path}: does not fit the network ({source.format})", *(f"  {p}" for p in problems[:_LISTED])]
+    if len(problems) > _LISTED:
+        lines.append(f"  and {len(problems) - _LISTED} more")
+    lines.append("Check depth, norm and format; names in the file that should be left out go into `ignore`.")
     return CheckpointError(printable("\n".join(lines)), report=report)
