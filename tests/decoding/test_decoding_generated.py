@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from decoding_cases import CASES, NUM_FRAMES, VARIABLE, Case
+from decoding_cases import CASES, NUM_FRAMES, TORCHCODEC, VARIABLE, Case, assert_same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from media import read_number, read_numbers, write_numbered_video
-from test_decoding_torchcodec import TORCHCODEC, assert_same
 
 from video_gn.decoding import open_video
 from video_gn.decoding._pyav import PyAVReader

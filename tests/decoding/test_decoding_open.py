@@ -13,8 +13,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from decoding_cases import TORCHCODEC
 from media import numbered_frame, read_number, read_numbers, write_numbered_video
-from test_decoding_torchcodec import TORCHCODEC
 
 from video_gn import decoding
 from video_gn.decoding import VideoReader, open_video

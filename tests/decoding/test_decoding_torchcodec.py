@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from decoding_cases import assert_same
 from media import decode_in_order, read_numbers, write_numbered_video
 from places import REAL_VIDEOS
 
@@ -25,7 +26,6 @@ from video_gn.decoding.libraries import import_torchcodec
 from video_gn.errors import DecodeError
 
 needs_torchcodec = pytest.mark.needs_torchcodec
-TORCHCODEC = pytest.param("torchcodec", marks=needs_torchcodec)
 
 _TABLE = REAL_VIDEOS / "files.csv"
 ROWS = list(csv.DictReader(_TABLE.open(encoding="utf-8"))) if _TABLE.is_file() else [{"path": "none"}]
@@ -68,19 +68,6 @@ REFUSES = {
     "odd/sample_edit_list.mp4": r"an edit list hides frames",
     "odd/truncated_faststart_60pct.mp4": r"packets of it are damaged",
 }
-
-
-def assert_same(frames: np.ndarray, expected: np.ndarray, pix_fmt: str) -> None:
-    """What PyAV gives, as near as another version of FFmpeg comes.
-
-    8 bits: some inverse transforms (MPEG-4's) differ by 2 levels. More than 8: the conversion is another one.
-    """
-    assert frames.shape == expected.shape
-    difference = np.abs(frames.astype(np.int16) - expected.astype(np.int16))
-    if "10le" in pix_fmt:
-        assert difference.mean() <= 1
-    else:
-        assert difference.max() <= 2
 
 
 @needs_torchcodec

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+from plain_resume import assert_equals_the_whole_run, fit_words, steps_of
 from runs import run, start
-from test_resume import assert_equals_the_whole_run, fit_words, steps_of
 
 KILLS = int(os.environ.get("VIDEO_GN_KILLS", "3"))
 

@@ -7,22 +7,26 @@ import signal
 
 import pytest
 import torch
-from runs import TINY, free_port, run, start
-from test_exact_resume import (  # noqa: F401 - whole is a fixture
+from resuming import (
     STEPS,
     assert_equal_end,
     assert_goes_on_like,
     lines_of,
-    runs_of,
     steps_done,
     stop,
-    whole,
+    whole_training,
     words,
 )
+from runs import TINY, free_port, run, runs_of, start
 
 STOPS = int(os.environ.get("VIDEO_GN_KILLS", "3"))
 # What a stopped training tells, once.
 TIMES = r"^SIG(?:TERM|USR1): \d+\.\d\d s to the step's end, \d+\.\d\d s to save$"
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_videos, tmp_path_factory):
+    return whole_training(tiny_videos, tmp_path_factory)
 
 
 @pytest.mark.slow
@@ -37,7 +41,7 @@ TIMES = r"^SIG(?:TERM|USR1): \d+\.\d\d s to the step's end, \d+\.\d\d s to save$
     ],
     ids=["before a validation", "in a validation", "at an epoch's end"],
 )
-def test_where_no_checkpoint_may_be_taken(tiny_videos, tmp_path, whole, pattern, after, saved):  # noqa: F811
+def test_where_no_checkpoint_may_be_taken(tiny_videos, tmp_path, whole, pattern, after, saved):
     hooks, log = tmp_path / "hooks.txt", tmp_path / "log.txt"
     process = start(words(tiny_videos, tmp_path, pause=0.05), tmp_path, log)
     assert stop(process, hooks, log, pattern, 1, signal.SIGTERM) == 143
@@ -53,7 +57,7 @@ def test_where_no_checkpoint_may_be_taken(tiny_videos, tmp_path, whole, pattern,
 
 
 @pytest.mark.slow
-def test_at_any_moment_again_and_again(tiny_videos, tmp_path, whole):  # noqa: F811
+def test_at_any_moment_again_and_again(tiny_videos, tmp_path, whole):
     rng = random.Random(0)
     hooks, log = tmp_path / "hooks.txt", tmp_path / "log.txt"
     stopped = 0

@@ -7,34 +7,13 @@ import time
 
 import pytest
 import torch
-from runs import TINY, run, start
+from plain_resume import BATCHES, EPOCHS, assert_equals_the_whole_run, fit_words, steps_of, weights
+from runs import run, start
 from small import assert_same
 
 from video_gn.run.metrics_file import read_metrics
 
 KILLS = int(os.environ.get("VIDEO_GN_KILLS", "6"))
-EPOCHS, BATCHES = 6, 5
-
-
-def fit_words(videos, tmp_path, *more):
-    return [
-        "fit",
-        *TINY,
-        f"--data.train={videos}",
-        f"--run_dir={tmp_path / 'run'}",
-        f"--trainer.max_epochs={EPOCHS}",
-        f"--trainer.limit_train_batches={BATCHES}",
-        "--trainer.limit_val_batches=2",
-        "--checkpoint.every_n_steps=2",
-        "--trainer.callbacks+=runs.StepLog",
-        f"--trainer.callbacks.path={tmp_path / 'steps.txt'}",
-        *more,
-    ]
-
-
-def weights(path):
-    content = torch.load(path, weights_only=True)
-    return content["state_dict"], content["optimizer_states"], content["global_step"]
 
 
 @pytest.fixture(scope="module")
@@ -43,28 +22,6 @@ def whole(tiny_videos, tmp_path_factory):
     status, printed = run(fit_words(tiny_videos, path), path)
     assert status == 0, printed
     return path
-
-
-def steps_of(path):
-    """Per start of a run: its first step, and the lines of the steps that it executed."""
-    starts = []
-    for line in (path / "steps.txt").read_text().splitlines():
-        if line.startswith("start"):
-            starts.append((int(line.split()[1]), []))
-        elif line.startswith("step"):
-            starts[-1][1].append(line)
-    return starts
-
-
-def assert_equals_the_whole_run(path, whole):
-    assert_same(weights(path / "run/checkpoints/last.ckpt"), weights(whole / "run/checkpoints/last.ckpt"))
-    assert_same(weights(path / "run/checkpoints/best.ckpt"), weights(whole / "run/checkpoints/best.ckpt"))
-    assert (path / "run/metrics.csv").read_text() == (whole / "run/metrics.csv").read_text()
-    wanted = {line.split()[1]: line for line in steps_of(whole)[0][1]}
-    for _, lines in steps_of(path):
-        for line in lines:
-            assert line == wanted[line.split()[1]], "a step after a resume must see the same videos and loss"
-    assert not list((path / "run/checkpoints").glob(".*"))
 
 
 def test_the_uninterrupted_run(whole):

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 import torchruns
+from resuming import assert_goes_on_like, lines_of, steps_done, without_saves
 from runs import TINY, children, free_port, runs_of
 from small import assert_same
-from test_exact_resume import assert_goes_on_like, lines_of, steps_done, without_saves
 
 from video_gn.errors import ConfigError
 from video_gn.run import torchrun as launch

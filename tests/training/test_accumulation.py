@@ -4,31 +4,12 @@ import sys
 
 import pytest
 import torch
-from lightning import Callback, Trainer
+from gradients import Gradients, batches, difference
+from lightning import Trainer
 from small import still_module
 from torch.utils.data import DataLoader
 
-from video_gn.clips import ClipBatch
 from video_gn.models import i3d
-
-
-class Gradients(Callback):
-    """Keeps what each optimizer step would use."""
-
-    def __init__(self):
-        self.steps = []
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        self.steps.append(torch.cat([p.grad.flatten() for p in pl_module.parameters()]))
-
-
-def batches(num_clips, size):
-    """The same clips, in batches of `size`."""
-    generator = torch.Generator().manual_seed(0)
-    frames = torch.randint(0, 256, (num_clips, 1, 8, 3, 40, 40), dtype=torch.uint8, generator=generator)
-    ids = torch.arange(num_clips)
-    rows = ids.split(size)
-    return [ClipBatch(frames[row], ids[row] % 5, ids[row]) for row in rows]
 
 
 def gradients(norm, num_clips, size, accumulate, *, dtype=torch.float64):
@@ -47,10 +28,6 @@ def gradients(norm, num_clips, size, accumulate, *, dtype=torch.float64):
     )
     trainer.fit(module, DataLoader(batches(num_clips, size), batch_size=None, shuffle=False))
     return kept.steps
-
-
-def difference(one, other):
-    return float((one - other).norm() / other.norm())
 
 
 def test_group_norm_accumulates_exactly(capsys):

@@ -5,10 +5,10 @@ import warnings
 
 import pytest
 import torch
+from gradients import Gradients, batches, difference
 from lightning import Trainer
 from runs import play_together
 from small import still_module
-from test_accumulation import Gradients, batches, difference
 from torch.utils.data import DataLoader
 
 from video_gn.errors import ConfigError
