@@ -113,7 +113,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(tiny_videos, tm
     names = ", ".join(poison.batches_seen[2])
     assert text.startswith(
         "step 3 (epoch 0, learning rate 0.0001): the loss is not finite; the first output that is not is of "
-        f"net.{BAD}. Since the last step: process 0, batch 2, loss nan: {names}. The step was not taken."
+        f"net.{BAD}. Since the last step: rank 0, batch 2, loss nan: {names}. The step was not taken."
     )
     assert "guard.action" in text
     assert sorted(p.name for p in tmp_path.glob("*.ckpt")) == ["last.ckpt", "step-00000001.ckpt", "step-00000002.ckpt"]
@@ -138,7 +138,7 @@ def test_all_batches_of_an_accumulated_step_are_named(tiny_videos, tmp_path):
     text = str(found.value)
     for batch_idx, loss in ((2, r"[01]\.\d+"), (3, "nan")):
         names = re.escape(", ".join(poison.batches_seen[batch_idx]))
-        assert re.search(rf"process 0, batch {batch_idx}, loss {loss}: {names}", text), text
+        assert re.search(rf"rank 0, batch {batch_idx}, loss {loss}: {names}", text), text
     assert f"of net.{BAD}." in text
     assert "batch 1," not in text
 
@@ -174,12 +174,12 @@ def test_a_skipped_step_leaves_everything_as_it_was(tiny_videos, tmp_path, norm,
             assert torch.equal(a, b)
     assert not all(torch.equal(a, b) for a, b in zip(poison.states[3], poison.states[4], strict=True))
     assert all(bool(v.isfinite().all()) for v in poison.states[4])
-    assert len({poison.rates[step] for step in range(4)}) == 4, "the schedule goes on"
+    assert len({poison.rates[step] for step in range(4)}) == 4, "the schedule advances"
     assert guard.num_skipped == 2
     assert caplog.text.count("The step is skipped; 1 so far") == 1
     assert "The step is skipped; 2 so far" in caplog.text
     assert is_finite(tmp_path / "last.ckpt")
-    # A run that goes on counts on.
+    # A resumed run counts on.
     again = NonFiniteGuard("skip", max_skipped=2)
     with pytest.raises(RunError, match=r"3 steps had to be skipped, more than guard\.max_skipped = 2 allows"):
         fit(
@@ -188,7 +188,7 @@ def test_a_skipped_step_leaves_everything_as_it_was(tiny_videos, tmp_path, norm,
         )  # fmt: skip
 
 
-def test_the_ceiling_of_none(tiny_videos, tmp_path):
+def test_no_step_may_be_skipped(tiny_videos, tmp_path):
     with pytest.raises(RunError, match=r"1 steps had to be skipped, more than guard\.max_skipped = 0 allows"):
         fit(tiny_videos, tmp_path, NonFiniteGuard("skip", 0), Poison({0}))
 
@@ -334,7 +334,7 @@ def work(rank, path):
         distributed.destroy_process_group()
 
 
-def test_all_processes_decide_alike(tmp_path):
+def test_all_ranks_decide_alike(tmp_path):
     context = multiprocessing.get_context("fork")  # nothing to import again
     processes = [context.Process(target=work, args=(rank, str(tmp_path))) for rank in range(2)]
     for process in processes:
@@ -345,7 +345,7 @@ def test_all_processes_decide_alike(tmp_path):
     one, two = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert one == two
     assert one[1] == ""
-    lines = "process 0, batch 7, loss 1.5: 0.mp4, 5.mp4; process 1, batch 7, loss {}: 1.mp4, 6.mp4."
+    lines = "rank 0, batch 7, loss 1.5: 0.mp4, 5.mp4; rank 1, batch 7, loss {}: 1.mp4, 6.mp4."
     assert one[0].startswith("step 5 (epoch 1, learning rate 0.5): the loss is not finite, while every")
     assert lines.format("inf") in one[0]
     assert "the first one on the way back being that of weight" in one[2]

@@ -47,7 +47,7 @@ def test_names_are_the_tables():
 @pytest.mark.parametrize("kind", NORMS)
 def test_groups_hold_every_parameter_once_for_every_kind(kind):
     net = tiny_net(kind)
-    decay, norm = parameter_groups(net, weight_decay=0.1, norm_weight_decay=0.2, is_norm=is_norm)
+    decay, norm = parameter_groups(net, weight_decay=0.1, norm_weight_decay=0.2)
     assert (decay["name"], decay["weight_decay"]) == ("decay", 0.1)
     assert (norm["name"], norm["weight_decay"]) == ("norm", 0.2)
     assert [id(p) for p in decay["params"]] == [id(net[0].weight), id(net[3].weight), id(net[3].bias)]
@@ -58,12 +58,12 @@ def test_shared_parameters_come_once():
     net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.LayerNorm(2), nn.LayerNorm(2))
     net[1].weight = net[0].weight
     net[3].weight = net[2].weight
-    groups = parameter_groups(net, weight_decay=0, norm_weight_decay=0, is_norm=is_norm)
+    groups = parameter_groups(net, weight_decay=0, norm_weight_decay=0)
     assert [len(group["params"]) for group in groups] == [3, 3]
 
 
 def test_a_net_without_norms_has_both_groups():
-    optimizer = build_optimizer(nn.Linear(2, 2), OptimizerConfig(), global_batch_size=64, is_norm=is_norm)
+    optimizer = build_optimizer(nn.Linear(2, 2), OptimizerConfig(), global_batch_size=64)
     assert [(g["name"], len(g["params"])) for g in optimizer.param_groups] == [("decay", 2), ("norm", 0)]
 
 
@@ -77,7 +77,7 @@ def test_linear_rule():
 def test_sgd_takes_nesterovs_step():
     net = nn.Sequential(nn.Linear(1, 1, bias=False), nn.LayerNorm(1, bias=False)).double()
     config = OptimizerConfig(lr=0.2, reference_batch_size=64, momentum=0.9, weight_decay=0.1, norm_weight_decay=0.0)
-    optimizer = build_optimizer(net, config, global_batch_size=32, is_norm=is_norm)
+    optimizer = build_optimizer(net, config, global_batch_size=32)
     weights, velocities, decays = [3.0, 1.0], [0.0, 0.0], [0.1, 0.0]
     parameters = [net[0].weight, net[1].weight]
     parameters[0].data.fill_(3.0)
@@ -109,7 +109,7 @@ DEPTHS = {6: 0, 5: 1, 4: 2, 3: 3, 1: 4, 0: 5}
 def test_rates_fall_with_depth(norm):
     net = small_net(norm)
     config = OptimizerConfig(lr=0.08, layer_decay=0.75, weight_decay=0.1, norm_weight_decay=0.2)
-    optimizer = build_optimizer(net, config, global_batch_size=32, is_norm=is_norm)
+    optimizer = build_optimizer(net, config, global_batch_size=32)
     expected = [f"{kind} of blocks.{index}" for index in DEPTHS for kind in ("decay", "norm")]
     assert [group["name"] for group in optimizer.param_groups] == expected
     modules = dict(net.named_modules())
@@ -127,7 +127,7 @@ def test_rates_fall_with_depth(norm):
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_a_layer_decay_of_1_makes_the_two_groups_that_checkpoints_have(name):
     net = small_net()
-    optimizer = build_optimizer(net, OptimizerConfig(name, layer_decay=1.0), global_batch_size=64, is_norm=is_norm)
+    optimizer = build_optimizer(net, OptimizerConfig(name, layer_decay=1.0), global_batch_size=64)
     assert [group["name"] for group in optimizer.param_groups] == ["decay", "norm"]
     assert [len(group["params"]) for group in optimizer.param_groups] == [55, 106]
     assert "lr_scale" not in optimizer.param_groups[0]
@@ -136,7 +136,7 @@ def test_a_layer_decay_of_1_makes_the_two_groups_that_checkpoints_have(name):
 def test_each_depth_takes_its_own_step():
     net = small_net(dropout=0.0)
     config = OptimizerConfig(lr=0.1, momentum=0.0, nesterov=False, weight_decay=0.0, layer_decay=0.5)
-    optimizer = build_optimizer(net, config, global_batch_size=64, is_norm=is_norm)
+    optimizer = build_optimizer(net, config, global_batch_size=64)
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
     for p in net.parameters():
         p.grad = torch.ones_like(p)
@@ -150,7 +150,7 @@ def test_each_depth_takes_its_own_step():
 def test_other_networks_have_no_depths(net):
     message = r"net must be an I3D, whose blocks are stem, res2, .*, for {}, got \w+\. Leave model\.optimizer\.{} out"
     with pytest.raises(ValueError, match=message.format("layer_decay", "layer_decay")):
-        parameter_groups(net, weight_decay=0, norm_weight_decay=0, is_norm=is_norm, layer_decay=0.5)
+        parameter_groups(net, weight_decay=0, norm_weight_decay=0, layer_decay=0.5)
     with pytest.raises(ValueError, match=message.format("frozen_stages", "frozen_stages")):
         freeze_stages(net, 1)
 
@@ -159,7 +159,7 @@ def test_parameters_beside_the_blocks_have_no_depth():
     net = small_net()
     net.extra = nn.Linear(1, 1)
     with pytest.raises(ValueError, match="net must be an I3D"):
-        parameter_groups(net, weight_decay=0, norm_weight_decay=0, is_norm=is_norm, layer_decay=0.5)
+        parameter_groups(net, weight_decay=0, norm_weight_decay=0, layer_decay=0.5)
 
 
 # ---- frozen stages ------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def test_frozen_stages_are_the_first(num_stages):
 def test_frozen_stages_stay_bit_for_bit(norm, settings):
     net = small_net(norm, dropout=0.0, drop_path=0.5)
     config = OptimizerConfig(lr=0.1, weight_decay=0.5, norm_weight_decay=0.5, frozen_stages=2, **settings)
-    optimizer = build_optimizer(net, config, global_batch_size=64, is_norm=is_norm)
+    optimizer = build_optimizer(net, config, global_batch_size=64)
 
     def step():
         optimizer.zero_grad(set_to_none=False)  # a gradient of zeros would still decay weights
@@ -218,7 +218,7 @@ def test_adamw_takes_its_step():
     """Loshchilov & Hutter 2019 (arXiv:1711.05101), Algorithm 2, by hand."""
     net = nn.Sequential(nn.Linear(1, 1, bias=False), nn.LayerNorm(1, bias=False)).double()
     config = OptimizerConfig("adamw", lr=0.2, beta1=0.8, beta2=0.9, eps=0.01, weight_decay=0.1, norm_weight_decay=0.0)
-    optimizer = build_optimizer(net, config, global_batch_size=32, is_norm=is_norm)
+    optimizer = build_optimizer(net, config, global_batch_size=32)
     weights, means, squares, decays = [3.0, 1.0], [0.0, 0.0], [0.0, 0.0], [0.1, 0.0]
     parameters = [net[0].weight, net[1].weight]
     parameters[0].data.fill_(3.0)
@@ -239,7 +239,7 @@ def test_adamw_resumes_with_the_configs_settings(settings, caplog):
     def built(**changes):
         net = small_net()
         config = OptimizerConfig("adamw", **{**settings, **changes})
-        optimizer = build_optimizer(net, config, global_batch_size=64, is_norm=is_norm)
+        optimizer = build_optimizer(net, config, global_batch_size=64)
         for p in net.parameters():
             p.grad = torch.ones_like(p)
         return optimizer
@@ -264,7 +264,7 @@ def test_adamw_resumes_with_the_configs_settings(settings, caplog):
 
 def test_a_state_of_another_kind_or_of_other_groups_is_refused():
     def built(**settings):
-        return build_optimizer(small_net(), OptimizerConfig(**settings), global_batch_size=64, is_norm=is_norm)
+        return build_optimizer(small_net(), OptimizerConfig(**settings), global_batch_size=64)
 
     sgd, adamw, deep = built().state_dict(), built(name="adamw").state_dict(), built(layer_decay=0.5).state_dict()
     message = (
@@ -352,4 +352,4 @@ def test_batch_size_errors(name):
 
 def test_a_net_without_parameters():
     with pytest.raises(ValueError, match="net must have parameters, got ReLU with none"):
-        parameter_groups(nn.ReLU(), weight_decay=0, norm_weight_decay=0, is_norm=is_norm)
+        parameter_groups(nn.ReLU(), weight_decay=0, norm_weight_decay=0)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
 
 from video_gn.models import i3d
-from video_gn.models.norms import is_norm, make_norm
+from video_gn.models.norms import make_norm
 from video_gn.training.optimizer import OptimizerConfig, build_optimizer
 from video_gn.training.schedule import SCHEDULES, ScheduleConfig, build_scheduler, lr_factor
 
@@ -30,7 +30,7 @@ def tiny_net(kind="batch"):
 
 def built(schedule=DEFAULT, *, net=None, steps_per_epoch=3, total_steps=12, batch=64, **settings):
     net = net if net is not None else tiny_net()
-    optimizer = build_optimizer(net, OptimizerConfig(**settings), global_batch_size=batch, is_norm=is_norm)
+    optimizer = build_optimizer(net, OptimizerConfig(**settings), global_batch_size=batch)
     return optimizer, build_scheduler(optimizer, schedule, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
 
 
@@ -266,8 +266,8 @@ def test_rates_of_a_layer_decay_follow_the_schedule_and_resume():
 
 
 def test_resume_without_a_schedule_uses_the_configs_rate():
-    state = build_optimizer(tiny_net(), OptimizerConfig(lr=1.0), global_batch_size=64, is_norm=is_norm).state_dict()
-    optimizer = build_optimizer(tiny_net(), OptimizerConfig(lr=0.5), global_batch_size=64, is_norm=is_norm)
+    state = build_optimizer(tiny_net(), OptimizerConfig(lr=1.0), global_batch_size=64).state_dict()
+    optimizer = build_optimizer(tiny_net(), OptimizerConfig(lr=0.5), global_batch_size=64)
     optimizer.load_state_dict(state)
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]
 
@@ -352,7 +352,7 @@ def test_a_schedule_that_the_run_ends_before_is_refused(schedule, message):
     with pytest.raises(ValueError, match=message) as caught:
         built(schedule)
     assert "train for longer (trainer.max_epochs, trainer.max_steps)" in str(caught.value)
-    optimizer = build_optimizer(tiny_net(), OptimizerConfig(), global_batch_size=64, is_norm=is_norm)
+    optimizer = build_optimizer(tiny_net(), OptimizerConfig(), global_batch_size=64)
     build_scheduler(optimizer, schedule, steps_per_epoch=3, total_steps=12, check_end=False)  # a trial
 
 

@@ -88,14 +88,8 @@ def batches_to_skip(cut: Cut, *, clips: int, validates: Callable[[int], bool], v
     Lightning would take a validation right there as done: unless it was, the step before it is repeated too. So is an
     epoch's last step, since its end has a validation and hooks to come.
 
-    Args:
-        cut: Cut of the resuming run.
-        clips: Clips of the epoch seen.
-        validates: Batches of the epoch -> whether a validation comes after them.
-        validated: Clips of the epoch after which the last validation was done; -1 without one.
-
-    Returns:
-        A multiple of `cut.accumulate`, below `cut.batches`.
+    `clips` of the epoch were seen; `validates` says whether a validation comes after that many batches of it, and
+    `validated` after how many clips the last one was done, -1 without one. Returns a multiple of `cut.accumulate`.
     """
     steps = max(0, min(clips // cut.clips_per_step, (cut.batches - 1) // cut.accumulate))
     if steps and validates(steps * cut.accumulate) and validated != steps * cut.clips_per_step:
@@ -149,8 +143,7 @@ class BatchChange:
     def renumbered(self, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         """Rows of metrics.csv up to the place where the run resumes, with the run's own steps.
 
-        Args:
-            rows: Rows in any counting; one without "clips" is in the old one.
+        They come in any counting; one without "clips" is in the old one.
         """
         kept: dict[int, dict[str, Any]] = {}
         for row in rows:
@@ -182,11 +175,7 @@ class BatchChange:
 
 
 def find_change(trainer: Trainer, checkpoint: dict[str, Any]) -> BatchChange | None:
-    """The change since a checkpoint that a fit resumes from; None if nothing differs.
-
-    Args:
-        trainer: Trainer whose data module has read its lists.
-        checkpoint: Whole content.
+    """The change since a checkpoint that a fit resumes from, once its lists are read; None if nothing differs.
 
     Raises:
         ConfigError: For a change that is refused.

@@ -52,9 +52,7 @@ def read_checkpoint(path: str | Path, *, resume: bool = False) -> dict[str, Any]
 def read_plain(path: str | Path, *, mapped: bool = True) -> dict[str, Any]:
     """Read a file of plain containers and tensors that torch.save wrote; nothing in it is executed.
 
-    Args:
-        path: File to read.
-        mapped: Map the tensors instead of reading them; see `read_file`.
+    `mapped` maps the tensors instead of reading them; see `read_file`.
 
     Raises:
         CheckpointError: If the file is missing, damaged, of another kind, or holds objects of other libraries.
@@ -84,11 +82,7 @@ def _check_bytes(path: Path) -> None:
 def newest_checkpoint(directory: Path) -> tuple[Path, dict[str, Any]] | None:
     """The checkpoint that a training resumes from: last.ckpt, or if that is damaged the newest whole one.
 
-    Args:
-        directory: Directory of the run's checkpoints.
-
-    Returns:
-        Its path and content; None if there are no checkpoints.
+    Returns its path and content; None if the directory has no checkpoints.
 
     Raises:
         CheckpointError: If all are damaged: the error of last.ckpt.
@@ -97,14 +91,13 @@ def newest_checkpoint(directory: Path) -> tuple[Path, dict[str, Any]] | None:
     paths = [last, *sorted(directory.glob(STEPS), reverse=True), directory / BEST]
     damages: list[CheckpointError] = []
     found: list[tuple[Path, dict[str, Any]]] = []
-    for path in paths:
-        if path.is_file():
-            try:
-                found.append((path, read_checkpoint(path, resume=True)))
-            except CheckpointError as error:
-                log.warning("%s", error)
-                damages.append(error)
-        if path == last and found:
+    for path in filter(Path.is_file, paths):
+        try:
+            found.append((path, read_checkpoint(path, resume=True)))
+        except CheckpointError as error:
+            log.warning("%s", error)
+            damages.append(error)
+        if found and found[0][0] == last:
             return found[0]
     if not found:
         if damages:

@@ -41,18 +41,7 @@ PREDICT = "predict"
 PREDICT_RESULTS = "predict/predictions.json"
 
 PREVIOUS = "previous"  # earlier trainings, 001 and up, each with all of these:
-_SET_ASIDE = (
-    CONFIG,
-    RESUME_CONFIGS,
-    CHECKPOINTS,
-    METRICS,
-    WEIGHTS,
-    FAILURES,
-    TENSORBOARD,
-    TEST,
-    PREDICT,
-    REPORT,
-)
+_SET_ASIDE = (CONFIG, RESUME_CONFIGS, CHECKPOINTS, METRICS, WEIGHTS, FAILURES, TENSORBOARD, TEST, PREDICT, REPORT)
 
 
 class RunDirectory:
@@ -98,8 +87,7 @@ class RunDirectory:
     def set_aside(self) -> Path | None:
         """Move the files of an earlier training to `previous/NNN/`, so that a new one overwrites nothing.
 
-        Returns:
-            The new directory; None if there was nothing to move.
+        Returns the new directory; None if there was nothing to move.
 
         Raises:
             RunError: While a test writes into the directory.
@@ -120,11 +108,7 @@ class RunDirectory:
         return target
 
     def put_back(self, aside: Path) -> None:
-        """Undo `set_aside` if the training after it was refused before it saved anything.
-
-        Args:
-            aside: What `set_aside` returned.
-        """
+        """Undo `set_aside`, which returned `aside`, if the training after it was refused before it saved anything."""
         if (self.path / CHECKPOINTS).exists():
             return
         for pattern in _SET_ASIDE:
@@ -138,13 +122,7 @@ class RunDirectory:
         aside.rmdir()
 
     def find_checkpoint(self, wanted: str) -> Path | None:
-        """The checkpoint that a name stands for.
-
-        Args:
-            wanted: "best", "last", or a path.
-
-        Returns:
-            Its path; None for a "last" or "best" that does not exist.
+        """The checkpoint that "best", "last" or a path stands for; None for a "best" or "last" that does not exist.
 
         Raises:
             RunError: For a path that does not exist.

@@ -41,8 +41,7 @@ class SaveConfig(Callback):
             target = self.run_dir / self.stage / CONFIG
         elif self.resumes and first.is_file():
             target = _next_resume_name(self.run_dir)
-            differences = config_differences(yaml.safe_load(first.read_text()), yaml.safe_load(self.text))
-            for line in differences:
+            for line in config_differences(yaml.safe_load(first.read_text()), yaml.safe_load(self.text)):
                 log.warning("config differs from %s: %s", first, line)
         else:
             target = first

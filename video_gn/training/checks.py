@@ -18,13 +18,7 @@ if TYPE_CHECKING:
 
 
 def check_training(net: I3D, mixing: Mixing, trainer: Trainer, datamodule: Any) -> None:
-    """Refuse a training whose net cannot learn from its batches.
-
-    Args:
-        net: Network with its weights loaded.
-        mixing: Mixing of the training batches.
-        trainer: Trainer that will train it.
-        datamodule: Data module, or None.
+    """Refuse a training whose net, with its weights loaded, cannot learn from its batches.
 
     Raises:
         ConfigError: naming the option and what to do.

@@ -95,9 +95,6 @@ def keep_strides(parameters: Iterable[nn.Parameter]) -> None:
 
     The stride of a dimension of size 1 means nothing: a 1x1x1 weight in channels_last_3d has C there, and convolutions
     on a CPU return 1. DDP compares strides exactly, and warns of slow copies.
-
-    Args:
-        parameters: Parameters of the net.
     """
 
     def as_parameter(parameter: nn.Parameter) -> Any:

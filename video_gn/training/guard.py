@@ -37,7 +37,7 @@ class _Kept:
 class NonFiniteGuard(Callback):
     """Stops the run before a step whose loss or gradients are not finite, or skips such steps.
 
-    All processes decide alike, from the averaged gradients and the losses of all, and wait for the device once a step.
+    All ranks decide alike, from the averaged gradients and the losses of all, and wait for the device once a step.
     The error names the videos of every batch since the last step, and the first module whose output is not finite (the
     batch is run again, with the same random numbers). If the loss is finite it names instead the first parameter, in
     the order of the backward pass, whose gradient is not. The uint8 frames of those batches are kept until the step.
@@ -150,9 +150,7 @@ class NonFiniteGuard(Callback):
         largest = get_total_norm([value.detach() for value in state.values()], norm_type=math.inf)
         if not any(_anywhere(trainer, ~largest.to(pl_module.device).isfinite().reshape(1))):
             return
-        name = next(
-            (name for name, value in state.items() if not value.isfinite().all()), "another process's statistics"
-        )
+        name = next((name for name, value in state.items() if not value.isfinite().all()), "another rank's statistics")
         raise RunError(
             f"step {trainer.global_step}: {name} must be finite in a checkpoint, got values that are not. The last "
             "checkpoint is unchanged: resume from it with a lower model.optimizer.lr."
@@ -168,19 +166,17 @@ class NonFiniteGuard(Callback):
         kept: Sequence[_Kept],
         bad_losses: Sequence[bool],
     ) -> str:
-        """The error's text, the same on all processes; all must call it."""
+        """The error's text, the same on all ranks; all must call it."""
         scaler = _scaler(trainer)
         # The task and Lightning have divided each loss by the batches of the step.
         factor = len(kept) / (scaler.get_scale() if scaler is not None else 1.0)
         batches = []
         for k in kept:
             loss = "unknown" if k.loss is None else f"{float(k.loss) * factor:g}"
-            batches.append(
-                f"process {trainer.global_rank}, batch {k.batch_idx}, loss {loss}: {_names(trainer, k.batch)}"
-            )
+            batches.append(f"rank {trainer.global_rank}, batch {k.batch_idx}, loss {loss}: {_names(trainer, k.batch)}")
         where = None
         if any(bad_losses):
-            # All processes run the same batch again: norms may need the statistics of all.
+            # All ranks run the same batch again: norms may need the statistics of all.
             where = first_bad_module(trainer, pl_module, kept[list(bad_losses).index(True)])
         everybodys = _gather(trainer, (batches, where))
         found = [place for _, place in everybodys if place is not None]
@@ -201,14 +197,7 @@ def first_bad_module(trainer: Trainer, pl_module: LightningModule, kept: _Kept) 
     """Run a batch again and find the innermost module with the first output that is not finite.
 
     Random numbers, precision and mode are those of training; buffers, random state and logged values are unchanged.
-
-    Args:
-        trainer: Trainer in training.
-        pl_module: Module before the optimizer step.
-        kept: Batch to run.
-
-    Returns:
-        The module's name, with its weight that is not finite if there is one; None if every output is finite.
+    Returns the module's name, with its weight that is not finite if there is one; None if every output is finite.
     """
     found: list[str] = []
 
@@ -238,18 +227,17 @@ def first_bad_module(trainer: Trainer, pl_module: LightningModule, kept: _Kept) 
 
 @contextlib.contextmanager
 def _without_logging(pl_module: LightningModule) -> Iterator[None]:
-    own = pl_module.__dict__.get("log")
-    pl_module.__dict__["log"] = lambda *args, **kwargs: None
+    own = {name: value for name, value in vars(pl_module).items() if name == "log"}
+    vars(pl_module)["log"] = lambda *args, **kwargs: None
     try:
         yield
     finally:
-        del pl_module.__dict__["log"]
-        if own is not None:
-            pl_module.__dict__["log"] = own
+        del vars(pl_module)["log"]
+        vars(pl_module).update(own)
 
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:
-    """The whole of a sharded tensor; all processes must call it."""
+    """The whole of a sharded tensor; all ranks must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -258,7 +246,7 @@ def _first_bad(pl_module: LightningModule) -> str:
     for name, parameter in reversed(list(pl_module.named_parameters())):
         if parameter.grad is not None and not _whole(parameter.grad).isfinite().all():
             return name
-    return "no parameter of this process"
+    return "no parameter of this rank"
 
 
 def _names(trainer: Trainer, batch: ClipBatch) -> str:
@@ -274,7 +262,7 @@ def _scaler(trainer: Trainer) -> Any:
 
 
 def _anywhere(trainer: Trainer, flags: torch.Tensor) -> list[bool]:
-    """Flags that are set on any process. This is the one place that waits for the device."""
+    """Flags that are set on any rank. This is the one place that waits for the device."""
     if trainer.world_size > 1:
         flags = flags.to(torch.int32)
         torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)

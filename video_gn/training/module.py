@@ -9,7 +9,7 @@ import logging
 import math
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,10 +21,9 @@ from torch.nn import functional as F
 from video_gn.clips import ClipBatch
 from video_gn.errors import CheckpointError, ConfigError, RunError
 from video_gn.evaluation.scores import normalize_clips, score_views
-from video_gn.models.norms import is_norm
 from video_gn.models.resnet3d import I3D
 from video_gn.run.checkpoint_files import environment
-from video_gn.run.lightning_internals import trainer_of
+from video_gn.run.lightning_internals import callbacks_of, trainer_of
 from video_gn.training.checks import check_same_net, check_training, class_difference, rounded
 from video_gn.training.mixing import Mixing
 from video_gn.training.optimizer import OptimizerConfig, build_optimizer, freeze_stages, scaled_lr
@@ -152,16 +151,7 @@ class VideoClassifier(LightningModule):
             return None
         from video_gn.weights.load import load_into
 
-        options = self.weights_options
-        report = load_into(
-            self.net,
-            self.weights,
-            format=options.format,
-            norm_mismatch=options.norm_mismatch,
-            layout_mismatch=options.layout_mismatch,
-            ignore=options.ignore,
-            classes=classes,
-        )
+        report = load_into(self.net, self.weights, classes=classes, **vars(self.weights_options))
         self.load_report = report
         if getattr(rank_zero_only, "rank", 0) == 0:
             log.info("%s", report.text())
@@ -204,7 +194,7 @@ class VideoClassifier(LightningModule):
         batches = trainer.num_training_batches  # infinite if there is nothing to train
         steps_per_epoch = max(1, -(-int(batches) // accumulate)) if math.isfinite(batches) else 1
         try:
-            optimizer = build_optimizer(self.net, config, global_batch_size=global_batch, is_norm=is_norm)
+            optimizer = build_optimizer(self.net, config, global_batch_size=global_batch)
             scheduler = build_scheduler(
                 optimizer,
                 self.schedule_config,
@@ -250,7 +240,8 @@ class VideoClassifier(LightningModule):
             )
         loss = F.cross_entropy(self.net(x_NCTHW), targets)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
-        self.log("lr", self._lr(), batch_size=len(batch))
+        optimizer: Any = self.optimizers()
+        self.log("lr", float(optimizer.param_groups[0]["lr"]), batch_size=len(batch))
         factor = self._window_factor(batch_idx)
         return loss if factor == 1 else loss * factor
 
@@ -266,10 +257,6 @@ class VideoClassifier(LightningModule):
         accumulate = trainer.accumulate_grad_batches
         first = batch_idx - batch_idx % accumulate
         return accumulate / min(accumulate, int(trainer.num_training_batches) - first)
-
-    def _lr(self) -> float:
-        optimizer: Any = self.optimizers()
-        return float(optimizer.param_groups[0]["lr"])
 
     # ---- validation, test, prediction --------------------------------------------------------
 
@@ -299,8 +286,7 @@ class VideoClassifier(LightningModule):
             score_views(self.net, frames, mean_C=self.mean, std_C=self.std, views_per_forward=self.views_per_forward)
             for frames in batch.frames_NKTCHW
         ]
-        num_classes = self.net.num_classes
-        return torch.stack(scores) if scores else torch.zeros((0, 0, num_classes), device=self.device)
+        return torch.stack(scores) if scores else torch.zeros((0, 0, self.net.num_classes), device=self.device)
 
     # ---- checkpoints -------------------------------------------------------------------------
 
@@ -340,7 +326,7 @@ class VideoClassifier(LightningModule):
         trainer = trainer_of(self)
         if "current_model_state" not in checkpoint or trainer is None or trainer.state.fn != "fit":
             return
-        if not any(isinstance(callback, WeightAveraging) for callback in cast(Any, trainer).callbacks):
+        if not any(isinstance(callback, WeightAveraging) for callback in callbacks_of(trainer)):
             log.warning(
                 "the checkpoint's weights are averaged, this run's will not be: it resumes from those in training"
             )

@@ -16,6 +16,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from video_gn.checks import check_choice, check_range
 from video_gn.errors import CheckpointError
+from video_gn.models.norms import is_norm
 from video_gn.training.checks import warn_of_ignored
 
 log = logging.getLogger(__name__)
@@ -114,7 +115,6 @@ def parameter_groups(
     *,
     weight_decay: float,
     norm_weight_decay: float,
-    is_norm: Callable[[nn.Module], bool],
     layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Groups that hold every parameter exactly once: "decay" and "norm", for each of `STAGES` if rates differ.
@@ -126,7 +126,6 @@ def parameter_groups(
         net: Network.
         weight_decay: Weight decay of the groups "decay".
         norm_weight_decay: Weight decay of the groups "norm".
-        is_norm: Whether a module is a normalization layer of any kind.
         layer_decay: Factor of the learning rate from a stage to the next lower one; 1 makes two groups in all.
 
     Returns:
@@ -186,12 +185,7 @@ def freeze_stages(net: nn.Module, num_stages: int) -> list[nn.Module]:
 
     Call it before the network is wrapped for several processes: the wrapper waits for every gradient it expects.
 
-    Args:
-        net: Network.
-        num_stages: Number of `STAGES` to freeze, from the stem on; 0 changes nothing.
-
-    Returns:
-        The frozen modules. `net.train()` puts them back into training mode: call `eval()` on each after that.
+    Returns the frozen modules. `net.train()` puts them back into training mode: call `eval()` on each after that.
 
     Raises:
         ValueError: for a number outside [0, 5], or a network without the `STAGES`.
@@ -240,13 +234,7 @@ OPTIMIZERS: dict[str, OptimizerKind] = {
 }
 
 
-def build_optimizer(
-    net: nn.Module,
-    config: OptimizerConfig,
-    *,
-    global_batch_size: int,
-    is_norm: Callable[[nn.Module], bool],
-) -> Optimizer:
+def build_optimizer(net: nn.Module, config: OptimizerConfig, *, global_batch_size: int) -> Optimizer:
     """Build the optimizer, with the learning rate scaled to the global batch.
 
     Loading a checkpoint's state into it restores the momentum but keeps the config's settings. It raises
@@ -256,7 +244,6 @@ def build_optimizer(
         net: Network.
         config: Kind and settings.
         global_batch_size: Clips of an optimizer step.
-        is_norm: Whether a module is a normalization layer of any kind.
 
     Raises:
         ValueError: for a batch size below 1, a network without parameters, or a layer decay of one that is no I3D.
@@ -265,7 +252,6 @@ def build_optimizer(
         net,
         weight_decay=config.weight_decay,
         norm_weight_decay=config.norm_weight_decay,
-        is_norm=is_norm,
         layer_decay=config.layer_decay,
     )
     lr = scaled_lr(config.lr, global_batch_size=global_batch_size, reference_batch_size=config.reference_batch_size)
@@ -313,13 +299,8 @@ def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
 def _log_differences(group: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     for name, value in ours.items():
         if name in group and group[name] != value:
-            log.warning(
-                "%s of group %s: %r in the checkpoint, %r in the config; the config's is used",
-                name,
-                ours["name"],
-                group[name],
-                value,
-            )
+            words = "%s of group %s: %r in the checkpoint, %r in the config; the config's is used"
+            log.warning(words, name, ours["name"], group[name], value)
 
 
 def _check_frozen_stages(value: object) -> None:

@@ -152,17 +152,12 @@ def _pool(moments: Mapping[str, Moments], norms: Mapping[str, _NormBase], world_
     torch.distributed.all_gather(everybodys, own)
     pooled = {name: Moments() for name in norms}
     for other in everybodys:
-        for name, (count, mean_C, squares_C) in zip(
-            norms, _triples(other.split([len(part) for part in parts])), strict=True
-        ):
-            if int(count):
-                pooled[name].merge(int(count), mean_C, squares_C)
+        rest = iter(other.split([len(part) for part in parts]))
+        for seen in pooled.values():
+            count, mean_C, squares_C = int(next(rest)), next(rest), next(rest)
+            if count:
+                seen.merge(count, mean_C, squares_C)
     return pooled
-
-
-def _triples(parts: Iterable[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    rest = iter(parts)
-    return zip(rest, rest, rest, strict=True)
 
 
 class PreciseBN(Callback):
@@ -270,7 +265,7 @@ class PreciseBN(Callback):
         finally:
             if averaging is not None:
                 averaging.on_validation_epoch_end(trainer, pl_module)
-        prefix = _prefix(pl_module)
+        prefix = "" if _net(pl_module) is pl_module else "net."
         state = checkpoint["state_dict"]  # its tensors are the module's own: they are replaced, not written to
         checkpoint[_KEY if averaging is None else _AVERAGED] = {n: state[prefix + n].clone() for n in self._found}
         state.update({prefix + name: value.clone() for name, value in self._found.items()})
@@ -293,11 +288,9 @@ class PreciseBN(Callback):
 
     def _is_current(self, trainer: Trainer, pl_module: LightningModule) -> bool:
         """Whether the last estimate is of this step and these weights: averaging may change them within a step."""
-        return (
-            self._of is not None
-            and self._of[0] == trainer.global_step
-            and torch.equal(self._of[1], _fingerprint(_net(pl_module)))
-        )
+        if self._of is None or self._of[0] != trainer.global_step:
+            return False
+        return torch.equal(self._of[1], _fingerprint(_net(pl_module)))
 
     def _estimate(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning validates in inference mode, whose tensors could not be written to later.
@@ -342,10 +335,6 @@ def _holder(trainer: Trainer, pl_module: LightningModule) -> nn.Module:
     averaging = _averaging(trainer)
     average = None if averaging is None else average_of(averaging)
     return _net(pl_module if average is None else average.module)
-
-
-def _prefix(pl_module: LightningModule) -> str:
-    return "" if _net(pl_module) is pl_module else "net."
 
 
 def _averaging(trainer: Trainer) -> WeightAveraging | None:

@@ -156,11 +156,7 @@ class FactorLR(LambdaLR):
 
     def state_dict(self) -> dict[str, Any]:
         """The number of steps taken, as plain integers, and the settings."""
-        return {
-            "last_epoch": self.last_epoch,
-            "_step_count": self._step_count,
-            "schedule": dict(self.settings),
-        }
+        return {"last_epoch": self.last_epoch, "_step_count": self._step_count, "schedule": dict(self.settings)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go to a step and set its learning rates. Load the optimizer's state first.
@@ -177,9 +173,8 @@ class FactorLR(LambdaLR):
         for name, value in self.settings.items():
             if name in stored and stored[name] != value:
                 option = f"model.schedule.{name}" if name in _FIELDS else f"the schedule's {name}"
-                log.warning(
-                    "%s: %r in the checkpoint, %r in the config; the config's is used", option, stored[name], value
-                )
+                words = "%s: %r in the checkpoint, %r in the config; the config's is used"
+                log.warning(words, option, stored[name], value)
 
 
 _FIELDS = tuple(f.name for f in dataclasses.fields(ScheduleConfig))

@@ -42,11 +42,7 @@ class ShardedStrategy(ModelParallelStrategy):
         super().setup_environment()
 
     def shard(self, net: nn.Module) -> None:
-        """Shard a net's parameters in units of a residual block, and the rest as one.
-
-        Args:
-            net: Network on any device, with the same weights in each process.
-        """
+        """Shard a net's parameters, the same in each process, in units of a residual block, and the rest as one."""
         if isinstance(net, FSDPModule):
             return
         mesh = self.device_mesh["data_parallel"]
@@ -150,12 +146,7 @@ def _part(value: Any, like: torch.Tensor) -> Any:
 
 
 def check_sharding(trainer: Trainer, *, precise_bn_batches: int, compiles: bool) -> None:
-    """Refuse options that do not work with a sharded net.
-
-    Args:
-        trainer: Trainer of the run.
-        precise_bn_batches: `precise_bn.num_batches`.
-        compiles: `model.compile`.
+    """Refuse options that do not work with a sharded net: `precise_bn.num_batches`, `model.compile`, averaging.
 
     Raises:
         ConfigError: naming the option.

@@ -43,24 +43,22 @@ def _check_inside(storage: Any, offset: Any, size: Any, stride: Any, dtype: torc
 
 def _tensor(reading: Allowance, storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> torch.Tensor:
     # rest: requires_grad, backward_hooks, metadata; hooks are never called.
-    _check_inside(storage, offset, size, stride)
-    tensor = torch.empty(0, dtype=storage.dtype, device=storage._untyped_storage.device)
-    tensor.set_(storage._untyped_storage, offset, tuple(size), tuple(stride))
-    return _with_bits(tensor, rest[2] if len(rest) > 2 else None)
+    return _view(storage, offset, size, stride, None, *rest[2:3])
 
 
 def _tensor_of_dtype(reading: Allowance, storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> torch.Tensor:
     # rest: requires_grad, backward_hooks, dtype, metadata; for dtypes younger than typed storages.
-    dtype = rest[2]
-    if not isinstance(dtype, torch.dtype):
+    if not isinstance(rest[2], torch.dtype):
         raise Misfit("a tensor of no dtype")
+    return _view(storage, offset, size, stride, rest[2], *rest[3:4])
+
+
+def _view(
+    storage: Any, offset: Any, size: Any, stride: Any, dtype: torch.dtype | None, metadata: Any = None
+) -> torch.Tensor:
     _check_inside(storage, offset, size, stride, dtype)
-    tensor = torch.empty(0, dtype=dtype, device=storage._untyped_storage.device)
+    tensor = torch.empty(0, dtype=dtype or storage.dtype, device=storage._untyped_storage.device)
     tensor.set_(storage._untyped_storage, offset, tuple(size), tuple(stride))
-    return _with_bits(tensor, rest[3] if len(rest) > 3 else None)
-
-
-def _with_bits(tensor: torch.Tensor, metadata: Any) -> torch.Tensor:
     if isinstance(metadata, dict):
         bits = {name: True for name in ("conj", "neg") if metadata.get(name) is True}
         if bits:  # the values are stored unconjugated
@@ -127,10 +125,6 @@ def _defaultdict(reading: Allowance, factory: Any = None, *_: Any) -> dict[Any, 
     return {}  # its items follow
 
 
-def _counter(reading: Allowance, counts: Any = (), *_: Any) -> dict[Any, Any]:
-    return entries_of(reading, counts)
-
-
 def _layout(reading: Allowance, name: Any) -> torch.layout:
     return {str(v): v for v in vars(torch).values() if isinstance(v, torch.layout)}[name]
 
@@ -157,7 +151,7 @@ def torch_table() -> Mapping[str, Any]:
         "builtins.complex": lambda reading, *args: complex(*args),
         "builtins.getattr": _getattr,
         "collections.defaultdict": _defaultdict,
-        "collections.Counter": _counter,
+        "collections.Counter": entries_of,
         "collections.deque": container_of(list),
         "copyreg._reconstructor": _reconstructor,
         "copyreg.__newobj__": _reconstructor,

@@ -202,10 +202,3 @@ def read_json(content: FileContent, name: str) -> Any:
         return json.loads(content.metadata[name])
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{content.path}: its metadata {name!r} is no JSON ({error})") from error
-
-
-def require(path: str, about: Mapping[str, Any], *names: str) -> None:
-    """Raise CheckpointError for the first of the names that a checkpoint does not say."""
-    for name in names:
-        if name not in about:
-            raise CheckpointError(f"{path}: does not say how its clips are made (key {KEY}.{name})")

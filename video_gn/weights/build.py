@@ -11,7 +11,7 @@ import torch
 
 from video_gn.errors import CheckpointError
 from video_gn.models.resnet3d import I3D, i3d
-from video_gn.weights.about import UNKNOWN, require, write_about
+from video_gn.weights.about import KEY, UNKNOWN, write_about
 from video_gn.weights.files import read_file
 from video_gn.weights.formats import Source, recognize
 from video_gn.weights.load import merge
@@ -41,17 +41,14 @@ def load_net(path: str | Path, *, layout: str | None = None, labels: Sequence[st
         raise CheckpointError(f"{path}: holds {what}, so it cannot label videos. Train it: --model.weights {path}")
     net, _ = build_net(source, layout=layout)
     about = describe(source, net, labels=labels)
-    require(str(path), about, "clip", "views", "mean")
+    for name in ("clip", "views"):
+        if name not in about:
+            raise CheckpointError(f"{path}: does not say how its clips are made (key {KEY}.{name})")
     return net, about
 
 
 def describe(source: Source, net: I3D, *, labels: Sequence[str] = ()) -> dict[str, Any]:
-    """Describe a file's network as a checkpoint of ours would.
-
-    Args:
-        source: File that the network was built from.
-        net: The network.
-        labels: Class names by number; a video zoo's 400 classes are Kinetics' otherwise.
+    """Describe the network built from a file as a checkpoint of ours would; `labels` as for `load_net`.
 
     Raises:
         CheckpointError: for labels of another number than the classes.

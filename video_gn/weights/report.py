@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from video_gn.files import write_text
 from video_gn.weights.about import CLASSIFIER, Preprocessing
@@ -89,28 +88,28 @@ class LoadReport:
     foreign: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
-    def _keys(self, keep: Callable[[Entry], bool]) -> tuple[str, ...]:
-        return tuple(e.key for e in self.entries if keep(e))
-
     @property
     def taken(self) -> tuple[str, ...]:
         """Names in the file of what went into the network."""
-        return self._keys(lambda e: e.status == TAKEN)
+        return tuple(e.key for e in self.entries if e.status == TAKEN)
 
     @property
     def inflated(self) -> tuple[str, ...]:
         """Names in the file of 2-D kernels that became 3-D."""
-        return self._keys(lambda e: "inflated" in e.changes)
+        return self._changed("inflated")
 
     @property
     def renamed(self) -> tuple[str, ...]:
         """Names in the file that differ from the network's."""
-        return self._keys(lambda e: "renamed" in e.changes)
+        return self._changed("renamed")
 
     @property
     def reshaped(self) -> tuple[str, ...]:
         """Names in the file of classifiers that were convolutions."""
-        return self._keys(lambda e: "reshaped" in e.changes)
+        return self._changed("reshaped")
+
+    def _changed(self, change: str) -> tuple[str, ...]:
+        return tuple(e.key for e in self.entries if change in e.changes)
 
     @property
     def dropped(self) -> dict[str, str]:
@@ -140,22 +139,17 @@ class LoadReport:
             *(f"{r.target}: {r.reason}" for r in self.remaining if r.status == "missing"),
         )
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain containers, for json."""
-        return asdict(self)
-
     def write(self, path: str | Path) -> None:
         """Write all of it as json."""
-        write_text(path, json.dumps(self.as_dict(), indent=1) + "\n")
+        write_text(path, json.dumps(asdict(self), indent=1) + "\n")
 
     def rows(self) -> list[tuple[str, int, str]]:
         """(what, how many, which) for a table: one row for each kind of result."""
-        rows = []
         taken = [e for e in self.entries if e.status == TAKEN]
-        rows.append(("taken", len(taken), _examples([e.key for e in taken])))
-        changes = Counter(c for e in taken for c in e.changes)
-        for change, count in changes.items():
-            rows.append((f"  {change}", count, _examples([_arrow(e, change) for e in taken if change in e.changes])))
+        rows = [("taken", len(taken), _examples([e.key for e in taken]))]
+        for change, count in Counter(c for e in taken for c in e.changes).items():
+            keys = [f"{e.key} -> {e.target}" if change == "renamed" else e.key for e in taken if change in e.changes]
+            rows.append((f"  {change}", count, _examples(keys)))
         for status in (DROPPED, *PROBLEMS):
             rows += _by_reason(status, [(e.key, e.reason) for e in self.entries if e.status == status])
         for status in ("set", "left", "missing"):
@@ -196,10 +190,6 @@ class LoadReport:
 def printable(text: str) -> str:
     """Replace control characters, which would steer a terminal: a file's names may hold anything."""
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
-
-
-def _arrow(entry: Entry, change: str) -> str:
-    return f"{entry.key} -> {entry.target}" if change == "renamed" else entry.key
 
 
 def _by_reason(status: str, items: Sequence[tuple[str, str]]) -> list[tuple[str, int, str]]:

@@ -57,12 +57,7 @@ def num_known(names: Sequence[str]) -> int:
 
 
 def choose_keymap(path: str, names: Mapping[str, str], format: str) -> Keymap:
-    """The table of a zoo's names.
-
-    Args:
-        path: For errors.
-        names: A file's names -> the same without a wrapper's prefix.
-        format: The zoo, or "auto" for the one that knows most of the names.
+    """The table of a zoo's names; for "auto" of the zoo that knows most of the bare names, the values of `names`.
 
     Raises:
         CheckpointError: if no name is known.
