@@ -102,23 +102,14 @@ def batches_to_skip(cut: Cut, *, clips: int, validates: Callable[[int], bool], v
 
 @dataclass(frozen=True)
 class BatchChange:
-    """What has changed since a checkpoint, and where the run resumes.
-
-    Args:
-        old: Cut of an epoch in the checkpoint.
-        new: Cut of an epoch in the run.
-        epoch: Epochs done.
-        seen: Clips of the present epoch that the checkpoint has seen.
-        batches: Batches of the new cut after which the run resumes.
-        step: Global step of the checkpoint.
-    """
+    """What has changed since a checkpoint, and where the run resumes."""
 
     old: Cut
     new: Cut
     epoch: int
-    seen: int
-    batches: int
-    step: int
+    seen: int  # clips of the present epoch, by the checkpoint
+    batches: int  # of the new cut, after which the run resumes
+    step: int  # of the checkpoint
 
     @property
     def clips(self) -> int:

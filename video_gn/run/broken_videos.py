@@ -21,12 +21,8 @@ log = logging.getLogger(__name__)
 class BrokenVideos(Callback):
     """Counts and logs the training videos that could not be decoded; stops the run above a limit.
 
-    Each video counts once, over all ranks, as a part of the training list.
-
-    Args:
-        max_fraction: Limit, as a fraction of the training videos, in [0, 1].
-        paths: Videos of the training list.
-        table: csv file (path, reason) that keeps them beyond the run; written only if there are any.
+    The limit is a fraction of the training list, in [0, 1]; each video counts once, over all ranks. A csv file
+    (path, reason) keeps them beyond the run; it is written only if there are any.
     """
 
     def __init__(self, max_fraction: float, paths: Iterable[str], *, table: Path | None = None) -> None:

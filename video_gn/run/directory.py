@@ -45,11 +45,7 @@ _SET_ASIDE = (CONFIG, RESUME_CONFIGS, CHECKPOINTS, METRICS, WEIGHTS, FAILURES, T
 
 
 class RunDirectory:
-    """A run's directory, held by one run at a time.
-
-    Args:
-        path: Directory; made when it is locked.
-    """
+    """A run's directory, made when it is locked and held by one run at a time."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -58,9 +54,8 @@ class RunDirectory:
     def lock(self, name: str, *, wait_seconds: float | None = None) -> None:
         """Hold the directory until this process ends; the kernel releases it also after a kill.
 
-        Args:
-            name: LOCK or TEST_LOCK: a training and a test of its checkpoint may run side by side.
-            wait_seconds: Time to wait for another run, see `video_gn.files.hold`.
+        `name` is LOCK or TEST_LOCK: a training and a test of its checkpoint may run side by side. `wait_seconds` for
+        another run as in `video_gn.files.hold`.
 
         Raises:
             RefusedError: If another run holds it, or it cannot be written.

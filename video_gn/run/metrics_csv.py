@@ -24,9 +24,6 @@ class MetricsCSV(Callback):
 
     A row is on disk before the checkpoint of its step is, so a resume only has to drop the rows after its checkpoint.
     The column `clips` counts those of the epoch.
-
-    Args:
-        path: metrics.csv.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

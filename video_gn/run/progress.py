@@ -72,11 +72,7 @@ class TerminalProgress(RichProgressBar):
 
 
 class LineProgress(Callback):
-    """Logs a line now and then, for files and batch systems.
-
-    Args:
-        every_seconds: Time between two lines.
-    """
+    """Logs a line now and then, for files and batch systems."""
 
     def __init__(self, every_seconds: float = 10.0) -> None:
         self.every_seconds = every_seconds

@@ -19,9 +19,6 @@ class RankLog(Callback):
     """Log filter for distributed runs: rank 0 logs everything, other ranks only warnings, prefixed with their rank.
 
     Until the loops start, other ranks log errors alone: their warnings would repeat rank 0's.
-
-    Args:
-        rank: Of this process in the launch.
     """
 
     def __init__(self, rank: int) -> None:
@@ -62,12 +59,7 @@ class SameData(Callback):
     """Refuses ranks that read other files than rank 0: they would train on other clips, or wait for ever.
 
     Compares the lists and the checkpoint before anything is read: names and labels, not directories, since a node may
-    have its own copy of the data elsewhere.
-
-    Args:
-        manifests: By their part of the data, "train" and the like.
-        run_dir: Of the run.
-        step: Of the checkpoint found there; 0 for none.
+    have its own copy of the data elsewhere. `step` is that of the checkpoint found in `run_dir`, 0 without one.
     """
 
     def __init__(self, manifests: Mapping[str, Manifest], *, run_dir: Path, step: int) -> None:

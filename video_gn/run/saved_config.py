@@ -17,14 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class SaveConfig(Callback):
-    """Writes the resolved config: `config.yaml`, `test/config.yaml`, or a resume's own beside the first.
-
-    Args:
-        run_dir: Run directory.
-        text: Resolved config as yaml.
-        stage: "fit", "validate", "test" or "predict".
-        resumes: Whether a fit resumes from a checkpoint of this directory.
-    """
+    """Writes the resolved config: `config.yaml`, `test/config.yaml`, or a resume's own beside the first."""
 
     def __init__(self, run_dir: Path, text: str, *, stage: str, resumes: bool) -> None:
         self.run_dir = run_dir

@@ -37,9 +37,6 @@ def torchrun_sizes(
     With a trainer of one device Lightning would run a separate training in each process, all in one run directory.
     The trainer's defaults, 1 node and "auto" devices, take torchrun's.
 
-    Returns:
-        (nodes, processes on each node).
-
     Raises:
         ConfigError: If the trainer asks for another number, or the nodes have different numbers.
     """

@@ -53,9 +53,6 @@ class Averaging(WeightAveraging):
     """Lightning's callback: averaged weights in validation and in a checkpoint's `state_dict`.
 
     Buffers, such as running statistics, are averaged like weights; integer buffers are copied.
-
-    Args:
-        config: What is averaged and when.
     """
 
     def __init__(self, config: AveragingConfig) -> None:

@@ -89,12 +89,9 @@ class OptimizerConfig:
 
 
 def scaled_lr(lr: float, *, global_batch_size: int, reference_batch_size: int | None) -> float:
-    """Scale the learning rate linearly with the global batch.
+    """Scale the learning rate linearly with the global batch: ranks x clips of a rank x accumulated batches.
 
-    Args:
-        lr: Learning rate at the reference batch size.
-        global_batch_size: Clips of an optimizer step: processes x clips of a process x accumulated batches.
-        reference_batch_size: Batch size at which `lr` holds; None for no scaling.
+    `lr` holds at the reference batch size; None scales nothing.
 
     Raises:
         ValueError: for a batch size below 1.
@@ -111,22 +108,12 @@ def scaled_lr(lr: float, *, global_batch_size: int, reference_batch_size: int | 
 
 
 def parameter_groups(
-    net: nn.Module,
-    *,
-    weight_decay: float,
-    norm_weight_decay: float,
-    layer_decay: float = 1.0,
+    net: nn.Module, *, weight_decay: float, norm_weight_decay: float, layer_decay: float = 1.0
 ) -> list[dict[str, Any]]:
     """Groups that hold every parameter exactly once: "decay" and "norm", for each of `STAGES` if rates differ.
 
     Empty groups are kept, so that a checkpoint's groups fit any norm. Frozen parameters are included: the optimizer
     skips parameters without a gradient.
-
-    Args:
-        net: Network.
-        weight_decay: Weight decay of the groups "decay".
-        norm_weight_decay: Weight decay of the groups "norm".
-        layer_decay: Factor of the learning rate from a stage to the next lower one; 1 makes two groups in all.
 
     Returns:
         For torch.optim: dicts with "name", "params", "weight_decay"; parameters in the network's order. If
@@ -239,11 +226,6 @@ def build_optimizer(net: nn.Module, config: OptimizerConfig, *, global_batch_siz
 
     Loading a checkpoint's state into it restores the momentum but keeps the config's settings. It raises
     CheckpointError for a state of another kind of optimizer or of other groups.
-
-    Args:
-        net: Network.
-        config: Kind and settings.
-        global_batch_size: Clips of an optimizer step.
 
     Raises:
         ValueError: for a batch size below 1, a network without parameters, or a layer decay of one that is no I3D.

@@ -95,13 +95,8 @@ def batch_norms(net: nn.Module) -> dict[str, _NormBase]:
 def estimate_statistics(net: nn.Module, batches: Iterable[torch.Tensor], *, world_size: int = 1) -> Statistics:
     """Estimate what the running averages of the norms in training mode should be; the net is unchanged.
 
-    Args:
-        net: Network, in the mode to run it in.
-        batches: Inputs of the net, equally many for each process.
-        world_size: Number of processes that pool their moments.
-
-    Returns:
-        For each such norm that was used, `running_mean` and `running_var` under the names of the net's state dict.
+    All processes pool their moments, of equally many batches. Returns `running_mean` and `running_var` of each such
+    norm that was used, under the names of the net's state dict.
     """
     norms = {name: norm for name, norm in batch_norms(net).items() if norm.training}
     moments = {name: Moments() for name in norms}

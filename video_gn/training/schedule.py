@@ -112,14 +112,7 @@ def lr_factor(config: ScheduleConfig, step: int, steps_per_epoch: int, total_ste
     factor  1    1    1    1    1    1    0.1  0.1
     ```
 
-    Args:
-        config: Schedule.
-        step: Optimizer steps taken so far: 0 for the first.
-        steps_per_epoch: Optimizer steps in an epoch.
-        total_steps: Optimizer steps of the whole run; only "cosine" uses it.
-
-    Returns:
-        A factor of the base learning rate, 0 or more.
+    `step` counts the optimizer steps taken so far, 0 for the first; only "cosine" uses `total_steps`, of the whole run.
     """
     factor = SCHEDULES[config.name].factor
     warmup_steps = _to_steps(config, config.warmup, steps_per_epoch)
@@ -141,13 +134,8 @@ class FactorLR(LambdaLR):
     """torch's LambdaLR whose state is only the step; the rates follow from the optimizer's settings.
 
     A run resumed with another learning rate, schedule or global batch uses the new one, and the same config gives the
-    same rates bit for bit.
-
-    Args:
-        optimizer: Optimizer whose groups' "initial_lr" are the base rates.
-        factor: Optimizer step -> factor.
-        settings: What the factor was made from, as plain values; kept in the state, so that a resumed run can log
-            differences.
+    same rates bit for bit. The groups' "initial_lr" are the base rates. The state also keeps `settings`, the plain
+    values that the factor was made from, so that a resumed run can log differences.
     """
 
     def __init__(self, optimizer: Optimizer, factor: Callable[[int], float], *, settings: Mapping[str, Any]) -> None:
@@ -181,21 +169,11 @@ _FIELDS = tuple(f.name for f in dataclasses.fields(ScheduleConfig))
 
 
 def build_scheduler(
-    optimizer: Optimizer,
-    config: ScheduleConfig,
-    *,
-    steps_per_epoch: int,
-    total_steps: int,
-    check_end: bool = True,
+    optimizer: Optimizer, config: ScheduleConfig, *, steps_per_epoch: int, total_steps: int, check_end: bool = True
 ) -> FactorLR:
-    """Build the schedule; step it after each optimizer step.
+    """Build the schedule for what `build_optimizer` returned; step it after each optimizer step.
 
-    Args:
-        optimizer: Result of `build_optimizer`.
-        config: Schedule.
-        steps_per_epoch: Optimizer steps in an epoch.
-        total_steps: Optimizer steps of the whole run.
-        check_end: Refuse a schedule that the run is too short for; False for a trial that is cut short on purpose.
+    `check_end` refuses a schedule that the run is too short for; a trial that is cut short on purpose sets it to False.
 
     Raises:
         ValueError: for a number of steps below 1, a warm-up longer than the run, or milestones that are all after its

@@ -67,14 +67,9 @@ def describe(source: Source, net: I3D, *, labels: Sequence[str] = ()) -> dict[st
 
 
 def build_net(source: Source, *, layout: str | None = None) -> tuple[I3D, LoadReport]:
-    """Build the network that a file describes, with the file's weights.
+    """Build the network that a file describes, in training mode with the file's weights, and report on every tensor.
 
-    Args:
-        source: What `recognize` returned.
-        layout: Layout, if the file does not say it; None takes "nonlocal" with a warning.
-
-    Returns:
-        (network in training mode, what was done with every tensor).
+    If neither the file nor `layout` says the layout, it is "nonlocal", with a warning.
 
     Raises:
         CheckpointError: if the file's network is none of ours, or the file does not say enough of it.

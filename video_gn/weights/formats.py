@@ -95,11 +95,7 @@ class Source:
 
 
 def recognize(content: FileContent, *, format: str = "auto") -> Source:
-    """Find out what a file's network is.
-
-    Args:
-        content: What `read_file` returned; its tensors may be on the meta device.
-        format: One of `keymaps.FORMATS`; "auto" recognizes it from the content.
+    """Find out what a file's network is; its tensors may be on the meta device. "auto" recognizes the format.
 
     Raises:
         CheckpointError: if there are no tensors, or names of no zoo.
@@ -199,10 +195,9 @@ def norm_family(kind: str) -> str:
 
 
 def group_rule(net: Mapping[str, Any]) -> tuple[str, int] | None:
-    """How a network's norms divide the channels of each layer, from its arguments.
+    """How the norms of a network with these arguments divide the channels of each layer.
 
-    Returns:
-        ("groups", G) or ("channels", C/G); None for kinds that pool over samples, and for none.
+    ("groups", G) or ("channels", C/G); None for kinds that pool over samples, and for none.
     """
     kind = net.get("norm")
     if kind == "layer":

@@ -16,15 +16,7 @@ from video_gn.weights.zoos import other_network
 
 
 def inspect(path: str | Path, *, format: str = "auto", tensors: bool = False) -> str:
-    """Describe a weight file.
-
-    Args:
-        path: Weight file, or PACKAGE:NAME.
-        format: One of `FORMATS`, or "auto".
-        tensors: List every tensor.
-
-    Returns:
-        Lines for a terminal.
+    """Describe a weight file, or PACKAGE:NAME, in lines for a terminal; `tensors` lists every tensor.
 
     Raises:
         CheckpointError: for a file that cannot be read or is of no known zoo.

@@ -72,12 +72,7 @@ def load_into(
     check_choice("layout_mismatch", layout_mismatch, ("error", "allow"))
     source = recognize(read_file(find_weights(path)), format=format)
     return merge(
-        net,
-        source,
-        norm_mismatch=norm_mismatch,
-        layout_mismatch=layout_mismatch,
-        ignore=ignore,
-        classes=classes,
+        net, source, norm_mismatch=norm_mismatch, layout_mismatch=layout_mismatch, ignore=ignore, classes=classes
     )
 
 

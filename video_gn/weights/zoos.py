@@ -6,7 +6,7 @@ Each zoo's names of tensors are in `keymaps`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -75,12 +75,16 @@ def _counts(names: Sequence[str]) -> dict[str, int]:
     return {zoo: sum(table.to_ours(name) is not None for name in names) for zoo, table in KEYMAPS.items()}
 
 
+def _tell_tale(names: Iterable[str]) -> str | None:
+    found = ((words, name) for pattern, words in _TELL_TALES for name in names if re.search(pattern, name))
+    return next((f"{words} ({name})" for words, name in found), None)
+
+
 def not_known(path: str, names: Mapping[str, Any], format: str) -> str:
     """The error's text for a file without a name of the zoo, or of any zoo."""
-    for pattern, words in _TELL_TALES:
-        for name in names:
-            if re.search(pattern, name):
-                return f"{path}: is {words} ({name}), not a ResNet of bottleneck blocks that an I3D can be made of"
+    other = _tell_tale(names)
+    if other is not None:
+        return f"{path}: is {other}, not a ResNet of bottleneck blocks that an I3D can be made of"
     first = ", ".join(list(names)[:3])
     known = "any known zoo" if format == "auto" else f"the zoo {format!r}"
     return f"{path}: no tensor has a name of {known} ({', '.join(KEYMAPS)}); its first names: {first}"
@@ -88,10 +92,9 @@ def not_known(path: str, names: Mapping[str, Any], format: str) -> str:
 
 def other_network(source: Source) -> str | None:
     """Which network this is, with the name that gives it away; None if nothing shows that it is not ours."""
-    for pattern, words in _TELL_TALES:
-        for name in source.tensors:
-            if re.search(pattern, name):
-                return f"{words} ({name})"
+    other = _tell_tale(source.tensors)
+    if other is not None:
+        return other
     if source.is_2d and source.affine and not source.is_named:
         name = next(n for n, ours in source.names.items() if ours.startswith("blocks.0.norm"))
         return (
