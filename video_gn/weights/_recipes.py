@@ -10,7 +10,7 @@ import functools
 import math
 import pickle
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,14 +21,21 @@ MAX_REPEATED_BYTES = 1 << 26  # an expanded tensor may be larger than its storag
 ITEM_BYTES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8)}  # what torch has, by numpy's kinds
 
 
-class Allowance(Protocol):
-    """What a recipe needs of a `Reading`."""
+class Allowance:
+    """How much the reading of a file may still allocate, and the foreign names that it has met."""
 
-    strict: bool
-    foreign: set[str]
+    def __init__(self, size: int, *, strict: bool) -> None:
+        self.strict = strict
+        self.foreign: set[str] = set()
+        # References to one object are short, copies of it are not: what is copied must come from the file's
+        # own bytes. A byte is copied at most three times (decoded, encoded, turned to native order).
+        self._budget = 3 * size + (1 << 20)
 
     def spend(self, num_bytes: int) -> None:
-        """Count what is about to be allocated."""
+        """Count what is about to be allocated; UnpicklingError if the file cannot be the source of so much."""
+        self._budget -= num_bytes
+        if self._budget < 0:
+            raise pickle.UnpicklingError("it asks for more memory than its size explains")
 
 
 class Misfit(pickle.UnpicklingError):
@@ -292,11 +299,8 @@ def _array(reading: Allowance, kind: Any, *_: Any) -> Any:
     return Array()
 
 
-def _not_made(name: str) -> Known:
-    def make(*_: Any) -> None:
-        raise Misfit(f"a {name} made in another way than by numpy")
-
-    return Known(name, make)
+def _not_made(*_: Any) -> None:
+    raise Misfit("a numpy.ndarray made in another way than by numpy")
 
 
 def _scalar(reading: Allowance, dtype: Any, raw: Any = b"") -> Any:
@@ -324,10 +328,11 @@ def plain_table() -> Mapping[str, Any]:
         "builtins.bytes": _bytes,
         "builtins.bytearray": _bytes,
         "numpy.dtype": lambda reading, spec, *_: Dtype(spec),
+        "numpy.ndarray": _not_made,
     }
     recipes |= {f"builtins.{kind.__name__}": container_of(kind) for kind in (list, tuple, set, frozenset)}
     for core in ("numpy.core", "numpy._core"):
         recipes[f"{core}.multiarray._reconstruct"] = _array
         recipes[f"{core}.multiarray.scalar"] = _scalar
         recipes[f"{core}.numeric._frombuffer"] = _from_buffer
-    return {name: Known(name, make) for name, make in recipes.items()} | {"numpy.ndarray": _not_made("numpy.ndarray")}
+    return {name: Known(name, make) for name, make in recipes.items()}

@@ -20,6 +20,7 @@ import torch
 from video_gn.errors import CheckpointError
 from video_gn.weights._recipes import (
     BULK_BYTES,
+    Allowance,
     Array,
     Dtype,
     Foreign,
@@ -43,7 +44,7 @@ PLAIN_NAMES |= {f"builtins.{name}" for name in ("Ellipsis", "NoneType", "NotImpl
 LIBRARY = sys.stdlib_module_names | set(IMPORT_MAPPING) | {"__builtin__", "posix", "nt", "commands", "popen2", "os2"}
 
 
-class Reading:
+class Reading(Allowance):
     """What one reading of a file has met so far, and how much it may still allocate.
 
     `strict` refuses every name that the table lacks, as a Caffe2 file has none; `records` has the size in bytes of each
@@ -51,27 +52,17 @@ class Reading:
     """
 
     def __init__(self, path: str, size: int, *, strict: bool, records: Mapping[str, int] | None = None) -> None:
+        super().__init__(size, strict=strict)
         self.path = path
         self.size = size
-        self.strict = strict
         self.records = records
         self.table: Mapping[str, Any] = plain_table() if strict else torch_table()
-        self.foreign: set[str] = set()
         self.storages: set[str] = set()
         self.last: Any = None  # what `load` returned last: in a file from before torch 1.6 the storages' list
-        # References to one object are short, copies of it are not: what is copied must come from the file's
-        # own bytes. A byte is copied at most three times (decoded, encoded, turned to native order).
-        self._budget = 3 * size + (1 << 20)
 
     def refuse(self, reason: str) -> CheckpointError:
         """The error to raise, with the path before the reason."""
         return CheckpointError(f"{self.path}: {reason}")
-
-    def spend(self, num_bytes: int) -> None:
-        """Count what is about to be allocated; UnpicklingError if the file cannot be the source of so much."""
-        self._budget -= num_bytes
-        if self._budget < 0:
-            raise pickle.UnpicklingError("it asks for more memory than its size explains")
 
     def admit_storage(self, pid: Any) -> None:
         """Check a persistent id before torch allocates or maps its storage; UnpicklingError if it is none."""

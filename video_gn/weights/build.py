@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,19 +86,7 @@ def build_net(source: Source, *, layout: str | None = None) -> tuple[I3D, LoadRe
         )
     if layout is not None and source.layout not in (None, layout):
         raise CheckpointError(f"{source.path}: needs layout {source.layout!r}, got {layout!r}. Leave the layout out.")
-    if source.about:
-        arguments = dict(source.about["net"])
-        _check_sizes(source, arguments)
-    else:
-        arguments = {
-            "depth": source.depth,
-            "layout": _layout(source, layout),
-            "norm": source.norm,
-            "width": source.width,
-            "num_classes": source.num_classes or 400,
-        }
-        if source.norm == "group":
-            arguments["num_groups"] = _num_groups(source)
+    arguments = _own_arguments(source) if source.about else _zoo_arguments(source, layout)
     # Otherwise torch would draw 28 million random numbers that are overwritten at once.
     with torch.device("meta"):
         try:
@@ -111,28 +99,34 @@ def build_net(source: Source, *, layout: str | None = None) -> tuple[I3D, LoadRe
     return net, report
 
 
-def _check_sizes(source: Source, arguments: Mapping[str, Any]) -> None:
-    """Before memory is allocated: what a file says of its network must agree with its tensors."""
+def _own_arguments(source: Source) -> dict[str, Any]:
+    """What a checkpoint of ours says of its network; before memory is allocated it must agree with the tensors."""
+    arguments = dict(source.about["net"])
     there = {"depth": source.depth, "width": source.width, "num_classes": source.num_classes}
     for name, value in there.items():
         if value is not None and value != arguments[name]:
             raise CheckpointError(
                 f"{source.path}: says that its {name} is {arguments[name]}, but its tensors are of {value}"
             )
+    return arguments
 
 
-def _layout(source: Source, layout: str | None) -> str:
-    if source.layout or layout:
-        return str(source.layout or layout)
-    log.warning("%s does not say its layout: taking 'nonlocal'. --layout names another.", source.path)
-    return "nonlocal"
-
-
-def _num_groups(source: Source) -> int:
-    if source.groups is not None:
-        return source.groups[1]
-    log.warning("%s does not say the number of groups of its norms: taking 32", source.path)
-    return 32
+def _zoo_arguments(source: Source, layout: str | None) -> dict[str, Any]:
+    layout = source.layout or layout
+    if layout is None:
+        log.warning("%s does not say its layout: taking 'nonlocal'. --layout names another.", source.path)
+    arguments = {
+        "depth": source.depth,
+        "layout": layout or "nonlocal",
+        "norm": source.norm,
+        "width": source.width,
+        "num_classes": source.num_classes or 400,
+    }
+    if source.norm != "group":
+        return arguments
+    if source.groups is None:
+        log.warning("%s does not say the number of groups of its norms: taking 32", source.path)
+    return arguments | {"num_groups": 32 if source.groups is None else source.groups[1]}
 
 
 def _reset(net: I3D, report: LoadReport) -> None:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from video_gn.errors import CheckpointError
-from video_gn.files import whole_path
+from video_gn.files import whole_file, whole_path
 from video_gn.weights.about import CLASSIFIER, KEY, NET_PREFIX
 from video_gn.weights.build import build_net, describe
 from video_gn.weights.files import read_file
@@ -76,19 +76,15 @@ def convert(
         state = {k: v for k, v in state.items() if not k.startswith(CLASSIFIER)}
     if wanted == "torchvision":
         state = {str(KEYMAPS[wanted].to_theirs(name)): tensor for name, tensor in state.items()}
-    _write(target, state, about)
+    if target.suffix == ".safetensors":
+        with whole_path(target) as part:
+            save_file(state, part, metadata={KEY: json.dumps(about)})
+    else:
+        with whole_file(target, "wb") as file:
+            torch.save(_container(target.suffix, state, about), file)
     if target.suffix == ".pth":
         log.warning("%s holds tensors alone: layout, norm, classes, mean and std are not kept in it", target)
     return report
-
-
-def _write(target: Path, state: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
-    with whole_path(target) as part:
-        if target.suffix == ".safetensors":
-            save_file(state, part, metadata={KEY: json.dumps(about)})
-        else:
-            with part.open("wb") as file:
-                torch.save(_container(target.suffix, state, about), file)
 
 
 def _container(suffix: str, state: dict[str, torch.Tensor], about: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import fnmatch
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -21,23 +21,16 @@ from video_gn.weights.formats import Source, group_rule, norm_family, recognize,
 from video_gn.weights.named import find_weights
 from video_gn.weights.report import DROPPED, MISSHAPEN, TAKEN, UNEXPECTED, UNFIT, Entry, Left, LoadReport, printable
 
+if TYPE_CHECKING:
+    from video_gn.models import I3D
+
 STEM = "blocks.0.conv.weight"
 _OWN_STEPS = "the warm-up of batch renorm counts the steps of its own training"
 _LISTED = 12  # problems that an error names; its report has all
 
 
-class Network(Protocol):
-    """What `load_into` needs of a network, such as `video_gn.models.I3D`."""
-
-    arguments: dict[str, Any]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Its tensors by name; writing to them changes the network."""
-        ...
-
-
 def load_into(
-    net: Network,
+    net: I3D,
     path: str | Path,
     *,
     format: str = "auto",
@@ -77,7 +70,7 @@ def load_into(
 
 
 def merge(
-    net: Network,
+    net: I3D,
     source: Source,
     *,
     norm_mismatch: str = "error",
@@ -101,7 +94,7 @@ class _Plan:
     """What would be loaded into which tensor; nothing is written."""
 
     def __init__(
-        self, net: Network, source: Source, *, ignore: Sequence[str], classes: Sequence[str], reinit_norms: bool
+        self, net: I3D, source: Source, *, ignore: Sequence[str], classes: Sequence[str], reinit_norms: bool
     ) -> None:
         self.source = source
         self.arguments = net.arguments
