@@ -31,7 +31,7 @@ from video_gn.lists.manifest import Manifest
 from video_gn.lists.parquet import require_pyarrow, write_parquet
 from video_gn.lists.read import VideoList, find_videos
 from video_gn.lists.records import TextColumn
-from video_gn.lists.scan_columns import MISSING, SCAN_COLUMNS, FactColumns, FileFacts
+from video_gn.lists.scan_columns import SCAN_COLUMNS, FactColumns, FileFacts
 from video_gn.prepare.probe import Depth, file_state, probe
 from video_gn.prepare.scan_summary import ScanSummary, summarize
 from video_gn.processes import Lost, num_cores, run_tasks
@@ -118,21 +118,15 @@ def scan(
             pass
         _write(target, rows, names, facts)
         journal.remove()
-    splits = rows.texts.get("split")
     return summarize(
         target,
         facts,
         rows.files.codes,
-        is_missing=_is_missing(facts),
-        labels=(rows.labels, rows.classes),
-        splits=None if splits is None else (splits.codes, splits.values),
+        labels=rows.labels,
+        classes=rows.classes,
+        splits=rows.texts.get("split"),
         num_probed=steps.num_probed,
     )
-
-
-def _is_missing(facts: FactColumns) -> np.ndarray:
-    codes, errors = facts.texts("error")
-    return np.array([error == MISSING for error in errors], dtype=bool)[codes]
 
 
 def _check_target(target: Path, *, overwrite: bool) -> None:

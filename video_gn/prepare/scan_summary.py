@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from video_gn.lists.scan_columns import FactColumns
+from video_gn.lists.records import TextColumn
+from video_gn.lists.scan_columns import MISSING, FactColumns
 
 _WIDTH = 80
 _NUM_SHOWN = 8
@@ -119,16 +120,14 @@ def summarize(
     facts: FactColumns,
     files: np.ndarray,
     *,
-    is_missing: np.ndarray,
-    labels: tuple[np.ndarray, Sequence[str]],
-    splits: tuple[np.ndarray, Sequence[str]] | None,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    splits: TextColumn | None,
     num_probed: int,
 ) -> ScanSummary:
-    """Count the rows of a scan: `files`, int (n,), are their files; labels and splits are int (n,) with their names.
-
-    `is_missing` is bool (number of files,); a label is -1 for none; splits are None if the list has none.
-    """
-    there = ~is_missing[files]
+    """Count the rows of a scan: `files` and `labels`, both int (n,), are their files and classes, -1 for none."""
+    error_codes, errors = facts.texts("error")
+    there = np.array([error != MISSING for error in errors], dtype=bool)[error_codes[files]]
     readable = ~facts.has_error[files]
     rows = files[readable]
 
@@ -138,7 +137,6 @@ def summarize(
         columns = [np.bincount(codes[mask], minlength=len(names)).tolist() for mask in masks]
         return {name: PartCount(*numbers) for name, *numbers in zip(names, *columns, strict=True)}
 
-    error_codes, errors = facts.texts("error")
     broken: Counter[str] = Counter()
     for code, number in _count(error_codes[files[there & ~readable]]):
         broken[_group(errors[code])] += number
@@ -159,8 +157,8 @@ def summarize(
         quantities=_quantities(facts, rows),
         sizes=_most_first(sizes),
         codecs=_most_first(Counter({codecs[c] or "codec not known": n for c, n in _count(codec_codes[rows])})),
-        by_split={} if splits is None else count(*splits),
-        by_class=count(*labels) if len(labels[1]) else {},
+        by_split={} if splits is None else count(splits.codes, splits.values),
+        by_class=count(labels, classes) if classes else {},
     )
 
 
