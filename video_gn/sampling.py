@@ -149,22 +149,11 @@ def center_clip(
     fps: float | None = None,
     target_fps: float | None = None,
 ) -> Indices:
-    """The clip in the middle of the video, for validation.
-
-    Args:
-        video_frames: N, at least 1.
-        num_frames: T, at least 1.
-        stride: S, at least 1.
-        past_end: "loop" takes index mod N, "last" repeats frame N - 1.
-        fps: Frame rate of the video; needed with `target_fps`, else unused.
-        target_fps: Frame rate that `stride` counts in; None takes the video's own frames.
+    """The clip in the middle of the video, for validation; arguments and errors as `test_clips`.
 
     Returns:
         int64 (T,), from frame floor(max(N - ((T - 1) s + 1), 0) / 2).
 
-    Raises:
-        ValueError: for a number out of its range, an unknown `past_end`, or `target_fps` without `fps`.
-        TypeError: for a count that is no integer.
     Source: SampleFrames of mmaction2 1.x with one clip in test mode.
     """
     return test_clips(
@@ -198,7 +187,8 @@ def segment_frames(
     """
     seconds = np.asarray(frame_seconds, dtype=np.float64)
     if seconds.ndim != 1 or len(seconds) == 0 or np.isnan(seconds).any() or not (np.diff(seconds) >= 0).all():
-        raise ValueError(f"frame_seconds must be ascending times of at least one frame, got {_brief(seconds)}")
+        brief = np.array2string(seconds, threshold=6)
+        raise ValueError(f"frame_seconds must be ascending times of at least one frame, got {brief}")
     if not start_seconds < end_seconds:
         raise ValueError(f"start_seconds must be below end_seconds, got {start_seconds!r} and {end_seconds!r}")
     first, stop = (int(np.searchsorted(seconds, t, side="left")) for t in (start_seconds, end_seconds))
@@ -212,10 +202,10 @@ def segment_frames(
 
 # ---- where the clips of a test start: (N, K, T, s) -> starts, frames apart -------------------------
 
+_Starts = tuple[list[Fraction], Fraction]
 
-def _nonlocal_starts(
-    video_frames: int, num_clips: int, num_frames: int, step: Fraction
-) -> tuple[list[Fraction], Fraction]:
+
+def _nonlocal_starts(video_frames: int, num_clips: int, num_frames: int, step: Fraction) -> _Starts:
     # A quotient first, then a product, as the source has it. It does so in float32, we in float64: for
     # K = 10 both are floor(N j / K) for every N up to 20,000; for K = 20 or 30 rounding may cost either
     # a frame (N = 84, K = 20, j = 15: 63 exactly, 62 in both).
@@ -223,9 +213,7 @@ def _nonlocal_starts(
     return [Fraction(int(gap * j) % video_frames) for j in range(num_clips)], step
 
 
-def _uniform_starts(
-    video_frames: int, num_clips: int, num_frames: int, step: Fraction
-) -> tuple[list[Fraction], Fraction]:
+def _uniform_starts(video_frames: int, num_clips: int, num_frames: int, step: Fraction) -> _Starts:
     last_start = max(video_frames - ((num_frames - 1) * step + 1), Fraction(0))
     if num_clips == 1:
         return [Fraction(last_start // 2)], step
@@ -234,9 +222,7 @@ def _uniform_starts(
     return [Fraction(int(s)) for s in np.round(np.arange(num_clips) * between)], step
 
 
-def _slowfast_starts(
-    video_frames: int, num_clips: int, num_frames: int, step: Fraction
-) -> tuple[list[Fraction], Fraction]:
+def _slowfast_starts(video_frames: int, num_clips: int, num_frames: int, step: Fraction) -> _Starts:
     last_start = max(video_frames - num_frames * step, Fraction(0))
     starts = [last_start * j / num_clips for j in range(num_clips)]
     # At a rate above S times the video's own, T s may be below 1: the clip repeats its first frame.
@@ -244,7 +230,7 @@ def _slowfast_starts(
     return starts, apart
 
 
-SPACINGS: dict[str, Callable[[int, int, int, Fraction], tuple[list[Fraction], Fraction]]] = {
+SPACINGS: dict[str, Callable[[int, int, int, Fraction], _Starts]] = {
     "nonlocal": _nonlocal_starts,
     "uniform": _uniform_starts,
     "slowfast": _slowfast_starts,
@@ -290,7 +276,3 @@ def _check(
             raise ValueError(f"{name} must be above 0 and finite, got {value!r}")
     ratio = Fraction(float(fps) / float(target_fps)).limit_denominator(_MAX_DENOMINATOR)
     return video_frames, num_frames, stride * ratio
-
-
-def _brief(values: npt.NDArray[np.float64]) -> str:
-    return np.array2string(values, threshold=6)

@@ -24,7 +24,6 @@ def loader(videos, **more):
     data = EvalDataset(
         records, clip=ClipConfig(8, 2), crops=TestCrops("center", short_side_px=32, crop_px=32), num_clips=1
     )
-    data.board = ReadingBoard(2)
     return WatchedLoader(data, batch_size=1, num_workers=2, collate_fn=collate, **more)
 
 

@@ -18,7 +18,7 @@ from video_gn.data.configs import AugmentConfig, LoaderConfig, SourceConfig, Spl
 from video_gn.data.crops import TestCrops
 from video_gn.data.dataset import ClipConfig, ClipDataset, EvalDataset, RandomEvalDataset, TrainDataset
 from video_gn.data.layout import collate
-from video_gn.data.loader import ReadingBoard, WatchedLoader
+from video_gn.data.loader import WatchedLoader
 from video_gn.data.manifests import read_manifests
 from video_gn.data.samplers import BalancedOrder, EvalSampler, ExtraSampler, TrainSampler
 from video_gn.errors import ConfigError, ManifestError
@@ -163,8 +163,14 @@ class VideoDataModule(LightningDataModule):
     # ---- loaders -----------------------------------------------------------------------------
 
     @property
-    def _rank(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+    def _ranks(self) -> dict[str, Any]:
+        if self.trainer is None:
+            return {"rank": 0, "world_size": 1}
+        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+
+    @property
+    def _videos_per_batch(self) -> int:
+        return self.batch_size // self.augment.repeats
 
     def train_dataset(self) -> TrainDataset:
         """Clips of the training list by (epoch, record), once the lists are read."""
@@ -180,10 +186,9 @@ class VideoDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[ClipBatch]:
         """Random clips, from the position that `load_state_dict` brought back."""
         records = self.manifests["train"].records
-        rank, world_size = self._rank
+        world_size = self._ranks["world_size"]
         per_step = self.batch_size * world_size
-        num_videos = self.batch_size // self.augment.repeats
-        if len(records) < num_videos * world_size:
+        if len(records) < self._videos_per_batch * world_size:
             raise ManifestError(
                 f"{self.manifests['train'].origin}: {len(records)} training videos do not fill one batch of "
                 f"{self.batch_size} on {world_size} process(es). Set a smaller data.batch_size."
@@ -196,15 +201,14 @@ class VideoDataModule(LightningDataModule):
             )
         sampler = TrainSampler(
             len(records),
-            batch_size=num_videos,
+            batch_size=self._videos_per_batch,
             seed=self.seed,
-            rank=rank,
-            world_size=world_size,
+            **self._ranks,
             start_epoch=self._position["epoch"],
             start_batch=self._position["batches"],
             order=self.train_order(),
         )
-        return self._loader(self.train_dataset(), sampler, num_videos, persistent=True)
+        return self._loader(self.train_dataset(), sampler, self._videos_per_batch, persistent=True)
 
     def train_order(self) -> BalancedOrder | None:
         """The order of balanced training; None for permutations of the list."""
@@ -216,10 +220,7 @@ class VideoDataModule(LightningDataModule):
         Takes nothing from the training's order, position, workers or random state, and changes none of them. Broken
         videos are replaced as in training.
 
-        Args:
-            stream: as `ExtraSampler`.
-            start: as `ExtraSampler`.
-            num_batches: batches of each process.
+        Arguments as `ExtraSampler`.
 
         Raises:
             ManifestError: for a list without videos.
@@ -227,37 +228,30 @@ class VideoDataModule(LightningDataModule):
         manifest = self.manifests["train"]
         if not manifest.records:
             raise ManifestError(f"{manifest.origin}: no training videos")
-        rank, world_size = self._rank
-        num_videos = self.batch_size // self.augment.repeats
         sampler = ExtraSampler(
             len(manifest),
-            batch_size=num_videos,
+            batch_size=self._videos_per_batch,
             num_batches=num_batches,
             seed=self.seed,
             stream=stream,
             start=start,
-            rank=rank,
-            world_size=world_size,
+            **self._ranks,
             order=self.train_order(),
         )
-        return self._loader(self.train_dataset(), sampler, num_videos, persistent=False)
+        return self._loader(self.train_dataset(), sampler, self._videos_per_batch, persistent=False)
 
     def val_dataloader(self) -> DataLoader[ClipBatch]:
         """One clip of each validation video."""
         records = self.manifests["val"].records
         dataset: ClipDataset
         if self.views.val == "random":
-            dataset = RandomEvalDataset(
-                # Only the crop and the flip: other augmentation is not part of the measurement.
-                records,
-                clip=self.clip,
-                transform=self.train_transform.crop,
-                seed=self.seed,
-                backend=self.backend,
-            )
+            # Only the crop and the flip: other augmentation is not part of the measurement.
+            crop = self.train_transform.crop
+            dataset = RandomEvalDataset(records, clip=self.clip, transform=crop, seed=self.seed, backend=self.backend)
         else:
             dataset = EvalDataset(records, clip=self.clip, crops=self.val_crops, num_clips=None, backend=self.backend)
-        return self._loader(dataset, self._eval_sampler(records), self.val_batch_size, persistent=True)
+        sampler = EvalSampler(len(records), **self._ranks)
+        return self._loader(dataset, sampler, self.val_batch_size, persistent=True)
 
     def test_dataloader(self) -> DataLoader[ClipBatch]:
         """All views of a test video, one video at a time."""
@@ -276,11 +270,8 @@ class VideoDataModule(LightningDataModule):
             spacing=self.views.spacing,
             backend=self.backend,
         )
-        return self._loader(dataset, self._eval_sampler(manifest.records, leave_out), 1, persistent=False)
-
-    def _eval_sampler(self, records: Any, leave_out: Collection[int] = ()) -> EvalSampler:
-        rank, world_size = self._rank
-        return EvalSampler(len(records), rank=rank, world_size=world_size, leave_out=leave_out)
+        sampler = EvalSampler(len(manifest), **self._ranks, leave_out=leave_out)
+        return self._loader(dataset, sampler, 1, persistent=False)
 
     def _loader(
         self, dataset: ClipDataset, sampler: Any, batch_size: int, *, persistent: bool
@@ -288,21 +279,19 @@ class VideoDataModule(LightningDataModule):
         num_workers = self.loader.num_workers
         if num_workers is None:
             num_workers = min(8, len(os.sched_getaffinity(0)))
-        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        if num_workers:
-            dataset.board = ReadingBoard(num_workers)
+        for_workers: dict[str, Any] = {
+            "timeout": self.loader.timeout_seconds,
+            "prefetch_factor": self.loader.prefetch_factor,
+            "persistent_workers": persistent,
+        }
         return WatchedLoader(
             cast(Dataset[ClipBatch], dataset),  # after `collate`
             batch_size=batch_size,
             sampler=sampler,
             num_workers=num_workers,
             collate_fn=collate,
-            pin_memory=on_gpu,
-            # The sampler yields whole batches in training; in evaluation the last one is shorter.
-            drop_last=False,
-            timeout=self.loader.timeout_seconds if num_workers else 0,
-            prefetch_factor=self.loader.prefetch_factor if num_workers else None,
-            persistent_workers=persistent and num_workers > 0,
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            **(for_workers if num_workers else {}),
             # Not torch's global generator: drawing worker seeds would move the training's random state.
             generator=torch.Generator().manual_seed(self.seed),
         )
@@ -340,9 +329,5 @@ _CONFIGS: dict[str, Any] = {
 
 
 def build_datamodule(settings: dict[str, Any]) -> VideoDataModule:
-    """A data module from nested plain settings, as a config holds them.
-
-    Args:
-        settings: the arguments of VideoDataModule; its config objects as dicts.
-    """
+    """A data module from its arguments as a config holds them: nested plain settings."""
     return VideoDataModule(**{k: _CONFIGS[k](**v) if k in _CONFIGS else v for k, v in settings.items()})

@@ -228,11 +228,6 @@ class EvalDataset(ClipDataset):
         self.num_clips = num_clips
         self.spacing = spacing
 
-    @property
-    def num_views(self) -> int:
-        """Clips times crops of a video."""
-        return (self.num_clips or 1) * self.crops.num_crops
-
     def __getitem__(self, index: int) -> Sample:
         return Sample(None, -1, -1) if index < 0 else self.read(index, self.records[index])
 

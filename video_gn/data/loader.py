@@ -36,25 +36,20 @@ _SLOT_BYTES = 4096
 # What torch says when a worker is gone or late. Source: torch/utils/data/dataloader.py, _signal_handling.
 _WORDS = ("DataLoader worker", "DataLoader timed out")
 
-
 TRAINING_ADVICE = "read it with another --data.backend; --ckpt_path last resumes from the last checkpoint."
 
 _BOARDS: weakref.WeakSet[Any] = weakref.WeakSet()  # of this process's loaders
 
 
 class ReadingBoard:
-    """A line for each worker: the file that it is reading, and since when.
-
-    Args:
-        num_workers: number of lines; 0 for a board without any.
-    """
+    """A line for each worker: the file that it is reading, and since when."""
 
     def __init__(self, num_workers: int) -> None:
         self.num_workers = num_workers
         self._map: mmap.mmap | None = None
         handle, self._path = tempfile.mkstemp(prefix="video-gn-reading-")
         with os.fdopen(handle, "wb") as file:
-            file.truncate(max(1, num_workers) * _SLOT_BYTES)
+            file.truncate(num_workers * _SLOT_BYTES)
         self._owner = os.getpid()
         _BOARDS.add(self)
 
@@ -71,7 +66,7 @@ class ReadingBoard:
     def write(self, path: str) -> None:
         """Note the file that this worker opens, "" when it is done; outside of a worker nothing is noted."""
         info = get_worker_info()
-        if info is None or info.id >= self.num_workers:
+        if info is None:
             return
         text = f"{time.time():.3f} {path}".encode("utf-8", "surrogateescape")[: _SLOT_BYTES - 1] if path else b""
         start = info.id * _SLOT_BYTES
@@ -96,14 +91,14 @@ class ReadingBoard:
 
 
 def explain(error: RuntimeError, *, advice: str = TRAINING_ADVICE) -> RunError | None:
-    """Explain torch's error of a dead or late worker with the files that the workers were reading.
+    """An error that names the files which the workers were reading, in place of torch's of a dead or late worker.
 
     Args:
         error: error of a loader, or raised anywhere in the main thread when a worker dies.
         advice: what can be done other than leaving the file out, and how to resume.
 
     Returns:
-        An error to raise in its place; None if it is about something else.
+        None if the error is about something else.
     """
     text = str(error)
     if not any(words in text for words in _WORDS):
@@ -119,13 +114,9 @@ def explain(error: RuntimeError, *, advice: str = TRAINING_ADVICE) -> RunError |
 
 
 class WatchedLoader(DataLoader[Any]):
-    """DataLoader whose errors name the files that dead or late workers were reading.
+    """DataLoader whose errors name the files that dead or late workers were reading, with the advice of `explain`.
 
-    Its workers ignore the signals that ask a run to stop.
-
-    Args:
-        dataset: as for `DataLoader`, like all settings except `multiprocessing_context` and `worker_init_fn`.
-        advice: see `explain`.
+    A `ClipDataset` writes them to its `board`. Workers ignore the signals that ask a run to stop.
     """
 
     def __init__(self, dataset: Any, *, num_workers: int = 0, advice: str = TRAINING_ADVICE, **settings: Any) -> None:
@@ -133,6 +124,8 @@ class WatchedLoader(DataLoader[Any]):
             # Python 3.14's default, forkserver, would leave the workers of a killed process alive: they watch their
             # parent, which is then the server.
             settings |= {"multiprocessing_context": fork_context(), "worker_init_fn": ignore_in_worker}
+            if hasattr(dataset, "board"):
+                dataset.board = ReadingBoard(num_workers)
         super().__init__(dataset, num_workers=num_workers, **settings)
         self._advice = advice
 

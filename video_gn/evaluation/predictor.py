@@ -16,7 +16,7 @@ import torch
 from video_gn.clips import Failure
 from video_gn.data.crops import TestCrops
 from video_gn.data.dataset import ClipConfig, EvalDataset, Sample
-from video_gn.data.loader import ReadingBoard, WatchedLoader
+from video_gn.data.loader import WatchedLoader
 from video_gn.errors import DecodeError
 from video_gn.evaluation.results import video_result
 from video_gn.evaluation.scores import score_views
@@ -149,8 +149,6 @@ class Predictor:
                 num_workers = max(0, min(num_workers, len(videos) - 1))
         settings: dict[str, Any] = {"num_clips": self.num_clips, "spacing": self.spacing, "backend": backend}
         dataset = _StreamDataset((), clip=self.clip, crops=self.crops, **settings)
-        if num_workers:
-            dataset.board = ReadingBoard(num_workers)
         # The records are the sampler's keys, so they go to the workers one by one.
         keys = ((place, VideoRecord(v, None) if isinstance(v, str) else v) for place, v in enumerate(videos))
         loader = WatchedLoader(

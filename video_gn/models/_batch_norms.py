@@ -296,11 +296,7 @@ class BatchRenorm(_NormBase):
 
 
 class ScaleShift(nn.Module):
-    """No normalization: x * weight + bias for each channel, so that a network without norms has the same parameters.
-
-    Args:
-        num_features: C.
-    """
+    """No normalization: x * weight + bias for each channel, so that a network without norms has the same parameters."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()

@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from video_gn.models._batch_norms import BatchRenorm, FrozenBatchNorm
-from video_gn.models.norms import check_norm_options, is_norm, make_norm, norm_kind, warn_of_ignored_groups
-from video_gn.models.tables import BATCH_FAMILY, DEFAULT_NUM_GROUPS
+from video_gn.models.norms import check_norm_options, is_norm, make_norm, true_groups
+from video_gn.models.tables import BATCH_FAMILY
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -54,14 +54,8 @@ def convert_norms(
         ValueError: naming the layer, for groups that do not divide its channels, for "frozen_batch" without
             statistics, or for a norm that does not scale each channel (such as Layer Norm of positions).
     """
-    row = norm_kind(kind)
     check_norm_options(kind, norm_options)
-    warn_of_ignored_groups(kind, num_groups=num_groups, channels_per_group=channels_per_group)
-    if not row.has_groups:
-        num_groups = channels_per_group = None
-    elif num_groups is None and channels_per_group is None:
-        num_groups = DEFAULT_NUM_GROUPS
-    groups: dict[str, Any] = {"num_groups": num_groups, "channels_per_group": channels_per_group}
+    groups = true_groups(kind, num_groups=num_groups, channels_per_group=channels_per_group)
     old = {name: module for name, module in net.named_modules() if is_norm(module)}
     arguments: dict[str, Any] | None = getattr(net, "arguments", None)
     usual = {"eps": (arguments or {}).get("norm_eps", 1e-5), "momentum": (arguments or {}).get("norm_momentum", 0.1)}

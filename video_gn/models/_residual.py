@@ -34,9 +34,6 @@ class DropPathSum(nn.Module):
     A kept branch is divided by the probability of keeping it, so that the sum's mean is that of evaluation, where
     nothing is dropped. One draw per sample, from the device's global generator.
 
-    Args:
-        probability: Probability of dropping a sample's branch, in [0, 1).
-
     Source: Huang et al. 2016 (arXiv:1603.09382), section 3; scaled in training, not at test, as timm's `drop_path`.
     """
 
@@ -60,11 +57,7 @@ class DropPathSum(nn.Module):
 class Stem(nn.Module):
     """pytorchvideo's stem, under its names; what follows the convolution can be recomputed instead of kept.
 
-    Args:
-        stem: pytorchvideo's, whose parts it takes.
-
-    Attributes:
-        checkpointed: As in `Stage`. The convolution's output is kept: it alone is over a quarter of a forward's work.
+    `checkpointed` is as in `Stage`. The convolution's output is kept: it alone is over a quarter of a forward's work.
     """
 
     checkpointed: bool = False
@@ -121,11 +114,7 @@ def _recomputed(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tenso
 
 
 def drop_paths(stages: Iterable[Stage], drop_path: float) -> None:
-    """Drop the branches of all blocks with probabilities that rise linearly from the first block to the last.
-
-    Args:
-        stages: Stages in the network's order.
-        drop_path: Probability of the last block, in [0, 1); 0 changes nothing.
+    """Drop the branches of all blocks, with a probability that rises linearly from 0 to the last block's `drop_path`.
 
     Source: the linear rule of Huang et al. 2016, Eq. 4, from 0 at the first block as timm's
         `calculate_drop_path_rates` has it: block i (from 0) of n gets drop_path * i / (n - 1).

@@ -13,10 +13,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from video_gn.checks import check_choice
 from video_gn.models._batch_norms import BatchNorm3d, BatchRenorm, FrozenBatchNorm, ScaleShift, SyncBatchNorm
 from video_gn.models._group_norm import GroupNorm
 from video_gn.models.tables import DEFAULT_NUM_GROUPS
@@ -45,16 +47,16 @@ class NormKind:
 
     Args:
         build: (num_channels, options) -> module with `weight` and `bias` of shape (C,), or None for either.
-        has_groups: Whether it takes `num_groups` and `channels_per_group`.
         depends_on_batch: Whether in training a sample's output depends on its neighbours.
         types: Classes that `build` may return, for `is_norm`.
+        has_groups: Whether it takes `num_groups` and `channels_per_group`.
         options: Keys that `norm_options` may hold.
     """
 
     build: Callable[[int, NormOptions], nn.Module]
-    has_groups: bool
     depends_on_batch: bool
     types: tuple[type[nn.Module], ...]
+    has_groups: bool = False
     options: tuple[str, ...] = ()
 
 
@@ -92,57 +94,18 @@ def _none(num_channels: int, options: NormOptions) -> nn.Module:
     return ScaleShift(num_channels)
 
 
+_RENORM_OPTIONS = ("r_max", "d_max", "warmup_start_steps", "warmup_steps")
+
 # Source: Wu & He 2018, section 3.1 (the sets S_i), each extended to T.
 NORMS: dict[str, NormKind] = {
-    "batch": NormKind(
-        _batch,
-        has_groups=False,
-        depends_on_batch=True,
-        types=(BatchNorm3d,),
-    ),
-    "group": NormKind(
-        _group,
-        has_groups=True,
-        depends_on_batch=False,
-        types=(GroupNorm,),
-    ),
-    "layer": NormKind(
-        _layer,
-        has_groups=False,
-        depends_on_batch=False,
-        types=(GroupNorm,),
-    ),
-    "instance": NormKind(
-        _instance,
-        has_groups=False,
-        depends_on_batch=False,
-        types=(GroupNorm,),
-    ),
-    "sync_batch": NormKind(
-        _sync_batch,
-        has_groups=False,
-        depends_on_batch=True,
-        types=(SyncBatchNorm,),
-    ),
-    "frozen_batch": NormKind(
-        _frozen_batch,
-        has_groups=False,
-        depends_on_batch=False,
-        types=(FrozenBatchNorm,),
-    ),
-    "batch_renorm": NormKind(
-        _batch_renorm,
-        has_groups=False,
-        depends_on_batch=True,
-        types=(BatchRenorm,),
-        options=("r_max", "d_max", "warmup_start_steps", "warmup_steps"),
-    ),
-    "none": NormKind(
-        _none,
-        has_groups=False,
-        depends_on_batch=False,
-        types=(ScaleShift,),
-    ),
+    "batch": NormKind(_batch, depends_on_batch=True, types=(BatchNorm3d,)),
+    "group": NormKind(_group, depends_on_batch=False, types=(GroupNorm,), has_groups=True),
+    "layer": NormKind(_layer, depends_on_batch=False, types=(GroupNorm,)),
+    "instance": NormKind(_instance, depends_on_batch=False, types=(GroupNorm,)),
+    "sync_batch": NormKind(_sync_batch, depends_on_batch=True, types=(SyncBatchNorm,)),
+    "frozen_batch": NormKind(_frozen_batch, depends_on_batch=False, types=(FrozenBatchNorm,)),
+    "batch_renorm": NormKind(_batch_renorm, depends_on_batch=True, types=(BatchRenorm,), options=_RENORM_OPTIONS),
+    "none": NormKind(_none, depends_on_batch=False, types=(ScaleShift,)),
 }
 
 # torch's own norms that are in no row: `_NormBase` is the base of its batch and instance norms and of what
@@ -156,13 +119,8 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def norm_kind(kind: str) -> NormKind:
-    """The table's row.
-
-    Raises:
-        ValueError: for a name that is not in the table.
-    """
-    if kind not in NORMS:
-        raise ValueError(f"norm must be one of {sorted(NORMS)}, got {kind!r}. Choose one of these.")
+    """The table's row; ValueError for a name that is not in it."""
+    check_choice("norm", kind, NORMS)
     return NORMS[kind]
 
 
@@ -201,11 +159,9 @@ def make_norm(
     own = check_norm_options(kind, norm_options)
     if num_channels < 1:
         raise ValueError(f"num_channels must be at least 1, got {num_channels!r} for {layer}. Give the layer channels.")
-    warn_of_ignored_groups(kind, num_groups=num_groups, channels_per_group=channels_per_group)
-    groups = 1
-    if row.has_groups:
-        groups = group_count(num_channels, num_groups=num_groups, channels_per_group=channels_per_group, layer=layer)
-    return row.build(num_channels, NormOptions(groups, eps, momentum, own))
+    groups = true_groups(kind, num_groups=num_groups, channels_per_group=channels_per_group)
+    count = group_count(num_channels, **groups, layer=layer) if row.has_groups else 1
+    return row.build(num_channels, NormOptions(count, eps, momentum, own))
 
 
 def group_count(
@@ -215,13 +171,7 @@ def group_count(
     channels_per_group: int | None = None,
     layer: str = "this layer",
 ) -> int:
-    """G for a layer of C channels.
-
-    Args:
-        num_channels: C.
-        num_groups: G itself; 32 when neither is given.
-        channels_per_group: C/G instead.
-        layer: Name of the layer in errors.
+    """G for a layer of C channels; arguments as `make_norm`.
 
     Raises:
         ValueError: when both are given, one is below 1, or the channels do not divide evenly.
@@ -248,22 +198,20 @@ def group_count(
     return value if name == "num_groups" else num_channels // value
 
 
-def warn_of_ignored_groups(kind: str, *, num_groups: int | None, channels_per_group: int | None) -> None:
-    """Warn of group arguments that are set for a kind without groups."""
-    if norm_kind(kind).has_groups:
-        return
+def true_groups(kind: str, *, num_groups: int | None, channels_per_group: int | None) -> dict[str, Any]:
+    """Both group arguments as a kind takes them: 32 groups if neither is given, or None if it has no groups."""
     given = {"num_groups": num_groups, "channels_per_group": channels_per_group}
+    if norm_kind(kind).has_groups:
+        is_chosen = num_groups is not None or channels_per_group is not None
+        return given if is_chosen else given | {"num_groups": DEFAULT_NUM_GROUPS}
     for name, value in given.items():
         if value is not None:
             warnings.warn(f"{name}={value!r} is ignored: norm {kind!r} has no groups to choose", stacklevel=3)
+    return dict.fromkeys(given)
 
 
 def check_norm_numbers(*, eps: float, momentum: float) -> None:
-    """Check what every kind is built with.
-
-    Raises:
-        ValueError: for an eps that is not above 0 or a momentum outside [0, 1].
-    """
+    """Raise ValueError for an eps that is not above 0 or a momentum outside [0, 1]."""
     if not eps > 0:
         raise ValueError(f"eps must be above 0, got {eps!r}. The usual value is 1e-5.")
     if not 0 <= momentum <= 1:

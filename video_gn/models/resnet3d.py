@@ -19,8 +19,8 @@ from video_gn.checks import check_choice
 from video_gn.models import _residual as ptv
 from video_gn.models._i3d_arguments import check_arguments, check_counts, plain
 from video_gn.models._residual import Stage, Stem, drop_paths
-from video_gn.models.norms import is_norm, make_norm, norm_kind, warn_of_ignored_groups
-from video_gn.models.tables import DEFAULT_NUM_GROUPS, DEPTHS, LAYOUTS, Depth, LayoutName, NormName
+from video_gn.models.norms import is_norm, make_norm, true_groups
+from video_gn.models.tables import DEPTHS, LAYOUTS, Depth, LayoutName, NormName
 
 # Which blocks of a stage have a 3x1x1 (1) and which a 1x1x1 (0) as their first convolution, repeated to the
 # stage's depth. Source: video-nonlocal-net, obtain_arc; the same in SlowFast and mmaction2.
@@ -229,24 +229,13 @@ def i3d(
     arguments = {name: plain(value) for name, value in locals().items()}
     check_arguments(arguments)
     source = LAYOUTS[layout]
-    warn_of_ignored_groups(norm, num_groups=num_groups, channels_per_group=channels_per_group)
-    if not norm_kind(norm).has_groups:
-        num_groups = channels_per_group = None
-    elif num_groups is None and channels_per_group is None:
-        num_groups = DEFAULT_NUM_GROUPS
-    # Their true values, so that equal arguments mean equal nets.
-    arguments.update(num_groups=num_groups, channels_per_group=channels_per_group)
+    groups = true_groups(norm, num_groups=num_groups, channels_per_group=channels_per_group)
+    arguments |= groups  # so that equal arguments mean equal nets
 
     def norm_layer(*, num_features: int, eps: float, momentum: float) -> nn.Module:
         # pytorchvideo's builders call every norm as they would BatchNorm3d.
         return make_norm(
-            norm,
-            num_features,
-            num_groups=num_groups,
-            channels_per_group=channels_per_group,
-            eps=eps,
-            momentum=momentum,
-            norm_options=arguments["norm_options"],
+            norm, num_features, **groups, eps=eps, momentum=momentum, norm_options=arguments["norm_options"]
         )
 
     norm_arguments: dict[str, Any] = {"norm": norm_layer, "norm_eps": norm_eps, "norm_momentum": norm_momentum}
@@ -287,9 +276,7 @@ def min_clip(layout: str) -> tuple[int, int]:
 def initialize(net: nn.Module, *, zero_init_last_norm: bool) -> None:
     """Draw fresh weights in place, from torch's global generator, treating every kind of norm alike.
 
-    Args:
-        net: Network of pytorchvideo's blocks and a `Head`.
-        zero_init_last_norm: Scale 0 instead of 1 in the last norm of each block.
+    With `zero_init_last_norm`, the last norm of each block has scale 0 instead of 1.
 
     Source: Wu & He 2018, section 4.1; convolutions He et al. 2015 (arXiv:1502.01852), fan-out.
     """
@@ -300,10 +287,9 @@ def initialize(net: nn.Module, *, zero_init_last_norm: bool) -> None:
             _fill(module, weight=1.0, bias=0.0)
         elif isinstance(module, nn.Linear):
             _initialize_classifier(module)
-    if zero_init_last_norm:
-        for module in net.modules():
-            if isinstance(module, ptv.BottleneckBlock):
-                _fill(module.norm_c, weight=0.0, bias=0.0)
+    for module in net.modules():
+        if zero_init_last_norm and isinstance(module, ptv.BottleneckBlock):
+            _fill(module.norm_c, weight=0.0, bias=0.0)
 
 
 def _stage(index: int, num_blocks: int, *, width: int, norm_arguments: dict[str, Any]) -> Stage:

@@ -75,7 +75,7 @@ class Mixing:
         step: int,
         rank: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw, and mix a batch.
+        """Draw, and mix a batch: a function of its arguments.
 
         Args:
             frames_NCTHW: floating point, normalized; not written to.
