@@ -48,6 +48,24 @@ def test_broken_files_never_reach_an_epoch_and_are_counted_in_a_test(broken, end
     assert "missing" in reasons["gone.mp4"]
 
 
+@pytest.mark.parametrize(("words", "expected"), [([], None), (["--full"], None), (["--timeout_seconds=5"], 5.0)])
+def test_a_scan_chooses_its_own_time_limit_unless_one_is_given(monkeypatch, tmp_path, words, expected):
+    """One minute for a file, ten with --full: `scan` decides it from None."""
+    seen = []
+
+    class Stop(Exception):
+        pass
+
+    def scan(*args, timeout_seconds, **settings):
+        seen.append(timeout_seconds)
+        raise Stop
+
+    monkeypatch.setattr("video_gn.prepare.scan.scan", scan)
+    with pytest.raises(Stop):
+        main(["data", "scan", "videos", f"--output={tmp_path / 'scan.csv'}", *words])
+    assert seen == [expected]
+
+
 def test_a_training_over_shards_is_the_one_over_loose_files(tiny_videos, tmp_path):
     shutil.copytree(tiny_videos, tmp_path / "videos")
     status, printed = run(["data", "prepare", "videos", "shards", "--copy", "--shards=7"], tmp_path)

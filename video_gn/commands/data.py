@@ -85,7 +85,7 @@ def _add_scan(commands: Any) -> None:
     parser.add_argument("--root", metavar="DIR", help="directory of a list's relative paths (the list's directory)")
     parser.add_argument("--format", default="auto", help="format of the list, as data.source.format (auto)")
     parser.add_argument("--num_workers", type=positive, metavar="N", help="processes (one a core)")
-    parser.add_argument("--timeout_seconds", type=float, default=60.0, metavar="S", help="limit for one file (60)")
+    parser.add_argument("--timeout_seconds", type=float, metavar="S", help="limit for one file (60; 600 with --full)")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE")
     parser.set_defaults(run=_scan)
 
