@@ -143,5 +143,5 @@ def test_errors_of_the_disk_say_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(journal.os, "fsync", fail)
     with Journal(path) as book:
         book.start()
-        with pytest.raises(UnwritableError, match=r"x\.jsonl could not be written: Input/output"):
+        with pytest.raises(RunError, match=r"x\.jsonl could not be written: Input/output"):
             book.sync()

@@ -15,7 +15,7 @@ from runs import TINY, run
 from small import assert_same
 
 from video_gn import files
-from video_gn.errors import DiskFullError, RefusedError, StoppedError, UnwritableError
+from video_gn.errors import DiskFullError, RefusedError, RunError, StoppedError, UnwritableError
 from video_gn.files import naming_full_disk, remove_temporary, whole_file, whole_path, write_json, write_text
 from video_gn.run import checkpoints
 from video_gn.run.checkpoints import AtomicCheckpointIO, link
@@ -137,6 +137,19 @@ def test_a_directory_that_forbids_it_is_named(tmp_path, monkeypatch, number):
             with pytest.raises(UnwritableError, match=rf"x\.txt could not be written: {os.strerror(number)} \("):
                 write_text(tmp_path / "x.txt", "new")
         assert not list(tmp_path.iterdir())
+
+
+def test_an_error_that_may_pass_is_no_refusal(tmp_path, monkeypatch):
+    """A refused job is not started again; after an error of a file server it should be."""
+
+    def fail(path, *_, **__):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(RunError, match=r"x\.txt could not be written: Input/output error .* Run .* again") as found:
+        write_text(tmp_path / "x.txt", "new")
+    assert not isinstance(found.value, RefusedError)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_directory_that_is_none_is_named(tmp_path):

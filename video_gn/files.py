@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from video_gn.errors import DiskFullError, UnwritableError, VideoGNError
+from video_gn.errors import DiskFullError, RunError, UnwritableError, VideoGNError
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +93,8 @@ def remove_temporary(directory: Path, *, name: str = "*", recursive: bool = Fals
 
 # No room, no room for this user, and a file above the shell's limit (ulimit -f).
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Errors that pass by themselves, as of a file server: another start may cure them.
+_PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOMEM)
 
 
 @contextlib.contextmanager
@@ -152,14 +154,17 @@ def naming_unwritable(path: Path) -> Iterator[None]:
     Raises:
         DiskFullError: no room.
         UnwritableError: the directory is read-only or forbidden, or no directory.
+        RunError: an error of the disk or file server that may pass.
     """
     try:
         with naming_full_disk(path):
             yield
     except OSError as error:
+        what = f"{path} could not be written: {error.strerror or error} ({path.parent})."
+        if error.errno in _PASSING:
+            raise RunError(f"{what} Run the command again.") from error
         raise UnwritableError(
-            f"{path} could not be written: {error.strerror or error} ({path.parent}). Choose a directory that this "
-            "user may write to, or change its permissions."
+            f"{what} Choose a directory that this user may write to, or change its permissions."
         ) from error
 
 

@@ -52,7 +52,7 @@ def write_all(file: IO[bytes], data: bytes) -> None:
 
     Raises:
         DiskFullError: no room.
-        UnwritableError: another error of the disk.
+        RunError: another error of the disk.
     """
     rest = memoryview(data)
     with naming_unwritable(Path(file.name)):
