@@ -40,10 +40,7 @@ class Sample:
 def read_views(reader: VideoReader, indices_KT: np.ndarray, crop: Crop) -> torch.Tensor:
     """Decode each frame of several clips once, crop, and lay the clips out.
 
-    Args:
-        reader: an open video.
-        indices_KT: int64, frames of each clip; clips may overlap and wrap around.
-        crop: uint8 (n, H, W, 3) -> uint8 (P, n, 3, h, w), the same for every frame.
+    `indices_KT` are int64; clips may overlap and wrap around. `crop` must do the same to every frame.
 
     Returns:
         uint8 (K * P, T, 3, h, w), view k * P + p, in memory order V,T,h,w,3.

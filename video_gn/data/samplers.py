@@ -34,11 +34,7 @@ class TrainSampler(Sampler[tuple[int, int]]):
     rank r has the r-th part of each. The last incomplete global batch is left out.
 
     Args:
-        num_records: records of the training set.
-        batch_size: clips of a batch in one process.
-        seed: seed of the run.
-        rank: rank of this process.
-        world_size: number of processes.
+        batch_size: videos of a batch in one process.
         start_epoch: epoch of the first iteration; `set_epoch` sets that of later ones.
         start_batch: batches of `start_epoch` that training has already used.
         order: (seed, epoch) -> records of the epoch, int64 (num_records,), some perhaps several times; None for a
@@ -83,14 +79,10 @@ class ExtraSampler(Sampler[tuple[int, int]]):
     of another stream's. Global batches are divided among ranks as in `TrainSampler`.
 
     Args:
-        num_records: records of the training set.
         batch_size: videos of a batch in one process.
         num_batches: batches of each process.
-        seed: seed of the run.
         stream: 0 or above; one for each use.
         start: in [0, 2**32), such as the optimizer step.
-        rank: rank of this process.
-        world_size: number of processes.
         order: as for `TrainSampler`.
 
     Raises:
@@ -147,13 +139,7 @@ class EvalSampler(Sampler[int]):
     """Every record once over all processes: rank r has r, r + world_size, ...; nothing is padded.
 
     A process without any record gets the key -1, for which the data set gives an empty sample: Lightning hangs on a
-    loader without batches.
-
-    Args:
-        num_records: records to evaluate.
-        rank: rank of this process.
-        world_size: number of processes.
-        leave_out: records that are done; the rest is divided in the same way.
+    loader without batches. Records to `leave_out` are done; the rest is divided in the same way.
     """
 
     def __init__(

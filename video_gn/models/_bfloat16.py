@@ -31,11 +31,7 @@ from torch.func import functional_call
 
 
 def check_bfloat16_cpu(net: nn.Module, clip_shape_CTHW: Sequence[int]) -> None:
-    """Refuse a clip with which bfloat16 training on a CPU gives wrong gradients; nothing is computed.
-
-    Args:
-        net: Network that takes (N, C, T, H, W); it is unchanged.
-        clip_shape_CTHW: Shape of one training clip.
+    """Refuse a clip with which bfloat16 training on a CPU gives wrong gradients; nothing is computed or changed.
 
     Raises:
         ValueError: naming the first convolution, its kernel, and the clip's size there.
