@@ -79,7 +79,7 @@ def whole_training(tiny_videos, tmp_path_factory):
     return path
 
 
-def assert_goes_on_like(lines, wanted, first_step):
+def assert_resumes_like(lines, wanted, first_step):
     """A restart's hooks are the whole run's from its checkpoint on, but for the epoch's start, which comes again."""
     saved = [i for i, line in enumerate(wanted) if line == f"save {first_step}"]
     rest = wanted[saved[-1] + 1 :] if saved else wanted

@@ -14,7 +14,7 @@ from resuming import (
     STATE,
     STEPS,
     assert_equal_end,
-    assert_goes_on_like,
+    assert_resumes_like,
     steps_done,
     stop,
     whole_training,
@@ -84,7 +84,7 @@ def test_kills_inside(tiny_videos, tmp_path, whole, moment):
     assert [first for first, _ in starts if first > 0] == [n for n in resumed if 0 < n < STEPS]
     assert sum(first == 0 for first, _ in starts) == 1 + (killed + 1 - len(resumed) - 1 if len(resumed) < killed else 0)
     for first, lines in starts:
-        assert_goes_on_like(lines, wanted, first)
+        assert_resumes_like(lines, wanted, first)
     assert_equal_end(tmp_path, whole)
 
 
@@ -96,7 +96,7 @@ def test_going_on_from_any_kept_step(tiny_videos, tmp_path, whole, step):
     assert status == 0, printed
     ((first, lines),) = runs_of(tmp_path)
     assert first == step
-    assert_goes_on_like(lines, runs_of(whole)[0][1], step)
+    assert_resumes_like(lines, runs_of(whole)[0][1], step)
     ours, wanted = (torch.load(p / "run/checkpoints/last.ckpt", weights_only=True) for p in (tmp_path, whole))
     for key in STATE:
         assert_same(ours[key], wanted[key])
@@ -127,5 +127,5 @@ def test_asked_to_stop_it_finishes_the_step_and_saves(tiny_videos, tmp_path, who
     assert begin == 3
     assert steps_done(first) == [0, 1, 2] and steps_done(rest) == list(range(3, STEPS))
     assert without_saves(first) == without_saves(runs_of(whole)[0][1])[: len(without_saves(first))]
-    assert_goes_on_like(rest, runs_of(whole)[0][1], 3)
+    assert_resumes_like(rest, runs_of(whole)[0][1], 3)
     assert_equal_end(tmp_path, whole)

@@ -10,7 +10,7 @@ import torch
 from resuming import (
     STEPS,
     assert_equal_end,
-    assert_goes_on_like,
+    assert_resumes_like,
     lines_of,
     steps_done,
     stop,
@@ -51,8 +51,8 @@ def test_where_no_checkpoint_may_be_taken(tiny_videos, tmp_path, whole, pattern,
     assert status == 0, printed
     (_, first), (begin, rest) = runs_of(tmp_path)
     assert (begin, steps_done(rest)) == (saved, list(range(saved, STEPS)))
-    assert_goes_on_like(first, runs_of(whole)[0][1], 0)
-    assert_goes_on_like(rest, runs_of(whole)[0][1], begin)
+    assert_resumes_like(first, runs_of(whole)[0][1], 0)
+    assert_resumes_like(rest, runs_of(whole)[0][1], begin)
     assert_equal_end(tmp_path, whole)
 
 
@@ -72,7 +72,7 @@ def test_at_any_moment_again_and_again(tiny_videos, tmp_path, whole):
     assert status == 0, printed
     assert "Traceback" not in log.read_text()
     for begin, lines in runs_of(tmp_path):
-        assert_goes_on_like(lines, runs_of(whole)[0][1], begin)
+        assert_resumes_like(lines, runs_of(whole)[0][1], begin)
     assert_equal_end(tmp_path, whole)
 
 

@@ -1,4 +1,4 @@
-"""A run that is killed at any moment goes on from its last checkpoint, bit for bit."""
+"""A run that is killed at any moment resumes from its last checkpoint, bit for bit."""
 
 import os
 import random
@@ -74,7 +74,7 @@ def test_kills_at_random_moments(tiny_videos, tmp_path, whole, validation):
 
 @pytest.mark.parametrize("stop_at", [1, 2, 4, 5, 6, 7, 10])
 def test_stopping_by_steps_and_going_on(tiny_videos, tmp_path, whole, stop_at):
-    """A run that ended at a step, inside an epoch or at its end, goes on like one that never stopped."""
+    """A run that ended at a step, inside an epoch or at its end, resumes like one that never stopped."""
     status, printed = run(
         fit_words(tiny_videos, tmp_path, "--trainer.max_epochs=-1", f"--trainer.max_steps={stop_at}"), tmp_path
     )
@@ -116,7 +116,7 @@ def test_accumulation_resumes_at_a_step(tiny_videos, tmp_path):
 
 
 def test_what_comes_after_an_older_step_is_set_aside(tiny_videos, tmp_path):
-    """Going on from step 2, the kept steps 4 and 5 are another branch's: they are neither deleted nor gone on from."""
+    """Resuming from step 2, the kept steps 4 and 5 are another branch's: neither deleted nor resumed from."""
     keep = ["--checkpoint.keep_steps=2", "--trainer.max_epochs=1"]
     status, printed = run(fit_words(tiny_videos, tmp_path, *keep), tmp_path)
     assert status == 0, printed
@@ -129,7 +129,7 @@ def test_what_comes_after_an_older_step_is_set_aside(tiny_videos, tmp_path):
 
 
 def test_a_damaged_checkpoint_and_another_machine_are_named(tiny_videos, tmp_path, whole):
-    """The run goes on from the newest whole checkpoint, and says where its arithmetic may differ."""
+    """The run resumes from the newest whole checkpoint, and says where its arithmetic may differ."""
     keep = ["--checkpoint.keep_steps=2", "--trainer.max_epochs=1"]
     status, printed = run(fit_words(tiny_videos, tmp_path, *keep), tmp_path)
     assert status == 0, printed

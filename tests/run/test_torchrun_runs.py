@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchruns
-from resuming import assert_goes_on_like, lines_of, steps_done, without_saves
+from resuming import assert_resumes_like, lines_of, steps_done, without_saves
 from runs import TINY, children, free_port, runs_of
 from small import assert_same
 
@@ -153,7 +153,7 @@ def test_torchrun_is_asked_to_stop(tiny_videos, tmp_path, whole, number):
         (_, first), (begin, rest) = hooks_of(tmp_path, rank)
         assert (begin, steps_done(first), steps_done(rest)) == (step, list(range(step)), list(range(step, STEPS)))
         assert without_saves(first) == without_saves(wanted)[: len(without_saves(first))]
-        assert_goes_on_like(without_saves(rest), without_saves(wanted[wanted.index(f"save {step}") :]), 0)
+        assert_resumes_like(without_saves(rest), without_saves(wanted[wanted.index(f"save {step}") :]), 0)
     assert_equal_end(tmp_path, whole)
 
 
@@ -169,7 +169,7 @@ def wait_for(condition, process, log):
 
 @pytest.mark.slow
 def test_any_process_is_killed_at_any_moment(tiny_videos, tmp_path, whole):
-    """torchrun, a rank or a loader's worker: nobody outlives them, and the run goes on at its checkpoint's step."""
+    """torchrun, a rank or a loader's worker: nobody outlives them, and the run resumes at its checkpoint's step."""
     rng, log = random.Random(0), tmp_path / "log.txt"
     killed, number, finished = {"torchrun": 0, "rank": 0, "worker": 0}, 0, []
     while sum(killed.values()) < KILLS:
@@ -191,7 +191,7 @@ def test_any_process_is_killed_at_any_moment(tiny_videos, tmp_path, whole):
         for rank in (0, 1):
             wanted, starts = hooks_of(whole, rank)[0][1], hooks_of(here, rank)
             for first, lines in starts:
-                assert_goes_on_like(lines, wanted, first)
+                assert_resumes_like(lines, wanted, first)
         told = [int(n) for n in re.findall(r"checkpoint: \S+ \(step (\d+)\)", (here / "log.txt").read_text())]
         begun = iter(told)  # a kill may come between the word of a resume and its first hook
         assert all(first in begun for first, _ in starts if first > 0)

@@ -294,7 +294,7 @@ def test_training_is_bit_for_bit_that_without_estimates_and_goes_on_so(tiny_vide
         )
     saved = {name.removeprefix("net."): value for name, value in load(tmp_path, 3)["state_dict"].items()}
     assert_same(dict(trace.validated[3]), {name: saved[name] for name in trace.validated[3]})
-    # A run that goes on from inside an epoch ends as the whole one.
+    # A run that resumes inside an epoch ends as the whole one.
     resumed = tmp_path / "resumed"
     _, again = fit(tiny_videos, resumed, PreciseBN(2), norm=norm, ckpt_path=tmp_path / "step-00000002.ckpt")
     # Each step seeds its own random state; what was before the first one is another process's.

@@ -1,4 +1,4 @@
-"""Sharded training against DDP: the same numbers, and the same checkpoints, which either goes on from."""
+"""Sharded training against DDP: the same numbers, and the same checkpoints, which either resumes from."""
 
 from types import SimpleNamespace
 
