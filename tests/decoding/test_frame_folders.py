@@ -23,7 +23,7 @@ from video_gn.data.show import show
 from video_gn.decoding import open_video
 from video_gn.decoding.frame_folders import FRAME_EXTENSIONS, Folders, folder_state
 from video_gn.errors import ManifestError
-from video_gn.lists import file_names as _files
+from video_gn.lists import file_names
 from video_gn.lists.file_names import walk_videos
 from video_gn.lists.manifest import write_manifest
 from video_gn.lists.read import find_videos, read_manifest
@@ -112,7 +112,7 @@ class TestFolders:
             put(tmp_path / name)
         listed = []
         real = os.scandir
-        monkeypatch.setattr(_files.os, "scandir", lambda path: listed.append(str(path)) or real(path))
+        monkeypatch.setattr(file_names.os, "scandir", lambda path: listed.append(str(path)) or real(path))
         assert len(read_manifest(tmp_path)) == 3
         below = [path for path in listed if path.count("/v")]
         assert sorted(below) == sorted(str(tmp_path / name) for name in ("a/v1", "a/v2", "b/v3"))
@@ -356,4 +356,4 @@ def test_training_test_and_inference(both, tmp_path):
 
 
 def test_extensions_of_pictures_and_videos_differ():
-    assert not set(FRAME_EXTENSIONS) & _files.VIDEO_EXTENSIONS
+    assert not set(FRAME_EXTENSIONS) & file_names.VIDEO_EXTENSIONS
