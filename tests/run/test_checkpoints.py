@@ -59,7 +59,7 @@ def test_a_link_keeps_its_content_when_the_source_is_replaced(tmp_path, monkeypa
 
 @pytest.mark.parametrize("settings", [{"every_n_steps": 0}, {"keep_steps": -1}])
 def test_settings_are_checked(settings):
-    with pytest.raises(ValueError, match="every_n_steps must be above 0 and keep_steps not below"):
+    with pytest.raises(ValueError, match="every_n_steps must be at least 1 and keep_steps at least 0"):
         RunCheckpoint(**settings)
 
 

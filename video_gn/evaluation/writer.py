@@ -1,7 +1,7 @@
 """Lightning callback that turns scores into figures and files: val/top1, test/metrics.json, predict/predictions.json.
 
-The module scores batches; here lie the metric, the failures, and what a stopped test resumes from. Scores go to disk as
-they come, so that a long test does not grow in memory.
+The module scores batches; this callback holds the metric, the failures, and what a stopped test resumes from. Scores go
+to disk as they come, so that a long test does not grow in memory.
 
 Shape letters: N videos of a batch, K views, Y classes.
 """
@@ -35,8 +35,8 @@ class EvaluationWriter(Callback):
 
     Args:
         run_dir: Run directory; files go to its `test/` or `predict/`.
-        top_k: Labels of each video of a prediction.
-        made_with: Returns the settings that a test's scores follow from, beside its videos; a stopped test resumes if
+        top_k: Number of labels kept for each video of a prediction.
+        made_with: Returns the settings that determine a test's scores, besides its videos; a stopped test resumes if
             they are the same. None always starts anew.
         requeue: Asks for the job to be started again; called if SIGUSR1 stops a test.
     """
@@ -96,14 +96,14 @@ class EvaluationWriter(Callback):
             raise RunError("validation: none of the videos could be read")
         for name, key in (("val/loss", "nll"), ("val/top1", "top1"), ("val/top5", "top5")):
             if results[key] is not None:
-                # Every rank has computed the same value from what all have seen.
+                # Every rank has computed the same value from all ranks' videos.
                 value = torch.as_tensor(results[key], dtype=torch.float32)
                 pl_module.log(name, value, prog_bar=name != "val/top5", rank_zero_only=False)
 
     # ---- test --------------------------------------------------------------------------------
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Look for what an earlier start of the same test has scored, before the videos are divided over ranks."""
+        """Look for what an earlier start of the same test has scored, before the videos are divided among ranks."""
         if stage != "test":
             return
         manifest = trainer.datamodule.manifests["test"]
@@ -178,7 +178,7 @@ class EvaluationWriter(Callback):
         self._unfinished.remove()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Say what is kept of a test, and have a SLURM job started again."""
+        """Say what is kept of a test, and requeue a SLURM job that SIGUSR1 stops."""
         if self._files is None or trainer.state.fn != "test":
             return
         if trainer.is_global_zero:

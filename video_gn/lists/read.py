@@ -46,15 +46,16 @@ class VideoList:
         list: `path label` lines with one separator (space, comma, tab or semicolon); the last field is
             the label; or mmaction2's `folder num_frames label`. Or a csv with a header: `path`, and optionally
             `label`, `start_seconds`, `end_seconds`, `split`, and other columns to group by. Labels are
-            names or numbers from 0. The same as parquet. A list that a scan wrote also tells which videos are broken.
+            names or numbers from 0. Or parquet with these columns. A list that a scan wrote also says which videos
+            are broken.
         kinetics: the official csv over `<youtube_id>_<start>_<end>.mp4` files, flat or in class folders.
 
     Args:
         path: the list, or the folder.
         root: directory that relative paths start from; None is the list's own.
         format: "auto", or one of `FORMATS`.
-        separator: separator of a list's fields; None finds it.
-        check_files: find out which files are missing; without it none is marked as missing.
+        separator: separator of a list's fields; None detects it.
+        check_files: find out which files are missing; if False, none is marked as missing.
 
     Raises:
         ManifestError: for what cannot be read, is empty or does not fit; it names file and lines.
@@ -112,7 +113,7 @@ class VideoList:
             split: "train", "val", "test", or another name in a csv's column `split`; "all" for all; None for a list
                 without parts.
             classes: names by number, or a file with one per line (or json); None takes them from all rows of the
-                list. Spaces and underscores in names are the same.
+                list. Spaces and underscores in names count as equal.
 
         Raises:
             ManifestError: see `VideoList`.
@@ -188,12 +189,12 @@ def _log_manifest(manifest: Manifest) -> None:
 
 
 def _without_found(listing: Listing, errors: list[str]) -> list[str]:
-    """What a scan found wrong, without files that it missed and that exist now."""
+    """What a scan found wrong, without files that were missing at the scan and exist now."""
     found = [row for row, error in enumerate(errors) if error == MISSING and not listing.missing[row]]
     if not found:
         return errors
     log.warning(
-        "%s: %d videos that the scan missed are there now (%s, ...). Scan them again to know more.",
+        "%s: %d videos that were missing at the scan are there now (%s, ...). Scan them again to know more.",
         listing.source,
         len(found),
         listing.paths[found[0]],

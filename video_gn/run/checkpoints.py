@@ -1,7 +1,7 @@
 """Writes the checkpoints of a training: whole files only, at places where resuming is exact.
 
-Lightning's own state inside an epoch's end or a validation makes a resumed run skip or repeat hooks. So a save that
-falls due there waits until they are over, and the loops' state is written in one of two plain forms: between two
+A checkpoint taken during a validation or an epoch's end makes a resumed run skip or repeat Lightning's hooks. So a save
+that falls due there waits until they are over, and the loops' state is written in one of two plain forms: between two
 epochs, or between two batches of one.
 """
 
@@ -54,7 +54,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | os.PathLike[str], map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a checkpoint onto the CPU; nothing in it is executed, and its tensors do not depend on the file.
+        """Read a checkpoint onto the CPU; nothing in it is executed, and its tensors are copies: the file may change.
 
         Raises:
             CheckpointError: If the file is damaged or holds more than plain containers and tensors.
@@ -79,7 +79,7 @@ class RunCheckpoint(Checkpoint):
         directory: Directory of the checkpoints, `checkpoints/` of the run; filled in by the command line.
         every_n_steps: Optimizer steps between two saves of `last.ckpt`; the end of an epoch or validation saves too.
         keep_steps: Number of older saves to keep beside it as `step-*.ckpt`, the newest.
-        monitor: Figure of the validation whose largest value makes `best.ckpt`; of equal ones the latest.
+        monitor: Figure of the validation whose largest value makes `best.ckpt`; on a tie the latest.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class RunCheckpoint(Checkpoint):
     ) -> None:
         if every_n_steps < 1 or keep_steps < 0:
             raise ValueError(
-                f"every_n_steps must be above 0 and keep_steps not below, got {every_n_steps} and {keep_steps}"
+                f"every_n_steps must be at least 1 and keep_steps at least 0, got {every_n_steps} and {keep_steps}"
             )
         if monitor not in ("val/top1", "val/top5"):
             raise ValueError(
@@ -123,7 +123,7 @@ class RunCheckpoint(Checkpoint):
     # ---- where a save may happen -------------------------------------------------------------
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note the step that the run resumes from, and the place if the batch size is another; see `batch_change`."""
+        """Note the step to resume from, and its place in the epoch if the batch size changed; see `batch_change`."""
         self.change = find_change(trainer, checkpoint)
         if self.change is not None:
             self.change.apply(checkpoint)
@@ -192,7 +192,7 @@ class RunCheckpoint(Checkpoint):
         self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
-        """Write `last.ckpt` and its other names, once for a step; called on every rank, where a save may happen."""
+        """Write `last.ckpt` and its other names; called on every rank, where a save may happen."""
         if is_within_window(trainer):
             return  # a stop between two optimizer steps: no checkpoint holds the gradients of half a window
         self._due = False
