@@ -57,8 +57,8 @@ def draw_demo(rows, target):
         with open_video(row["video"]) as video:
             frames = video.frames_at(FRAMES).numpy()
         strip = np.concatenate([np.pad(f, ((0, 0), (0, 3), (0, 0)), constant_values=255) for f in frames], axis=1)
-        bottom = 0.98 * (1 - (place + 1) / NUM_VIDEOS)
-        axes = figure.add_axes((0.01, bottom + 0.012, 0.40, 0.75 / NUM_VIDEOS))
+        bottom = 0.955 * (1 - (place + 1) / NUM_VIDEOS)
+        axes = figure.add_axes((0.01, bottom + 0.012, 0.40, 0.73 / NUM_VIDEOS))
         axes.imshow(strip, interpolation="nearest")
         axes.axis("off")
         right = row["label"] == row["pred"]

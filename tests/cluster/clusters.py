@@ -37,7 +37,7 @@ class Cluster:
             "CPUS": "8",  # jobs of stand-ins run side by side
             "GRES": "gpu:8",  # devices that only Slurm believes in
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin",
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests/helpers'}",
             "OMP_NUM_THREADS": "1",
         }
 
