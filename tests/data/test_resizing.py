@@ -5,49 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from frames import crop_params, noise, resize_by_definition
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as F
 
 from video_gn.data import crops as transforms
-from video_gn.data.crops import CropParams, TrainTransform, resized_size
-
-
-def noise(num_frames, height, width, *, seed=0):
-    rng = np.random.default_rng(seed)
-    return torch.from_numpy(rng.integers(0, 256, (num_frames, height, width, 3), dtype=np.uint8))
-
-
-def places(num_frames, height, width):
-    """Pixels that say where they stand: row, column, 10 * frame + channel."""
-    frames = np.zeros((num_frames, height, width, 3), dtype=np.uint8)
-    frames[..., 0] = np.arange(height)[None, :, None]
-    frames[..., 1] = np.arange(width)[None, None, :]
-    frames[..., 2] = 10 * np.arange(num_frames)[:, None, None]
-    return torch.from_numpy(frames)
-
-
-def weights(length, new_length):
-    """The triangle filter, as wide as a pixel of the smaller picture, by definition: (new, old)."""
-    scale = length / new_length
-    width = max(scale, 1.0)
-    out = np.zeros((new_length, length))
-    for i in range(new_length):
-        center = (i + 0.5) * scale
-        for j in range(length):
-            out[i, j] = max(0.0, 1 - abs(j + 0.5 - center) / width)
-        out[i] /= out[i].sum()
-    return out
-
-
-def resize_by_definition(frames_THWC, height, width):
-    x = frames_THWC.numpy().astype(np.float64)
-    x = np.einsum("ih,thwc->tiwc", weights(x.shape[1], height), x)
-    return np.einsum("jw,thwc->thjc", weights(x.shape[2], width), x)
-
-
-def crop_params(frames, resized, top=0, left=0, *, crop_px, flip=False):
-    return CropParams(*frames.shape[1:3], *resized, top, left, crop_px, flip)
-
+from video_gn.data.crops import TrainTransform, resized_size
 
 # ---- sizes -------------------------------------------------------------------------------------
 
