@@ -71,6 +71,10 @@ class ConfigError(VideoGNError):
     """A setting is wrong, alone or together with another; the message names it."""
 
 
+class SettingError(ConfigError, ValueError):
+    """An argument of a function does not fit. On the command line it is an option: a line, not a traceback."""
+
+
 class RunError(VideoGNError):
     """A run cannot start or continue; the message names the setting or directory."""
 

@@ -26,10 +26,7 @@ def main(command: str, words: Sequence[str]) -> int:
         parser.error(f"unrecognized arguments: {' '.join(settings)}")
     options.settings = settings
     set_up_logging()
-    try:
-        status: int = options.run(options)
-    except ValueError as error:  # with which the package's functions refuse arguments that do not fit
-        raise ConfigError(str(error)) from error
+    status: int = options.run(options)
     return status
 
 
@@ -50,7 +47,7 @@ def _add_synth(commands: Any) -> None:
     parser.add_argument(
         "--val_per_class", type=positive, default=10, metavar="N", help="validation videos of each class (10)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed; the same one gives the same files (0)")
+    parser.add_argument("--seed", type=not_negative, default=0, help="seed; the same one gives the same files (0)")
     parser.set_defaults(run=_synth)
 
 

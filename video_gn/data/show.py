@@ -23,6 +23,7 @@ from video_gn.data.crops import TestCrops, resized_size
 from video_gn.data.dataset import ClipDataset, ClipTransform, Draw, EvalDataset, Read, TrainDataset
 from video_gn.data.layout import Sample
 from video_gn.data.samplers import TrainSampler
+from video_gn.errors import SettingError
 from video_gn.files import whole_path
 from video_gn.lists.records import VideoRecord
 
@@ -268,7 +269,9 @@ def contact_sheet(rows: Sequence[Row]) -> Image.Image:
         ValueError: for no rows.
     """
     if not rows:
-        raise ValueError("rows must not be empty: neither training nor test clips were asked for, or their lists lack")
+        raise SettingError(
+            "rows must not be empty: neither training nor test clips were asked for, or their lists lack"
+        )
     font = ImageFont.load_default(size=_FONT)
     thumbs = [_thumbnails(row, font) for row in rows]
     width = max(_LEAST_WIDTH, *(2 * _MARGIN + sum(t.width + _GAP for t in line) for line in thumbs))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from video_gn.decoding.frame_folders import Folders, without_count
-from video_gn.errors import ManifestError
+from video_gn.errors import ManifestError, SettingError
 from video_gn.files import whole_file
 from video_gn.lists.file_names import VIDEO_EXTENSIONS, is_video, not_videos
 from video_gn.lists.parquet import read_parquet
@@ -115,7 +115,7 @@ def read_table(path: Path, *, separator: str | None = None, root: Path | None = 
         ValueError: for an unknown separator.
     """
     if separator is not None and separator not in SEPARATORS:
-        raise ValueError(f"separator must be one of {list(SEPARATORS)}, got {separator!r}. None finds it.")
+        raise SettingError(f"separator must be one of {list(SEPARATORS)}, got {separator!r}. None finds it.")
     if path.suffix.lower() not in LIST_SUFFIXES:
         what = "a video" if is_video(path.name) else "a file of another kind"
         raise ManifestError(

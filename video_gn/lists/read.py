@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from video_gn.errors import ManifestError
+from video_gn.errors import ManifestError, SettingError
 from video_gn.lists.class_folders import read_folders
 from video_gn.lists.class_names import check_classes, read_classes
 from video_gn.lists.csv_lists import index_by_stem, read_kinetics, read_list
@@ -73,7 +73,7 @@ class VideoList:
     ) -> None:
         path = Path(path)
         if format != "auto" and format not in FORMATS:
-            raise ValueError(f"format must be one of {['auto', *FORMATS]}, got {format!r}.")
+            raise SettingError(f"format must be one of {['auto', *FORMATS]}, got {format!r}.")
         if not path.exists():
             raise ManifestError(
                 f"{path}: the list or folder must be there, got no such file or directory. Is the path right?"
@@ -87,7 +87,7 @@ class VideoList:
             kinds = ("a file", "a directory")
             raise ManifestError(f"{path}: format {format!r} must have {kinds[not is_folder]}, got {kinds[is_folder]}.")
         if is_folder and (separator is not None or root is not None):
-            raise ValueError(f"separator and root must be None for class folders, got {path}. Leave them out.")
+            raise SettingError(f"separator and root must be None for class folders, got {path}. Leave them out.")
         self.path = path
         self._base = path.parent if root is None else Path(root)
         self._table: ListTable | None = None

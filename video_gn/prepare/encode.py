@@ -44,7 +44,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from video_gn import sampling
 from video_gn.checks import check_integer
 from video_gn.decoding.raw import RawReader, StartOverError, open_raw
-from video_gn.errors import DecodeError
+from video_gn.errors import DecodeError, SettingError
 
 _VERSION = 1  # to be raised when the same settings give other files
 # A wrong count of frames and wrong times are found one after the other.
@@ -71,10 +71,10 @@ class EncodeSettings:
 
     def __post_init__(self) -> None:
         if self.short_side_px < 16 or self.short_side_px % 2:
-            raise ValueError(f"short_side_px must be even and at least 16, got {self.short_side_px!r}.")
+            raise SettingError(f"short_side_px must be even and at least 16, got {self.short_side_px!r}.")
         check_integer("key_frame_interval", self.key_frame_interval)
         if not 0 <= self.crf <= 51:
-            raise ValueError(f"crf must be in [0, 51], got {self.crf!r}. Lower is better; 18 is hard to tell apart.")
+            raise SettingError(f"crf must be in [0, 51], got {self.crf!r}. Lower is better; 18 is hard to tell apart.")
 
     @property
     def x264_params(self) -> str:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from video_gn.decoding.tar_members import is_member, split_path
+from video_gn.errors import SettingError
 from video_gn.lists.file_names import is_video, walk_videos
 from video_gn.lists.manifest import Manifest
 from video_gn.lists.records import VideoRecord
@@ -39,7 +40,7 @@ def output_names(records: Sequence[VideoRecord], classes: Sequence[str], *, belo
             names[place] += f"-{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
     (twice, count), *_ = Counter(name.lower() for name in names).most_common(1) or [("", 0)]
     if count > 1:
-        raise ValueError(f"manifest must have each video once, got one twice ({twice}). Remove one of the two.")
+        raise SettingError(f"manifest must have each video once, got one twice ({twice}). Remove one of the two.")
     return [f"{name}.mp4" for name in names]
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from video_gn.checks import check_integer
 from video_gn.decoding.tar_members import is_member, join_path, read_index, split_path
-from video_gn.errors import DecodeError, RunError
+from video_gn.errors import DecodeError, RunError, SettingError
 from video_gn.files import whole_path
 from video_gn.lists.manifest import Manifest, check_same_classes, write_manifest
 from video_gn.lists.records import VideoRecord
@@ -171,11 +171,11 @@ class _Run:
 
     def __init__(self, out: Path, parts: Mapping[str, Manifest], settings: EncodeSettings, shards: int | None) -> None:
         if not any(map(len, parts.values())):
-            raise ValueError("manifest must have at least one video, got none.")
+            raise SettingError("manifest must have at least one video, got none.")
         first, *_ = parts.values()
         for split, part in parts.items():
             if split and not re.fullmatch(r"\w[\w-]*", split):
-                raise ValueError(f"manifest: a split must be a word, got {split!r}. It becomes a folder's name.")
+                raise SettingError(f"manifest: a split must be a word, got {split!r}. It becomes a folder's name.")
             check_same_classes(first, part)
         self.out = out
         self.classes = next((part.classes for part in parts.values() if part.classes), ())

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from video_gn.checks import check_integer
-from video_gn.errors import ManifestError
+from video_gn.errors import ManifestError, SettingError
 from video_gn.files import whole_file
 from video_gn.journal import Journal, decode
 from video_gn.lists.file_names import found_parts, holds_frame_folders, list_dir
@@ -98,12 +98,12 @@ def scan(
         ValueError: for arguments that do not fit.
     """
     if full and headers_only:
-        raise ValueError("full and headers_only must not both be set, got both. Choose one.")
+        raise SettingError("full and headers_only must not both be set, got both. Choose one.")
     num_workers = num_cores() if num_workers is None else check_integer("num_workers", num_workers)
     depth: Depth = "full" if full else "headers" if headers_only else "packets"
     timeout_seconds = _TIMEOUT_SECONDS[depth] if timeout_seconds is None else timeout_seconds
     if not timeout_seconds > 0:
-        raise ValueError(f"timeout_seconds must be above 0, got {timeout_seconds!r}. Leave it out for the default.")
+        raise SettingError(f"timeout_seconds must be above 0, got {timeout_seconds!r}. Leave it out for the default.")
     target = Path(os.path.abspath(target))
     _check_target(target, overwrite=overwrite)
     rows = _read_rows(paths, root=root, format=format)
@@ -131,7 +131,7 @@ def scan(
 
 def _check_target(target: Path, *, overwrite: bool) -> None:
     if target.suffix.lower() not in TARGET_SUFFIXES:
-        raise ValueError(f"target must end in one of {list(TARGET_SUFFIXES)}, got {str(target)!r}. Choose one.")
+        raise SettingError(f"target must end in one of {list(TARGET_SUFFIXES)}, got {str(target)!r}. Choose one.")
     if target.suffix.lower() == ".parquet":
         require_pyarrow(target)
     if target.is_dir():
@@ -151,7 +151,7 @@ def _read_rows(paths: Paths, *, root: str | os.PathLike[str] | None, format: str
     if len(paths) == 1 and Path(paths[0]).exists() and _has_rows(Path(paths[0])):
         return _from_list(paths[0], root=root, format=format)
     if root is not None or format != "auto":
-        raise ValueError(
+        raise SettingError(
             "root and format must be left out for videos and folders, got one of them. They are for lists."
         )
     return _from_manifest(find_videos(paths))

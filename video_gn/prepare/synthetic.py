@@ -29,7 +29,7 @@ import av
 import numpy as np
 
 from video_gn.checks import check_integer
-from video_gn.errors import RunError
+from video_gn.errors import RunError, SettingError
 from video_gn.files import whole_path, write_json
 from video_gn.processes import num_cores
 
@@ -150,7 +150,7 @@ def synthesize(
     check_integer("fps", fps)
     check_integer("seed", seed, least=0)
     if len(size_px) != 2 or any(side < 32 or side % 2 for side in size_px):
-        raise ValueError(f"size_px must be an even height and width of at least 32, got {size_px!r}.")
+        raise SettingError(f"size_px must be an even height and width of at least 32, got {size_px!r}.")
     num_workers = num_cores() if num_workers is None else check_integer("num_workers", num_workers)
     out = Path(out)
     counts = {"train": num_train_per_class, "val": num_val_per_class}

@@ -27,7 +27,7 @@ from video_gn.decoding.tar_members import (
     read_index,
     write_index,
 )
-from video_gn.errors import RunError
+from video_gn.errors import RunError, SettingError
 from video_gn.files import whole_path
 from video_gn.lists.lines import write_table
 from video_gn.lists.manifest import Manifest, write_manifest
@@ -162,7 +162,7 @@ def write_shards(
         RunError: if another run is writing to `out_dir`, no video could be packed, or nothing can be written.
     """
     if not name or not all(letter.isalnum() or letter in "-_" for letter in name):
-        raise ValueError(f"name must have letters, digits, - and _ only, got {name!r}. It begins the shards' names.")
+        raise SettingError(f"name must have letters, digits, - and _ only, got {name!r}. It begins the shards' names.")
     for setting, value in (("videos_per_shard", videos_per_shard), ("bytes_per_shard", bytes_per_shard)):
         if value is not None:
             check_integer(setting, value)
