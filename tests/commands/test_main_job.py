@@ -384,7 +384,7 @@ def test_only_some_classes(tiny_videos, tmp_path):
         ("--trainer.max_epochs=-1", "the schedule needs an end"),
         ("--trainer.val_check_interval=3 --trainer.accumulate_grad_batches=2", "must be a multiple of"),
         ("--checkpoint.monitor=val/top5", "checkpoint.monitor must be a figure of the validation"),
-        ("--checkpoint.every_n_steps=0", "every_n_steps must be above 0"),
+        ("--checkpoint.every_n_steps=0", "every_n_steps must be at least 1"),
         ("--data.backend=vlc", "backend must be one of"),
     ],
 )
