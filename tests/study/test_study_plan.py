@@ -179,3 +179,43 @@ def test_cells_by_number_and_part(write):
     for text, match in (("8", "must be below 8, got 8"), ("3/3", "I below N"), ("-1", "I or I/N"), ("x", "I or I/N")):
         with pytest.raises(ConfigError, match=match):
             pick_cells(study, text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "clips"),
+    [
+        ({}, (), ["16x2", "16x2"]),
+        ({"settings": {"data.clip.num_frames": 8}}, (), ["8x2", "8x2"]),
+        ({}, ("--data.clip.stride=4", '--data.clip={"num_frames": 8}'), ["8x4", "8x4"]),
+        ({"settings": {"data.clip.stride": 1}}, ("--data.clip.num_frames", "64"), ["64x1", "64x1"]),
+        ({"norms": {"BN": {"norm": "batch"}, "GN": {"norm": "group", "data.clip.stride": 1}}}, (), ["16x2", "16x1"]),
+    ],
+)
+def test_a_cells_clip_is_that_of_all_its_settings(write, changes, words, clips):
+    study = read_study(write(seeds=[0], batch_sizes=[8], **changes), words)
+    assert [cell.clip for cell in study.cells] == clips
+    assert [cell.name for cell in study.cells] == [f"bn_{clips[0]}_b8_s0", f"gn_{clips[1]}_b8_s0"]
+    assert [f"{cell.num_frames}" for cell in study.cells] == [clip.split("x")[0] for clip in clips]
+    assert study.columns == ((" or ".join(dict.fromkeys(clips)), 8),), "the lines stay comparable in one column"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "match"),
+    [
+        ({"clips": {"16x2": {"num_frames": 16}}}, ["--data.clip.stride=4"], "clips.16x2 must be labelled 16x4, as its"),
+        ({"clips": {"16x2": {"num_frames": 16, "stride": 4}}}, [], "labelled 16x4, .* Rename it, or set both"),
+        ({"clips": {"32x2": {"num_frames": 32}}, "seeds": {3: {"data.clip.stride": 1}}}, [], "seed 3, got '32x2'"),
+        ({}, ["--data.clip=clip.yaml"], "norm BN, seed 0: data.clip must be settings, KEY: VALUE, got 'clip.yaml'"),
+        ({"settings": {"data.clip.num_frames": "many"}}, [], r"must be whole numbers of at least 1, got \['many', 2\]"),
+    ],
+)  # fmt: skip
+def test_a_label_that_contradicts_its_cells_clip(write, changes, words, match):
+    with pytest.raises(ConfigError, match=match):
+        read_study(write(**changes), words)
+
+
+def test_a_label_of_ones_own_stays(write):
+    study = read_study(write(clips={"long": {"num_frames": 32}}), ["--data.clip.stride=4"])
+    assert {(cell.clip, cell.num_frames) for cell in study.cells} == {("long", 32)}
+    study = read_study(write(cells=[{"clip": "16x2", "batch_size": 4}], batch_sizes=None))
+    assert study.columns == (("16x2", 4),) and study.cells[0].name == "bn_16x2_b4_s0"

@@ -7,6 +7,7 @@ import math
 import pytest
 from fake_study import Commands, write_study
 
+from video_gn.errors import ConfigError
 from video_gn.study import collect, read_study, run_study, spread, tables
 from video_gn.study.collecting import difference_spread, pooled, write_csv
 from video_gn.study.table import markdown
@@ -82,3 +83,31 @@ def test_study_csv(results, tmp_path):
     assert float(row["train_loss"]) == pytest.approx(1.05)
     assert (row["val_loss"], row["top1"], row["mean_class_accuracy"], row["top5"]) == ("1.0", "0.0", "0.0", "")
     assert (row["epochs"], row["steps"], row["num_videos"], row["num_failed"]) == ("3", "30", "4", "0")
+
+
+@pytest.mark.parametrize("told_by", ["settings", "words"])
+def test_every_word_of_the_table_is_of_the_cells_own_settings(write, tmp_path, capsys, told_by):
+    """The clip, also where the command line that set it is not repeated; and what else the command line set."""
+    out = tmp_path / "out"
+    clip = {"data.clip.num_frames": 8, "data.clip.stride": 3}
+    path = write(settings=clip | {"trainer.max_epochs": 3}) if told_by == "settings" else write()
+    more = ["--trainer.accumulate_grad_batches=2", "--data.loader.num_workers=1"]
+    words = more if told_by == "settings" else [*more, "--data.clip.num_frames=8", "--data.clip.stride", "3"]
+    run_study(path, out=out, words=words, cell="0/1", runner=Commands())
+    assert {directory.name.split("_")[1] for directory in (out / "cells").iterdir()} == {"8x3"}
+    capsys.readouterr()
+    run_study(path, out=out, action="collect")
+    run_study(path, out=out, action="list")
+    shown = capsys.readouterr().out
+    assert "clip 8x3" in shown and "16x2" not in shown and "  7  gn_8x3_b2_s1  done\n" in shown
+    text = (out / "table.md").read_text()
+    assert "clip 8x3, batch 2" in text and "16x2" not in text
+    assert "2 seeds of " in text and "base.yaml, with " in text and "trainer.accumulate_grad_batches 2" in text
+    assert "num_workers" not in text, "it changes no result"
+    # 2 batches of 8 accumulated by 2: the steps of the epochs are counted with what the cells were run with.
+    assert "an epoch has (in each process) 32 at batch size 8, 40 at batch size 2 clips." in text
+    with (out / "study.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["clip"] for row in rows} == {"8x3"} and rows[1]["name"] == "gn_8x3_b8_s0"
+    with pytest.raises(ConfigError, match=r"gn_8x3_b8_s0, was started with .*data\.clip\.num_frames: 8 -> 4"):
+        run_study(path, out=out, words=[*more, "--data.clip.num_frames=4"], cell="1", runner=Commands())

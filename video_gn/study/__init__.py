@@ -76,8 +76,9 @@ def list_cells(study: Study, out: Path, console: Console | None = None) -> None:
     """Print number, name and state of every cell."""
     console = console or Console(soft_wrap=True)
     for cell in study.cells:
-        state = CellDirectory(out, cell).state(study)
-        console.print(f"{cell.index:3d}  {cell.name}  {state}", markup=False, highlight=False)
+        directory = CellDirectory(out, cell)
+        text = f"{cell.index:3d}  {directory.cell.name}  {directory.state(study)}"
+        console.print(text, markup=False, highlight=False)
 
 
 def write_results(study: Study, out: Path) -> Results:
@@ -109,7 +110,10 @@ def _drawn(results: Results) -> StudyData:
     for norm in results.study.norms:
         for column in results.study.columns:
             cells = results.of(norm, column)
-            test_errors[norm, column] = [100 * (1 - r.row["top1"]) for r in cells if r.row["top1"] is not None]
-            losses[norm, column] = [r.train for r in cells]
-            val_errors[norm, column] = [[(epoch, 100 * (1 - top1)) for epoch, top1 in r.val] for r in cells]
-    return StudyData(results.study.norms, results.study.columns, test_errors, losses, val_errors)
+            key = norm, results.shown(column)
+            test_errors[key] = [100 * (1 - r.row["top1"]) for r in cells if r.row["top1"] is not None]
+            losses[key] = [r.train for r in cells]
+            val_errors[key] = [[(epoch, 100 * (1 - top1)) for epoch, top1 in r.val] for r in cells]
+    return StudyData(
+        results.study.norms, tuple(map(results.shown, results.study.columns)), test_errors, losses, val_errors
+    )

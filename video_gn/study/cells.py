@@ -6,7 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,32 @@ class CellRecord:
         return sum(end - start for start, end in self.sessions if start is not None and end is not None) / 60
 
 
+def _read(directory: Path) -> CellRecord | None:
+    path = directory / "cell.json"
+    try:
+        return CellRecord(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(f"{path} cannot be read ({error}). Remove {directory} to run the cell again.") from error
+
+
+def _was_trained(directory: Path, record: CellRecord | None) -> bool:
+    return record is not None and (record.fit_done or (directory / CHECKPOINTS / LAST).is_file())
+
+
 class CellDirectory:
     """OUT/cells/NAME: a run directory with two more files, cell.json and log.txt."""
 
     def __init__(self, out: Path, cell: Cell) -> None:
         self.cell = cell
         self.path = Path(out) / "cells" / cell.name
+        if cell.any_clip and not self.path.exists():
+            # Trained with another clip, such as one of a command line that is not repeated now.
+            found = [path.parent for path in self.path.parent.glob(f"{cell.any_clip}/cell.json")]
+            found = [path for path in found if _was_trained(path, _read(path))]
+            if len(found) == 1:
+                self.path, self.cell = found[0], replace(cell, name=found[0].name)
         self.log = self.path / "log.txt"
         self.metrics = self.path / TEST_METRICS
 
@@ -54,13 +74,7 @@ class CellDirectory:
         Raises:
             RunError: for a cell.json that is damaged.
         """
-        path = self.path / "cell.json"
-        try:
-            return CellRecord(**json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError) as error:
-            raise RunError(f"{path} cannot be read ({error}). Remove {self.path} to run the cell again.") from error
+        return _read(self.path)
 
     def write(self, record: CellRecord) -> None:
         """Write cell.json under its name only when it is whole."""
@@ -71,7 +85,7 @@ class CellDirectory:
 
         If the command line has no further settings, those of the run do not count, unless `counts_extra`.
         """
-        if not record.fit_done and not (self.path / CHECKPOINTS / LAST).is_file():
+        if not _was_trained(self.path, record):
             return []  # nothing was trained with the old settings: a wrong path may be corrected
         ignore = () if study.words or counts_extra else record.extra
         return differences(record.settings, study.resolved(self.cell), ignore=ignore)

@@ -7,7 +7,7 @@ import json
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from video_gn.errors import RunError
 from video_gn.files import whole_file
 from video_gn.run.directory import METRICS, TEST_PREDICTIONS
 from video_gn.run.metrics_file import read_metrics
-from video_gn.study.cells import CellDirectory
-from video_gn.study.plan import Cell, Study
-from video_gn.study.settings import differences
+from video_gn.study.cells import CellDirectory, CellRecord
+from video_gn.study.plan import Cell, Study, clip_of
+from video_gn.study.settings import FREE, differences
 
 COLUMNS = (
     "cell", "name", "norm", "clip", "batch_size", "seed", "top1", "top5", "mean_class_accuracy", "num_videos",
@@ -31,12 +31,18 @@ class CellResult:
     """Figures of a finished cell."""
 
     cell: Cell
+    record: CellRecord  # what it was run with
     row: dict[str, Any]  # values by the columns of study.csv; None for a figure that does not exist
     # (epoch, mean training loss of the epoch's rows), epochs from 1
     train: list[tuple[int, float]] = field(default_factory=list)
     val: list[tuple[int, float]] = field(default_factory=list)  # (epoch, validation top-1), epochs from 1
     # whether each labelled video was predicted right, by its path; empty without a predictions.csv
     right: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Settings that the command line added and that matter to the outcome."""
+        return {key: self.record.settings.get(key) for key in self.record.extra if not key.startswith(FREE)}
 
 
 @dataclass
@@ -50,7 +56,12 @@ class Results:
 
     def of(self, norm: str, column: tuple[str, int]) -> list[CellResult]:
         """A line's finished cells in a column, one for each seed."""
-        return [r for r in self.cells if r.cell.norm == norm and (r.cell.clip, r.cell.batch_size) == column]
+        return [r for r in self.cells if r.cell.norm == norm and r.cell.column == column]
+
+    def shown(self, column: tuple[str, int]) -> tuple[str, int]:
+        """A column's head: its clip as the finished cells were run, and its batch size."""
+        clips = dict.fromkeys(r.cell.clip for r in self.cells if r.cell.column[0] == column[0])
+        return " or ".join(clips) or column[0], column[1]
 
 
 @dataclass(frozen=True)
@@ -104,24 +115,22 @@ def pooled(results: Sequence[CellResult], num_seeds: int) -> tuple[int, int] | N
 def collect(study: Study, out: Path) -> Results:
     """Read the finished cells; the others are listed as missing, with the reason."""
     results = Results(study, [], [])
-    settings = []
     for cell in study.cells:
-        directory = CellDirectory(out, cell)
         try:
+            directory = CellDirectory(out, cell)
             state, record = directory.state(study), directory.read()
             if state != "done" or record is None:
-                results.missing.append((cell, _why(state, directory, study)))
+                results.missing.append((directory.cell, _why(state, directory, study)))
                 continue
-            results.cells.append(_read(directory, record.minutes))
+            results.cells.append(_read(directory, record))
         except (RunError, OSError, ValueError, KeyError, TypeError) as error:
             results.missing.append((cell, f"its files cannot be read: {error}"))
-            continue
-        settings.append((cell, {key: record.settings.get(key) for key in record.extra}))
-    results.notes += _notes(study, results)
-    for cell, extra in settings[1:]:
-        lines = differences(settings[0][1], extra)
+    results.notes += _notes(results)
+    for result in results.cells[1:]:
+        lines = differences(results.cells[0].given, result.given)
         if lines:
-            results.notes.append(f"{settings[0][0].name} and {cell.name} differ also in {'; '.join(lines)}.")
+            names = f"{results.cells[0].cell.name} and {result.cell.name}"
+            results.notes.append(f"{names} differ also in {'; '.join(lines)}.")
             break
     return results
 
@@ -135,8 +144,10 @@ def _why(state: str, directory: CellDirectory, study: Study) -> str:
     return {"open": NOT_STARTED, "started": "started, not finished", "running": "running"}.get(state, state)
 
 
-def _read(directory: CellDirectory, minutes: float) -> CellResult:
+def _read(directory: CellDirectory, record: CellRecord) -> CellResult:
     cell = directory.cell
+    if cell.any_clip:
+        cell = replace(cell, clip="{}x{}".format(*clip_of(record.settings)))
     test = json.loads(directory.metrics.read_text(encoding="utf-8", errors="surrogateescape"))
     rows = read_metrics(directory.path / METRICS)
     train, val, val_loss = (_by_epoch(rows, name) for name in ("train/loss", "val/top1", "val/loss"))
@@ -150,9 +161,9 @@ def _read(directory: CellDirectory, minutes: float) -> CellResult:
         "train_loss": train[-1][1] if train else None,
         "epochs": max((r["epoch"] + 1 for r in rows), default=0),
         "steps": max((r["step"] for r in rows), default=0),
-        "minutes": round(minutes, 2),
+        "minutes": round(record.minutes, 2),
     }
-    return CellResult(cell, row, train, val, _read_right(directory.path / TEST_PREDICTIONS))
+    return CellResult(cell, record, row, train, val, _read_right(directory.path / TEST_PREDICTIONS))
 
 
 def _by_epoch(rows: Sequence[dict[str, Any]], name: str) -> list[tuple[int, float]]:
@@ -171,14 +182,14 @@ def _read_right(path: Path) -> dict[str, bool]:
         return {row["video"]: row["pred"] == row["label"] for row in csv.DictReader(file) if row["label"]}
 
 
-def _notes(study: Study, results: Results) -> list[str]:
+def _notes(results: Results) -> list[str]:
     """Sentences on what makes cells differ other than norm, clip and batch size."""
     notes = []
     clips: dict[int, set[float]] = {}
     for result in results.cells:
         row = result.row
         if row["epochs"]:
-            accumulated = study.resolved(result.cell).get("trainer.accumulate_grad_batches") or 1
+            accumulated = result.record.settings.get("trainer.accumulate_grad_batches") or 1
             per_epoch = row["steps"] * row["batch_size"] * accumulated / row["epochs"]
             clips.setdefault(row["batch_size"], set()).add(per_epoch)
     if len({round(value) for values in clips.values() for value in values}) > 1:

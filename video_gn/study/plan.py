@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ _NET = "model.net.init_args."
 _CLIP = "data.clip."
 # A line that chooses a norm also sets its groups: those of the base might contradict it.
 _GROUPS = (f"{_NET}num_groups", f"{_NET}channels_per_group")
+# A clip's label that gives its frames and stride, as in the paper's table.
+_FRAMES_X_STRIDE = re.compile(r"[0-9]+x[0-9]+")
 _OPTIMIZER = "model.optimizer.reference_batch_size"
 
 
@@ -31,11 +33,13 @@ class Cell:
     index: int  # number in the study, from 0
     name: str  # name of its directory, such as "gn_16x2_b4_s0"
     norm: str  # label of its line
-    clip: str  # label of its clip
+    clip: str  # label of its clip: the study's, or its frames and stride, "16x2"
     batch_size: int  # clips of a batch in one process
+    column: tuple[str, int]  # its column in the study's table
     seed: int
     settings: Mapping[str, Any]  # flat settings that it adds to the base, without those of the command line
     num_frames: int  # frames of a clip, to estimate its cost
+    any_clip: str  # pattern of its name with any clip; "" if the study lists clips
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Study:
     base_path: Path  # the config that it varies
     base: Mapping[str, Any]  # flat settings of that config
     norms: tuple[str, ...]
-    columns: tuple[tuple[str, int], ...]  # (clip label, batch size)
+    columns: tuple[tuple[str, int], ...]  # (clip label, batch size), as `Cell.column`
     seeds: tuple[int, ...]
     reference: str  # label of the line that others are compared with
     words: tuple[str, ...]  # further settings from the command line, as they were written
@@ -114,7 +118,7 @@ class _Reader:
         base_path = Path(os.path.normpath(self.path.parent / base))
         base_flat = flatten(_load(base_path))
         norms = self._norms(str(base_flat.get("model.net.class_path", "")))
-        clips = self._clips(base_flat)
+        clips = self._clips()
         columns = self._columns(clips)
         seeds = self._seeds()
         common = self._settings("settings", self.content.get("settings") or {})
@@ -129,10 +133,11 @@ class _Reader:
         reference = self.content.get("reference", next(iter(norms)))
         if reference not in norms:
             raise self._error("reference", f"one of the norms {', '.join(norms)}", reference)
-        cells = self._cells(base_flat, common, norms=norms, clips=clips, columns=columns, seeds=seeds)
+        cells = self._cells((base_flat, common, extra), norms=norms, clips=clips, columns=columns, seeds=seeds)
         study = Study(
-            path=self.path, base_path=base_path, base=base_flat, norms=tuple(norms), columns=tuple(columns),
-            seeds=tuple(seeds), reference=str(reference), words=tuple(words), extra=extra, cells=cells,
+            path=self.path, base_path=base_path, base=base_flat, norms=tuple(norms),
+            columns=tuple(dict.fromkeys(cell.column for cell in cells)), seeds=tuple(seeds), reference=str(reference),
+            words=tuple(words), extra=extra, cells=cells,
         )  # fmt: skip
         _check_comparable(study)
         return study
@@ -173,14 +178,16 @@ class _Reader:
             lines[str(label)] = {**dict.fromkeys(_GROUPS), **line}
         return lines
 
-    def _clips(self, base: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    def _clips(self) -> dict[str, dict[str, Any]]:
+        """Settings of each clip that the study lists; of the label "" if it lists none."""
         from video_gn.data.dataset import ClipConfig
 
-        known = {field.name: field.default for field in fields(ClipConfig)}
+        known = [field.name for field in fields(ClipConfig)]
         given = self.content.get("clips")
         if given is None:
-            frames, stride = (base.get(f"{_CLIP}{n}", known[n]) for n in ("num_frames", "stride"))
-            return {f"{frames}x{stride}": {}}
+            cells = self.content.get("cells")  # they may name the clip of the other settings
+            named = [str(c.get("clip")) for c in cells if isinstance(c, Mapping)] if isinstance(cells, list) else []
+            return {label: {} for label in named if _FRAMES_X_STRIDE.fullmatch(label)} or {"": {}}
         clips = {}
         what = "lines LABEL: {num_frames: ..., stride: ...}, at least one"
         for label, value in self._mapping("clips", given, what).items():
@@ -214,7 +221,7 @@ class _Reader:
                     raise self._error(key, "{clip: LABEL, batch_size: N}", cell)
                 clip = cell.get("clip", next(iter(clips)) if len(clips) == 1 else None)
                 if clip not in clips:
-                    raise self._error(f"{key}.clip", f"one of {', '.join(clips)}", clip)
+                    raise self._error(f"{key}.clip", f"one of {', '.join(filter(None, clips)) or 'the clips'}", clip)
                 if not _is_count(cell.get("batch_size")):
                     raise self._error(f"{key}.batch_size", "a whole number of at least 1", cell.get("batch_size"))
                 columns.append((str(clip), int(cell["batch_size"])))
@@ -246,26 +253,58 @@ class _Reader:
 
     def _cells(
         self,
-        base: Mapping[str, Any],
-        common: Mapping[str, Any],
+        shared: tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]],
         *,
         norms: Mapping[str, dict[str, Any]],
         clips: Mapping[str, dict[str, Any]],
         columns: Sequence[tuple[str, int]],
         seeds: Mapping[int, dict[str, Any]],
     ) -> tuple[Cell, ...]:
-        """Seed by seed, column by column, line by line: cells that are compared finish one after another."""
+        """Seed by seed, column by column, line by line: cells that are compared finish one after another.
+
+        `shared` are the settings of the base, of the study's file and of the command line.
+        """
+        base, common, extra = shared
         cells: list[Cell] = []
         for (seed, of_seed), (clip, size), (norm, line) in itertools.product(seeds.items(), columns, norms.items()):
-            name = "_".join((_slug(norm), _slug(clip), f"b{size}", f"s{seed}"))
+            settings = {**common, **of_seed, **line, **clips[clip], "data.batch_size": size, "seed_everything": seed}
+            try:
+                frames, stride = clip_of({**base, **settings, **extra})
+            except ConfigError as error:
+                raise ConfigError(f"{self.path}, norm {norm}, seed {seed}: {error}") from error
+            label = clip or f"{frames}x{stride}"
+            if _FRAMES_X_STRIDE.fullmatch(label) and label != f"{frames}x{stride}":
+                if "clips" not in self.content:
+                    raise self._error(f"cells[{columns.index((clip, size))}].clip", f"one of {frames}x{stride}", clip)
+                what = f"labelled {frames}x{stride}, as its clips are with norm {norm} and seed {seed}"
+                raise self._error(f"clips.{clip}", what, clip, "Rename it, or set both num_frames and stride there.")
+            name, pattern = ("_".join((_slug(norm), part, f"b{size}", f"s{seed}")) for part in (_slug(label), "*"))
             same = next((cell for cell in cells if cell.name == name), None)
             if same is not None:
                 first, second = (same.norm, norm) if same.norm != norm else (same.clip, clip)
                 raise ConfigError(f"{self.path}: {first!r} and {second!r} give the same directory {name}. Rename one.")
-            settings = {**common, **of_seed, **line, **clips[clip], "data.batch_size": size, "seed_everything": seed}
-            frames = {**base, **settings}.get(f"{_CLIP}num_frames", 32)
-            cells.append(Cell(len(cells), name, norm, clip, size, seed, settings, int(frames)))
-        return tuple(cells)
+            any_clip = "" if clip else pattern
+            cells.append(Cell(len(cells), name, norm, label, size, (clip, size), seed, settings, frames, any_clip))
+        # Without a list of clips all cells of a batch size are one column, also if a line or a seed has its own clip.
+        clip = " or ".join(dict.fromkeys(cell.clip for cell in cells))
+        return tuple(replace(cell, column=(cell.column[0] or clip, cell.batch_size)) for cell in cells)
+
+
+def clip_of(settings: Mapping[str, Any]) -> tuple[int, int]:
+    """Frames and stride of a clip, from all flat settings of a run.
+
+    Raises:
+        ConfigError: for a clip that is read from another file, or numbers that are none.
+    """
+    from video_gn.data.dataset import ClipConfig
+
+    other_file, clip = settings.get(_CLIP.rstrip(".")), ClipConfig()
+    if other_file:
+        raise ConfigError(f"data.clip must be settings, KEY: VALUE, got {other_file!r}. Write data.clip.num_frames.")
+    numbers = [settings.get(f"{_CLIP}{name}", getattr(clip, name)) for name in ("num_frames", "stride")]
+    if not all(map(_is_count, numbers)):
+        raise ConfigError(f"data.clip.num_frames and .stride must be whole numbers of at least 1, got {numbers}.")
+    return numbers[0], numbers[1]
 
 
 def _check_comparable(study: Study) -> None:

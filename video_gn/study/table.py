@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -76,7 +77,7 @@ def _table(
     norms: Sequence[str] | None = None,
 ) -> Table:
     study = results.study
-    heads = (("",), *((f"clip {clip}", f"batch {size}") for clip, size in study.columns))
+    heads = (("",), *((f"clip {clip}", f"batch {size}") for clip, size in map(results.shown, study.columns)))
     rows = []
     for norm in study.norms if norms is None else norms:
         found = (text(results.of(norm, column), results.of(study.reference, column)) for column in study.columns)
@@ -110,9 +111,11 @@ def markdown(results: Results, *, figures: Sequence[str] = ()) -> str:
 def _summary(results: Results) -> str:
     study = results.study
     minutes = sum(result.row["minutes"] for result in results.cells)
+    given = [f"{key} {json.dumps(value)}" for r in results.cells[:1] for key, value in r.given.items()]
     time = f"{minutes:.0f} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"
     return (
-        f"{len(study.norms)} norms x {len(study.columns)} columns x {len(study.seeds)} seeds of {study.base_path}: "
+        f"{len(study.norms)} norms x {len(study.columns)} columns x {len(study.seeds)} seeds of {study.base_path}"
+        f"{', with ' if given else ''}{', '.join(given)}: "
         f"{len(results.cells)} of {len(study.cells)} cells, {time}. Batch sizes are those of one process. "
         "The last checkpoint was tested."
     )
