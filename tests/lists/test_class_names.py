@@ -1,11 +1,12 @@
 """Class names from the package and from files."""
 
 import pytest
-from list_files import fails, write
+from list_files import fails, rows, touch, write
 from torchvision.models._meta import _KINETICS400_CATEGORIES
 
 from video_gn.errors import ManifestError
-from video_gn.lists.class_names import kinetics400, read_classes
+from video_gn.lists.class_names import kinetics400, read_classes, write_classes
+from video_gn.lists.manifest import check_same_classes
 from video_gn.lists.read import read_manifest
 
 
@@ -25,6 +26,19 @@ def test_kinetics_names_are_torchvisions():
         ("mapping.json", '{"\\"jump high\\"": 1, "run": 0}', ("run", "jump high")),
         ("mapping", '{"jump high": 1, "run": 0}', ("run", "jump high")),
         ("numbers_as_text.json", '{"jump high": "1", "run": "0"}', ("run", "jump high")),
+        ("id2label.json", '{"1": "jump high", "0": "run"}', ("run", "jump high")),
+        ("from_1.json", '{"jump high": 2, "run": 1}', ("run", "jump high")),
+        ("classInd.txt", "1 run\n2 jump high\n", ("run", "jump high")),
+        ("old_mac.txt", "1 run\r2 jump high\r", ("run", "jump high")),
+        ("other_order.txt", "1 jump high\n0 run\n", ("run", "jump high")),
+        ("tab.tsv", "0\trun\n1\tjump high\n", ("run", "jump high")),
+        ("kinetics_400_labels.csv", 'id,name\n0,run\n1,"jump high"\n', ("run", "jump high")),
+        ("name_first.txt", "run 0\njump high 1\n", ("run", "jump high")),
+        ("name_first.csv", "label,label_id\nrun,1\njump high,2\n", ("run", "jump high")),
+        ("colon.txt", "0: run\n1: jump high\n", ("run", "jump high")),
+        ("header.csv", "name\nrun\njump high\n", ("run", "jump high")),
+        ("numbers_in_names.txt", "jump 1\njump high\njump 2\n", ("jump 1", "jump high", "jump 2")),
+        ("only_numbers.txt", "10\njump high\n2\n", ("10", "jump high", "2")),
     ],
 )
 def test_classes_files(tmp_path, name, text, want):
@@ -32,7 +46,18 @@ def test_classes_files(tmp_path, name, text, want):
     assert read_classes(path) == want
     listed = write(tmp_path / "list.csv", "x.mp4,jump high\n")
     assert read_manifest(listed, classes=path).classes == want
-    assert read_manifest(listed, classes=str(path)).records[0].label == 1
+    assert read_manifest(listed, classes=str(path)).records[0].label == want.index("jump high")
+    written = tmp_path / "written.txt"
+    write_classes(written, want)
+    assert read_classes(written) == want
+
+
+@pytest.mark.parametrize(
+    "names", [["5 apples", "10 pears"], ["1 b", "0 a"], ["a 1", "b 0"], ["name", "run"], ["0 a", "0 a_b"], ["[1]", "b"]]
+)
+def test_written_classes_are_read_as_they_were(tmp_path, names):
+    write_classes(tmp_path / "classes.txt", names)
+    assert read_classes(tmp_path / "classes.txt") == tuple(names)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +79,13 @@ def test_classes_files(tmp_path, name, text, want):
         ("no_numbers.json", '{"run": "first"}', r"numbers of classes must be 0 to 0, each once, got 'first'"),
         ("text.json", '"run"', r"must be a list of names or a mapping of names to numbers, got 'run'"),
         ("other.json", '["run", 3]', r"other.json:2: a class must be a name, got 3"),
+        ("gap.csv", "1 run\n3 jump\n", r"gap.csv: numbers of classes must be 0 to 1, each once, got 1, 3. They"),
+        ("from_2.txt", "2 run\n3 jump\n", r"must be 0 to 1, each once, got 2, 3"),
+        ("same.txt", "0 run\n0 jump\n", r"must be 0 to 1, each once, got 0, 0"),
+        ("one_off.txt", "0 run\njump\n2 sit\n", r"one_off.txt:2: a class must be 'number name' as in most lines"),
+        ("blank.txt", "0 run\n\n1 jump\n", r"blank.txt:2: a class must be 'number name' as in most lines, got ''"),
+        ("twice_numbered.txt", "0 run\n1 jump\n2 run\n", r"twice_numbered.txt:3: class 'run' must stand once"),
+        ("header.csv", "id,name\na,b\n", r"header.csv:1: below the header 'id,name' each line must be"),
         ("other", "[1, 2]", r"other:1: a class must be a name, got 1"),
     ],
 )
@@ -70,3 +102,55 @@ def test_classes_from_python_are_checked(tmp_path):
     fails(path, "classes:2: class 'run' must stand once", classes=["run", "run"])
     fails(path, "classes: classes must have at least one name", classes=[])
     fails(path, "classes.txt: the file cannot be read: No such file", classes=tmp_path / "classes.txt")
+
+
+def test_a_file_that_counts_from_1_has_labels_from_1(tmp_path):
+    listed = write(tmp_path / "list.txt", "x.mp4 1\ny.mp4 2\n")
+    for text, want in (
+        ("1 a\n2 b\n3 c\n", ["a", "b"]),
+        ("0 a\n1 b\n2 c\n", ["b", "c"]),
+        ('{"a": 1, "b": 2, "c": 3}', ["a", "b"]),
+    ):
+        manifest = read_manifest(listed, classes=write(tmp_path / "classes", text))
+        assert manifest.classes == ("a", "b", "c") and [name for _, name in rows(manifest)] == want
+    write(listed, "x.mp4 0\ny.mp4 3\n")
+    fails(listed, f"{listed}:1: label must be a number in [1, 4), got '0'", classes=tmp_path / "classes")
+
+
+def test_names_without_numbers_and_labels_from_1_are_asked_about(tmp_path, caplog):
+    classes = write(tmp_path / "classes.txt", "a\nb\nc\n")
+    listed = write(tmp_path / "list.txt", "x.mp4 1\ny.mp4 2\n")
+    assert read_manifest(listed, classes=classes).labels.tolist() == [1, 2]
+    assert "no video has the label 0; labels are taken to count from 0, and 1 is 'b'" in caplog.text
+    write(listed, "x.mp4 1\ny.mp4 3\n")
+    fails(listed, f"{listed}:2: label must be a number in [0, 3), got '3'", "number the lines", classes=classes)
+
+
+def test_folders_of_the_classes_show_where_labels_begin(tmp_path, caplog):
+    classes = write(tmp_path / "classes.txt", "ride bike\nrun\nsit\n")
+    listed = write(tmp_path / "list.txt", "ride_bike/x.mp4 1\nrun/y.mp4 2\nelse/z.mp4 3\n")
+    assert read_manifest(listed, classes=classes).labels.tolist() == [0, 1, 2]
+    write(listed, "ride_bike/x.mp4 1\nrun/y.mp4 1\n")  # one of them agrees: folders are not the classes
+    assert read_manifest(listed, classes=classes).labels.tolist() == [1, 1]
+    write(listed, "ride_bike/x.mp4 2\nrun/y.mp4 0\n")
+    message = f"{listed}:1: label '2' is 'sit' by the classes, but the video lies in the folder 'ride_bike'"
+    fails(listed, message, "in the order of the labels?", classes=classes)
+    write(listed, "ride_bike/x.mp4 1\nrun/y.mp4 2\n")
+    numbered = write(tmp_path / "numbered.txt", "0 ride bike\n1 run\n2 sit\n")
+    fails(listed, f"{listed}:1: label '1' is 'run' by the classes, but", classes=numbered)
+
+
+def test_writings_of_a_class_are_one_class_everywhere(tmp_path, caplog):
+    listed = write(tmp_path / "list.csv", "x.mp4,ride_bike\ny.mp4,ride bike\nz.mp4,run\n")
+    touch(tmp_path / "videos", "ride_bike/x.mp4", "ride bike/y.mp4", "run/z.mp4")
+    for path in (listed, tmp_path / "videos"):
+        caplog.clear()
+        manifest = read_manifest(path)
+        assert manifest.classes == ("ride bike", "run") and sorted(manifest.labels) == [0, 0, 1]
+        assert "'ride bike', 'ride_bike' are one class, called 'ride bike'" in caplog.text
+        again = read_manifest(path, classes=list(manifest.classes))  # as a test does with the run's own classes
+        assert again == manifest and len(manifest.subset(classes=["ride_bike"])) == 2
+    other = read_manifest(write(tmp_path / "other.csv", "a.mp4,ride_bike\nb.mp4,run\n"))
+    check_same_classes(manifest, other)
+    with pytest.raises(ManifestError, match="got class 1 as 'run' and as 'sit'"):
+        check_same_classes(manifest, read_manifest(write(tmp_path / "c.csv", "a.mp4,ride_bike\nb.mp4,sit\n")))

@@ -24,6 +24,42 @@ def test_labels_as_numbers(tmp_path, caplog):
     fails(path, f"{path}:2: label must be one of the 2 classes ('3', '7'), got '0'", classes=["3", "7"])
 
 
+@pytest.mark.parametrize(
+    ("texts", "want"),
+    [
+        (["0.0", "1.0", "10.0", "2.0"], [0, 1, 10, 2]),
+        (["0", "1.0", "2."], [0, 1, 2]),
+        (["00", "01", "10"], [0, 1, 10]),
+    ],
+)
+def test_labels_as_numbers_of_table_programs(tmp_path, texts, want):
+    path = write(tmp_path / "list.csv", "".join(f"{i}.mp4,{text}\n" for i, text in enumerate(texts)))
+    manifest = read_manifest(path)
+    assert manifest.classes == tuple(str(number) for number in range(max(want) + 1))
+    assert manifest.labels.tolist() == want
+    assert read_manifest(path, classes=list(manifest.classes)) == manifest  # as a test does with the run's own classes
+    names = [f"c{number}" for number in range(11)]
+    assert read_manifest(path, classes=names).labels.tolist() == want
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'x.mp4,"1,3"\ny.mp4,0\n',
+        "x.mp4 1|3\ny.mp4 0\n",
+        'path,label\nx.mp4,"[1, 3]"\n',
+        "path,label\nx.mp4,1 3\ny.mp4,2\n",
+        "path,label\nx.mp4,run|sit\ny.mp4,run\nz.mp4,sit\n",
+        "some/x.mp4 1 3\nsome/y.mp4 0\n",
+        "some/x.mp4 0 2 5\n",
+        "some/x 120 1 3\n",
+    ],
+)
+def test_several_labels_are_refused(tmp_path, text):
+    path = write(tmp_path / "list.csv", text)
+    fails(path, f"{path}:", "a video must have one label, got several in ")
+
+
 def test_labels_as_names(tmp_path):
     path = write(tmp_path / "list.csv", "x.mp4,jump_high\ny.mp4,run\n")
     assert read_manifest(path).classes == ("jump_high", "run")

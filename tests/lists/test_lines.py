@@ -25,6 +25,7 @@ from video_gn.lists.read import read_manifest
         ("tab.tsv", "x 1.mp4\tjump high\ny.MP4\trun\n", [("x 1.mp4", "jump high"), ("y.MP4", "run")]),
         ("semicolon.csv", "x, 1.mp4;1\ny.mkv;0\n", [("x, 1.mp4", "1"), ("y.mkv", "0")]),
         ("crlf.txt", "x.mp4 0\r\n\r\n   \r\n# a comment\r\n#\r\ny.mp4 0\r\n", [("x.mp4", "0"), ("y.mp4", "0")]),
+        ("old_mac.txt", "x.mp4 0\ry.mp4 1\r", [("x.mp4", "0"), ("y.mp4", "1")]),
         ("bom.csv", "\ufeffpath,label\nx.mp4,run\n", [("x.mp4", "run")]),
         ("bom.txt", "\ufeffx.mp4 0\n", [("x.mp4", "0")]),
         ("odd_lines.txt", "x\x0by\u2028z.mp4 0\n", [("x\x0by\u2028z.mp4", "0")]),

@@ -116,6 +116,8 @@ def test_order_and_names_of_classes_are_checked():
         module.on_load_checkpoint({"video_gn": {**stored, "classes": ["a", "c"]}})
     module.on_load_checkpoint({"video_gn": {**stored, "classes": ["a", "b"]}})
     assert module.classes == ["a", "b"]
+    module._trainer.datamodule.classes = ("ride_bike", "a")
+    module.on_load_checkpoint({"video_gn": {**stored, "classes": ["ride bike", "a"]}})  # the same classes
 
 
 def test_what_a_checkpoint_says_is_plain_and_loads_without_executing_anything(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 
 from video_gn.decoding.frame_folders import NAMES_IN_WORDS
 from video_gn.errors import ManifestError
-from video_gn.lists.class_names import class_key
+from video_gn.lists.class_names import class_key, distinct_classes
 from video_gn.lists.file_names import find_part, found_parts, list_dir, walk_videos
 from video_gn.lists.lines import extensions, some
 from video_gn.lists.listing import ALL_PARTS, Listing, which_part
@@ -51,7 +51,7 @@ def read_folders(root: Path, classes: tuple[str, ...] | None, split: str | None)
             f"numbered pictures ({NAMES_IN_WORDS}), got none. Is the path right?"
         )
     names = sorted({name for name, *_ in found})
-    classes = tuple(names) if classes is None else classes
+    classes = distinct_classes(names, origin=str(root)) if classes is None else classes
     numbers = {class_key(name): number for number, name in enumerate(classes)}
     unknown = [name for name in names if class_key(name) not in numbers]
     if unknown:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -13,8 +14,22 @@ from typing import Any
 from video_gn.errors import ManifestError
 from video_gn.lists.lines import Problems, read_lines, some, write_text
 
+log = logging.getLogger(__name__)
+
 # A file without the ending .json is json if it begins like a list or a mapping.
 _JSON = re.compile(r'\s*[\[{]\s*["\[\]{}0-9-]')
+
+_NUMBERED = (
+    (re.compile(r"(?P<number>[0-9]+)(?:\s*[,;:\t]\s*|\s+)(?P<name>\S|\S.*\S)"), "number name"),
+    (re.compile(r"(?P<name>\S|\S.*\S)(?:\s*[,;\t]\s*|\s+)(?P<number>[0-9]+)"), "name number"),
+)
+_SEPARATOR = re.compile(r"\s*[,;\t ]\s*")
+# Names of the columns of a class file.
+_HEADERS = frozenset(
+    prefix + word
+    for prefix in ("", "class", "class_", "label", "label_", "category", "category_")
+    for word in ("id", "index", "idx", "number", "name", "")
+) - {""} | {"names", "classes", "labels", "categories"}
 
 
 def kinetics400() -> tuple[str, ...]:
@@ -28,44 +43,107 @@ def kinetics400() -> tuple[str, ...]:
 
 
 def read_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Read class names in the order of their numbers.
+    """Read class names in the order of their numbers; see `read_numbered_classes`."""
+    return read_numbered_classes(path)[0]
 
-    The file is text with one name per line; or json, a list of names or a mapping of names to numbers, which may be
-    written as text ("0").
+
+def read_numbered_classes(path: str | os.PathLike[str]) -> tuple[tuple[str, ...], int | None]:
+    """Read class names in the order of their numbers, and the first number.
+
+    The file is text with one name per line, or a number and a name (`0 archery`, `archery,0`, a tab or a semicolon
+    between them, `id,name` as a header); or json, a list of names, or a mapping of names to numbers or of numbers to
+    names. Numbers are 0, 1, 2, ... or 1, 2, 3, ... in any order.
+
+    Returns:
+        names, and the number of the first one, 0 or 1; None for a file without numbers.
 
     Raises:
-        ManifestError: for a file that cannot be read, no name, an empty one, one that stands twice, or numbers that
-            are not 0, 1, 2, ...
+        ManifestError: for a file that cannot be read, no name, an empty one, one that stands twice, or other numbers.
     """
     path = Path(path)
-    lines = read_lines(path)
+    return _parse(path, read_lines(path))
+
+
+def _parse(path: Path, lines: list[str]) -> tuple[tuple[str, ...], int | None]:
     text = "\n".join(lines)
-    if path.suffix.lower() == ".json" or _JSON.match(text):
-        return check_classes(_from_json(path, text), origin=str(path))
-    while lines and not lines[-1].strip():
-        lines.pop()
-    return check_classes([line.strip() for line in lines], origin=str(path))
+    is_json = path.suffix.lower() == ".json" or _JSON.match(text)
+    names, first = _from_json(path, text) if is_json else _from_lines(path, lines)
+    return check_classes(names, origin=str(path)), first
 
 
-def _from_json(path: Path, text: str) -> list[Any]:
+def _from_json(path: Path, text: str) -> tuple[list[Any], int | None]:
     try:
         content: Any = json.loads(text)
     except json.JSONDecodeError as error:
         raise ManifestError(f"{path}:{error.lineno}: the json cannot be read: {error.msg}") from error
     if isinstance(content, dict):
-        numbers = {_number(number): name for name, number in content.items()}
-        if sorted(numbers) != list(range(len(content))):
-            raise ManifestError(
-                f"{path}: numbers of classes must be 0 to {len(content) - 1}, each once, got "
-                f"{some(list(content.values()))}. Correct the file."
-            )
+        if all(_number(key) >= 0 for key in content) and all(_number(name) < 0 for name in content.values()):
+            content = {name: number for number, name in content.items()}  # id2label
         # The mapping of Kinetics that is passed around keeps quotes around names of several words.
-        return [numbers[number].strip('"') for number in range(len(content))]
+        return _in_order(path, [(_number(value), value, name.strip('"')) for name, value in content.items()])
     if not isinstance(content, list):
         raise ManifestError(
             f"{path}: classes must be a list of names or a mapping of names to numbers, got {content!r}."
         )
-    return content
+    # Diving48's names have four parts: ["Back", "15som", "05Twis", "FREE"].
+    is_in_parts = all(isinstance(name, list) and name and all(isinstance(x, str) for x in name) for name in content)
+    return [" ".join(name) for name in content] if is_in_parts else content, None
+
+
+def _in_order(path: Path, classes: list[tuple[int, object, str]]) -> tuple[list[str], int | None]:
+    """Names in the order of their numbers, and the first; of each class the number, as it is written, and the name."""
+    numbers = sorted(number for number, *_ in classes)
+    first = 1 if numbers and numbers[0] == 1 else 0
+    if numbers != list(range(first, first + len(classes))):
+        written = some([text for _, text, _ in classes])
+        raise ManifestError(
+            f"{path}: numbers of classes must be 0 to {len(classes) - 1}, each once, got {written}. They may begin at "
+            "1 too. Correct the file; if the numbers are part of the names, write a json list of the names."
+        )
+    return [name for *_, name in sorted(classes, key=lambda row: row[0])], first
+
+
+def _from_lines(path: Path, lines: list[str]) -> tuple[list[str], int | None]:
+    lines = [line.strip() for line in lines]
+    while lines and not lines[-1]:
+        lines.pop()
+    header = _SEPARATOR.split(lines[0].lower().replace('"', "")) if len(lines) > 1 else []
+    has_header = bool(header) and set(header) <= _HEADERS
+    body = lines[has_header:]
+    for pattern, form in _NUMBERED:
+        rows = [pattern.fullmatch(line) for line in body]
+        found = [(int(row["number"]), _unquoted(row["name"])) for row in rows if row]
+        if not _are_numbered(found, len(body)):
+            continue
+        problems = Problems(path)
+        for number, (line, row) in enumerate(zip(body, rows, strict=True), start=1 + has_header):
+            if row is None:
+                problems.add(number, f"a class must be {form!r} as in most lines, got {line!r}. Correct the line.")
+        problems.check()
+        return _in_order(path, [(number, number, name) for number, name in found])
+    if len(header) > 1 and has_header:
+        raise ManifestError(
+            f"{path}:1: below the header {lines[0]!r} each line must be a class's number and its name. Correct the "
+            "file, or write one name per line without a header."
+        )
+    if has_header:
+        log.warning("%s:1: %r is taken as a header, not as a class", path, lines[0])
+    return body, None
+
+
+def _are_numbered(found: list[tuple[int, str]], num_lines: int) -> bool:
+    """Whether the lines that have a number and a name are meant so: "jump 1" and "jump 2" are names."""
+    if 2 * len(found) <= num_lines:
+        return False
+    numbers = sorted(number for number, _ in found)
+    names = {class_key(name) for _, name in found}
+    are_all = numbers[0] < 2 and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    return len(names) == len(found) or (are_all and len(names) > 1)
+
+
+def _unquoted(name: str) -> str:
+    is_quoted = len(name) > 1 and name[0] == name[-1] == '"'
+    return name[1:-1].replace('""', '"') if is_quoted else name
 
 
 def _number(value: object) -> int:
@@ -93,10 +171,36 @@ def check_classes(names: Sequence[Any], *, origin: str) -> tuple[str, ...]:
 
 
 def write_classes(path: str | os.PathLike[str], classes: Iterable[str]) -> None:
-    """Write class names, one per line; errors as `write_table`."""
-    write_text(Path(path), "".join(f"{name}\n" for name in classes))
+    """Write class names, one per line, or as a json list if lines would be read otherwise; errors as `write_table`."""
+    path, names = Path(path), list(classes)
+    try:
+        are_lines = _parse(path, names) == (tuple(names), None)
+    except ManifestError:
+        are_lines = False
+    text = "".join(f"{name}\n" for name in names)
+    write_text(path, text if are_lines else json.dumps(names, ensure_ascii=False, indent=0) + "\n")
+
+
+# ---- writings of a name ----------------------------------------------------------------------------
 
 
 def class_key(name: str) -> str:
     """What two writings of a class have in common: copies of Kinetics differ in spaces and underscores."""
     return name.replace("_", " ")
+
+
+def same_classes(first: Iterable[str], second: Iterable[str]) -> bool:
+    """Whether two lists have the same classes in the same order, however they write spaces."""
+    return [class_key(name) for name in first] == [class_key(name) for name in second]
+
+
+def distinct_classes(names: Iterable[str], *, origin: str) -> tuple[str, ...]:
+    """Sorted class names; of two writings of one class the first, with a warning that names `origin`."""
+    writings: dict[str, list[str]] = {}
+    for name in sorted(set(names)):
+        writings.setdefault(class_key(name), []).append(name)
+    for several in writings.values():
+        if len(several) > 1:
+            text = "%s: %s are one class, called %r: names of classes that differ in spaces and underscores are equal"
+            log.warning(text, origin, some(several), several[0])
+    return tuple(several[0] for several in writings.values())

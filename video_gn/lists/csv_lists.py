@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from video_gn.decoding.frame_folders import Folders
 from video_gn.errors import ManifestError
-from video_gn.lists.class_names import class_key
+from video_gn.lists.class_names import class_key, distinct_classes
 from video_gn.lists.file_names import is_video, not_videos, part_names, walk_videos
 from video_gn.lists.lines import (
     LABEL_COLUMNS,
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 
 _SEGMENT_COLUMNS = ("start_seconds", "end_seconds")
 _NO_SEGMENT_COLUMNS = ("start", "end", "start_time", "end_time", "time_start", "time_end", "start_sec", "end_sec")
+_WHOLE = re.compile(r"-?[0-9]+(?:\.0*)?")
+_SEVERAL = re.compile(r"[0-9]+(?:[\s,;|]+[0-9]+)+|\[.*,.*\]")
 _MAX_NUMBER = 2**31
 _AGAIN = "Correct the line, or scan the videos again."
 _KINETICS_COLUMNS = ("time_start", "time_end")
@@ -40,10 +43,11 @@ _KINETICS_COLUMNS = ("time_start", "time_end")
 _KINETICS_DEPTH = 2
 
 
-def read_list(table: ListTable, base: Path, classes: tuple[str, ...] | None) -> Listing:
+def read_list(table: ListTable, base: Path, classes: tuple[str, ...] | None, *, first: int | None = None) -> Listing:
     """All rows of a list with paths, whatever their part; their files are not looked for.
 
-    Relative paths start from `base`; `classes` are names by number, None takes them from the list.
+    Relative paths start from `base`; `classes` are names by number, None takes them from the list; `first` is the
+    number that labels begin at, if that is known.
 
     Raises:
         ManifestError: for missing columns and for fields that cannot be used; names the lines.
@@ -62,7 +66,7 @@ def read_list(table: ListTable, base: Path, classes: tuple[str, ...] | None) -> 
     # A scan lists given files whatever their extension; a list without a header is checked already.
     if table.has_header and not table.is_scan:
         names = _check_paths(table, names, base, problems)
-    labels, classes = _number_labels(table, classes, problems)
+    labels, classes = _number_labels(table, classes, problems, first=first, paths=names)
     segments = _read_segments(table, problems)
     num_frames = _read_numbers(table, "num_frames", int, problems)
     fps = _read_numbers(table, "fps", float, problems)
@@ -85,35 +89,121 @@ def read_list(table: ListTable, base: Path, classes: tuple[str, ...] | None) -> 
 
 
 def _number_labels(
-    table: ListTable, classes: tuple[str, ...] | None, problems: Problems
+    table: ListTable,
+    classes: tuple[str, ...] | None,
+    problems: Problems,
+    *,
+    first: int | None = None,
+    paths: Sequence[str] = (),
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels as numbers, int32 (n,), -1 for none, and the classes."""
+    """Labels as numbers, int32 (n,), -1 for none, and the classes.
+
+    Args:
+        table: the list.
+        classes: names by number; None takes them from the labels.
+        problems: gets the labels that cannot be used.
+        first: number that labels begin at, where the classes' file says so.
+        paths: their folders tell it too, if these are classes.
+    """
     column = table.column(*LABEL_COLUMNS)
     if column is None or not any(column):
         return np.full(len(table), -1, dtype=np.int32), classes or ()
     distinct = set(column)
+    wrong = {}
     if "" in distinct:
-        what = "label must be a class, got nothing. Write it, or leave all labels out."
-        problems.add_all(column, table.lines, {"": what})
+        wrong[""] = "label must be a class, got nothing. Write it, or leave all labels out."
         distinct.discard("")
-    are_numbers = all(label.removeprefix("-").isdecimal() and label.isascii() for label in distinct)
-    if classes is None and are_numbers:
-        classes = _count_classes(table.path, {int(label) for label in distinct})
+    wrong |= several_labels(distinct)
+    distinct -= wrong.keys()
+    if not distinct:
+        problems.add_all(column, table.lines, wrong)
+        return np.full(len(table), -1, dtype=np.int32), classes or ()
+    whole = {label: int(label.partition(".")[0]) for label in distinct if _WHOLE.fullmatch(label)}
+    are_numbers = len(whole) == len(distinct)
+    if classes is None and not are_numbers:
+        classes = distinct_classes(distinct, origin=str(table.path))
     elif classes is None:
-        classes = tuple(sorted(distinct))
+        classes = _count_classes(table.path, set(whole.values()))
     by_key = {class_key(name): number for number, name in enumerate(classes)}
     # If classes have digits as names, a label is a name: as a number it could mean another class.
     as_names = not are_numbers or any(name.isdecimal() for name in classes)
-    numbers = {label: by_key.get(class_key(label), -1) if as_names else int(label) for label in distinct}
-    rule = f"one of the {len(classes)} classes ({some(classes)})" if as_names else f"a number in [0, {len(classes)})"
-    wrong = {
-        label: f"label must be {rule}, got {label!r}. Correct the line or the classes."
+    hint = ""
+    if as_names:
+        # A table program may have written a class "0" as "00" or "0.0".
+        numbers = {label: by_key.get(class_key(label), by_key.get(str(whole.get(label)), -1)) for label in distinct}
+        rule = f"one of the {len(classes)} classes ({some(classes)})"
+    else:
+        first, is_known = _first_number(table, column, whole, by_key, first, paths)
+        numbers = {label: number - first for label, number in whole.items()}
+        rule = f"a number in [{first}, {first + len(classes)})"
+        hint = "" if is_known else _hint_at_first(table.path, set(whole.values()), classes)
+    wrong |= {
+        label: f"label must be {rule}, got {label!r}. Correct the line or the classes.{hint}"
         for label, number in numbers.items()
         if not 0 <= number < len(classes)
     }
     problems.add_all(column, table.lines, wrong)
     numbers |= dict.fromkeys(["", *wrong], -1)
     return np.array([numbers[label] for label in column], dtype=np.int32), classes
+
+
+def several_labels(distinct: set[str]) -> dict[str, str]:
+    """Messages for labels that are several in one: "1,3", "[0, 2]", "run|jump" beside "run" and "jump"."""
+    return {
+        label: f"a video must have one label, got several in {label!r}. Lists with several labels a video cannot be "
+        "used: keep one of them."
+        for label in distinct
+        if _SEVERAL.fullmatch(label)
+        or (len(pieces := re.split(r"\s*[,;|]\s*", label)) > 1 and distinct.issuperset(pieces))
+    }
+
+
+def _first_number(
+    table: ListTable,
+    column: list[str],
+    whole: Mapping[str, int],
+    by_key: Mapping[str, int],
+    first: int | None,
+    paths: Sequence[str],
+) -> tuple[int, bool]:
+    """The number that labels begin at, and whether that is known: the file of classes says it, or the videos' folders.
+
+    Raises:
+        ManifestError: if no video's label is the class of its folder.
+    """
+    known: dict[tuple[str, str], int] = {}  # folder and label to the first row with them
+    for row, (path, label) in enumerate(zip(paths, column, strict=False)):
+        known.setdefault((os.path.basename(os.path.dirname(path)), label), row)
+    firsts: dict[int, int] = {}
+    for (folder, label), row in known.items():
+        if label in whole and class_key(folder) in by_key:
+            firsts.setdefault(whole[label] - by_key[class_key(folder)], row)
+    if firsts and (first or 0) not in firsts:
+        if firsts.keys() == {1} and first is None:
+            log.info("%s: labels count from 1, as the folders of the videos show", table.path)
+            return 1, True
+        row = min(firsts.values())
+        number, names = whole[column[row]] - (first or 0), list(by_key)
+        said = repr(names[number]) if 0 <= number < len(names) else "no class"
+        raise ManifestError(
+            f"{table.path}:{table.lines[row]}: label {column[row]!r} is {said} by the classes, but the video lies in "
+            f"the folder {os.path.basename(os.path.dirname(paths[row]))!r}, and so it is for all others. Are the "
+            "classes in the order of the labels?"
+        )
+    return first or 0, first is not None or bool(firsts)
+
+
+def _hint_at_first(path: Path, numbers: set[int], classes: tuple[str, ...]) -> str:
+    """What to do if labels count from 1: a hint for an error, or a warning where they may and may not."""
+    if min(numbers) == 1 and max(numbers) < len(classes):
+        log.warning(
+            "%s: no video has the label 0; labels are taken to count from 0, and 1 is %r. If they count from 1, number "
+            "the lines of the classes' file from 1 too: `1 NAME`",
+            path,
+            classes[1],
+        )
+    are_from_1 = min(numbers) == 1 and max(numbers) == len(classes)
+    return " If labels count from 1, number the lines of the classes' file from 1 too: `1 NAME`." if are_from_1 else ""
 
 
 def _count_classes(path: Path, numbers: set[int]) -> tuple[str, ...]:

@@ -25,6 +25,8 @@ LABEL_COLUMNS = ("label", "class")
 YOUTUBE_COLUMN = "youtube_id"
 PARQUET_SUFFIX = ".parquet"
 LIST_SUFFIXES = ("", ".csv", ".list", ".lst", PARQUET_SUFFIX, ".ssv", ".tsv", ".txt")
+# mmaction2's lists with several labels: `path label label`, `folder num_frames label label`
+_SEVERAL_LABELS = re.compile(r"(?P<path>.*?\S)[ \t,;]+[0-9]+[ \t,;]+[0-9]+(?P<more>(?:[ \t,;]+[0-9]+)*)")
 # Columns of a scan that a manifest keeps.
 _KEPT_OF_SCAN = ("num_frames", "fps", "error")
 _NUM_PROBLEMS_SHOWN = 5
@@ -138,7 +140,7 @@ def read_table(path: Path, *, separator: str | None = None, root: Path | None = 
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines of a UTF-8 file, with or without a byte order mark, with either line end, not stripped otherwise.
+    """Lines of a UTF-8 file, with or without a byte order mark, with any line end, not stripped otherwise.
 
     Raises:
         ManifestError: for a file that cannot be read, is not UTF-8 or is not text.
@@ -158,7 +160,7 @@ def read_lines(path: Path) -> list[str]:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise ManifestError(f"{path}:{line}: the file must be text, got a zero byte. Is it really a list?")
     # Not splitlines(): it also breaks at characters that file names may hold.
-    lines = text.split("\n")
+    lines = text.split("\n" if "\n" in text else "\r")  # old Mac files have "\r" alone
     return [line.removesuffix("\r") for line in lines] if "\r" in text else lines
 
 
@@ -359,6 +361,11 @@ def _name_folders(
             )
         elif are_folders:
             paths[place] = without_count(name, separator) or name
+        elif (several := _SEVERAL_LABELS.fullmatch(line)) and (several["more"] or is_video(several["path"])):
+            bad[place] = (
+                f"a video must have one label, got several in {line!r}. Lists with several labels a video cannot be "
+                "used: keep one of them."
+            )
         elif re.fullmatch(r".*\S[ \t,]+\d+[ \t,]+\d+", line):
             bad[place] = (
                 f"a line `folder num_frames label` must name a folder that is there, got {line!r}. Is its root right?"

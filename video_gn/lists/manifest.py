@@ -17,7 +17,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from video_gn.errors import ManifestError
-from video_gn.lists.class_names import class_key, write_classes
+from video_gn.lists.class_names import class_key, same_classes, write_classes
 from video_gn.lists.lines import some, write_table
 from video_gn.lists.records import Records, TextColumn, VideoRecord
 from video_gn.lists.split import pick_fraction, pick_grouped, pick_stratified
@@ -245,10 +245,10 @@ def _searched(records: Records, pattern: str, origin: str) -> list[str]:
 
 def check_same_classes(reference: Manifest, other: Manifest) -> None:
     """Raise ManifestError if two manifests number their classes differently; one without classes fits all."""
-    if not reference.classes or not other.classes or reference.classes == other.classes:
+    if not reference.classes or not other.classes or same_classes(reference.classes, other.classes):
         return
-    pairs = zip_longest(reference.classes, other.classes)
-    number, pair = next((number, pair) for number, pair in enumerate(pairs) if pair[0] != pair[1])
+    pairs = enumerate(zip_longest(reference.classes, other.classes))
+    number, pair = next((n, pair) for n, pair in pairs if None in pair or class_key(pair[0]) != class_key(pair[1]))
     first, second = ("not there" if name is None else repr(name) for name in pair)
     raise ManifestError(
         f"classes of {reference.origin} ({len(reference.classes)}) and {other.origin} ({len(other.classes)}) must be "

@@ -21,7 +21,7 @@ import numpy as np
 
 from video_gn.errors import ManifestError, SettingError
 from video_gn.lists.class_folders import read_folders
-from video_gn.lists.class_names import check_classes, read_classes
+from video_gn.lists.class_names import check_classes, read_numbered_classes
 from video_gn.lists.csv_lists import index_by_stem, read_kinetics, read_list
 from video_gn.lists.file_names import VIDEO_EXTENSIONS, are_missing, find_part, walk_videos
 from video_gn.lists.lines import LIST_SUFFIXES, YOUTUBE_COLUMN, ListTable, read_table
@@ -112,8 +112,8 @@ class VideoList:
         Args:
             split: "train", "val", "test", or another name in a csv's column `split`; "all" for all; None for a list
                 without parts.
-            classes: names by number, or a file with one per line (or json); None takes them from all rows of the
-                list. Spaces and underscores in names count as equal.
+            classes: names by number, or a file of them (`read_numbered_classes`), which may number them from 1 as
+                the list does; None takes them from all rows of the list. Spaces and underscores in names are equal.
 
         Raises:
             ManifestError: see `VideoList`.
@@ -122,16 +122,16 @@ class VideoList:
 
     def listing(self, split: str | None = None, *, classes: ClassNames = None) -> Listing:
         """The columns of a part, with each row's part, which a manifest does not keep; see `manifest`."""
-        names = _read_class_names(classes)
+        names, first = _read_class_names(classes)
         if self._table is None:
             return read_folders(self.path, names, split)
-        rows = self._all_rows(self._table, names)
+        rows = self._all_rows(self._table, names, first)
         part = rows.take(rows_of_part(rows, split))
         if self._check_files and self._format == "list":
             part.missing = are_missing(part.paths)
         return part
 
-    def _all_rows(self, table: ListTable, classes: tuple[str, ...] | None) -> Listing:
+    def _all_rows(self, table: ListTable, classes: tuple[str, ...] | None, first: int | None) -> Listing:
         """The rows of all parts, kept for the next part with the same classes."""
         if self._kept is not None:
             given, rows = self._kept
@@ -140,7 +140,7 @@ class VideoList:
         if self._format == "kinetics":
             rows = read_kinetics(table, self._base, classes, self._index)
         else:
-            rows = read_list(table, self._base, classes)
+            rows = read_list(table, self._base, classes, first=first)
         self._kept = classes, rows
         return rows
 
@@ -205,12 +205,13 @@ def _without_found(listing: Listing, errors: list[str]) -> list[str]:
     return errors
 
 
-def _read_class_names(classes: ClassNames) -> tuple[str, ...] | None:
+def _read_class_names(classes: ClassNames) -> tuple[tuple[str, ...] | None, int | None]:
+    """Names by number, and the number of the first one if a file says it."""
     if classes is None:
-        return None
+        return None, None
     if isinstance(classes, (str, os.PathLike)):
-        return read_classes(classes)
-    return check_classes(list(classes), origin="classes")
+        return read_numbered_classes(classes)
+    return check_classes(list(classes), origin="classes"), None
 
 
 def read_manifest(

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from video_gn.clips import ClipBatch
 from video_gn.errors import CheckpointError, ConfigError, RunError
 from video_gn.evaluation.scores import normalize_clips, score_views
+from video_gn.lists.class_names import same_classes
 from video_gn.models.resnet3d import I3D
 from video_gn.run.checkpoint_files import environment
 from video_gn.run.lightning_internals import callbacks_of, trainer_of
@@ -312,7 +313,7 @@ class VideoClassifier(LightningModule):
             raise CheckpointError(f"the checkpoint has no key {KEY!r}: it was not written by this package")
         datamodule = getattr(trainer_of(self), "datamodule", None)
         classes = list(getattr(datamodule, "classes", ()))
-        if classes and stored.get("classes") and classes != stored["classes"]:
+        if classes and stored.get("classes") and not same_classes(classes, stored["classes"]):
             raise CheckpointError(class_difference(stored["classes"], classes))
         check_same_net(stored["net"], self.net.arguments)
         self.is_restored = True

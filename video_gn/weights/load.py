@@ -15,6 +15,7 @@ import torch
 
 from video_gn.checks import check_choice
 from video_gn.errors import CheckpointError
+from video_gn.lists.class_names import class_key
 from video_gn.weights.about import CLASSIFIER, UNKNOWN
 from video_gn.weights.files import read_file
 from video_gn.weights.formats import Source, group_rule, norm_family, recognize, rule_in_words
@@ -240,6 +241,7 @@ class _Plan:
             return f"it has {count} classes, the network {wanted}"
         if count is None or not here or not there or here == there:
             return None
+        here, there = [class_key(name) for name in here], [class_key(name) for name in there]
         if sorted(here) != sorted(there):
             return "its classes differ from the network's, though not in number"
         self.order = [there.index(name) for name in here]
