@@ -9,6 +9,7 @@ import pytest
 import torch
 from runs import TINY, run
 
+from video_gn import processes
 from video_gn.__main__ import main
 
 
@@ -91,6 +92,57 @@ def test_prepared_videos_train_and_what_failed_is_named(broken):
     assert "28 videos of 3 classes" in printed
     status, printed = run(words, broken)
     assert "0 of them new" in printed
+
+
+def test_all_parts_are_prepared_and_kept(tiny_videos, tmp_path, monkeypatch, capsys):
+    """Of folders, of their scan, and of a list whose parts have names of their own."""
+    monkeypatch.setattr(processes, "START_METHOD", "fork")
+    monkeypatch.chdir(tmp_path)
+    for part, stems in (("Train", ("00", "01")), ("dev", ("02",)), ("test_set", ("03",))):
+        for label in ("one", "two"):
+            for stem in stems:
+                target = tmp_path / "videos" / part / label / f"{stem}.mp4"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(tiny_videos / label / f"{stem}.mp4", target)
+    lines = [f"videos/Train/one/00.mp4,one,{fold}" for fold in ("fold1", "fold2")]
+    Path("folds.csv").write_text("\n".join(["path,label,split", *lines, "videos/dev/two/02.mp4,two,fold2"]) + "\n")
+    assert main(["data", "scan", "videos", "--output=scan.csv", "--num_workers=1"]) == 0
+    wanted = {
+        "videos": ["train/one/00", "train/one/01", "train/two/00", "train/two/01", "val/one/02", "val/two/02"],
+        "folds.csv": ["fold1/one/00", "fold2/one/00", "fold2/two/02"],
+    }
+    wanted["videos"] += ["test/one/03", "test/two/03"]
+    wanted["scan.csv"] = wanted["videos"]
+    for source, want in wanted.items():
+        out = tmp_path / f"{source}-out"
+        status = main(["data", "prepare", source, str(out), "--num_workers=1", "--short_side_px=32"])
+        assert status == 0, capsys.readouterr().err
+        with (out / "manifest.csv").open() as file:
+            rows = [(row["path"], row["label"], row["split"]) for row in csv.DictReader(file)]
+        assert rows == [(f"{name}.mp4", name.split("/")[1], name.split("/")[0]) for name in want]
+        assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*.mp4")) == sorted(p for p, *_ in rows)
+
+
+def test_fit_and_test_with_a_test_part_alone(tiny_videos, tmp_path):
+    """No video is trained on and tested, whatever the case of the folders' names."""
+    for path in sorted(tiny_videos.glob("[ot]*/*.mp4")):
+        target = tmp_path / "videos" / ("Test" if path.stem > "07" else "Training") / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    words = [*TINY, "--data.train=videos", "--data.views.num_clips=1", "--run_dir=run"]
+    status, printed = run(["fit", *words, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"], tmp_path)
+    assert status == 0, printed
+    assert "videos (train): 24 videos of 3 classes" in printed and "tests use its part 'test'" in printed
+    status, printed = run(["test", *words], tmp_path)
+    assert status == 0, printed
+    with (tmp_path / "run/test/predictions.csv").open() as file:
+        tested = [Path(row["video"]).parts[-3:] for row in csv.DictReader(file)]
+    assert sorted(tested) == [("Test", name, f"0{n}.mp4") for name in ("one", "three", "two") for n in (8, 9)]
+    shutil.rmtree(tmp_path / "videos/Test")
+    for name in ("two", "three"):
+        shutil.rmtree(tmp_path / "videos/Training" / name)
+    status, printed = run(["fit", *words[:-1], "--run_dir=other"], tmp_path)
+    assert status == 2 and "classes must be at least 2 to be told apart, got 'one' alone" in printed
 
 
 def test_copy_asks_for_a_number(tiny_videos, tmp_path):

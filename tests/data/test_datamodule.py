@@ -65,6 +65,49 @@ def test_parts_of_a_folder_are_taken_as_they_are(tiny_videos, tmp_path):
     assert [len(named.manifests[n].records) for n in ("train", "val", "test")] == [6, 2, 4]
 
 
+@pytest.mark.parametrize("as_list", [False, True])
+def test_training_and_test_parts_without_one_for_validation(tiny_videos, tmp_path, caplog, as_list):
+    """Validation is held out of the training part, and the test part is only tested."""
+    for path in sorted(tiny_videos.rglob("*.mp4")):
+        target = tmp_path / ("Testing" if path.stem > "06" else "train_set") / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.touch()
+    source = tmp_path
+    if as_list:
+        source = tmp_path / "list.csv"
+        videos = sorted(tmp_path.rglob("*.mp4"))
+        lines = [f"{p.relative_to(tmp_path)},{p.parent.name},{p.parts[-3]}" for p in videos]
+        source.write_text("\n".join(["path,label,split", *lines]) + "\n")
+    with caplog.at_level("INFO"):
+        data = module(source)
+        data.setup("fit")
+    found = {name: [r.path for r in data.manifests[name].records] for name in ("train", "val", "test")}
+    assert {name: len(paths) for name, paths in found.items()} == {"train": 18, "val": 3, "test": 9}
+    assert not set(found["train"]) & set(found["val"])
+    assert all("Testing" in path for path in found["test"]) and not any("Testing" in p for p in found["val"])
+    assert (
+        "has no part 'val': 3 videos of 'train' are held out for validation; tests use its part 'test'" in caplog.text
+    )
+    again = module(source)
+    again.setup("test")
+    assert [r.path for r in again.manifests["test"].records] == found["test"]
+    shutil.rmtree(tmp_path / "Testing")
+    if not as_list:
+        data = module(source)
+        data.setup("fit")
+        assert data.manifests["test"] is data.manifests["val"] and len(data.manifests["train"]) == 18
+
+
+def test_one_class_alone_is_trained_if_it_is_named(tiny_videos, tmp_path):
+    shutil.copytree(tiny_videos / "one", tmp_path / "videos/one")
+    with pytest.raises(ManifestError, match="classes must be at least 2 to be told apart, got 'one' alone"):
+        module(tmp_path / "videos").setup("fit")
+    named = module(tmp_path / "videos", source=SourceConfig(classes=["one"]))
+    named.setup("fit")
+    module(tiny_videos, source=SourceConfig(only_classes=["one"])).setup("fit")
+    module(tmp_path / "videos").setup("test")
+
+
 def test_a_list_with_parts_is_opened_once(tiny_videos, tmp_path, monkeypatch):
     lines = ["path,label,split"]
     for label in ("one", "two"):

@@ -147,10 +147,7 @@ def _prepare(options: argparse.Namespace) -> int:
 
     if options.copy and options.shards is None:
         raise ConfigError("--copy packs files unchanged: give the number of videos of each tar file with --shards")
-    videos = VideoList(options.list, root=options.root, format=options.format)
-    names = [name for name in ("train", "val", "test") if videos.has_part(name)]
-    whole = videos.manifest("all" if names else None)
-    parts = {name: videos.manifest(name, classes=whole.classes) for name in names} or {"": whole}
+    parts = VideoList(options.list, root=options.root, format=options.format).manifests()
     if options.raw is not None:
         parts = {name: with_raw_videos(part, options.raw) for name, part in parts.items()}
     summaries: list[Any] = []

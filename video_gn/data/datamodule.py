@@ -141,6 +141,12 @@ class VideoDataModule(LightningDataModule):
         if train is None and (stage == "fit" or (val is None and test is None)):
             raise ManifestError("data.train is not set. Write --data.train with a list, a folder or a csv.")
         self.manifests = read_manifests(train, val, test, source=self.source, split=self.split, seed=self.seed)
+        if stage == "fit" and len(self.classes) == 1 and not (self.source.classes or self.source.only_classes):
+            raise ManifestError(
+                f"{self.manifests['train'].origin}: classes must be at least 2 to be told apart, got "
+                f"{self.classes[0]!r} alone. Is data.train the folder above the classes? If one is meant, name it "
+                "in data.source.classes."
+            )
         return self.manifests
 
     def setup(self, stage: str) -> None:

@@ -20,8 +20,8 @@ def read_manifests(
 
     Args:
         train: list or folder; None for a test alone.
-        val: None takes the part "val" of `train`, or splits `train`.
-        test: None takes the validation videos.
+        val: None takes the part "val" of `train`, or splits `train`, of which the part "train" if it has one.
+        test: None takes the validation videos; the part "test" of a `train` with the parts "train" and "test" alone.
         source: how lists are read.
         split: how `train` is split.
         seed: seed of the split, and of `source.fraction`.
@@ -54,15 +54,21 @@ def read_manifests(
         videos = open_list(train)
         if val is not None:
             listed = read_part(videos, "train")
-        elif videos.has_part("val"):
+        elif videos.has_part("val") and len(videos.parts) > 1:
             listed = read_part(videos, "train")
             found["val"] = read_part(videos, "val", reference=listed)
             if test is None and videos.has_part("test"):
                 log.info("%s has a part 'test' too; data.test is not set, so tests use its part 'val'", train)
         else:
-            listed, found["val"] = read_part(videos, None).split(
+            listed, found["val"] = read_part(videos, "train").split(
                 val_fraction=split.val_fraction, seed=seed, group_by=split.group_by, val_groups=split.val_groups
             )
+            if test is None and videos.has_part("train") and videos.has_part("test"):
+                found["test"] = read_part(videos, "test", reference=listed)
+                text = (
+                    "%s has no part 'val': %d videos of 'train' are held out for validation; tests use its part 'test'"
+                )
+                log.info(text, train, len(found["val"]))
         found["train"] = _without_unreadable(listed, missing_is_error=source.missing == "error")
     if val is not None:
         found["val"] = read_part(open_list(val), "val", reference=found.get("train"))

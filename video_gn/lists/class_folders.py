@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,36 +15,36 @@ import numpy as np
 from video_gn.decoding.frame_folders import NAMES_IN_WORDS
 from video_gn.errors import ManifestError
 from video_gn.lists.class_names import class_key, distinct_classes
-from video_gn.lists.file_names import find_part, found_parts, list_dir, walk_videos
+from video_gn.lists.file_names import list_dir, walk_videos
 from video_gn.lists.lines import extensions, some
 from video_gn.lists.listing import ALL_PARTS, Listing, which_part
+from video_gn.lists.part_names import part_folder
 
 log = logging.getLogger(__name__)
 
 
-def read_folders(root: Path, classes: tuple[str, ...] | None, split: str | None) -> Listing:
-    """Videos, files or frame folders, of `root/<class>/...`, or of one part, `root/<split>/<class>/...`.
+def read_folders(
+    root: Path, classes: tuple[str, ...] | None, split: str | None, *, parts: Mapping[str, Path]
+) -> Listing:
+    """Videos, files or frame folders, of `root/<class>/...`, or of its parts, `root/<part>/<class>/...`.
 
-    They come in the order of the names, as do the classes if none are given.
+    They come in the order of the names, as do the classes if none are given. `parts` are those of `find_parts`.
 
     Raises:
         ManifestError: for an unknown part or class, and a directory without videos in class folders.
     """
-    parts = found_parts(root)
-    tops = [root]
-    if split == ALL_PARTS:
-        tops = [part for name in parts if (part := find_part(root, name)) is not None] or tops
-    elif split is not None:
-        part = find_part(root, split)
+    if split is None and len(parts) > 1:
+        raise ManifestError(which_part(root, list(parts)))
+    tops = dict(parts) or {"": root}
+    if split not in (None, ALL_PARTS):
+        part = part_folder(root, parts, split)
         if part is None:
-            has = f"it has {parts}" if parts else "it has no parts"
+            has = f"it has {list(parts)}" if parts else "it has no parts"
             raise ManifestError(f"{root}: split must be the name of a part's folder, got {split!r}; {has}.")
-        tops = [part]
-    elif parts:
-        raise ManifestError(which_part(root, parts))
+        tops = {split: part}
 
     # Class, path, folder below the class, whether it is there, part.
-    found = [(*video, top.name) for top in tops for video in _videos_by_class(top)]
+    found = [(*video, name) for name, top in tops.items() for video in _videos_by_class(top)]
     found.sort(key=lambda video: video[0])  # stable: parts and names keep their order within a class
     if not found:
         raise ManifestError(
@@ -68,7 +69,7 @@ def read_folders(root: Path, classes: tuple[str, ...] | None, split: str | None)
         np.zeros(len(found), dtype=np.int32),
         np.array([not there for *_, there, _ in found], dtype=bool),
         groups={"folder": folders} if any(folders) else {},
-        splits=None if tops == [root] else [part for *_, part in found],
+        splits=None if "" in tops else [part for *_, part in found],
     )
 
 

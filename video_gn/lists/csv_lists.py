@@ -17,7 +17,7 @@ import numpy as np
 from video_gn.decoding.frame_folders import Folders
 from video_gn.errors import ManifestError
 from video_gn.lists.class_names import class_key, distinct_classes
-from video_gn.lists.file_names import is_video, not_videos, part_names, walk_videos
+from video_gn.lists.file_names import is_video, not_videos, walk_videos
 from video_gn.lists.lines import (
     LABEL_COLUMNS,
     PATH_COLUMNS,
@@ -28,6 +28,7 @@ from video_gn.lists.lines import (
     some,
 )
 from video_gn.lists.listing import SPLIT_COLUMN, Listing
+from video_gn.lists.part_names import is_part
 from video_gn.lists.scan_columns import SCAN_COLUMNS
 
 log = logging.getLogger(__name__)
@@ -359,9 +360,8 @@ def _choose(found: Sequence[str], own: str | None, all_classes: set[str], split:
         return None
     folders = [os.path.dirname(path) for path in found]
     keys = [class_key(os.path.basename(folder)) for folder in folders]
-    parts = part_names(split) if split else ()
     ranked = sorted(
-        (key != own, folder.split(os.sep)[0] not in parts, path)
+        (key != own, not is_part(folder.split(os.sep)[0], split), path)
         for path, folder, key in zip(found, folders, keys, strict=True)
         if own is None or key == own or key not in all_classes
     )

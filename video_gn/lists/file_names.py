@@ -1,4 +1,4 @@
-"""Names of video files: what lies in directories, which parts a data set has, and which listed files exist.
+"""Names of video files: what lies in directories, and which listed files exist.
 
 On a shared file system a question about one file costs a round trip, and a directory's listing answers thousands at
 once: directories are listed, and their files are not looked up one by one.
@@ -28,12 +28,6 @@ VIDEO_EXTENSIONS = frozenset((
     ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m",
 ))
 # fmt: on
-# Names of the parts of a data set; the first of each row is what the package calls it.
-PARTS = {
-    "train": ("train", "training"),
-    "val": ("val", "validate", "validation", "valid"),
-    "test": ("test", "testing"),
-}
 # What comes before the extension of a name without a stem.
 _NO_STEM = ("", ".", os.sep)
 # With this many files of one directory or more, the directory is listed.
@@ -53,14 +47,6 @@ def not_videos(names: Sequence[str]) -> list[int]:
         for place, name in enumerate(names)
         if (name[-4:] not in VIDEO_EXTENSIONS or name[-5:-4] in _NO_STEM) and not is_video(name)
     ]
-
-
-def part_names(split: str) -> tuple[str, ...]:
-    """Names that a part may have, its own first: "val" -> val, validate, ..."""
-    for names in PARTS.values():
-        if split.lower() in names:
-            return (split, *(name for name in names if name != split))
-    return (split,)
 
 
 def list_dir(directory: str | Path) -> tuple[list[str], list[tuple[str, bool]], bool]:
@@ -145,26 +131,6 @@ def holds_frame_folders(directory: str | Path, folders: Sequence[str]) -> bool:
         if below or videos or has_frames:
             return has_frames and not videos
     return False
-
-
-def find_part(directory: Path, split: str) -> Path | None:
-    """The folder of a part ("train", "val", ...) below a data set's directory.
-
-    It must hold folders and no videos, neither files nor frame folders: a class may be called "train" too.
-    """
-    for name in part_names(split):
-        part = directory / name
-        if part.is_dir():
-            folders, videos, _ = list_dir(part)
-            if folders and not videos and not holds_frame_folders(part, folders):
-                return part
-    return None
-
-
-def found_parts(directory: Path) -> list[str]:
-    """Names of the parts that a data set's directory has: at least two of them, or none."""
-    parts = [name for name in PARTS if find_part(directory, name) is not None]
-    return parts if len(parts) > 1 else []
 
 
 def _is_folder_of_frames(path: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from video_gn.errors import ManifestError
-from video_gn.lists.file_names import part_names
+from video_gn.lists.part_names import is_part
 
 log = logging.getLogger(__name__)
 
@@ -73,12 +73,9 @@ def rows_of_part(listing: Listing, split: str | None) -> np.ndarray:
     rows = np.flatnonzero([name in asked_for for name in column])
     if not len(rows):
         raise ManifestError(f"{listing.source}: split must be one of {present}, got {split!r}. No row is of that part.")
+    if len({name.lower() for name in asked_for}) > 1:
+        log.warning("%s: the parts %s are taken as one, %r", listing.source, sorted(asked_for), split)
     return rows
-
-
-def is_part(name: str, split: str) -> bool:
-    """Whether a row's part is the one that is asked for: "validate" and "Val" are "val"."""
-    return name.lower() in {known.lower() for known in part_names(split)}
 
 
 def which_part(path: str | Path, parts: Sequence[str]) -> str:

@@ -23,10 +23,11 @@ from video_gn.errors import ManifestError, SettingError
 from video_gn.lists.class_folders import read_folders
 from video_gn.lists.class_names import check_classes, read_numbered_classes
 from video_gn.lists.csv_lists import index_by_stem, read_kinetics, read_list
-from video_gn.lists.file_names import VIDEO_EXTENSIONS, are_missing, find_part, walk_videos
+from video_gn.lists.file_names import VIDEO_EXTENSIONS, are_missing, walk_videos
 from video_gn.lists.lines import LIST_SUFFIXES, YOUTUBE_COLUMN, ListTable, read_table
-from video_gn.lists.listing import SPLIT_COLUMN, Listing, check_repeats, is_part, rows_of_part
+from video_gn.lists.listing import ALL_PARTS, SPLIT_COLUMN, Listing, check_repeats, rows_of_part
 from video_gn.lists.manifest import Manifest
+from video_gn.lists.part_names import PARTS, find_parts, is_part, part_folder, part_of
 from video_gn.lists.records import Records, TextColumn, VideoRecord
 from video_gn.lists.scan_columns import MISSING, SCAN_MARKS
 
@@ -41,7 +42,8 @@ class VideoList:
     """A list of videos, or the folder that holds them, read once; manifests of its parts are cut from it.
 
     Formats:
-        folders: `<class>/.../<video>`, also below `train/`, `val/`, `test/`. Classes are sorted by name.
+        folders: `<class>/.../<video>`, also below `train/`, `val/`, `test/`, or what else means these (`Training/`,
+            `val_set/`, `dev/`). Classes are sorted by name.
             A folder of numbered pictures (see `video_gn.decoding`) is a video, here and in lists.
         list: `path label` lines with one separator (space, comma, tab or semicolon); the last field is
             the label; or mmaction2's `folder num_frames label`. Or a csv with a header: `path`, and optionally
@@ -103,8 +105,21 @@ class VideoList:
     def has_part(self, split: str) -> bool:
         """Whether the column `split`, or the folder, has a part: "train", "val", "test" or another name."""
         if self._table is None:
-            return find_part(self.path, split) is not None
+            return part_folder(self.path, self._folders, split) is not None
         return any(is_part(name, split) for name in set(self._table.column(SPLIT_COLUMN) or ()))
+
+    @property
+    def parts(self) -> list[str]:
+        """Names of its parts: "train", "val" and "test" as far as it has them, then others; empty for none."""
+        if self._table is None:
+            return list(self._folders)
+        names = sorted(set(self._table.column(SPLIT_COLUMN) or ()))
+        known = {part_of(name) for name in names}
+        return [*(part for part in PARTS if part in known), *(name for name in names if part_of(name) is None)]
+
+    @cached_property
+    def _folders(self) -> dict[str, Path]:
+        return find_parts(self.path)
 
     def manifest(self, split: str | None = None, *, classes: ClassNames = None) -> Manifest:
         """A part's records in the order of the list; of folders in the order of the names.
@@ -120,11 +135,17 @@ class VideoList:
         """
         return _to_manifest(self.listing(split, classes=classes), split, check_files=self._check_files)
 
+    def manifests(self) -> dict[str, Manifest]:
+        """A manifest of each part by its name, which number the classes alike; of a list without parts one, by ""."""
+        whole = self.listing(ALL_PARTS)
+        taken = {name: whole.take(rows_of_part(whole, name)) for name in self.parts} or {"": whole}
+        return {name: _to_manifest(rows, name or None, check_files=self._check_files) for name, rows in taken.items()}
+
     def listing(self, split: str | None = None, *, classes: ClassNames = None) -> Listing:
         """The columns of a part, with each row's part, which a manifest does not keep; see `manifest`."""
         names, first = _read_class_names(classes)
         if self._table is None:
-            return read_folders(self.path, names, split)
+            return read_folders(self.path, names, split, parts=self._folders)
         rows = self._all_rows(self._table, names, first)
         part = rows.take(rows_of_part(rows, split))
         if self._check_files and self._format == "list":

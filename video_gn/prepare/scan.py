@@ -24,11 +24,12 @@ from video_gn.checks import check_integer
 from video_gn.errors import ManifestError, SettingError
 from video_gn.files import whole_file
 from video_gn.journal import Journal, decode
-from video_gn.lists.file_names import found_parts, holds_frame_folders, list_dir
+from video_gn.lists.file_names import holds_frame_folders, list_dir
 from video_gn.lists.lines import LIST_SUFFIXES
 from video_gn.lists.listing import drop_repeats
 from video_gn.lists.manifest import Manifest
 from video_gn.lists.parquet import require_pyarrow, write_parquet
+from video_gn.lists.part_names import find_parts
 from video_gn.lists.read import VideoList, find_videos
 from video_gn.lists.records import TextColumn
 from video_gn.lists.scan_columns import SCAN_COLUMNS, FactColumns, FileFacts
@@ -163,7 +164,7 @@ def _has_rows(path: Path) -> bool:
         return path.suffix.lower() in LIST_SUFFIXES
     folders, videos, _ = list_dir(path)
     is_loose = bool(videos) or not folders or holds_frame_folders(path, folders)
-    return bool(found_parts(path)) or not is_loose
+    return not is_loose or bool(find_parts(path))
 
 
 def _from_list(path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None, format: str) -> _Rows:
