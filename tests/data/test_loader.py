@@ -3,7 +3,10 @@
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -86,6 +89,73 @@ def test_a_worker_that_hangs_is_told_with_its_file(tiny_videos, monkeypatch):
 
 def test_another_error_is_not_touched():
     assert explain(RuntimeError("shapes do not fit")) is None
+
+
+_SHM = "RuntimeError: unable to allocate shared memory(shm) for file </torch_7_8_0>: No space left on device (28)\n"
+_IN_WORKER = (
+    "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (_IN_WORKER + _SHM, r"shared memory is full.*--shm-size 8g\), or .*loader\.num_workers.* No space left"),
+        (_SHM, r"shared memory is full"),
+        ("DataLoader worker (pid 7) is killed by signal: Bus error. It is", r"shared memory is full"),
+        ("unable to mmap 9 bytes from file </torch_7_8_0>: Cannot allocate memory (12)", r"the memory is full\."),
+        (_IN_WORKER + "RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried", r"the memory is full\."),
+        ("received 0 items of ancdata", r"too many files are open\. Allow more \(ulimit -n 65536\), or take"),
+        ("unable to open shared memory object </torch_7> in read-write mode: Too many open files (24)", "too many"),
+    ],
+)  # fmt: skip
+def test_a_shortage_of_the_machine_is_no_videos_fault(text, told):
+    with pytest.raises(RunError, match=f"(?s)^{told}") as caught:
+        raise explain(RuntimeError(text))
+    assert "were reading" not in str(caught.value)
+
+
+def test_a_worker_that_the_kernel_killed():
+    said = str(explain(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")))
+    assert "Is the memory full? Then take fewer workers (data.loader.num_workers" in said and "were reading" in said
+
+
+class Failing:
+    """A data set whose first item is an error."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise self.error
+
+
+def test_an_error_in_a_worker_keeps_its_words():
+    with pytest.raises(RuntimeError, match=r"(?s)Caught RuntimeError in .*shapes do not fit"):
+        list(WatchedLoader(Failing(RuntimeError("shapes do not fit")), num_workers=1))
+    with pytest.raises(RunError, match=r"^nor could any of 10 videos\. Is the file system there\?$"):
+        list(WatchedLoader(Failing(RunError("nor could any of 10 videos. Is the file system there?")), num_workers=1))
+
+
+def test_a_small_dev_shm():
+    """In a name space of its own, where /dev/shm has 1 MB: as in a container, there of 64 MB."""
+    code = (
+        "import torch\n"
+        "from video_gn.data.loader import WatchedLoader\n"
+        "try:\n"
+        "    list(WatchedLoader(list(torch.zeros(4, 1_000_000, dtype=torch.uint8)), batch_size=2, num_workers=1))\n"
+        "except Exception as error:\n"
+        "    print(type(error).__name__, error)\n"
+    )
+    mount = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"', "-"]
+    if shutil.which("unshare") is None or subprocess.run([*mount, "true"], capture_output=True).returncode:
+        pytest.skip("needs unshare and its permission to mount")
+    done = subprocess.run([*mount, sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "RunError shared memory is full" in done.stdout, done.stdout + done.stderr
+    assert "(/dev/shm has 1 MB)" in done.stdout and "No space left on device" in done.stdout
 
 
 def test_a_board_is_one_file_for_all_its_copies_and_goes_with_its_maker(monkeypatch):

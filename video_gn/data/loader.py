@@ -15,6 +15,8 @@ import logging
 import mmap
 import multiprocessing
 import os
+import re
+import shutil
 import sys
 import tempfile
 import time
@@ -27,7 +29,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, get_worker_info
 
-from video_gn.errors import RunError
+from video_gn.errors import RunError, VideoGNError
 from video_gn.run.signals import held_back, ignore_in_worker
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,22 @@ log = logging.getLogger(__name__)
 _SLOT_BYTES = 4096
 # What torch says when a worker is gone or late. Source: torch/utils/data/dataloader.py, _signal_handling.
 _WORDS = ("DataLoader worker", "DataLoader timed out")
+# Then something was raised in a worker, which lives: the message holds its traceback. Source: torch/_utils.py.
+_RAISED = "in DataLoader worker process"
+# Where workers hand over batches: files of /dev/shm whose names begin so, or their descriptors, through a socket.
+# Source: torch/multiprocessing/reductions.py; its MapAllocator.cpp has the errors.
+_HANDED = ("</torch_", "items of ancdata", "Communication with the workers")
+# (words of torch or the kernel, what the machine has too little of and how to give it more).
+_SHORTAGES = (
+    ("Too many open files|items of ancdata", "too many files are open. Allow more (ulimit -n 65536)"),
+    ("[Cc]an(no|')t allocate memory", "the memory is full. Take a smaller batch"),
+    (
+        "</torch_|Bus error",
+        "shared memory is full, through which loading workers hand over batches{shm}; without workers none is needed. "
+        "Enlarge it (docker run --shm-size 8g)",
+    ),
+)
+_FEWER = "take fewer workers (data.loader.num_workers; of infer --num_workers)"
 
 TRAINING_ADVICE = "read it with another --data.backend; --ckpt_path last resumes from the last checkpoint."
 
@@ -90,8 +108,21 @@ class ReadingBoard:
         return self._map
 
 
+def _shortage(text: str) -> RunError | None:
+    """An error that says what the machine has too little of: no video is to blame."""
+    what = next((what for words, what in _SHORTAGES if re.search(words, text)), None)
+    if what is None:
+        return None
+    try:
+        shm = f" (/dev/shm has {shutil.disk_usage('/dev/shm').total / 1e6:,.0f} MB)"
+    except OSError:
+        shm = ""
+    last = text.strip().splitlines()[-1].removeprefix("RuntimeError: ")
+    return RunError(f"{what.format(shm=shm)}, or {_FEWER}. ({last})")
+
+
 def explain(error: RuntimeError, *, advice: str = TRAINING_ADVICE) -> RunError | None:
-    """An error that names the files which the workers were reading, in place of torch's of a dead or late worker.
+    """An error that says why a worker died or came late, in place of torch's: a shortage, or the files it was reading.
 
     Args:
         error: error of a loader, or raised anywhere in the main thread when a worker dies.
@@ -101,8 +132,11 @@ def explain(error: RuntimeError, *, advice: str = TRAINING_ADVICE) -> RunError |
         None if the error is about something else.
     """
     text = str(error)
-    if not any(words in text for words in _WORDS):
+    if not any(words in text for words in (*_WORDS, *_HANDED)):
         return None
+    shortage = _shortage(text)
+    if shortage is not None or _RAISED in text:
+        return shortage
     reading = sorted((item for board in _BOARDS for item in board.reading()), key=lambda item: -item[1])
     names = ", ".join(f"{path} (for {seconds:.0f} s)" for path, seconds in reading[:8]) or "no file"
     what = (
@@ -110,6 +144,8 @@ def explain(error: RuntimeError, *, advice: str = TRAINING_ADVICE) -> RunError |
         if "timed out" in text
         else f"a loading worker died ({text.splitlines()[0]})"
     )
+    if "signal: Killed" in text:  # as the kernel does; a video that needs much memory may be the cause
+        what += f". Is the memory full? Then {_FEWER}"
     return RunError(f"{what}; the workers were reading: {names}. Take such a file out of the list, or {advice}")
 
 
@@ -140,6 +176,12 @@ class WatchedLoader(DataLoader[Any]):
                 batch = next(iterator)
             except StopIteration:
                 return
+            except VideoGNError as error:
+                # One of ours from a worker comes with the worker's traceback before its own words.
+                name = f"\n{type(error).__module__}.{type(error).__qualname__}: "
+                if _RAISED not in str(error) or name not in str(error):
+                    raise
+                raise type(error)(str(error).rpartition(name)[2].strip()) from error
             except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
                 # A dead worker's last batch is fetched from a socket that nobody serves any more.
                 text = error if isinstance(error, RuntimeError) else RuntimeError(f"DataLoader worker gone: {error!r}")
