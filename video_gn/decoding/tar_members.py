@@ -14,6 +14,7 @@ import errno
 import hashlib
 import logging
 import os
+import posixpath
 import stat
 import struct
 import tarfile
@@ -35,9 +36,11 @@ SEPARATOR = "::"
 # What FFmpeg may open: a playlist with a video's name must not lead to other files or the network.
 PROTOCOLS = "file,subfile"
 _MARK = f".tar{SEPARATOR}"
-_MAGIC = b"video-gn tar index 1\n"
+_MAGIC = b"video-gn tar index 2\n"
 _HEAD = struct.Struct("<QQ")  # bytes of the tar, number of members
 _BLOCK = tarfile.BLOCKSIZE
+# How far the zeros after a tar's last member are looked at: tar fills its last record with them, 10 KiB by default.
+_END_BYTES = 1 << 20
 _COLUMNS = np.dtype([("name", "<u8"), ("offset", "<u8"), ("size", "<u8"), ("header", "<u4")])
 
 
@@ -181,7 +184,7 @@ def _index_of(path: str, tar_path: str) -> TarIndex:
         raise DecodeError(path, f"the shard {reason}") from error
     if not stat.S_ISREG(status.st_mode):
         raise DecodeError(path, "the shard is a directory, pipe or device, not a tar file")
-    key = (status.st_size, status.st_mtime_ns, status.st_ino)
+    key = _state(status)
     known = _indices.get(tar_path)
     if known is not None and known[0] == key:
         return known[1]
@@ -193,6 +196,10 @@ def _index_of(path: str, tar_path: str) -> TarIndex:
     return index
 
 
+def _state(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
 def read_index(tar_path: str | os.PathLike[str]) -> TarIndex:
     """The members of a shard: from the index beside it, or from the shard if that is absent or stale.
 
@@ -202,6 +209,19 @@ def read_index(tar_path: str | os.PathLike[str]) -> TarIndex:
         OSError: if the shard cannot be read.
     """
     tar_path = Path(tar_path)
+    kept = _kept_index(tar_path)
+    if kept is not None:
+        return kept
+    index = build_index(tar_path)
+    if index.damage:
+        log.warning("%s: %s", tar_path, index.damage)
+    else:
+        _keep_index(tar_path, index)
+    return index
+
+
+def _kept_index(tar_path: Path) -> TarIndex | None:
+    """The index beside a shard; None if it is absent or stale."""
     beside = tar_path.with_name(tar_path.name + INDEX_SUFFIX)
     status = tar_path.stat()
     try:
@@ -211,16 +231,45 @@ def read_index(tar_path: str | os.PathLike[str]) -> TarIndex:
                 return index
         log.debug("%s is stale", beside)
     except OSError:
-        pass  # there is none: read the shard
-    index = build_index(tar_path)
-    if index.damage:
-        log.warning("%s: %s", tar_path, index.damage)
-        return index
+        pass  # there is none
+    return None
+
+
+def _keep_index(tar_path: Path, index: TarIndex) -> None:
     try:
         write_index(tar_path, index)
     except RunError as error:
         log.debug("%s", error)  # a data set may be read-only
-    return index
+
+
+def list_members(tar_path: str) -> dict[str, Member | None]:
+    """The files of a whole tar by name, in its order, from all of its headers; notes its index on the way.
+
+    A name is without "./" at its start; of two members with one name the later one counts, as tar has it. None stands
+    for what cannot be read in place: links and sparse files.
+
+    Raises:
+        DecodeError: for a tar that is missing, damaged or cut off, and for a name that leads out of the folder in
+            which the tar would be unpacked.
+    """
+    try:
+        key = _state(os.stat(tar_path))  # noqa: PTH116
+        headers = _read_headers(tar_path)
+    except OSError as error:
+        raise DecodeError(tar_path, f"the tar cannot be read ({error.strerror})") from error
+    if headers.damage is not None:
+        raise DecodeError(tar_path, f"{headers.damage}. Copy or download it again")
+    index = _to_index(headers)
+    if _kept_index(Path(tar_path)) is None:
+        _keep_index(Path(tar_path), index)
+    _indices[tar_path] = (key, index)
+    members: dict[str, Member | None] = {}
+    for name, place in headers.found.items():
+        plain = posixpath.normpath(name)
+        if plain.startswith("/") or plain.partition("/")[0] == "..":
+            raise DecodeError(tar_path, f"a member's name must not lead out of the tar, got {name!r}. Make it anew")
+        members[plain] = Member(tar_path, *place[:2])
+    return members | dict.fromkeys(headers.others)
 
 
 def build_index(tar_path: str | os.PathLike[str]) -> TarIndex:
@@ -229,7 +278,26 @@ def build_index(tar_path: str | os.PathLike[str]) -> TarIndex:
     Raises:
         OSError: if the shard cannot be read.
     """
+    return _to_index(_read_headers(tar_path))
+
+
+class _Headers(NamedTuple):
+    found: dict[str, tuple[int, int, int]]  # offset, size and the header's checksum of each regular file
+    others: list[str]  # links and sparse files
+    num_bytes: int  # of the tar
+    damage: str | None
+
+
+def _to_index(headers: _Headers) -> TarIndex:
+    """The index, in which "./a.mp4" is found as "a.mp4" too."""
+    places = {posixpath.normpath(name): place for name, place in headers.found.items()} | headers.found
+    rows = np.array([(_hash(name), *place) for name, place in places.items()], dtype=_COLUMNS)
+    return TarIndex(np.sort(rows, order="name"), headers.num_bytes, headers.damage)
+
+
+def _read_headers(tar_path: str | os.PathLike[str]) -> _Headers:
     found: dict[str, tuple[int, int, int]] = {}
+    others: list[str] = []
     damage = None
     with open(tar_path, "rb") as file:
         num_bytes = os.fstat(file.fileno()).st_size
@@ -242,13 +310,16 @@ def build_index(tar_path: str | os.PathLike[str]) -> TarIndex:
                     if info.isreg() and not info.issparse():
                         header = os.pread(file.fileno(), _BLOCK, info.offset_data - _BLOCK)
                         found[info.name] = (info.offset_data, info.size, zlib.crc32(header))
+                    elif not info.isdir():
+                        others.append(info.name)
         except tarfile.TarError as error:
             damage = f"the shard is damaged or no tar: {error}"
-        tail = os.pread(file.fileno(), 2 * _BLOCK, end)
-        if damage is None and tail != bytes(2 * _BLOCK):
+        tail = os.pread(file.fileno(), _END_BYTES, end)
+        if damage is None and tail[: 2 * _BLOCK] != bytes(2 * _BLOCK):
             damage = f"the shard is cut off or damaged at byte {end}"
-    rows = np.array([(_hash(name), *place) for name, place in found.items()], dtype=_COLUMNS)
-    return TarIndex(np.sort(rows, order="name"), num_bytes, damage)
+        elif damage is None and tail.strip(b"\0"):
+            damage = f"the shard goes on after its end at byte {end}, as several tars in one file do"
+    return _Headers(found, others, num_bytes, damage)
 
 
 def write_index(tar_path: str | os.PathLike[str], index: TarIndex) -> None:

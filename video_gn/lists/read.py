@@ -30,10 +30,11 @@ from video_gn.lists.manifest import Manifest
 from video_gn.lists.part_names import PARTS, find_parts, is_part, part_folder, part_of
 from video_gn.lists.records import Records, TextColumn, VideoRecord
 from video_gn.lists.scan_columns import MISSING, SCAN_MARKS
+from video_gn.lists.tar_lists import find_tars, read_tars, tar_records
 
 log = logging.getLogger(__name__)
 
-FORMATS = ("folders", "list", "kinetics")
+FORMATS = ("folders", "list", "kinetics", "webdataset")
 
 ClassNames = Sequence[str] | str | os.PathLike[str] | None
 
@@ -51,6 +52,7 @@ class VideoList:
             names or numbers from 0. Or parquet with these columns. A list that a scan wrote also says which videos
             are broken.
         kinetics: the official csv over `<youtube_id>_<start>_<end>.mp4` files, flat or in class folders.
+        webdataset: a tar, a folder of tars or a pattern of them; see `video_gn.lists.tar_lists`.
 
     Args:
         path: the list, or the folder.
@@ -76,7 +78,8 @@ class VideoList:
         path = Path(path)
         if format != "auto" and format not in FORMATS:
             raise SettingError(f"format must be one of {['auto', *FORMATS]}, got {format!r}.")
-        if not path.exists():
+        tars = find_tars(path) if format in ("auto", "webdataset") else []
+        if not path.exists() and not tars:
             raise ManifestError(
                 f"{path}: the list or folder must be there, got no such file or directory. Is the path right?"
             )
@@ -84,16 +87,23 @@ class VideoList:
             raise ManifestError(
                 f"{root}: root must be a directory, got something else. It is where relative paths start."
             )
-        is_folder = path.is_dir()
-        if format != "auto" and is_folder != (format == "folders"):
+        if format == "webdataset" and not tars:
+            raise ManifestError(f"{path}: format 'webdataset' must have a tar, or tars in a folder, got none.")
+        is_folder = path.is_dir() and not tars
+        if format not in ("auto", "webdataset") and is_folder != (format == "folders"):
             kinds = ("a file", "a directory")
             raise ManifestError(f"{path}: format {format!r} must have {kinds[not is_folder]}, got {kinds[is_folder]}.")
-        if is_folder and (separator is not None or root is not None):
-            raise SettingError(f"separator and root must be None for class folders, got {path}. Leave them out.")
+        if (is_folder or tars) and (separator is not None or root is not None):
+            raise SettingError(
+                f"separator and root must be None for class folders and tars, got {path}. Leave them out."
+            )
         self.path = path
         self._base = path.parent if root is None else Path(root)
         self._table: ListTable | None = None
-        if not is_folder:
+        if tars:
+            self._table, self._base = read_tars(tars, path)
+            format = "webdataset"
+        elif not is_folder:
             self._table = read_table(path, separator=separator, root=self._base)
             header = set(self._table.header)
             is_kinetics = YOUTUBE_COLUMN in header and not header >= SCAN_MARKS
@@ -259,8 +269,8 @@ def find_videos(paths: Sequence[str | os.PathLike[str]]) -> Manifest:
     """Videos without labels, for prediction.
 
     Args:
-        paths: videos, frame folders, other folders (with all videos below), globs ("**" too), or lists, of which labels
-            and groups are ignored. A video that is named twice comes once.
+        paths: videos, frame folders, other folders (with all videos below), globs ("**" too), tars and patterns of
+            them, or lists, of which labels and groups are ignored. A video that is named twice comes once.
 
     Returns:
         records in the order of `paths`, without labels and classes.
@@ -271,7 +281,7 @@ def find_videos(paths: Sequence[str | os.PathLike[str]]) -> Manifest:
     found: dict[tuple[str, float | None, float | None], VideoRecord] = {}
     for given in paths:
         name = os.fspath(given)
-        if not os.path.exists(name) and glob.has_magic(name):
+        if not os.path.exists(name) and glob.has_magic(name) and not find_tars(name):
             matches = sorted(glob.glob(name, recursive=True))
             if not matches:
                 raise ManifestError(
@@ -290,8 +300,12 @@ def find_videos(paths: Sequence[str | os.PathLike[str]]) -> Manifest:
 
 
 def _find(name: str, *, source: str, only_videos: bool) -> list[VideoRecord]:
-    """The videos of one path; with only_videos, files without a video's extension are passed over."""
-    if os.path.isdir(name):
+    """The videos of one path; with only_videos, files that are neither a video nor a tar are passed over."""
+    is_folder = os.path.isdir(name)
+    tars = find_tars(name) if not only_videos or is_folder or name.endswith(".tar") else []
+    if tars:
+        return tar_records(tars, source)
+    if is_folder:
         return [
             VideoRecord(os.path.join(name, below, file) if file else name, None, source=source, missing=not there)
             for below, file, there in walk_videos(name)

@@ -20,6 +20,7 @@ from video_gn.clips import VideoInfo
 from video_gn.decoding import open_video
 from video_gn.decoding.frame_folders import FolderError, folder_state
 from video_gn.decoding.probe import DEFAULT_FPS, PacketTable, header_fps, open_stream, rate_and_duration, read_table
+from video_gn.decoding.tar_members import is_member, locate
 from video_gn.errors import DecodeError, FrameCountError
 from video_gn.lists.scan_columns import FileFacts
 
@@ -57,11 +58,17 @@ def _probe(path: str, depth: Depth) -> FileFacts:
 
 
 def file_state(path: str) -> tuple[int | None, int | None]:
-    """Size and time of the last change of a file, or of a frame folder's pictures; None if it is missing."""
+    """Size and time of the last change of a file, or of a frame folder's pictures; None if it is missing.
+
+    Of a tar's member its size, and the time of the tar.
+    """
     try:
+        if is_member(path):
+            member = locate(path)
+            return member.size, os.stat(member.tar_path).st_mtime_ns
         status = os.stat(path)
         return folder_state(path) if stat.S_ISDIR(status.st_mode) else (status.st_size, status.st_mtime_ns)
-    except (OSError, ValueError):
+    except (OSError, ValueError, DecodeError):
         return None, None
 
 
