@@ -73,11 +73,17 @@ def test_a_training_over_shards_is_the_one_over_loose_files(tiny_videos, tmp_pat
     assert status == 0, printed
     assert len(list((tmp_path / "shards").glob("*.tar"))) == 5
     words = ["--trainer.max_epochs=2", "--trainer.limit_val_batches=1"]
-    for name, data in (("loose", "videos"), ("packed", "shards/videos.csv")):
+    lists = {"loose": "videos", "packed": "shards/videos.csv", "whole": "shards/videos-{000000..000004}.tar"}
+    for name, data in lists.items():
         status, printed = run(["fit", *TINY, *words, f"--data.train={data}", f"--run_dir={tmp_path / name}"], tmp_path)
         assert status == 0, printed
-    one, two = weights(tmp_path / "loose"), weights(tmp_path / "packed")
-    assert all(torch.equal(one[k], two[k]) for k in one)
+    one, two, three = (weights(tmp_path / name) for name in lists)
+    assert all(torch.equal(one[k], two[k]) and torch.equal(one[k], three[k]) for k in one)
+    infer = ["infer", "shards/videos-000000.tar", "--checkpoint=whole/checkpoints/last.ckpt", "--output=labels.json"]
+    status, printed = run([*infer, "--num_workers=0"], tmp_path)
+    assert status == 0, printed
+    labelled = [video["path"] for video in json.loads((tmp_path / "labels.json").read_text())["videos"]]
+    assert len(labelled) == 7 and all(path.startswith("shards/videos-000000.tar::") for path in labelled)
 
 
 def test_prepared_videos_train_and_what_failed_is_named(broken):

@@ -1,6 +1,7 @@
 """What a scan finds out about one file."""
 
 import csv
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,23 @@ def test_made_videos(tmp_path, depth, rotation):
         30, 20.0, 1.5, 64, 48, "h264", rotation, None if depth == "headers" else 12,
         path.stat().st_size, "", path.stat().st_mtime_ns,
     )  # fmt: skip
+
+
+def test_a_member_of_a_tar_is_as_the_loose_file(tmp_path):
+    """Its header is found within the tar, where a rotation stands, and its state is that of the tar."""
+    names = ["a.mp4", "b.mov", "c.mkv", "d.mp4"]
+    for number, name in enumerate(names[:3]):
+        write_numbered_video(tmp_path / name, 10 + number, rotation=90 * number)
+    (tmp_path / "d.mp4").write_bytes(b"no video")
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        for name in names:
+            tar.add(tmp_path / name, f"./{name}")
+    mtime = (tmp_path / "t.tar").stat().st_mtime_ns
+    for depth in ("headers", "packets", "full"):
+        for name in names:
+            loose, inside = probe(str(tmp_path / name), depth), probe(f"{tmp_path}/t.tar::{name}", depth)
+            assert inside == loose._replace(mtime_ns=mtime), name
+    assert probe(f"{tmp_path}/t.tar::e.mp4", "packets").error == "the shard has no member 'e.mp4'"
 
 
 def test_nothing_is_decoded_unless_asked_for(one_video, monkeypatch):

@@ -1,9 +1,11 @@
 """Scans: the manifest that is written, its summary, and mistakes."""
 
 import csv
+import itertools
 import logging
 import os
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -129,6 +131,37 @@ def test_official_kinetics_csv(tmp_path, one_video):
     assert [Path(r.path).parent.name for r in train.records] == ["air_drumming", "air drumming", "abseiling"]
     assert [r.error for r in train.records] == ["", "the file is missing", ""] and train.missing == 1
     assert len(read_manifest(tmp_path / "out.csv", split="val")) == 1
+
+
+def test_tars_are_lists_with_labels(many, one_video):
+    """Given by name, as a pattern, or as the shell expands it; and a stopped scan of them resumes."""
+    for number in range(3):
+        with tarfile.open(many / f"x-{number}.tar", "w") as tar:
+            for key in ("a", "b"):
+                (many / "label").write_text(key)
+                tar.add(one_video, f"./{number}{key}.mp4")
+                tar.add(many / "label", f"./{number}{key}.cls")
+    tars = sorted(many.glob("*.tar"))
+
+    def stop(steps):
+        yield from itertools.islice(steps, 4)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        scan(tars, many / "out.csv", num_workers=1, progress=stop)
+    assert scan(tars, many / "out.csv", num_workers=1).num_probed == 2
+    scan(many / "x-{0..2}.tar", many / "pattern.csv")
+    assert (many / "out.csv").read_bytes() == (many / "pattern.csv").read_bytes()
+    rows = read_rows(many / "out.csv")
+    assert [(row["path"], row["label"]) for row in rows[:3]] == [
+        ("x-0.tar::0a.mp4", "a"),
+        ("x-0.tar::0b.mp4", "b"),
+        ("x-1.tar::1a.mp4", "a"),
+    ]
+    assert {(row["num_frames"], row["size_bytes"], row["error"]) for row in rows} == {
+        ("20", str(one_video.stat().st_size), "")
+    }
+    assert scan([tars[0], one_video], many / "mixed.csv").listed == 3
 
 
 def test_folders_videos_and_manifests(many, tiny_videos, one_video):

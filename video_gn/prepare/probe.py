@@ -9,7 +9,8 @@ import contextlib
 import os
 import re
 import stat
-from typing import Literal
+from collections.abc import Iterator
+from typing import IO, Literal
 
 import av
 import numpy as np
@@ -20,7 +21,7 @@ from video_gn.clips import VideoInfo
 from video_gn.decoding import open_video
 from video_gn.decoding.frame_folders import FolderError, folder_state
 from video_gn.decoding.probe import DEFAULT_FPS, PacketTable, header_fps, open_stream, rate_and_duration, read_table
-from video_gn.decoding.tar_members import is_member, locate
+from video_gn.decoding.tar_members import Member, is_member, locate
 from video_gn.errors import DecodeError, FrameCountError
 from video_gn.lists.scan_columns import FileFacts
 
@@ -159,16 +160,24 @@ def _may_be_turned(path: str, format_name: str) -> bool:
         # The box's name, version, times and so on come before the matrix; 100 bytes hold all of it.
         return any(_UNITY not in moov[box.start() : box.start() + 100] for box in re.finditer(b"tkhd|mvhd", moov))
     if "matroska" in format_name:
-        with open(path, "rb") as file:
+        with _open(path) as (file, _):
             return _POSE_ROLL in file.read(_HEAD_BYTES)
     return False
 
 
+@contextlib.contextmanager
+def _open(path: str) -> Iterator[tuple[IO[bytes], int]]:
+    """A file, or a tar at its member, open at the video's first byte; and the byte after its last one."""
+    name, start, size = locate(path) if is_member(path) else Member(path, 0, os.stat(path).st_size)
+    with open(name, "rb") as file:
+        file.seek(start)
+        yield file, start + size
+
+
 def _read_moov(path: str) -> bytes:
     """The box with an mp4's header; empty if there is none, as in a file that is cut off."""
-    with open(path, "rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        at = 0
+    with _open(path) as (file, end):
+        at = file.tell()
         while at + 8 <= end:
             file.seek(at)
             head = file.read(16)

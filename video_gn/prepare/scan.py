@@ -24,15 +24,17 @@ from video_gn.checks import check_integer
 from video_gn.errors import ManifestError, SettingError
 from video_gn.files import whole_file
 from video_gn.journal import Journal, decode
+from video_gn.lists.csv_lists import read_list
 from video_gn.lists.file_names import holds_frame_folders, list_dir
 from video_gn.lists.lines import LIST_SUFFIXES
-from video_gn.lists.listing import drop_repeats
+from video_gn.lists.listing import Listing, drop_repeats
 from video_gn.lists.manifest import Manifest
 from video_gn.lists.parquet import require_pyarrow, write_parquet
 from video_gn.lists.part_names import find_parts
 from video_gn.lists.read import VideoList, find_videos
 from video_gn.lists.records import TextColumn
 from video_gn.lists.scan_columns import SCAN_COLUMNS, FactColumns, FileFacts
+from video_gn.lists.tar_lists import find_tars, read_tars
 from video_gn.prepare.probe import Depth, file_state, probe
 from video_gn.prepare.scan_summary import ScanSummary, summarize
 from video_gn.processes import Lost, num_cores, run_tasks
@@ -149,26 +151,31 @@ def _read_rows(paths: Paths, *, root: str | os.PathLike[str] | None, format: str
         paths = [paths]
     if isinstance(paths, Manifest):
         return _from_manifest(paths)
-    if len(paths) == 1 and Path(paths[0]).exists() and _has_rows(Path(paths[0])):
-        return _from_list(paths[0], root=root, format=format)
+    if len(paths) == 1 and _has_rows(Path(paths[0])):
+        return _from_listing(VideoList(paths[0], root=root, format=format).listing("all"))
     if root is not None or format != "auto":
         raise SettingError(
             "root and format must be left out for videos and folders, got one of them. They are for lists."
         )
+    names = [os.fspath(path) for path in paths]
+    if len(names) > 1 and all(find_tars(name) == [name] for name in names):  # a pattern that the shell has expanded
+        return _from_listing(read_list(*read_tars(names, Path(os.path.commonpath(names))), None))
     return _from_manifest(find_videos(paths))
 
 
 def _has_rows(path: Path) -> bool:
-    """Whether it is a list or a folder of classes, not a video, a frame folder or a folder of loose videos."""
+    """Whether it is a list, tars or a folder of classes, not a video, a frame folder or a folder of loose videos."""
+    if find_tars(path):
+        return True
     if not path.is_dir():
-        return path.suffix.lower() in LIST_SUFFIXES
+        return path.exists() and path.suffix.lower() in LIST_SUFFIXES
     folders, videos, _ = list_dir(path)
     is_loose = bool(videos) or not folders or holds_frame_folders(path, folders)
     return not is_loose or bool(find_parts(path))
 
 
-def _from_list(path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None, format: str) -> _Rows:
-    listing = drop_repeats(VideoList(path, root=root, format=format).listing("all"))
+def _from_listing(listing: Listing) -> _Rows:
+    listing = drop_repeats(listing)
     files = TextColumn.from_strings(listing.paths)
     texts = {} if listing.splits is None else {"split": listing.splits}
     texts |= {name: column for name, column in listing.groups.items() if name not in SCAN_COLUMNS}
