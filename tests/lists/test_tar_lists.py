@@ -118,7 +118,7 @@ def test_what_is_left_out_is_counted_by_its_ending(tmp_path, caplog):
         ({"a.mp4": "v", "a.cls": b"\xff\xfe0"}, "a.tar::a.cls: the label must be text or json"),
         ({"a.mp4": "v", "a.txt": "two\nlines"}, "a label must be one line, got 'two\\nlines' for 'a.tar::a.mp4'"),
         (
-            {"a.mp4": "v", "a.cls": "0", "a.json": {"label": "x"}, "b.mp4": "v", "b.cls": "1", "b.json": "x"},
+            {"a.mp4": "v", "a.cls": "0", "a.json": {"label": "x"}, "b.mp4": "v", "b.cls": "1", "b.json": '"x"'},
             "a class must have one name and one number, got 'x' with 1 for 'a.tar::b.mp4', and 'x' with 0 before",
         ),
         ({"../a.mp4": "v"}, "a.tar: a member's name must not lead out of the tar, got '../a.mp4'"),

@@ -21,9 +21,10 @@ from typing import IO, Any, NamedTuple
 
 from video_gn.decoding.tar_members import Member, join_path, list_members
 from video_gn.errors import DecodeError, ManifestError
-from video_gn.lists.file_names import PARTS, is_video, walk_videos
+from video_gn.lists.file_names import is_video, walk_videos
 from video_gn.lists.lines import ListTable, Problems
 from video_gn.lists.listing import SPLIT_COLUMN
+from video_gn.lists.part_names import PARTS
 from video_gn.lists.records import VideoRecord
 
 log = logging.getLogger(__name__)
