@@ -112,7 +112,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(tiny_videos, tm
     text = str(found.value)
     names = ", ".join(poison.batches_seen[2])
     assert text.startswith(
-        "step 3 (epoch 0, learning rate 0.0001): the loss is not finite; the first output that is not is of "
+        "step 3 (epoch 1, learning rate 0.0001): the loss is not finite; the first output that is not is of "
         f"net.{BAD}. Since the last step: rank 0, batch 2, loss nan: {names}. The step was not taken."
     )
     assert "guard.action" in text
@@ -346,7 +346,7 @@ def test_all_ranks_decide_alike(tmp_path):
     assert one == two
     assert one[1] == ""
     lines = "rank 0, batch 7, loss 1.5: 0.mp4, 5.mp4; rank 1, batch 7, loss {}: 1.mp4, 6.mp4."
-    assert one[0].startswith("step 5 (epoch 1, learning rate 0.5): the loss is not finite, while every")
+    assert one[0].startswith("step 5 (epoch 2, learning rate 0.5): the loss is not finite, while every")
     assert lines.format("inf") in one[0]
     assert "the first one on the way back being that of weight" in one[2]
     assert lines.format("1.5") in one[2]

@@ -186,7 +186,7 @@ def _add_show(commands: Any) -> None:
     parser.add_argument("--output", default="clips.png", metavar="FILE", help="picture to write (clips.png)")
     parser.add_argument("--num_train", type=not_negative, default=8, metavar="N", help="training clips (8)")
     parser.add_argument("--num_test", type=not_negative, default=2, metavar="N", help="test videos (2)")
-    parser.add_argument("--epoch", type=not_negative, default=0, metavar="N", help="epoch of the training clips (0)")
+    parser.add_argument("--epoch", type=not_negative, default=0, metavar="N", help="their epoch, from 0 (0)")
     parser.set_defaults(run=_show)
 
 

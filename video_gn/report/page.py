@@ -29,6 +29,7 @@ from video_gn.report.plots import Axis, Curve, line_chart
 from video_gn.report.reading import MISSING, Run
 from video_gn.report.text import count, file_size, percent, printable, whole
 from video_gn.run.directory import BEST, CHECKPOINTS, CONFIG, TEST_CONFIG, TEST_METRICS
+from video_gn.run.metrics_file import best_row
 
 _NUM_PAIRS = 30
 _NUM_MISTAKES = 25
@@ -85,6 +86,7 @@ def build_page(run: Run) -> str:
     )
     environment.globals.update(count=count, file_size=file_size, percent=percent, whole=whole, max_failed=_MAX_FAILED)
     predictions, failed = run.predictions, run.failed
+    monitor = str(run.setting("checkpoint.monitor") or "val/top1")
     tested = {} if predictions is None or not predictions.num_labelled else _tested(predictions)
     context = {
         "title": run.directory.resolve().name or str(run.directory),
@@ -94,7 +96,7 @@ def build_page(run: Run) -> str:
         "problems": [note for note in run.notes.values() if note.problem not in ("", MISSING)],
         "num_missing": sum(note.problem == MISSING for note in run.notes.values()),
         **_headline(run),
-        "training": training.section(run.rows) if run.rows else None,
+        "training": training.section(run.rows, monitor) if run.rows else None,
         "views": _views(run),
         "pairs": None,
         **tested,
@@ -198,9 +200,8 @@ def _test_warnings(run: Run) -> list[str]:
 def _validation_tiles(run: Run) -> list[Tile]:
     tiles = []
     for key, label in (("val/top1", "best validation top-1"), ("val/top5", "best validation top-5")):
-        rows = [row for row in run.rows if np.isfinite(row.get(key, np.nan))]
-        if rows:
-            best = max(rows, key=lambda row: row[key])
+        best = best_row(run.rows, key)
+        if best is not None:
             tiles.append(Tile(label, percent(best[key]), f"step {whole(best['step'])}, epoch {best['epoch'] + 1}"))
     return tiles
 

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from video_gn.report.analysis import smooth
 from video_gn.report.plots import Axis, Curve, line_chart
+from video_gn.run.metrics_file import best_row
 
 # A learning rate that spans more than this is drawn on a logarithmic axis.
 _LOG_FROM = 30.0
@@ -42,25 +43,24 @@ def smoothing_window(num_rows: int) -> float:
     return max(5.0, num_rows / 50)
 
 
-def section(rows: Rows) -> dict[str, Any]:
-    """Charts and the figures of the sentences around them."""
-    loss, top1 = column(rows, "train/loss"), column(rows, "val/top1")
+def section(rows: Rows, monitor: str) -> dict[str, Any]:
+    """Charts and the figures of the sentences around them; `monitor` is the figure that chose best.ckpt."""
+    loss, judged = column(rows, "train/loss"), column(rows, monitor)
     bad = loss.steps[~np.isfinite(loss.values)]
-    best = None
-    if np.isfinite(top1.values).any():
-        place = int(np.nanargmax(top1.values))
-        best = {"step": int(top1.steps[place]), "epoch": top1.epochs[place], "value": float(top1.values[place])}
+    row = best_row(rows, monitor)
+    best = None if row is None else {"step": row["step"], "epoch": row["epoch"] + 1, "value": row[monitor]}
     return {
         "step": rows[-1]["step"],
         "epoch": rows[-1]["epoch"] + 1,
         "loss": f"{loss.values[-1]:.4g}" if len(loss.values) else None,
         "best": best,
-        "last_top1": float(top1.values[-1]) if best else None,
+        "judged_by": monitor.removeprefix("val/").replace("top", "top-"),
+        "last": float(judged.values[-1]) if best else None,
         "charts": [chart for chart in (_loss(rows), _accuracy(rows), _learning_rate(rows)) if chart],
         "num_not_finite": len(bad),
         "first_not_finite": int(bad[0]) if len(bad) else None,
         "window": round(smoothing_window(len(loss.steps))) if len(loss.steps) else None,
-        "validated": len(top1.steps) > 0,
+        "validated": any("val/top1" in row for row in rows),
     }
 
 

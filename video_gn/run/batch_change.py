@@ -127,8 +127,8 @@ class BatchChange:
         return (
             f"the global batch was {self.old.clips_per_step} clips ({self.old.clips} x {self.old.accumulate} "
             f"accumulated), now it is {self.new.clips_per_step} ({self.new.clips} x {self.new.accumulate}): resuming "
-            f"in epoch {self.epoch} after {self.clips} of the {self.seen} clips seen; {again} clips are seen again. "
-            f"Step {self.step} counts as step {self.new_step} from now on"
+            f"in epoch {self.epoch + 1} after {self.clips} of the {self.seen} clips seen; {again} clips are seen "
+            f"again. Step {self.step} counts as step {self.new_step} from now on"
         )
 
     def renumbered(self, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -31,6 +31,7 @@ from video_gn.run.lightning_internals import (
     validates_next,
     write_progress,
 )
+from video_gn.run.metrics_file import is_best
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -181,8 +182,7 @@ class RunCheckpoint(Checkpoint):
             known = ", ".join(sorted(k for k in trainer.callback_metrics if k.startswith("val/")))
             raise ConfigError(f"checkpoint.monitor must be a figure of the validation ({known}), got {self.monitor!r}")
         self._validated = (trainer.current_epoch, clips_seen(trainer))
-        # Of equal ones the later: its schedule has come further.
-        if self.best is None or float(value) >= self.best:
+        if is_best(float(value), self.best):
             self.best, self.best_step, self._new_best = float(value), trainer.global_step, True
         if not epoch_is_over(trainer):
             self.save(trainer)

@@ -43,6 +43,12 @@ class TerminalProgress(RichProgressBar):
         columns = super().configure_columns(trainer)
         return [_ClipsPerSecond(self, c.style) if isinstance(c, ProcessingSpeedColumn) else c for c in columns]
 
+    def _get_train_description(self, current_epoch: int) -> str:
+        """Lightning's, with epochs from 1 as everywhere else: "Epoch 1/10" and not "Epoch 0/9"."""
+        last = self.trainer.max_epochs or -1
+        text = f"Epoch {current_epoch + 1}" + (f"/{last}" if last > 0 else "")
+        return f"{text:{len(self.validation_description)}}"  # bars of one width do not flicker
+
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """The logged figures, without Lightning's version number."""
         metrics = super().get_metrics(trainer, pl_module)
@@ -112,7 +118,7 @@ class LineProgress(Callback):
         loss = float(trainer.callback_metrics.get("train/loss", float("nan")))
         log.info(
             "epoch %d, step %d of %d, loss %.4f, %.1f clips/s, %s left",
-            trainer.current_epoch, done, total, loss, *self._speed(done, total),
+            trainer.current_epoch + 1, done, total, loss, *self._speed(done, total),
         )  # fmt: skip
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

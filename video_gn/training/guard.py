@@ -187,7 +187,7 @@ class NonFiniteGuard(Callback):
         else:
             cause = f"the gradients are not finite, the first one on the way back being that of {_first_bad(pl_module)}"
         return (
-            f"step {trainer.global_step + 1} (epoch {trainer.current_epoch}, learning rate "
+            f"step {trainer.global_step + 1} (epoch {trainer.current_epoch + 1}, learning rate "
             f"{float(optimizer.param_groups[0]['lr']):g}): {cause}. Since the last step: "
             f"{'; '.join(line for lines, _ in everybodys for line in lines)}."
         )
