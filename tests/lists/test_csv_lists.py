@@ -60,6 +60,13 @@ def test_several_labels_are_refused(tmp_path, text):
     fails(path, f"{path}:", "a video must have one label, got several in ")
 
 
+def test_rows_of_a_test_may_lack_their_label(tmp_path):
+    path = write(tmp_path / "list.csv", "path,label,split\nx.mp4,a,train\ny.mp4,,Testing\n")
+    assert read_manifest(path, split="all").labels.tolist() == [0, -1]
+    write(path, "path,label,split\nx.mp4,a,train\ny.mp4,,val\n")
+    fails(path, f"{path}:3: label must be a class, got nothing", split="all")
+
+
 def test_labels_as_names(tmp_path):
     path = write(tmp_path / "list.csv", "x.mp4,jump_high\ny.mp4,run\n")
     assert read_manifest(path).classes == ("jump_high", "run")
@@ -176,7 +183,8 @@ def test_bad_kinetics(tmp_path, text, parts):
 def test_kinetics_needs_its_columns_and_list_needs_a_path(tmp_path):
     path = write(tmp_path / "train.csv", KINETICS)
     fails(path, f"{path}:1: a header must have a column of ['path',", format="list")
-    fails(write(tmp_path / "list.txt", "x.mp4 0\n"), "the header of a Kinetics csv must have", format="kinetics")
+    line = "list.txt:1: a line must be like 'testifying,---QUuC4vJs,84,94,validate', got 'x.mp4 0'"
+    fails(write(tmp_path / "list.txt", "x.mp4 0\n"), line, format="kinetics")
 
 
 def test_nothing_is_asked_about_single_files(tmp_path, monkeypatch):

@@ -102,7 +102,7 @@ def test_first_bad_lines_are_named_and_the_rest_counted(tmp_path):
         ("negative.txt", "x.mp4 -1\n", [":1: label must be", "got '-1'"]),
         ("huge.txt", "x.mp4 123456789\n", ["must be below 100,000 without classes, got 123456789"]),
         ("zero_byte.txt", "x.mp4 0\ny\0.mp4 0\n", [":2: the file must be text, got a zero byte"]),
-        ("list.json", "[]", ["a list must end in one of", "got a file of another kind"]),
+        ("list.pkl", "[]", ["a list must end in one of", "got a file of another kind"]),
         ("video.mp4", "", ["a list must end in one of", "got a video"]),
         ("twins.txt", "x.mp4 0\ny.mp4 0\nx.mp4 0\n", [":3: a video must be listed once", "which line 1 has too"]),
         ("twins_otherwise.txt", "a/x.mp4 0\na//./x.mp4 1\n", [":2: a video must be listed once"]),

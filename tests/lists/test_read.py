@@ -26,7 +26,8 @@ def test_callers_mistakes(tmp_path):
     fails(path, "format 'folders' must have a directory, got a file", format="folders")
     fails(tmp_path, "format 'list' must have a file, got a directory", format="list")
     fails(path, "root must be a directory", root=tmp_path / "nowhere")
-    assert list(FORMATS) == ["folders", "list", "kinetics", "webdataset"]
+    data_sets = ["kinetics", "ucf101", "hmdb51", "ssv2", "activitynet", "diving48", "jester"]
+    assert list(FORMATS) == ["folders", "list", *data_sets, "webdataset"]
 
 
 def test_unreadable_file_and_directory(tmp_path, monkeypatch):

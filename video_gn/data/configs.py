@@ -25,10 +25,11 @@ class SourceConfig:
 
     Args:
         root: Directory of a list's relative paths; None is the list's own directory.
-        format: Format of the lists: "auto", or a name that `video_gn.lists.read.VideoList` knows.
+        format: Form of the lists: "auto" tells it by what they hold; or folders, list, kinetics, ucf101, hmdb51, ssv2,
+            activitynet, diving48, jester, webdataset.
         separator: Separator of a list's fields; None detects it.
-        classes: Class names in the order of their numbers, or a file with one per line; None takes
-            them from the list or the folders.
+        classes: Class names in the order of their numbers, or a file with one per line, with or without numbers; None
+            takes them from the list or the folders.
         only_classes: Classes whose videos are kept; None keeps all.
         fraction: Fraction of each class's videos that is kept, in (0, 1].
         missing: Treatment of listed training videos that do not exist: "drop" and count them, or "error".

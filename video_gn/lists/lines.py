@@ -13,18 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from video_gn.decoding.frame_folders import Folders, without_count
-from video_gn.errors import ManifestError, SettingError
+from video_gn.errors import ManifestError
 from video_gn.files import whole_file
 from video_gn.lists.file_names import VIDEO_EXTENSIONS, is_video, not_videos
 from video_gn.lists.parquet import read_parquet
 from video_gn.lists.scan_columns import SCAN_COLUMNS, SCAN_MARKS
 
 SEPARATORS = {"\t": "tab", ",": "comma", ";": "semicolon", " ": "space"}
-PATH_COLUMNS = ("path", "video", "video_path", "filename", "file")
+PATH_COLUMNS = ("path", "video", "video_path", "filename", "file", "file_name")
 LABEL_COLUMNS = ("label", "class")
 YOUTUBE_COLUMN = "youtube_id"
 PARQUET_SUFFIX = ".parquet"
-LIST_SUFFIXES = ("", ".csv", ".list", ".lst", PARQUET_SUFFIX, ".ssv", ".tsv", ".txt")
+JSON_SUFFIXES = (".json", ".jsonl")
+LIST_SUFFIXES = ("", ".csv", *JSON_SUFFIXES, ".list", ".lst", PARQUET_SUFFIX, ".ssv", ".tsv", ".txt")
 # mmaction2's lists with several labels: `path label label`, `folder num_frames label label`
 _SEVERAL_LABELS = re.compile(r"(?P<path>.*?\S)[ \t,;]+[0-9]+[ \t,;]+[0-9]+(?P<more>(?:[ \t,;]+[0-9]+)*)")
 # Columns of a scan that a manifest keeps.
@@ -80,6 +81,8 @@ class ListTable:
     columns: dict[str, Sequence[str]]  # without a scan's columns that a manifest does not keep
     lines: Sequence[int]  # 1-based line of each row; row of a parquet file
     has_header: bool = True  # without one, paths are already checked
+    classes: tuple[str, ...] | None = None  # names by number from 0, where the list comes with them
+    are_names: bool = False  # paths leave open the ending and the folder, see `video_gn.lists.downloads.find_files`
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -100,40 +103,56 @@ class ListTable:
 # ---- files ---------------------------------------------------------------------------------------
 
 
-def read_table(path: Path, *, separator: str | None = None, root: Path | None = None) -> ListTable:
-    """Read a list of videos: with a header, or `path label`, or `path` alone, or `folder num_frames label`.
-
-    Without a header the last field is the label, and all before it is the path, with its spaces and separators. A
-    whole number at the path's end is left out if a folder has the name before it. Blank lines and lines that begin
-    with "# " are skipped.
-
-    Args:
-        path: the file.
-        separator: tab, comma, semicolon or space; None finds it.
-        root: directory that relative paths of folders start from; None is the file's own.
-
-    Raises:
-        ManifestError: for a file or line that cannot be read.
-        ValueError: for an unknown separator.
-    """
-    if separator is not None and separator not in SEPARATORS:
-        raise SettingError(f"separator must be one of {list(SEPARATORS)}, got {separator!r}. None finds it.")
+def check_suffix(path: Path) -> None:
+    """Raise ManifestError for a file that cannot be a list by its name."""
     if path.suffix.lower() not in LIST_SUFFIXES:
         what = "a video" if is_video(path.name) else "a file of another kind"
         raise ManifestError(
             f"{path}: a list must end in one of {[s for s in LIST_SUFFIXES if s]}, got {what}. "
             "Give a list, or a folder with a folder for each class."
         )
-    if path.suffix.lower() == PARQUET_SUFFIX:
-        columns = read_parquet(path, skip=_unused)
-        num_rows = len(next(iter(columns.values()), ()))
-        if not num_rows:
-            raise ManifestError(f"{path}: a list must have at least one row, got none. Is the file complete?")
-        return ListTable(path, list(columns), dict(columns), range(1, num_rows + 1))
+
+
+def table_of_parquet(path: Path) -> ListTable:
+    """Columns of a parquet file; ManifestError if it cannot be read or is empty."""
+    columns = read_parquet(path, skip=_unused)
+    num_rows = len(next(iter(columns.values()), ()))
+    if not num_rows:
+        raise ManifestError(f"{path}: a list must have at least one row, got none. Is the file complete?")
+    return ListTable(path, list(columns), dict(columns), range(1, num_rows + 1))
+
+
+def read_text(path: Path) -> tuple[Sequence[int], list[str]]:
+    """A list's lines that are neither blank nor comments, which begin with "# ", and their numbers from 1.
+
+    Raises:
+        ManifestError: for a file that cannot be read or has no such line.
+    """
     numbers, lines = _without_comments(read_lines(path))
     if not lines:
         raise ManifestError(f"{path}: a list must have at least one line, got none. Is the file complete?")
-    header_separator, header = _find_header(lines[0], [separator] if separator else list(SEPARATORS))
+    return numbers, lines
+
+
+def table_of_text(
+    path: Path, numbers: Sequence[int], lines: list[str], *, separator: str | None = None, root: Path | None = None
+) -> ListTable:
+    """Columns of a list of videos: with a header, or `path label`, or `path` alone, or `folder num_frames label`.
+
+    Without a header the last field is the label, and all before it is the path, with its spaces and separators. A
+    whole number at the path's end is left out if a folder has the name before it.
+
+    Args:
+        path: the file.
+        numbers: numbers of its lines, as of `read_text`.
+        lines: its lines.
+        separator: tab, comma, semicolon or space; None finds it.
+        root: directory that relative paths of folders start from; None is the file's own.
+
+    Raises:
+        ManifestError: for a line that cannot be read.
+    """
+    header_separator, header = find_header(lines[0], separator)
     if header:
         return _with_header(path, header, header_separator, numbers, lines)
     return _without_header(path, separator, numbers, lines, Folders(path.parent if root is None else root))
@@ -201,18 +220,18 @@ def _unused(header: Sequence[str]) -> set[str]:
 # ---- with a header -------------------------------------------------------------------------------
 
 
-def _find_header(line: str, separators: list[str]) -> tuple[str, list[str]]:
+def find_header(line: str, separator: str | None = None) -> tuple[str, list[str]]:
     """Separator and names of a header; no names if the line is not one."""
-    for separator in separators:
+    for candidate in [separator] if separator else SEPARATORS:
         try:
-            fields = [field.strip().lower() for field in split_line(line, separator)]
+            fields = [field.strip().lower() for field in split_line(line, candidate)]
         except csv.Error:
             continue
         if any(is_video(field) for field in fields):
             continue
         known = {YOUTUBE_COLUMN, *PATH_COLUMNS} & set(fields)
         if known and (len(fields) > 1 or fields[0] in (PATH_COLUMNS[0], YOUTUBE_COLUMN)):
-            return separator, fields
+            return candidate, fields
     return "", []
 
 
@@ -373,6 +392,7 @@ def _name_folders(
         else:
             bad[place] = (
                 f"a line must be {_wanted(separator)!r} with a path that ends in {extensions()}, got {name!r} for it. "
-                "Write a header `path,label,...` where a list has more columns, or labels with spaces."
+                "Write a header `path,label,...` where a list has more columns, or labels with spaces; if it is the "
+                "list of a data set, name its form with data.source.format."
             )
     return bad

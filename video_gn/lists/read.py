@@ -23,18 +23,40 @@ from video_gn.errors import ManifestError, SettingError
 from video_gn.lists.class_folders import read_folders
 from video_gn.lists.class_names import check_classes, read_numbered_classes
 from video_gn.lists.csv_lists import index_by_stem, read_kinetics, read_list
+from video_gn.lists.downloads import (
+    FORMS,
+    RawList,
+    find_files,
+    match_files,
+    recognize,
+    refuse_folder_of_lists,
+    refuse_several_labels,
+)
 from video_gn.lists.file_names import VIDEO_EXTENSIONS, are_missing, walk_videos
-from video_gn.lists.lines import LIST_SUFFIXES, YOUTUBE_COLUMN, ListTable, read_table
+from video_gn.lists.json_lists import read_json, table_of_json
+from video_gn.lists.lines import (
+    JSON_SUFFIXES,
+    LIST_SUFFIXES,
+    PARQUET_SUFFIX,
+    SEPARATORS,
+    YOUTUBE_COLUMN,
+    ListTable,
+    check_suffix,
+    find_header,
+    read_text,
+    table_of_parquet,
+    table_of_text,
+)
 from video_gn.lists.listing import ALL_PARTS, SPLIT_COLUMN, Listing, check_repeats, rows_of_part
 from video_gn.lists.manifest import Manifest
 from video_gn.lists.part_names import PARTS, find_parts, is_part, part_folder, part_of
 from video_gn.lists.records import Records, TextColumn, VideoRecord
-from video_gn.lists.scan_columns import MISSING, SCAN_MARKS
+from video_gn.lists.scan_columns import MISSING
 from video_gn.lists.tar_lists import find_tars, read_tars, tar_records
 
 log = logging.getLogger(__name__)
 
-FORMATS = ("folders", "list", "kinetics", "webdataset")
+FORMATS = ("folders", "list", *FORMS, "webdataset")
 
 ClassNames = Sequence[str] | str | os.PathLike[str] | None
 
@@ -51,13 +73,16 @@ class VideoList:
             `label`, `start_seconds`, `end_seconds`, `split`, and other columns to group by. Labels are
             names or numbers from 0. Or parquet with these columns. A list that a scan wrote also says which videos
             are broken.
-        kinetics: the official csv over `<youtube_id>_<start>_<end>.mp4` files, flat or in class folders.
+            Or json, a list of objects with these keys, or one object a line.
+        kinetics: the official csv over `<youtube_id>_<start>_<end>.mp4` files, flat or in class folders; also without
+            its header, or as json.
+        ucf101, hmdb51, ssv2, activitynet, diving48, jester: as these are downloaded; see the page of `video_gn.data`.
         webdataset: a tar, a folder of tars or a pattern of them; see `video_gn.lists.tar_lists`.
 
     Args:
-        path: the list, or the folder.
+        path: the list, or the folder; or a glob of lists for data sets with one for each class (hmdb51).
         root: directory that relative paths start from; None is the list's own.
-        format: "auto", or one of `FORMATS`.
+        format: "auto", which tells the form by what the list holds, or one of `FORMATS`.
         separator: separator of a list's fields; None detects it.
         check_files: find out which files are missing; if False, none is marked as missing.
 
@@ -78,8 +103,11 @@ class VideoList:
         path = Path(path)
         if format != "auto" and format not in FORMATS:
             raise SettingError(f"format must be one of {['auto', *FORMATS]}, got {format!r}.")
+        if separator is not None and separator not in SEPARATORS:
+            raise SettingError(f"separator must be one of {list(SEPARATORS)}, got {separator!r}. None finds it.")
         tars = find_tars(path) if format in ("auto", "webdataset") else []
-        if not path.exists() and not tars:
+        files = () if tars or path.exists() else match_files(path)
+        if not (tars or files or path.exists()):
             raise ManifestError(
                 f"{path}: the list or folder must be there, got no such file or directory. Is the path right?"
             )
@@ -90,6 +118,8 @@ class VideoList:
         if format == "webdataset" and not tars:
             raise ManifestError(f"{path}: format 'webdataset' must have a tar, or tars in a folder, got none.")
         is_folder = path.is_dir() and not tars
+        if is_folder:
+            refuse_folder_of_lists(path)
         if format not in ("auto", "webdataset") and is_folder != (format == "folders"):
             kinds = ("a file", "a directory")
             raise ManifestError(f"{path}: format {format!r} must have {kinds[not is_folder]}, got {kinds[is_folder]}.")
@@ -100,15 +130,14 @@ class VideoList:
         self.path = path
         self._base = path.parent if root is None else Path(root)
         self._table: ListTable | None = None
+        self._format = "folders"
         if tars:
             self._table, self._base = read_tars(tars, path)
-            format = "webdataset"
+            self._format = "webdataset"
         elif not is_folder:
-            self._table = read_table(path, separator=separator, root=self._base)
-            header = set(self._table.header)
-            is_kinetics = YOUTUBE_COLUMN in header and not header >= SCAN_MARKS
-            format = ("kinetics" if is_kinetics else "list") if format == "auto" else format
-        self._format = format
+            self._format, self._table = _read_table(path, files, format, separator, self._base)
+            if self._table.are_names and check_files:
+                self._table.columns["path"] = find_files(self._table.columns["path"], self._base)
         self._check_files = check_files
         self._kept: tuple[tuple[str, ...] | None, Listing] | None = None  # the classes that were given, all rows
 
@@ -158,7 +187,7 @@ class VideoList:
             return read_folders(self.path, names, split, parts=self._folders)
         rows = self._all_rows(self._table, names, first)
         part = rows.take(rows_of_part(rows, split))
-        if self._check_files and self._format == "list":
+        if self._check_files and self._format not in ("kinetics", "webdataset"):
             part.missing = are_missing(part.paths)
         return part
 
@@ -178,6 +207,49 @@ class VideoList:
     @cached_property
     def _index(self) -> dict[str, tuple[str, ...]] | None:
         return index_by_stem(self._base) if self._check_files else None
+
+
+def _read_table(
+    path: Path, files: tuple[Path, ...], format: str, separator: str | None, base: Path
+) -> tuple[str, ListTable]:
+    """A list's format and its columns; `files` are those that a glob matches."""
+    for file in files or (path,):
+        check_suffix(file)
+    suffix = path.suffix.lower()
+    if suffix == PARQUET_SUFFIX:
+        return _by_header(table_of_parquet(path), format)
+    if suffix in JSON_SUFFIXES:
+        content, places = read_json(path)
+        raw = RawList(path, content=content)
+    else:
+        numbers, lines = read_text(files[0] if files else path)
+        raw = RawList(path, numbers, lines, files=files)
+        if find_header(lines[0], separator)[1] and not files:
+            return _by_header(table_of_text(path, numbers, lines, separator=separator, root=base), format)
+    if format == "auto" and separator is None:
+        refuse_several_labels(raw)
+        format = recognize(raw) or "list"
+        if format != "list":
+            log.info("%s: a list of %s, by what it holds; data.source.format says otherwise", path, format)
+    if files and format != "hmdb51":
+        raise ManifestError(f"{path}: a list must be one file, got a glob of {len(files)}. Give one of them.")
+    if format in FORMS:
+        return format, FORMS[format].read(raw)
+    if suffix in JSON_SUFFIXES:
+        return "list", table_of_json(path, content, places)
+    return "list", table_of_text(path, numbers, lines, separator=separator, root=base)
+
+
+def _by_header(table: ListTable, format: str) -> tuple[str, ListTable]:
+    """A list with a header is a Kinetics csv or one with paths; other forms have none."""
+    if format == "auto":
+        format = "kinetics" if YOUTUBE_COLUMN in table.header and not table.is_scan else "list"
+    if format not in ("kinetics", "list"):
+        raise ManifestError(
+            f"{table.path}:1: a list of format {format!r} must have no header, got {table.header}. Leave "
+            "data.source.format out, or name another."
+        )
+    return format, table
 
 
 def _to_manifest(listing: Listing, split: str | None, *, check_files: bool) -> Manifest:
