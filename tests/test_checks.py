@@ -5,7 +5,7 @@ import argparse
 import numpy as np
 import pytest
 
-from video_gn.checks import check_choice, check_integer, check_range, not_negative, positive
+from video_gn.checks import check_choice, check_integer, check_range, did_you_mean, nearest, not_negative, positive
 
 
 @pytest.mark.parametrize("value", [1, 7, np.int32(3), np.uint8(255)])
@@ -44,5 +44,34 @@ def test_words_of_a_command_line():
         positive("0")
     with pytest.raises(argparse.ArgumentTypeError, match="must be at least 0, got -1"):
         not_negative("-1")
-    with pytest.raises(ValueError, match="invalid literal"):
+    with pytest.raises(argparse.ArgumentTypeError, match="must be an integer, got 'x'"):
         positive("x")
+
+
+SETTINGS = ["data.batch_size", "data.train", "data.clip.num_frames", "run_dir", "trainer.max_epochs", "trainer.devices"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("batch_size", "data.batch_size"),  # its last part alone
+        ("data.batch", "data.batch_size"),  # short for it
+        ("epochs", "trainer.max_epochs"),  # a part of a name
+        ("run-dir", "run_dir"),
+        ("Run_Dir", "run_dir"),
+        ("data.trian", "data.train"),
+        ("modle.net.num_frame", "data.clip.num_frames"),
+        ("trainer.gpus", None),  # a common beginning says nothing
+        ("x", None),
+    ],
+)
+def test_the_nearest_setting(wrong, right):
+    assert nearest(wrong, SETTINGS) == ([] if right is None else [right])
+    assert did_you_mean(wrong, SETTINGS, "--{}") == ("" if right is None else f"Did you mean --{right}?")
+
+
+def test_several_are_as_near():
+    known = ["data.views.short_side_px", "data.augment.short_side_px", "data.augment.crop_px"]
+    assert nearest("short_side_px", known) == known[:2]
+    with pytest.raises(ValueError, match=r"got 'gruop'. Did you mean group\?"):
+        check_choice("norm", "gruop", ("group", "batch"))

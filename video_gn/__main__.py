@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import video_gn
+from video_gn.checks import did_you_mean
 from video_gn.errors import CheckpointError, ConfigError, ManifestError, StoppedError, VideoGNError
 
 # Command -> (help line, module of commands/, whose `main(command, words)` returns the exit status).
@@ -45,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"video-gn {video_gn.__version__}\n")
         return 0
     if command not in COMMANDS:
-        sys.stderr.write(f"video-gn: no command {command!r}; there are {', '.join(COMMANDS)}\n")
+        question = did_you_mean(command, COMMANDS) or f"There are {', '.join(COMMANDS)}."
+        sys.stderr.write(f"video-gn: error: there is no command {command!r}. {question}\n")
         return 2
     module = COMMANDS[command][1]
     if module == "fit":

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,7 +27,8 @@ def test_threads_that_wait_sleep(monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_stopped_study_says_how_to_resume(monkeypatch, capsys, number):
     monkeypatch.setattr("video_gn.study.run_study", lambda *_, **__: signal.raise_signal(number))
-    assert script.main(["study", "-c", "study.yaml"]) == 128 + number
+    study = Path(__file__).parents[2] / "configs/study/weizmann.yaml"
+    assert script.main(["study", "-c", str(study)]) == 128 + number
     told = f"video-gn: {number.name}: stopped. The same command resumes from the last checkpoint.\n"
     assert capsys.readouterr().err == told
 

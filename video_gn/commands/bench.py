@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from video_gn.checks import positive
+from video_gn.commands._options import Options
 from video_gn.commands._terminal import set_up_logging
 from video_gn.files import write_json
 from video_gn.models import LAYOUTS
@@ -28,7 +29,7 @@ Figures = tuple[dict[str, Any], str]
 
 def main(command: str, words: Sequence[str]) -> int:
     """Parse the words and run the command; see `video_gn.__main__`."""
-    parser = argparse.ArgumentParser(prog="video-gn bench", description="Measure speed, side by side in one run.")
+    parser = Options(prog="video-gn bench", description="Measure speed, side by side in one run.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (_add_data, _add_weights, _add_test, _add_train):
         added = add(commands)
@@ -46,8 +47,8 @@ def main(command: str, words: Sequence[str]) -> int:
 # ---- data ----------------------------------------------------------------------------------------
 
 
-def _add_data(commands: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
+def _add_data(commands: Any) -> Options:
+    parser: Options = commands.add_parser(
         "data", help="decoding and clips: ratios of medians", description="Ratios of the data path's medians."
     )
     parser.add_argument("videos", nargs="*", metavar="VIDEO", help="files to measure on (a made one: 10 s, 340x256)")
@@ -66,8 +67,8 @@ def _data(options: argparse.Namespace) -> Figures:
 # ---- weights -------------------------------------------------------------------------------------
 
 
-def _add_weights(commands: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
+def _add_weights(commands: Any) -> Options:
+    parser: Options = commands.add_parser(
         "weights", help="loading of weight files", description="Loading of weight files, against plain loaders."
     )
     parser.set_defaults(run=_weights)
@@ -84,10 +85,8 @@ def _weights(options: argparse.Namespace) -> Figures:
 # ---- test ----------------------------------------------------------------------------------------
 
 
-def _add_test(commands: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "test", help="what several processes save of a test's time, one thread each"
-    )
+def _add_test(commands: Any) -> Options:
+    parser: Options = commands.add_parser("test", help="what several processes save of a test's time, one thread each")
     parser.add_argument("videos", nargs="*", metavar="VIDEO", help="files to read (a made one: 10 s, 340x256)")
     for name, value, what in _TEST_SIZES:
         parser.add_argument(f"--{name}", type=positive, default=value, metavar="N", help=f"{what} ({value})")
@@ -106,8 +105,8 @@ def _test(options: argparse.Namespace) -> Figures:
 # ---- train ---------------------------------------------------------------------------------------
 
 
-def _add_train(commands: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
+def _add_train(commands: Any) -> Options:
+    parser: Options = commands.add_parser(
         "train",
         help="a training step of each norm: time and memory",
         description="A training step's time and peak memory for each norm, against Batch Norm and pytorchvideo's "

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from video_gn.checks import not_negative, positive
+from video_gn.commands._options import Options
 from video_gn.commands._terminal import counted, set_up_logging, with_progress
 from video_gn.errors import ConfigError
 
@@ -17,14 +18,14 @@ log = logging.getLogger(__name__)
 
 def main(command: str, words: Sequence[str]) -> int:
     """Parse the words and run the command; see `video_gn.__main__`."""
-    parser = argparse.ArgumentParser(prog="video-gn data", description="Make data sets.")
+    parser = Options(prog="video-gn data", description="Make data sets.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (_add_synth, _add_scan, _add_prepare, _add_show):
         add(commands)
     options, settings = parser.parse_known_args(words)
     if settings and options.run is not _show:
         parser.error(f"unrecognized arguments: {' '.join(settings)}")
-    options.settings = settings
+    options.settings, options.names = settings, parser.called().names()
     set_up_logging()
     status: int = options.run(options)
     return status
@@ -181,6 +182,7 @@ def _add_show(commands: Any) -> None:
         help="what the network sees: a picture of clips after augmentation",
         description="Write a contact sheet (PNG) of training clips after augmentation and of all views of test videos, "
         "with file, class, frames, times and crop. Further words are settings, as of fit: --data.train videos",
+        takes_settings=True,
     )
     parser.add_argument("config", metavar="CONFIG", help="config, as of fit")
     parser.add_argument("--output", default="clips.png", metavar="FILE", help="picture to write (clips.png)")
@@ -195,7 +197,8 @@ def _show(options: argparse.Namespace) -> int:
     from video_gn.data.datamodule import build_datamodule
     from video_gn.data.show import show
 
-    config = config_parser(prog="video-gn data show").parse_args(["-c", options.config, *options.settings])
+    parser = config_parser(prog="video-gn data show", also=options.names)
+    config = parser.parse_args(["-c", options.config, *options.settings])
     try:
         datamodule = build_datamodule({**config.data.as_dict(), "seed": config.seed_everything})
     except (ValueError, TypeError) as error:

@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import StrategyRegistry
 
+from video_gn.commands._settings import SettingsParser
 from video_gn.commands._terminal import quieten_lightning, set_up_logging
 from video_gn.commands._trainer import TRAINER_DEFAULTS, check_trainer
 from video_gn.data.datamodule import VideoDataModule, build_datamodule
@@ -52,6 +53,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _USAGE = "video-gn {} -c CONFIG [--run_dir DIR] [--ckpt_path best|last|FILE] [--KEY VALUE ...]"
+_ABOUT = {
+    "fit": "Train a network, and write what it leaves into a run directory.",
+    "validate": "Print a checkpoint's loss and accuracy on one clip of each validation video.",
+    "test": "Test a checkpoint on all views of each test video.",
+    "predict": "Label the videos of data.predict with a checkpoint, on all ranks of a launch.",
+}
 
 
 def main(command: str, words: Sequence[str]) -> int:
@@ -80,9 +87,9 @@ def main(command: str, words: Sequence[str]) -> int:
 # ---- options -------------------------------------------------------------------------------------
 
 
-def config_parser(prog: str | None = None) -> LightningArgumentParser:
-    """A parser of a fit's config and options, to read them without a run."""
-    parser = LightningArgumentParser(prog=prog)
+def config_parser(prog: str | None = None, *, also: Sequence[str] = ()) -> SettingsParser:
+    """A parser of a fit's config and options, to read them without a run; `also` as `SettingsParser` has it."""
+    parser = SettingsParser(prog=prog, also=also)
     parser.add_argument("-c", "--config", action="config")
     parser.add_argument("--seed_everything", type=int, default=0)
     _add_run_arguments(parser)
@@ -129,7 +136,11 @@ class VideoCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            parser_kwargs={command: {"usage": _USAGE.format(command)}},
+            parser_class=SettingsParser,
+            parser_kwargs={
+                "prog": "video-gn",
+                command: {"usage": _USAGE.format(command), "description": _ABOUT[command]},
+            },
             args=[command, *words],
         )
 

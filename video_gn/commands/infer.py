@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from video_gn.checks import not_negative, positive
+from video_gn.checks import did_you_mean, not_negative, positive
+from video_gn.commands._options import Options
 from video_gn.commands._terminal import set_up_logging, with_progress
 from video_gn.errors import ConfigError
 from video_gn.models import LAYOUTS
@@ -54,8 +55,8 @@ def main(command: str, words: Sequence[str]) -> int:
         raise explained from error
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Options:
+    parser = Options(
         prog="video-gn infer",
         description="Label video files: the best classes of each video and of each of its clips, with times.",
         epilog="Exit status: 0 if all were read, 3 if some could not be, 2 for bad arguments, 128 + N for signal N. "
@@ -150,9 +151,8 @@ def _check_machine(options: argparse.Namespace) -> None:
     from video_gn.decoding import BACKENDS
 
     if options.backend != "auto" and options.backend not in BACKENDS:
-        raise ConfigError(
-            f"--backend must be auto, {', '.join(BACKENDS)}, got {options.backend!r}. Choose one of these."
-        )
+        advice = did_you_mean(options.backend, BACKENDS) or "Choose one of these."
+        raise ConfigError(f"--backend must be auto, {', '.join(BACKENDS)}, got {options.backend!r}. {advice}")
     try:
         torch.empty(0, device="cpu" if options.device == "auto" else options.device)
     except (RuntimeError, AssertionError) as error:

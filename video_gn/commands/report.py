@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from video_gn.commands._options import Options
 from video_gn.commands._terminal import set_up_logging
 
 log = logging.getLogger(__name__)
@@ -14,9 +14,7 @@ log = logging.getLogger(__name__)
 
 def main(command: str, words: Sequence[str]) -> int:
     """Parse the words and run the command; see `video_gn.__main__`."""
-    parser = argparse.ArgumentParser(
-        prog="video-gn report", description="Write RUN_DIR/report.html from a run's files."
-    )
+    parser = Options(prog="video-gn report", description="Write RUN_DIR/report.html from a run's files.")
     parser.add_argument("run_dir", metavar="RUN_DIR", help="run directory")
     options = parser.parse_args(words)
     set_up_logging()

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
+from video_gn.commands._options import Options, missing_config
 from video_gn.commands._terminal import set_up_logging
+from video_gn.errors import ConfigError, StoppedError
 
 
 def main(command: str, words: Sequence[str]) -> int:
     """Parse the words and run the command; see `video_gn.__main__`."""
-    parser = argparse.ArgumentParser(
+    parser = Options(
         prog="video-gn study",
         description="Train and test every combination of a study's norms, batch sizes, clips and seeds, each in its "
         "own run directory, then write study.csv, table.md and figures. The same command resumes a stopped study; "
         "finished cells are not run again. Further words are settings of every cell, as of fit: --data.train videos",
         epilog="Exit status: 0 if no cell failed, 1 if one did or nothing can be collected, 2 for bad settings, "
         "128 + N for signal N. As SLURM array jobs: --cell $SLURM_ARRAY_TASK_ID, and --collect when they are done.",
-        # A fit setting must not be taken for a short form of one of these.
-        allow_abbrev=False,
+        takes_settings=True,
     )
     parser.add_argument("-c", "--config", required=True, metavar="STUDY", help="study, such as configs/study/*.yaml")
     parser.add_argument("--out", metavar="DIR", help="directory of the study (runs/study/<the file's stem>)")
@@ -33,11 +34,17 @@ def main(command: str, words: Sequence[str]) -> int:
     parser.set_defaults(action="study")
     options, settings = parser.parse_known_args(words)
     set_up_logging()
+    if not Path(options.config).is_file():
+        raise ConfigError(missing_config(options.config, of_study=True))
 
-    from video_gn.errors import StoppedError
     from video_gn.run.signals import StopFlag
-    from video_gn.study import run_study
+    from video_gn.study import read_study, run_study
 
+    if options.action == "study":
+        from video_gn.commands.fit import config_parser
+
+        base = read_study(options.config, settings).base_path
+        config_parser("video-gn study", also=parser.names()).parse_args(["-c", str(base), *settings])
     try:
         with StopFlag().installed():
             return run_study(options.config, out=options.out, words=settings, cell=options.cell, action=options.action)

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from video_gn.checks import did_you_mean
+from video_gn.commands._options import Options
 from video_gn.commands._terminal import set_up_logging
 from video_gn.models import LAYOUTS
 
@@ -16,7 +18,7 @@ log = logging.getLogger(__name__)
 
 def main(command: str, words: Sequence[str]) -> int:
     """Parse the words and run the command; see `video_gn.__main__`."""
-    parser = argparse.ArgumentParser(
+    parser = Options(
         prog="video-gn weights",
         description="Look into weight files, and convert them. Nothing in a file is executed. In place of a FILE, "
         "timm:NAME, torchvision:NAME and pytorchvideo:NAME fetch a package's weights.",
@@ -31,7 +33,8 @@ def main(command: str, words: Sequence[str]) -> int:
     from video_gn.weights import FORMATS
 
     if options.format not in ("auto", *FORMATS):
-        raise ConfigError(f"--format must be auto, {', '.join(FORMATS)}, got {options.format!r}. Choose one of these.")
+        advice = did_you_mean(options.format, FORMATS) or "Choose one of these."
+        raise ConfigError(f"--format must be auto, {', '.join(FORMATS)}, got {options.format!r}. {advice}")
     run: int = options.run(options)
     return run
 

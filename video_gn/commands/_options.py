@@ -1,0 +1,137 @@
+"""Parser of a command's options: no abbreviations, and each error in a line that says what may have been meant."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import video_gn
+from video_gn.checks import did_you_mean, nearest
+from video_gn.errors import ConfigError
+
+# What Python calls a type -> what we call it.
+TYPES = {
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "list": "a list",
+    "tuple": "a list",
+    "NoneType": "null",
+}
+# What argparse says of an option -> what we say.
+_REWORDED = (
+    (r"argument (\S+): expected .+", r"\1 must have a value, got none."),
+    (r"argument (\S+): not allowed with argument (\S+)", r"\1 must not stand with \2. Leave one of them out."),
+    (r"argument (\S+): (.+)", r"\1 \2."),
+    (r"the following arguments are required: (.+)", r"\1 must be given, got none."),
+)
+
+
+class Options(argparse.ArgumentParser):
+    """argparse's parser; its errors are ConfigErrors.
+
+    Args:
+        takes_settings: Whether words that are no options are settings, as of fit, for another parser to read.
+        **settings: argparse's.
+    """
+
+    words: Sequence[str] = ()
+
+    def __init__(self, *, takes_settings: bool = False, **settings: Any) -> None:
+        super().__init__(**settings, allow_abbrev=False)
+        self.takes_settings = takes_settings
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's; keeps the words for `error`."""
+        self.words = args
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a ConfigError. A misspelled option is named before what is missing because of it."""
+        called = self.called()
+        see = f"See `{called.prog} --help`."
+        known = called.names()
+        if message.startswith("unrecognized arguments: "):
+            raise ConfigError(f"{unknown_option(message.split()[2], known)} {see}")
+        if message.startswith("the following") and not self.takes_settings:
+            for word in self.words:
+                if word.startswith("--") and word.partition("=")[0] not in known:
+                    raise ConfigError(f"{unknown_option(word, known)} {see}")
+        if choice := re.fullmatch(r"argument (\S+): invalid choice: '(.+)' \(choose from (.+)\)", message):
+            choices = choice[3].replace("'", "")
+            question = did_you_mean(choice[2], choices.split(", ")) or see
+            raise ConfigError(f"{choice[1]} must be one of {choices}, got {choice[2]!r}. {question}")
+        if value := re.fullmatch(r"argument (\S+): invalid (\w+) value: (.+)", message):
+            raise ConfigError(f"{value[1]} must be {TYPES.get(value[2], value[2])}, got {value[3]}. {see}")
+        for pattern, ours in _REWORDED:
+            if re.fullmatch(pattern, message, re.DOTALL):
+                raise ConfigError(f"{re.sub(pattern, ours, message, count=1, flags=re.DOTALL)} {see}")
+        raise ConfigError(f"{message}. {see}")
+
+    def called(self) -> Options:
+        """The parser of the subcommand that the words call; itself without one."""
+        for action in self._actions:
+            parsers = action.choices if isinstance(action.choices, dict) else {}
+            for word in self.words:
+                if isinstance(parsers.get(word), Options):
+                    return parsers[word].called()
+        return self
+
+    def names(self) -> list[str]:
+        """Names of its options."""
+        return [name for action in self._actions for name in action.option_strings]
+
+
+def unknown_option(word: str, known: Iterable[str]) -> str:
+    """Sentences about a word of a command line that is no option: the nearest ones, or how they are written."""
+    names = [name.lstrip("-") for name in known if name.startswith("--")]
+    name, equals, _ = word.partition("=")
+    if word.startswith("-"):
+        return f"there is no option {name}. {did_you_mean(name.lstrip('-'), names, '--{}')}".rstrip()
+    if Path(word).suffix in (".yaml", ".yml"):
+        return f"{word!r} stands alone. Did you mean -c {word}?"
+    if equals and name in names:
+        return f"{word!r} stands alone. Did you mean --{word}?"
+    return f"{word!r} stands alone. Options are written --NAME VALUE."
+
+
+# ---- configs -------------------------------------------------------------------------------------
+
+
+def known_configs(*, of_study: bool = False) -> list[Path]:
+    """Configs of trainings, or of studies: in ./configs, or else in the repository that holds this package."""
+    for top in (Path("configs"), Path(video_gn.__file__).parent.parent / "configs"):
+        found = [p for p in top.rglob("*.yaml") if ("study" in p.relative_to(top).parts) == of_study]
+        if found:
+            return sorted(found, key=lambda path: (len(path.parts), path))
+    return []
+
+
+def list_of_configs(*, of_study: bool = False) -> str:
+    """A line for each known config, with the beginning of its first comment."""
+    known = known_configs(of_study=of_study)
+    width = max((len(str(path)) for path in known), default=0)
+    left = max(20, shutil.get_terminal_size().columns - width - 5)
+    lines = []
+    for path in known:
+        comment = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+        lines.append(f"  {path!s:{width}s}  {textwrap.shorten(comment, left, placeholder=' ...')}")
+    return "\n".join(lines)
+
+
+def missing_config(path: str, *, of_study: bool = False) -> str:
+    """Sentences about a config that is not there: near ones in its directory or among the known ones, or all."""
+    wanted = Path(path)
+    directory = wanted if wanted.is_dir() else wanted.parent
+    by_name: dict[str, Path] = {}
+    for found in (*sorted(directory.glob("*.y*ml")), *known_configs(of_study=of_study)):
+        by_name.setdefault(found.stem, found)
+    near = [str(by_name[stem]) for stem in nearest(wanted.stem, by_name)]
+    advice = f"Did you mean {' or '.join(near)}?" if near else f"There are\n{list_of_configs(of_study=of_study)}"
+    return f"{path} {'is a directory, no config' if wanted.is_dir() else 'is not there'}. {advice}"

@@ -1,0 +1,220 @@
+"""Parser of fit's settings: errors in a line, with the config's file and line, and what may have been meant."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from lightning.pytorch import callbacks
+from lightning.pytorch.cli import LightningArgumentParser
+
+from video_gn.checks import did_you_mean
+from video_gn.commands._options import TYPES, list_of_configs, missing_config, unknown_option
+from video_gn.errors import ConfigError
+from video_gn.models import i3d
+
+_NET = "model.net."
+# Words of other projects -> settings.
+_ELSEWHERE = {
+    "gpus": "trainer.devices",
+    "learning_rate": "model.optimizer.lr",
+    "pretrained": "model.weights",
+    "resume": "ckpt_path",
+    "output_dir": "run_dir",
+    "work_dir": "run_dir",
+    "crop_size": "data.augment.crop_px",
+}
+# Groups of options in the order in which the help has them, by the first part of their names; Lightning's come last.
+_HELP_ORDER = ("", "data", "model", "checkpoint", "averaging", "precise_bn", "guard", "ddp", "trainer")
+
+
+class _RefusedError(Exception):
+    """jsonargparse's error, which it may raise in the directory of a config."""
+
+
+class SettingsParser(LightningArgumentParser):
+    """Lightning's parser without abbreviations; its errors are ConfigErrors, and its help begins with our settings.
+
+    Args:
+        also: Names of options that another parser has taken out of the words before.
+        *args: Lightning's.
+        **settings: Lightning's.
+    """
+
+    def __init__(self, *args: Any, also: Sequence[str] = (), **settings: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **settings})
+        self.also = also
+
+    def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
+        """As jsonargparse's.
+
+        Raises:
+            ConfigError: for words or configs that are not understood.
+        """
+        try:
+            return super().parse_args(args, *rest, **kwargs)
+        except _RefusedError as refused:
+            message, parser = refused.args
+            raise ConfigError(_Error(parser, args).reworded(message)) from refused.__cause__
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Refuse what was parsed, or, where jsonargparse tries one type after another, this type."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        raise _RefusedError(message, getattr(ex, "subcommand_parser", None) or self) from ex
+
+    def add_method_arguments(self, *args: Any, **settings: Any) -> list[str]:
+        """As jsonargparse's, for a method of the trainer: --ckpt_path means more here than in Lightning."""
+        added: list[str] = super().add_method_arguments(*args, **settings)
+        self._option_string_actions[
+            "--ckpt_path"
+        ].help = "Checkpoint to resume, or to test: best, last, or a file (fit: start afresh, the others: best)."
+        self._action_groups[-1].title = "Checkpoint"
+        return added
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """The help with Lightning's settings at its end."""
+
+        def place(group: Any) -> int:
+            names = [action.dest for action in group._group_actions]
+            first = names[0].partition(".")[0] if names and "." in names[0] else names[0] if names else ""
+            return _HELP_ORDER.index(first) if first in _HELP_ORDER else 0
+
+        self._action_groups = sorted(self._action_groups, key=place)
+        return super().format_help(*args, **kwargs)
+
+
+class _Error:
+    """What a parser says of words of a command line, in our words.
+
+    Args:
+        parser: Parser of the settings.
+        words: The words that it read.
+    """
+
+    def __init__(self, parser: Any, words: Sequence[str]) -> None:
+        self.parser = parser
+        self.words = words
+        configs = [b for a, b in itertools.pairwise(words) if a in ("-c", "--config")]
+        configs += [word.partition("=")[2] for word in words if word.startswith("--config=")]
+        self.configs = [config for config in configs if ":" not in config]  # neither addresses nor settings themselves
+        self.prog = parser.prog.replace(" [options]", "")
+        self.see = f"See `{self.prog} --help`."
+
+    def reworded(self, message: str) -> str:
+        for config in self.configs:
+            wrong = _wrong_config(config)
+            if wrong:
+                return wrong
+        if message.startswith("unrecognized arguments: "):
+            word = message.split()[2]
+            return f"{self._elsewhere(word) or unknown_option(word, self._options())} {self.see}"
+        if message.startswith("the following arguments are required: "):
+            command = self.words[0]  # it is the parser of all commands that says so
+            if self.configs:
+                missing = message.rpartition(": ")[2].removeprefix(f"{command}.")
+                return f"{missing} must be given, got none in {' and '.join(self.configs)}."
+            return f"{command} must have a config, got none. Give one with -c:\n{list_of_configs()}"
+        if option := re.fullmatch(r"argument (\S+): expected .+", message):
+            return f"{option[1]} must have a value, got none."
+        key, reason = _key_and_reason(message)
+        if unknown := re.fullmatch(r"(?:Group '(.+)' d|Subcommand '.+' d)oes not accept option '(.+)'", reason):
+            key, reason = ".".join(filter(None, unknown.groups())), ""
+        elif unknown := re.fullmatch(r"Option '(.+)' is not accepted", reason):
+            key, reason = ".".join(filter(None, (key, unknown[1]))), ""
+        if reason:
+            return f"{self._where(key)}{key}{_rule(reason)}" if key else reason
+        question = did_you_mean(key, [name.removeprefix("--") for name in self._options()])
+        return f"{self._where(key)}there is no setting {key}. {question} {self.see}".replace("  ", " ")
+
+    def _elsewhere(self, word: str) -> str:
+        name = word.lstrip("-").partition("=")[0].replace("-", "_")
+        return f"there is no option --{name}. Did you mean --{_ELSEWHERE[name]}?" if name in _ELSEWHERE else ""
+
+    def _options(self) -> Iterator[str]:
+        """Names of the settings, as options."""
+        yield from self.parser.also
+        for name, action in self.parser._option_string_actions.items():
+            is_group = action.metavar == "CONFIG" and name != "--config"
+            if name.startswith("--") and not name.endswith(("+", ".help")) and not is_group:
+                yield name
+        yield from (f"--{_NET}{name}" for name in inspect.signature(i3d).parameters)
+
+    def _where(self, key: str) -> str:
+        """`FILE:LINE: ` of a key that stands in a config, the last one that has it; "" for one of the command line."""
+        short = key.replace(".init_args", "")
+        if any(word.partition("=")[0] in (f"--{key}", f"--{short}") for word in self.words):
+            return ""
+        for config in reversed(self.configs):
+            with Path(config).open(encoding="utf-8") as file:
+                line = _line_of(yaml.compose(file), short.split("."))
+            if line is not None:
+                return f"{config}:{line}: "
+        return ""
+
+
+def _line_of(node: Any, parts: Sequence[str]) -> int | None:
+    """Line of a nested key in a yaml file, from 1; `init_args` on its way are passed through."""
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        if key.value == parts[0]:
+            return key.start_mark.line + 1 if len(parts) == 1 else _line_of(value, parts[1:])
+        if key.value == "init_args" and (line := _line_of(value, parts)) is not None:
+            return line
+    return None
+
+
+def _wrong_config(path: str) -> str | None:
+    """What is wrong with a config as a whole."""
+    if not Path(path).is_file():
+        return missing_config(path)
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            content = yaml.safe_load(file)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return f"{path} is not yaml: {' '.join(str(error).split())}"
+    if not isinstance(content, dict):
+        return f"{path} must hold settings, KEY: VALUE, got {type(content).__name__}."
+    if {"base", "norms"} <= set(content):
+        return f"{path} must be a config of a run, got a study. Run it with `video-gn study -c {path}`."
+    return None
+
+
+# ---- jsonargparse's messages ---------------------------------------------------------------------
+
+
+def _key_and_reason(message: str) -> tuple[str, str]:
+    """The setting of a message, "" if it names none, and what it says of it."""
+    keys, rest = [], []
+    for line in message.splitlines():
+        text = line.strip()
+        if found := re.match(r'Parser key "(.+?)":', text):
+            keys.append(found[1])
+            text = text[found.end() :].strip()
+        if text and not re.fullmatch(r"Problem with given class_path '.+':", text):
+            rest.append(text)
+    return ".".join(keys), " ".join(rest)
+
+
+def _rule(reason: str) -> str:
+    """A reason in our words, to follow the setting's name: " must be an integer, got 'x'."."""
+    if found := re.search(r"Expected a dot import path string: (\S+)|has no attribute '(\S+)'", reason):
+        value = found[1] or found[2]
+        question = did_you_mean(value, [*callbacks.__all__, "video_gn.models.i3d"])
+        return f" must be the import path of a class, got {value!r}. {question}".rstrip()
+    if found := re.match(r"Unable to load config '(.+?)'", reason):
+        return f" must be a file with its settings, got {found[1]!r}. Or give them one by one."
+    found = re.fullmatch(r"Expected a (.+?)\. Got value: ?(.*)", reason)
+    found = found or re.search(r"Subtypes: \[(.+)\] Errors: .* Given value: (.*)", reason)
+    if not found:
+        return f": {reason}"
+    rules, question = [], ""
+    for choices, kind in re.findall(r"typing\.Literal\[(.+?)\]|(?:<class ')?([^', ]+)(?:'>)?(?:, |$)", found[1]):
+        known = choices.replace("'", "").split(", ")
+        rules.append(f"one of {', '.join(known)}" if choices else TYPES.get(kind, kind))
+        question = question or (did_you_mean(found[2], known) if choices else "")
+    return f" must be {' or '.join(rules)}, got {found[2]!r}. {question}".rstrip()
