@@ -260,7 +260,7 @@ def bad_list(path, text):
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("unknown key", "'widht' is not accepted"),
+        ("unknown key", "no setting model.net.widht. Did you mean model.net.width?"),
         ("unknown trainer key", "max_epocs"),
         ("missing list", "nothing.txt"),
         ("bad line", "bad.txt:2"),
