@@ -26,7 +26,7 @@ FLOORS = (
     ("models", "decoding"),
     ("journal", "processes"),
     ("files",),
-    ("sampling",),
+    ("sampling", "parts"),
     ("errors", "clips", "checks"),
 )
 MOST_FILES = 17

@@ -19,8 +19,8 @@ from small import ABOUT
 
 from video_gn.__main__ import main
 from video_gn.labelling.lines import read_about
-from video_gn.labelling.parts import Part
 from video_gn.models import i3d
+from video_gn.parts import Part
 
 KILLS = int(os.environ.get("VIDEO_GN_KILLS", "12"))
 

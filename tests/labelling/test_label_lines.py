@@ -15,8 +15,7 @@ from video_gn.clips import Failure
 from video_gn.errors import ConfigError, RunError
 from video_gn.labelling.inputs import read_list
 from video_gn.labelling.lines import about_path, read_about
-from video_gn.labelling.parts import Part
-from video_gn.labelling.running import check_parts
+from video_gn.parts import Part, check_parts
 
 NAMES = ["a.mp4", "bad b.mp4", 'ü "q" \u2028.mp4', "d\u0085.mp4", "e.mp4"]
 

@@ -13,7 +13,7 @@ from video_gn.evaluation.results import write_results
 from video_gn.labelling.inputs import read_list
 from video_gn.labelling.lines import about_path, read_about
 from video_gn.labelling.merging import merge
-from video_gn.labelling.parts import Part, find_parts
+from video_gn.parts import Part, find_parts
 
 NAMES = ["a.mp4", "bad b.mp4", 'ü "q", \u2028.mp4', "bad d.mp4", "e.mp4"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -84,11 +85,21 @@ def _add_scan(commands: Any) -> None:
     parser.add_argument("--format", default="auto", help="format of the list, as data.source.format (auto)")
     parser.add_argument("--num_workers", type=positive, metavar="N", help="processes (one a core)")
     parser.add_argument("--timeout_seconds", type=float, metavar="S", help="limit for one file (60; 600 with --full)")
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE, or a part's results")
+    _add_parts(parser, "every N-th file, whose results go into FILE.part-I-of-N.jsonl", "write FILE")
     parser.set_defaults(run=_scan)
 
 
+def _add_parts(parser: argparse.ArgumentParser, part: str, merge: str) -> None:
+    group = parser.add_argument_group(
+        "many videos", "Several processes share the work: the same command with --part for each, then with --merge."
+    ).add_mutually_exclusive_group()
+    group.add_argument("--part", metavar="I/N", help=f"part I of N, from 0: {part}; slurm takes an array job's numbers")
+    group.add_argument("--merge", action="store_true", help=f"{merge} from the results of all parts")
+
+
 def _scan(options: argparse.Namespace) -> int:
+    from video_gn.parts import parse_part
     from video_gn.prepare.scan import scan
 
     summary = scan(
@@ -101,10 +112,12 @@ def _scan(options: argparse.Namespace) -> int:
         root=options.root,
         format=options.format,
         overwrite=options.overwrite,
+        part=None if options.part is None else parse_part(options.part, os.environ),
+        merge=options.merge,
         progress=_with_progress,
     )
     sys.stdout.write(summary.text() + "\n")
-    log.info("list: %s", options.output)
+    log.info("%s: %s", "list" if options.part is None else f"part {options.part}", summary.target)
     return 3 if summary.readable < summary.listed else 0
 
 

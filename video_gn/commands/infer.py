@@ -39,7 +39,7 @@ def main(command: str, words: Sequence[str]) -> int:
     from video_gn.data.loader import explain
     from video_gn.evaluation.predictor import DEAD_WORKER_ADVICE
     from video_gn.labelling.inputs import Inputs
-    from video_gn.labelling.parts import parse_part
+    from video_gn.parts import parse_part
 
     _check_machine(options)
     part = None if options.part is None else parse_part(options.part, os.environ)
@@ -210,11 +210,12 @@ def _label_at_once(options: argparse.Namespace, inputs: Inputs) -> int:
 
 def _label_lines(options: argparse.Namespace, inputs: Inputs) -> int:
     """Write each result as it comes, and hold none."""
-    from video_gn.labelling.running import check_parts, describe, label
+    from video_gn.labelling.running import describe, label
+    from video_gn.parts import check_parts
 
     output = Path(options.output)
     if inputs.part is not None:
-        check_parts(output, inputs.part)
+        check_parts(output, inputs.part, beside=" and their .meta.json")
         output = inputs.part.path(output)
     predictor, predict = _predictor(options)
     about = describe(predictor, options.checkpoint, top_k=options.top_k, backend=options.backend, part=inputs.part)

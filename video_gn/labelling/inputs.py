@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import IO
 
 from video_gn.errors import ConfigError, ManifestError
-from video_gn.labelling.parts import Part
 from video_gn.lists.file_names import is_video
 from video_gn.lists.lines import PATH_COLUMNS, SEPARATORS, YOUTUBE_COLUMN, fits
 from video_gn.lists.read import find_videos
 from video_gn.lists.records import VideoRecord
+from video_gn.parts import Part
 
 STDIN = "-"
 # No path is longer (PATH_MAX is 4096 bytes): a longer line is no path.

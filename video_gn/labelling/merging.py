@@ -14,8 +14,8 @@ from video_gn.evaluation.results import write_results
 from video_gn.files import whole_file
 from video_gn.journal import decode, encode
 from video_gn.labelling.lines import About, about_path, difference, read_about, read_entry, write_about
-from video_gn.labelling.parts import Part, find_parts
 from video_gn.labelling.running import Tally
+from video_gn.parts import Part, find_parts, missing_parts
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +54,7 @@ PartFile = tuple[Part, Path]
 
 def _find(name: Path, output: Path, *, partial: bool) -> list[PartFile]:
     parts = find_parts(name)
-    counts = sorted({part.count for part, _ in parts})
-    if len(counts) > 1:
-        raise ConfigError(
-            f"--merge {name}: its parts must be of one division, got parts of {' and of '.join(map(str, counts))}. "
-            "Remove those of the other divisions."
-        )
+    missing = missing_parts(f"--merge {name}", [part for part, _ in parts]) if parts else []
     if not parts:
         if not name.exists():
             raise ConfigError(
@@ -73,13 +68,11 @@ def _find(name: Path, output: Path, *, partial: bool) -> list[PartFile]:
         )
     if output.absolute() in [path.absolute() for _, path in parts]:
         raise ConfigError(f"--output must be another file than --merge reads, got {output}.")
-    there = {part.index for part, _ in parts}
-    if len(there) < len(parts):
+    if len({part for part, _ in parts}) < len(parts):
         raise ConfigError(
             f"--merge {name}: each part must be one file, got a .part- and a .shard- file of the same part. Remove one "
             "of the two."
         )
-    missing = [Part(index, parts[0][0].count) for index in range(parts[0][0].count) if index not in there]
     if missing:
         words = f"--merge {name}: must have {missing[0].count} parts, missing {', '.join(map(str, missing))}"
         if not partial:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from video_gn.clips import Failure
-from video_gn.errors import ConfigError, StoppedError
+from video_gn.errors import StoppedError
 from video_gn.labelling.inputs import Inputs
 from video_gn.labelling.lines import About, LinesFile, to_entry
-from video_gn.labelling.parts import Part, find_parts
 from video_gn.lists.records import VideoRecord
+from video_gn.parts import Part
 from video_gn.run.signals import StopFlag
 from video_gn.weights.named import file_digest, find_weights
 
@@ -72,22 +72,6 @@ def describe(predictor: Predictor, checkpoint: str, *, top_k: int, backend: str,
         "backend": backend,
     }
     return About(settings, checkpoint, None if part is None else str(part))
-
-
-def check_parts(output: Path, part: Part) -> None:
-    """Refuse to write a part beside those of another division, since they could not be merged.
-
-    This also notices an array job of which only some tasks were submitted again: SLURM then counts these alone.
-
-    Raises:
-        ConfigError: naming one of the other parts.
-    """
-    for other, path in find_parts(output):
-        if other.count != part.count:
-            raise ConfigError(
-                f"--part must be I/{other.count} as in {path.name}, which exists, got {part}. Give that, or remove "
-                "the other parts and their .meta.json, or choose another --output."
-            )
 
 
 def label(

@@ -23,7 +23,7 @@ import numpy as np
 from video_gn.checks import check_integer
 from video_gn.errors import ManifestError, SettingError
 from video_gn.files import whole_file
-from video_gn.journal import Journal, decode
+from video_gn.journal import Journal
 from video_gn.lists.csv_lists import read_list
 from video_gn.lists.file_names import holds_frame_folders, list_dir
 from video_gn.lists.lines import LIST_SUFFIXES
@@ -35,7 +35,9 @@ from video_gn.lists.read import VideoList, find_videos
 from video_gn.lists.records import TextColumn
 from video_gn.lists.scan_columns import SCAN_COLUMNS, FactColumns, FileFacts
 from video_gn.lists.tar_lists import find_tars, read_tars
+from video_gn.parts import Part
 from video_gn.prepare.probe import Depth, file_state, probe
+from video_gn.prepare.scan_journal import finish_part, load, merge_parts, open_journal
 from video_gn.prepare.scan_summary import ScanSummary, summarize
 from video_gn.processes import Lost, num_cores, run_tasks
 
@@ -46,7 +48,6 @@ log = logging.getLogger(__name__)
 TARGET_SUFFIXES = (".csv", ".parquet")
 _TIMEOUT_SECONDS = {"headers": 60.0, "packets": 60.0, "full": 600.0}
 _ROWS_AT_A_TIME = 8192
-_VERSION = 1  # of the journal
 _TASKS_AT_ONCE = 32
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Manifest
@@ -74,6 +75,8 @@ def scan(
     root: str | os.PathLike[str] | None = None,
     format: str = "auto",
     overwrite: bool = False,
+    part: Part | None = None,
+    merge: bool = False,
     progress: Callable[[Iterable[None]], Iterable[None]] | None = None,
 ) -> ScanSummary:
     """Probe all files of a list and write their facts as a manifest.
@@ -92,11 +95,14 @@ def scan(
         timeout_seconds: Time limit for one file; None takes a minute, or ten with `full`.
         root: Directory that relative paths of a list start from; None takes the list's own.
         format: See `read_manifest`.
-        overwrite: Replace an existing target.
+        overwrite: Replace an existing target, or a part's results.
+        part: Part of the files to probe, of which the results go to a file beside the target; the summary is of them.
+        merge: Write the target from the results of all parts; nothing is probed.
         progress: Called with an iterable that has one item for each file, and a length; returns it with a bar around.
 
     Raises:
         ManifestError: for a list that cannot be read, a target that exists, or a path that cannot be written.
+        ConfigError: for parts that do not fit together, or are not finished; see `video_gn.prepare.scan_journal`.
         RunError: if another scan is writing the target, or processes cannot be started.
         ValueError: for arguments that do not fit.
     """
@@ -108,27 +114,48 @@ def scan(
     if not timeout_seconds > 0:
         raise SettingError(f"timeout_seconds must be above 0, got {timeout_seconds!r}. Leave it out for the default.")
     target = Path(os.path.abspath(target))
-    _check_target(target, overwrite=overwrite)
+    if part is not None and merge:
+        raise SettingError("part and merge must not both be set, got both. Merge when all parts are done.")
+    _check_target(target, overwrite=overwrite or part is not None)
     rows = _read_rows(paths, root=root, format=format)
     files = rows.files.values
     names = _written_paths(files, target)
     facts = FactColumns(len(files))
     keys = [os.path.join(os.getcwd(), path) for path in files]
-    with _open_journal(target, depth) as journal:
-        _load(journal, keys, facts)
-        steps = _Steps(keys, facts, journal, depth, num_workers, timeout_seconds)
+    if merge:
+        merge_parts(target, depth, keys, facts)
+        _write(target, rows, names, facts)
+        return _summarize(target, rows, facts, 0)
+    with open_journal(target, depth, part) as journal:
+        if part is not None and overwrite:
+            journal.start()
+        else:
+            load(journal, keys, facts)
+        places = range(len(keys)) if part is None else range(part.index, len(keys), part.count)
+        steps = _Steps(keys, places, facts, journal, depth, num_workers, timeout_seconds)
         for _ in progress(steps) if progress else steps:
             pass
+        if part is not None:
+            finish_part(journal, keys)
+            return _summarize(journal.path, rows, facts, steps.num_probed, part)
         _write(target, rows, names, facts)
         journal.remove()
+    return _summarize(target, rows, facts, steps.num_probed)
+
+
+def _summarize(target: Path, rows: _Rows, facts: FactColumns, num_probed: int, part: Part | None = None) -> ScanSummary:
+    """The summary of all rows, or of those whose files are a part's."""
+    files = rows.files.codes
+    mine = slice(None) if part is None else files % part.count == part.index
+    splits = rows.texts.get("split")
     return summarize(
         target,
         facts,
-        rows.files.codes,
-        labels=rows.labels,
+        files[mine],
+        labels=rows.labels[mine],
         classes=rows.classes,
-        splits=rows.texts.get("split"),
-        num_probed=steps.num_probed,
+        splits=None if splits is None else TextColumn(splits.codes[mine], splits.values),
+        num_probed=num_probed,
     )
 
 
@@ -210,9 +237,10 @@ def probe_if_changed(task: _Task, beat: Callable[[], None]) -> FileFacts | None:
 
 @dataclass
 class _Steps:
-    """Iterable that probes the files, one item for each; it has a length, for a progress bar."""
+    """Iterable that probes the files at some places, one item for each; it has a length, for a progress bar."""
 
     keys: Sequence[str]
+    places: Sequence[int]
     facts: FactColumns
     journal: Journal
     depth: Depth
@@ -221,20 +249,20 @@ class _Steps:
     num_probed: int = 0
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.places)
 
     def _tasks(self) -> Iterator[_Task]:
         sizes, times, done = self.facts.numbers["size_bytes"], self.facts.numbers["mtime_ns"], self.facts.is_done
-        for place, key in enumerate(self.keys):
+        for place in self.places:
             known = (int(sizes[place]), int(times[place])) if done[place] and times[place] >= 0 else (None, None)
-            yield key, self.depth, *known
+            yield self.keys[place], self.depth, *known
 
     def __iter__(self) -> Iterator[None]:
-        places = {key: place for place, key in enumerate(self.keys)}
+        places = {self.keys[place]: place for place in self.places}
         results = run_tasks(
             self._tasks(),
             WORK,
-            num_workers=min(self.num_workers, len(self.keys)),
+            num_workers=min(self.num_workers, len(self.places)),
             stall_seconds=self.timeout_seconds,
             tasks_at_once=_TASKS_AT_ONCE,
             preload=__name__,
@@ -252,41 +280,6 @@ class _Steps:
 
 
 WORK = probe_if_changed
-
-
-def _open_journal(target: Path, depth: Depth) -> Journal:
-    """Lines `[path, facts...]`, in a file beside the target; the last line of a file counts."""
-    path = target.with_name(f".{target.name}.partial")
-    header = {"scan": _VERSION, "depth": depth, "columns": ["path", *FileFacts._fields]}
-    return Journal(path, header=header, lock=path.with_name(f"{path.name}.lock"))
-
-
-def _load(journal: Journal, keys: Sequence[str], facts: FactColumns) -> None:
-    """Take over what an earlier scan has found; each file must still be checked for a change."""
-    places = {key: place for place, key in enumerate(keys)}
-    num_bad = 0
-    for line in journal.resume():
-        row = decode(line)
-        if not _is_row(row):
-            num_bad += 1
-        elif row[0] in places:
-            facts.set(places[row[0]], row[1:])
-    if num_bad:
-        log.warning("%s: %d damaged lines are left out", journal.path, num_bad)
-    if facts.is_done.any():
-        log.info("%s: %d of %d files are known from an earlier scan", journal.path, facts.is_done.sum(), len(keys))
-
-
-def _is_row(row: Any) -> bool:
-    if not isinstance(row, list) or len(row) != 1 + len(FileFacts._fields) or not isinstance(row[0], str):
-        return False
-    facts = FileFacts(*row[1:])
-    numbers = (value for name, value in zip(FileFacts._fields, facts, strict=True) if name not in ("codec", "error"))
-    return (
-        isinstance(facts.error, str)
-        and isinstance(facts.codec, str | None)
-        and all(value is None or type(value) in (int, float) for value in numbers)
-    )
 
 
 # ---- writing ---------------------------------------------------------------------------------

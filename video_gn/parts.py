@@ -1,9 +1,9 @@
-"""The part of a list that a process labels, and the name of its file."""
+"""Parts of a list that several processes share: the part of one, the name of its file, and which are there."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,9 @@ SLURM = "slurm"
 
 @dataclass(frozen=True)
 class Part:
-    """The videos at `index`, `index + count`, `index + 2 * count`, ... of a list; 0 <= index < count.
+    """The items at `index`, `index + count`, `index + 2 * count`, ... of a list; 0 <= index < count.
 
-    Parts differ by one video at most, whatever the list's length, which need not be known beforehand.
+    Parts differ by one item at most, whatever the list's length, which need not be known beforehand.
     """
 
     index: int
@@ -26,11 +26,11 @@ class Part:
         return f"{self.index}/{self.count}"
 
     def has(self, place: int) -> bool:
-        """Whether the video at a place of the list, counted from 0, belongs to this part."""
+        """Whether the item at a place of the list, counted from 0, belongs to this part."""
         return place % self.count == self.index
 
     def size(self, total: int) -> int:
-        """Number of this part's videos in a list of `total`."""
+        """Number of this part's items in a list of `total`."""
         return (total - self.index + self.count - 1) // self.count
 
     def path(self, output: Path) -> Path:
@@ -96,3 +96,36 @@ def find_parts(output: Path) -> list[tuple[Part, Path]]:
     matches = [(match, path) for path in output.parent.iterdir() if (match := form.fullmatch(path.name))]
     found = [(Part(int(match[1]), int(match[2])), path) for match, path in matches]
     return sorted(found, key=lambda item: (item[0].count, item[0].index))
+
+
+def check_parts(output: Path, part: Part, *, beside: str = "") -> None:
+    """Refuse to write a part beside those of another division, since they could not be merged.
+
+    This also notices an array job of which only some tasks were submitted again: SLURM then counts these alone.
+    `beside` names what lies beside a part's file, for the message.
+
+    Raises:
+        ConfigError: naming one of the other parts.
+    """
+    for other, path in find_parts(output):
+        if other.count != part.count:
+            raise ConfigError(
+                f"--part must be I/{other.count} as in {path.name}, which exists, got {part}. Give that, or remove "
+                f"the other parts{beside}, or choose another --output."
+            )
+
+
+def missing_parts(merge: str, parts: Sequence[Part]) -> list[Part]:
+    """The parts of a division that are not among `parts`, of which there is at least one.
+
+    Raises:
+        ConfigError: for parts of several divisions; `merge` names the option and what it merges.
+    """
+    counts = sorted({part.count for part in parts})
+    if len(counts) > 1:
+        raise ConfigError(
+            f"{merge}: its parts must be of one division, got parts of {' and of '.join(map(str, counts))}. "
+            "Remove those of the other divisions."
+        )
+    there = {part.index for part in parts}
+    return [Part(index, counts[0]) for index in range(counts[0]) if index not in there]
