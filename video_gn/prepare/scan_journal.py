@@ -100,8 +100,8 @@ def merge_parts(target: Path, depth: Depth, keys: Sequence[str], facts: FactColu
             elif last != _header(depth, part):
                 found = [last.get("part"), last.get("depth")] if isinstance(last, dict) else "something else"
                 raise ConfigError(
-                    f"{path}: must be part {part} of a scan of {depth}, got {found}. Merge with the parts' options, or run "
-                    "this one again."
+                    f"{path}: must be part {part} of a scan of {depth}, got {found}. Merge with the parts' options, or "
+                    "run this one again."
                 )
         got = last.get(_END) if isinstance(last, dict) else None
         if got is None:
