@@ -1,4 +1,7 @@
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -101,3 +104,24 @@ def test_what_is_let_through_is_right_here():
             found.append(w.grad.float())
         # bfloat16 has 8 bits; the sums are of 98 values and more, in float32.
         torch.testing.assert_close(found[0], found[1], rtol=0.02, atol=0.1)
+
+
+def test_a_cpu_that_computes_bfloat16_by_a_plain_loop_is_warned_of():
+    """oneDNN chooses its instructions once a process, so each case is one."""
+    program = (
+        "import logging, torch; logging.basicConfig()\n"
+        "from video_gn.models import warn_of_slow_bfloat16 as warn\n"
+        "warn('cpu', advice='Set 32-true.'); warn('cuda', advice='nothing')"
+    )
+
+    def printed(isa):
+        environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": isa}
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stderr.strip()
+
+    words = printed("AVX2")
+    assert "bfloat16 is 10 to 50 times slower than float32 on this CPU" in words and words.endswith("Set 32-true.")
+    assert len(words.splitlines()) == 1
+    if torch.cpu.get_capabilities().get("avx512_vl"):
+        assert printed("AVX512_CORE") == ""

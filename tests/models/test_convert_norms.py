@@ -154,6 +154,9 @@ def test_default_groups_of_i3d():
     with pytest.warns(UserWarning, match="num_groups=4 is ignored: norm 'layer' has no groups"):
         convert_norms(net, "layer", num_groups=4)
     assert net.arguments["num_groups"] is None
+    narrow = convert_norms(small(norm="batch", width=24), "group")
+    assert narrow.arguments["num_groups"] == 12
+    assert {m.num_groups for m in narrow.modules() if is_norm(m)} == {12}
 
 
 @pytest.mark.parametrize(

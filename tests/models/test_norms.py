@@ -1,6 +1,7 @@
 """Every kind of norm against loops over plain numbers, and the errors."""
 
 import itertools
+import logging
 import warnings
 from typing import get_args
 
@@ -236,11 +237,21 @@ def test_groups():
     assert group_count(16, channels_per_group=16) == 1
 
 
+def test_groups_that_nobody_chose_divide_the_channels_and_are_told(caplog):
+    caplog.set_level(logging.INFO, "video_gn")
+    counts = {1: 1, 2: 1, 7: 1, 8: 4, 16: 8, 24: 12, 32: 32, 40: 20, 48: 24, 64: 32, 96: 32, 100: 25, 2048: 32}
+    assert {c: make_norm("group", c).num_groups for c in counts} == counts
+    assert {c: group_count(c) for c in counts} == counts
+    told = [m for m in caplog.messages if m.startswith("num_groups: ")]
+    assert len(told) == sum(g != 32 for g in counts.values())
+    assert "num_groups: 12, since 32 do not divide 24 channels" in told
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (
-            ("group", 16),
+            ("group", 16, {"num_groups": 32}),
             r"num_groups must divide the 16 channels of this layer, got 32\. Use num_groups=16 or set chan",
         ),
         (("group", 48, {"num_groups": 32}), r"num_groups must divide the 48 channels .* got 32\. Use num_groups=24 or"),

@@ -1,6 +1,7 @@
 """The network's arguments: they rebuild it, copies keep them, and errors name them."""
 
 import copy
+import logging
 import pickle
 import warnings
 from typing import get_args, get_type_hints
@@ -64,6 +65,18 @@ def test_arguments_tell_the_groups_that_were_built():
     assert len(caught) == 1
     assert caught[0].filename == __file__
     assert net.arguments == i3d_arguments(norm="batch")
+
+
+def test_a_width_alone_picks_groups_that_divide(caplog):
+    caplog.set_level(logging.INFO, "video_gn")
+    for width, groups in ((8, 4), (24, 12), (48, 24)):
+        caplog.clear()
+        with torch.device("meta"):
+            net = i3d(50, width=width, num_classes=2)
+            assert i3d(**net.arguments).arguments == net.arguments
+        assert net.arguments["num_groups"] == groups
+        assert {m.num_groups for m in net.modules() if is_norm(m)} == {groups}
+        assert caplog.messages == [f"num_groups: {groups}, since 32 do not divide {width} channels"]
 
 
 def i3d_arguments(**arguments):
@@ -186,7 +199,7 @@ def test_bytes_are_refused():
         ({"layout": "nl"}, r"layout must be one of \['mmaction', 'nonlocal', 'slowfast'\], got 'nl'"),
         ({"norm": "weight"}, r"norm must be one of .*, got 'weight'"),
         (
-            {"width": 16},
+            {"width": 16, "num_groups": 32},
             r"divide the 16 channels of the stem's norm blocks\.0\.norm \(width=16\), got 32\. Use num_groups=16",
         ),
         ({"width": 8, "channels_per_group": 16}, r"channels_per_group must divide the 8 channels of the stem's norm"),

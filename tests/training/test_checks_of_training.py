@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from runs import TINY, run
+from runs import TINY, run, run_with, start
 
 from video_gn.models import i3d
 from video_gn.run.metrics_file import read_metrics
@@ -44,6 +44,15 @@ def test_refused_before_anything_is_written(tiny_videos, tmp_path, settings, mes
     assert "Traceback" not in printed
     assert message in printed.splitlines()[-1], printed
     assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_slow_bfloat16_is_warned_of_before_anything_else(tiny_videos, tmp_path):
+    words = ["fit", *TINY, f"--data.train={tiny_videos}", f"--run_dir={tmp_path / 'run'}", "--trainer.max_epochs=1"]
+    mixed = "--trainer.precision=16-mixed"  # Lightning makes it bf16-mixed on a CPU
+    status, printed = run_with(start, [*words, mixed], tmp_path, ONEDNN_MAX_CPU_ISA="AVX2")
+    assert status == 2, printed  # these clips are too short for bfloat16 on any CPU
+    assert "warning: bfloat16 is 10 to 50 times slower" in printed
+    assert "Set --trainer.precision 32-true." in printed
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ from video_gn.bench.measuring import (
     verdict,
 )
 from video_gn.errors import ConfigError
+from video_gn.models import warn_of_slow_bfloat16
 from video_gn.models.norms import NORMS, norm_kind
 from video_gn.models.resnet3d import I3D, min_clip
 
@@ -75,6 +76,8 @@ def bench_train(
     """
     norms, formats, precisions = tuple(norms or NORMS), tuple(formats or FORMATS), tuple(precisions or PRECISIONS)
     _check(setup, norms, formats, precisions, rounds)
+    if "bfloat16" in precisions:
+        warn_of_slow_bfloat16(torch.device(setup.device).type, advice="Choose --precisions float32.")
     contenders, notes = list_contenders(setup, norms, formats, precisions, compiled=compiled)
     peaks = {}
     for contender in contenders:

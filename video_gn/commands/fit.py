@@ -26,6 +26,7 @@ from video_gn.data.loader import explain
 from video_gn.errors import CheckpointError, ConfigError, ManifestError, RunError
 from video_gn.evaluation.writer import EvaluationWriter
 from video_gn.files import naming_full_disk
+from video_gn.models import warn_of_slow_bfloat16
 from video_gn.run import directory, slurm, torchrun
 from video_gn.run.broken_videos import BrokenVideos
 from video_gn.run.checkpoint_files import environment_differences, newest_checkpoint, read_checkpoint
@@ -292,6 +293,8 @@ class VideoCLI(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         if trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
+        if str(trainer.precision).startswith("bf16"):  # on a CPU also 16-mixed, which Lightning replaces
+            warn_of_slow_bfloat16(trainer.strategy.root_device.type, advice="Set --trainer.precision 32-true.")
         ddp.check(trainer.strategy)
         keep_signal_handlers(trainer)
         num_batches = options.precise_bn.num_batches if self.subcommand == "fit" else 0

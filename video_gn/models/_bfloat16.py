@@ -1,6 +1,14 @@
-"""Check for clips with which bfloat16 training on a CPU is wrong: they leave a convolution too few frames.
+"""Checks of bfloat16 on a CPU: whether it is slow, and for which clips training is wrong.
 
-oneDNN's weight gradient of a convolution in bfloat16 is wrong where the kernel spans more frames than its input has.
+**Slow.** oneDNN computes convolutions in bfloat16 by a plain loop where the CPU has no AVX-512. Seen with torch 2.15,
+an I3D of width 16 with two clips of 16 x 64 x 64, seconds of bfloat16 over those of float32, by ONEDNN_MAX_CPU_ISA:
+
+    AVX2, AVX2_VNNI_2       forward 46 to 49    training step 17 to 19
+    AVX512_CORE             forward 1.2         training step 1.1        (no bfloat16 instructions, but not slow)
+    AVX512_CORE_BF16        forward 0.5         training step 0.5
+
+**Wrong**: clips that leave a convolution too few frames. oneDNN's weight gradient of a convolution in bfloat16 is wrong
+where the kernel spans more frames than its input has.
 Seen with torch 2.11 and 2.15 on a CPU with AVX512-BF16, stride 1, against float32 gradients of the same values, N 2,
 4 to 256 channels, kernels k x 1 x 1 and k x 3 x 3 padded by k // 2:
 
@@ -22,12 +30,31 @@ Shape letters: N batch, C channels, T frames, H, W.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.func import functional_call
+
+log = logging.getLogger(__name__)
+
+
+def warn_of_slow_bfloat16(device: str, *, advice: str) -> None:
+    """Warn if the device is a CPU that computes convolutions in bfloat16 many times slower.
+
+    Args:
+        device: Type of the device that computes.
+        advice: Sentence that says what to set instead.
+    """
+    # torch asks oneDNN, which obeys ONEDNN_MAX_CPU_ISA. Without oneDNN torch computes by itself.
+    if device == "cpu" and torch.backends.mkldnn.is_available() and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        log.warning(
+            "bfloat16 is 10 to 50 times slower than float32 on this CPU, which has no AVX-512 or AMX for it "
+            "(or ONEDNN_MAX_CPU_ISA hides them). %s",
+            advice,
+        )
 
 
 def check_bfloat16_cpu(net: nn.Module, clip_shape_CTHW: Sequence[int]) -> None:

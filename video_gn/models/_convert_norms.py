@@ -5,6 +5,7 @@ Shape letters: C channels, G groups.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,7 +44,7 @@ def convert_norms(
         net: Network whose norms scale each channel: Batch Norm of 1 to 3 dimensions, Sync Batch Norm, Group Norm,
             Instance Norm and what `make_norm` builds.
         kind: Name in `NORMS`.
-        num_groups: G, for "group"; 32 when `channels_per_group` is not given either.
+        num_groups: G, for "group"; if neither is given, 32, or fewer where 32 do not divide every layer's channels.
         channels_per_group: C/G instead, for "group".
         norm_options: As in `make_norm`.
 
@@ -55,8 +56,9 @@ def convert_norms(
             statistics, or for a norm that does not scale each channel (such as Layer Norm of positions).
     """
     check_norm_options(kind, norm_options)
-    groups = true_groups(kind, num_groups=num_groups, channels_per_group=channels_per_group)
     old = {name: module for name, module in net.named_modules() if is_norm(module)}
+    shared = math.gcd(*(_num_channels(name or "net", module) for name, module in old.items()))
+    groups = true_groups(kind, shared, num_groups=num_groups, channels_per_group=channels_per_group)
     arguments: dict[str, Any] | None = getattr(net, "arguments", None)
     usual = {"eps": (arguments or {}).get("norm_eps", 1e-5), "momentum": (arguments or {}).get("norm_momentum", 0.1)}
     # Build all before any is swapped.

@@ -10,6 +10,7 @@ Shape letters: N batch, C channels, G groups, T frames, H, W.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from video_gn.checks import check_choice
 from video_gn.models._batch_norms import BatchNorm3d, BatchRenorm, FrozenBatchNorm, ScaleShift, SyncBatchNorm
 from video_gn.models._group_norm import GroupNorm
 from video_gn.models.tables import DEFAULT_NUM_GROUPS
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +143,7 @@ def make_norm(
     Args:
         kind: Name in `NORMS`.
         num_channels: C.
-        num_groups: G, for "group"; 32 when `channels_per_group` is not given either.
+        num_groups: G, for "group"; `default_groups` of C when `channels_per_group` is not given either.
         channels_per_group: C/G instead, for "group".
         eps: Added to the variance, above 0.
         momentum: Weight of the newest batch in running averages, in [0, 1] (Caffe2's 0.9 is 0.1 here).
@@ -159,7 +162,7 @@ def make_norm(
     own = check_norm_options(kind, norm_options)
     if num_channels < 1:
         raise ValueError(f"num_channels must be at least 1, got {num_channels!r} for {layer}. Give the layer channels.")
-    groups = true_groups(kind, num_groups=num_groups, channels_per_group=channels_per_group)
+    groups = true_groups(kind, num_channels, num_groups=num_groups, channels_per_group=channels_per_group)
     count = group_count(num_channels, **groups, layer=layer) if row.has_groups else 1
     return row.build(num_channels, NormOptions(count, eps, momentum, own))
 
@@ -181,7 +184,7 @@ def group_count(
             f"num_groups and channels_per_group must not both be set, got {num_groups!r} and {channels_per_group!r}. "
             "Set one of them to null (None)."
         )
-    name, value = ("num_groups", DEFAULT_NUM_GROUPS if num_groups is None else num_groups)
+    name, value = "num_groups", default_groups(num_channels) if num_groups is None else num_groups
     if channels_per_group is not None:
         name, value = "channels_per_group", channels_per_group
     if not isinstance(value, int) or value < 1:
@@ -198,12 +201,34 @@ def group_count(
     return value if name == "num_groups" else num_channels // value
 
 
-def true_groups(kind: str, *, num_groups: int | None, channels_per_group: int | None) -> dict[str, Any]:
-    """Both group arguments as a kind takes them: 32 groups if neither is given, or None if it has no groups."""
+def default_groups(num_channels: int) -> int:
+    """G for C channels if nobody chooses it: 32 where that divides C, or the most below with C/G of at least 2.
+
+    16 -> 8, 24 -> 12, 32 -> 32, 48 -> 24, 64 -> 32. The paper's narrowest layers have 2 channels a group; one channel
+    a group is Instance Norm.
+    """
+    if num_channels % DEFAULT_NUM_GROUPS == 0:
+        return DEFAULT_NUM_GROUPS
+    most = min(DEFAULT_NUM_GROUPS, num_channels // 2)
+    return max((g for g in range(1, most + 1) if num_channels % g == 0), default=1)
+
+
+def true_groups(
+    kind: str, num_channels: int, *, num_groups: int | None, channels_per_group: int | None
+) -> dict[str, Any]:
+    """Both group arguments as a kind takes them: `default_groups` if neither is given, None if it has no groups.
+
+    `num_channels` is C of a layer, or what divides C of every layer of a network.
+    """
     given = {"num_groups": num_groups, "channels_per_group": channels_per_group}
     if norm_kind(kind).has_groups:
         is_chosen = num_groups is not None or channels_per_group is not None
-        return given if is_chosen else given | {"num_groups": DEFAULT_NUM_GROUPS}
+        if is_chosen:
+            return given
+        count = default_groups(num_channels)
+        if count != DEFAULT_NUM_GROUPS:
+            log.info("num_groups: %d, since %d do not divide %d channels", count, DEFAULT_NUM_GROUPS, num_channels)
+        return given | {"num_groups": count}
     for name, value in given.items():
         if value is not None:
             warnings.warn(f"{name}={value!r} is ignored: norm {kind!r} has no groups to choose", stacklevel=3)

@@ -210,7 +210,7 @@ def i3d(
         norm: Kind of norm, a key of `norms.NORMS`.
         num_classes: Y.
         width: Channels of the stem; the stages have 4, 8, 16 and 32 times as many.
-        num_groups: G of "group"; 32 when `channels_per_group` is not given either.
+        num_groups: G of "group"; if neither is given, 32, or fewer (logged) for a width that 32 do not divide.
         channels_per_group: C/G of "group" instead.
         dropout: Probability of dropping a feature before the classifier, in [0, 1).
         in_channels: Channels of the clips.
@@ -229,7 +229,7 @@ def i3d(
     arguments = {name: plain(value) for name, value in locals().items()}
     check_arguments(arguments)
     source = LAYOUTS[layout]
-    groups = true_groups(norm, num_groups=num_groups, channels_per_group=channels_per_group)
+    groups = true_groups(norm, width, num_groups=num_groups, channels_per_group=channels_per_group)
     arguments |= groups  # so that equal arguments mean equal nets
 
     def norm_layer(*, num_features: int, eps: float, momentum: float) -> nn.Module:
