@@ -132,6 +132,15 @@ def test_kinetics(tmp_path, layout):
     assert read_manifest(path, root=root, split="train", format="kinetics").records == manifest.records
 
 
+@pytest.mark.parametrize("corrupted", ["train/{}", "train/abseiling/{}", "abseiling/{}", "{}"])
+@pytest.mark.parametrize("folder", ["replacement/replacement_for_corrupted_k400", "Replacements", "train/replacement"])
+def test_kinetics_replacement_is_taken_before_the_corrupted_file(tmp_path, corrupted, folder):
+    path = write(tmp_path / "train.csv", "label,youtube_id,time_start,time_end,split\nabseiling,V,0,10,train\n")
+    name = "V_000000_000010.mp4"
+    touch(tmp_path / "k400", corrupted.format(name), f"{folder}/{name}", "train/W_000000_000010.mp4")
+    assert [r.path for r in read_manifest(path, root=tmp_path / "k400").records] == [f"{tmp_path}/k400/{folder}/{name}"]
+
+
 def test_kinetics_file_of_another_class_is_not_taken(tmp_path):
     path = write(tmp_path / "val.csv", "label,youtube_id,time_start,time_end\na,V,0,10\nb,W,0,10\nb,V,0,10\n")
     touch(tmp_path, "b/V_000000_000010.mp4", "a/W_000000_000010.mp4", "W_000000_000010.mp4")

@@ -40,6 +40,8 @@ _SEVERAL = re.compile(r"[0-9]+(?:[\s,;|]+[0-9]+)+|\[.*,.*\]")
 _MAX_NUMBER = 2**31
 _AGAIN = "Correct the line, or scan the videos again."
 _KINETICS_COLUMNS = ("time_start", "time_end")
+# Folder of files that the download gives in place of corrupted ones: replacement/replacement_for_corrupted_k400/<file>.
+_REPLACEMENT = re.compile(r"(?:.*/)?replacement[^/]*/.*", re.IGNORECASE)
 # Folders below the root in which Kinetics' files are looked for: <split>/<class>/<file>.
 _KINETICS_DEPTH = 2
 
@@ -301,6 +303,7 @@ def read_kinetics(
 
     The files, `<id>_<start>_<end>.mp4`, lie in `base` flat, in class folders (with spaces or underscores), or in class
     folders of a part's folder; they may be of any video format, and have a second extension, as downloaders leave it.
+    One in a folder `replacement...` is taken before others of its name, which are corrupted.
     `index` is of `index_by_stem`; None looks for no file. Classes and errors as of `read_list`.
     """
     absent = [name for name in (YOUTUBE_COLUMN, *_KINETICS_COLUMNS) if name not in table.header]
@@ -360,14 +363,14 @@ def index_by_stem(root: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _choose(found: Sequence[str], own: str | None, all_classes: set[str], split: str) -> str | None:
-    """Of the files with a row's name the one in its class's folder, else one that is in no class's folder."""
+    """Of the files with a row's name a replacement, else the one in its class's folder, else one in no class's."""
     if not found:
         return None
     folders = [os.path.dirname(path) for path in found]
     keys = [class_key(os.path.basename(folder)) for folder in folders]
     ranked = sorted(
-        (key != own, not is_part(folder.split(os.sep)[0], split), path)
+        (not _REPLACEMENT.fullmatch(path), key != own, not is_part(folder.split(os.sep)[0], split), path)
         for path, folder, key in zip(found, folders, keys, strict=True)
         if own is None or key == own or key not in all_classes
     )
-    return ranked[0][2] if ranked else None
+    return ranked[0][-1] if ranked else None
