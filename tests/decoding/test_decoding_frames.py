@@ -78,12 +78,40 @@ def test_each_picture_is_decoded_once_in_a_call(folder: Path, monkeypatch: pytes
     ("name", "want"),
     [
         ("img_00001.jpg", True), ("image_1.jpeg", True), ("FRAME-000001.PNG", True), ("frame0001.webp", True),
+        ("rgb_00001.jpg", True), ("77_000001.jpg", True), ("77-img_1.BMP", True), ("Clip 7_00001.tif", True),
+        ("clip 7-frame_1.jpg", True), ("clip_7_00001.jpg", False), ("clip 7.jpg", False), ("thumb_1.jpg", False),
         ("00001.jpg", True), ("flow_x_00001.jpg", False), ("img_.jpg", False), ("img_00001.gif", False),
         ("._img_00001.jpg", False), ("a00001.jpg", False), ("00001.jpg.part", False), ("img_٣.jpg", False),
     ],
 )  # fmt: skip
 def test_which_names_count(name: str, want: bool) -> None:
-    assert is_frame(name) is want
+    assert is_frame(name, "Clip 7") is want
+    assert not is_frame(name, "flow_x") or want
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("rgb_{:05d}.png", 1), ("77_{:06d}.png", 1), ("Video.v1_{:05d}.png", 0), ("video.V1-frame_{}.bmp", 99),
+        ("img_{:05d}.tif", 100), ("{:05d}.tiff", 0), ("{}.BMP", 8),
+    ],
+)  # fmt: skip
+def test_names_endings_and_first_numbers(tmp_path: Path, name: str, first: int) -> None:
+    folder = tmp_path / "video.v1"
+    folder.mkdir()
+    for number in range(12):
+        Image.fromarray(numbered_frame(number)).save(folder / name.format(first + number))
+    (folder / "thumb_1.jpg").touch()
+    with open_video(folder) as reader:
+        assert read_numbers(reader.frames_at(range(12)).numpy()) == list(range(12))
+
+
+def test_usual_names_come_first(tmp_path: Path) -> None:
+    write_frames(tmp_path, [numbered_frame(i) for i in range(3)])
+    for name in ("rgb_00001.png", "7_00002.png", f"{tmp_path.name}_00001.png", "img_00001.bmp"):
+        Image.fromarray(numbered_frame(99)).save(tmp_path / name)
+    with open_video(tmp_path) as reader:
+        assert read_numbers(reader.frames_at(range(3)).numpy()) == [0, 1, 2]
 
 
 def test_other_files_are_passed_over_and_numbers_are_no_text(tmp_path: Path) -> None:
@@ -147,7 +175,7 @@ class TestErrors:
         [
             (["img_1.jpg", "img_2.jpg", "img_4.jpg"], "picture 3 is missing: img_4.jpg is the next of its 3 pictures"),
             (["img_00.jpg", "img_02.jpg"], "picture 1 is missing: img_02.jpg"),
-            (["7.jpg", "8.jpg"], "picture 1 is missing: 7.jpg"),
+            (["7.jpg", "9.jpg"], "picture 8 is missing: 9.jpg"),
             (["img_1.jpg", "img_01.png"], r"it has picture 1 twice \(img_01.png and img_1.jpg\)"),
             (["img_1.jpg", "frame_2.jpg"], r"it has pictures of two series \(frame_2.jpg and img_1.jpg\)"),
             (["x.jpg"], "without numbered pictures"),
@@ -165,8 +193,8 @@ class TestErrors:
         path = folder / "img_00002.png"
         whole = path.read_bytes()
         for damaged, want in (
-            (b"", "the picture img_00002.png cannot be read (it is no JPEG, PNG or WebP)"),
-            (b"<html>", "(it is no JPEG, PNG or WebP)"),
+            (b"", "the picture img_00002.png cannot be read (it is no BMP, JPEG, PNG, TIFF or WebP)"),
+            (b"<html>", "(it is no BMP, JPEG, PNG, TIFF or WebP)"),
             (whole[: len(whole) // 2], "the picture img_00002.png cannot be read (image file is truncated"),
             (whole[:60] + b"\0" * 40 + whole[100:], "the picture img_00002.png cannot be read ("),
         ):

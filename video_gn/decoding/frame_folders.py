@@ -1,8 +1,10 @@
 """Frame folders: directories whose numbered pictures are the frames of one video.
 
 A file counts as a frame by its name: `img_00001.jpg`, `image_00001.png`, `frame_000001.jpeg`, `frame000001.webp`,
-`00001.jpg`; any number of zeros, either case. Other files are ignored, such as the optical flow
-(`flow_x_00001.jpg`) that the same tools write beside the frames. Numbers begin at 0 or 1 and have no gaps.
+`00001.jpg`; any number of zeros, either case. Where no file has such a name, others count: `rgb_00001.jpg`,
+`77_000001.jpg`, in a folder VIDEO also `VIDEO_00001.jpg` or `VIDEO-frame_1.jpg`, and the endings bmp and tif. Other
+files are ignored, such as the optical flow (`flow_x_00001.jpg`) that the same tools write beside the frames. Numbers
+begin anywhere and have no gaps.
 
 Pictures are decoded whole, without JPEG's reduced decoding, so frames are the pictures' own pixels. Grey and palette
 pictures become RGB; transparency is dropped. A rotation in the EXIF data is not applied: tools that extract frames
@@ -10,11 +12,12 @@ from videos rotate the pixels and write no such tag. Damage that leaves a JPEG d
 patches it without a word.
 
 Source: mmaction2 reads `img_{:05}.jpg` from 1 on (its `RawframeDataset`); `image_`, `frame_` and bare numbers are
-what other extractions of UCF-101, EPIC-KITCHENS and Something-Something V2 come with.
+what other extractions of UCF-101, EPIC-KITCHENS and Something-Something V2 come with, and the video's id those of AVA
+and Charades.
 """
 
 # os.path, not pathlib: this runs for each of 240,000 folders.
-# ruff: noqa: PTH112, PTH116, PTH118, PTH208
+# ruff: noqa: PTH100, PTH112, PTH116, PTH118, PTH119, PTH208
 
 from __future__ import annotations
 
@@ -40,14 +43,16 @@ if TYPE_CHECKING:  # lists use this module too, and must not wait for torch
 # Frames per second, which pictures do not store: what mmaction2 takes for raw frames (its `AVADataset`, fps=30), and
 # near the rate of most videos of Kinetics.
 FRAMES_FPS = 30.0
-FRAME_EXTENSIONS = (".jpeg", ".jpg", ".png", ".webp")
-_NAME = re.compile(
-    rf"((?:(?:img|image|frame)[_-]?)?)([0-9]+)(?:{'|'.join(map(re.escape, FRAME_EXTENSIONS))})", re.IGNORECASE
+FRAME_EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_NAME = re.compile(r"((?:(?:img|image|frame)[_-]?)?)([0-9]+)\.(?:jpeg|jpg|png|webp)", re.IGNORECASE)
+# Names that count where no file has one of those.
+_MORE_NAMES = re.compile(
+    r"((?:[0-9]+[_-])?(?:(?:img|image|frame|rgb)[_-]?)?)([0-9]+)\.(?:bmp|jpe?g|png|tiff?|webp)", re.IGNORECASE
 )
-_FORMATS = ("JPEG", "PNG", "WEBP")
+_FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 # 16 bits and more for a pixel: Pillow would clip them to 8.
 _DEEP_MODES = ("I", "F")
-NAMES_IN_WORDS = "img_00001.jpg, frame_000001.png, 00001.jpg, ..."
+NAMES_IN_WORDS = "img_00001.jpg, frame_000001.png, 00001.jpg, FOLDER_00001.jpg, ..."
 NO_FRAMES = f"a directory, not a video file, and without numbered pictures ({NAMES_IN_WORDS})"
 
 
@@ -58,9 +63,15 @@ class FolderError(DecodeError):
         super().__init__(path, reason)
 
 
-def is_frame(name: str) -> bool:
-    """Whether a file's name is a numbered picture's."""
-    return _NAME.fullmatch(name) is not None
+def is_frame(name: str, folder: str = "") -> bool:
+    """Whether a file's name is a numbered picture's; `folder` is the name of its folder."""
+    return (_NAME.fullmatch(name) or _MORE_NAMES.fullmatch(_without_id(name, folder))) is not None
+
+
+def _without_id(name: str, folder: str) -> str:
+    """`VIDEO_00001.jpg` -> `00001.jpg` in a folder VIDEO."""
+    begins_so = folder and name.lower().startswith((f"{folder}_".lower(), f"{folder}-".lower()))
+    return name[len(folder) + 1 :] if begins_so and not folder.lower().startswith("flow") else name
 
 
 def frame_names(path: str, names: Sequence[str]) -> list[str]:
@@ -69,12 +80,13 @@ def frame_names(path: str, names: Sequence[str]) -> list[str]:
     Raises:
         DecodeError: for no picture, pictures of two series, a repeated number, or a missing one.
     """
+    folder = folder_name(path)
+    found = [(match, name) for name in sorted(names) if (match := _NAME.fullmatch(name))] or [
+        (match, name) for name in sorted(names) if (match := _MORE_NAMES.fullmatch(_without_id(name, folder)))
+    ]
     series: dict[str, str] = {}
     by_number: dict[int, str] = {}
-    for name in sorted(names):
-        match = _NAME.fullmatch(name)
-        if match is None:
-            continue
+    for match, name in found:
         series.setdefault(match[1].lower(), name)
         if len(series) > 1:
             one, other = series.values()
@@ -85,13 +97,17 @@ def frame_names(path: str, names: Sequence[str]) -> list[str]:
     if not by_number:
         raise DecodeError(path, NO_FRAMES)
     numbers = sorted(by_number)
-    start = min(numbers[0], 1)
-    for number, found in enumerate(numbers, start):
-        if number != found:
+    for number, there in enumerate(numbers, numbers[0]):
+        if number != there:
             raise DecodeError(
-                path, f"picture {number} is missing: {by_number[found]} is the next of its {len(numbers)} pictures"
+                path, f"picture {number} is missing: {by_number[there]} is the next of its {len(numbers)} pictures"
             )
     return [by_number[number] for number in numbers]
+
+
+def folder_name(path: str | os.PathLike[str]) -> str:
+    """A folder's own name, also for "." and paths with a slash at the end."""
+    return os.path.basename(os.path.abspath(path))
 
 
 def list_frames(path: str) -> list[str]:
@@ -113,10 +129,10 @@ def folder_state(path: str) -> tuple[int, int]:
     Raises:
         OSError: if it cannot be listed.
     """
-    size, mtime = 0, os.stat(path).st_mtime_ns
+    size, mtime, folder = 0, os.stat(path).st_mtime_ns, folder_name(path)
     with os.scandir(path) as entries:
         for entry in entries:
-            if is_frame(entry.name):
+            if is_frame(entry.name, folder):
                 status = entry.stat()
                 size, mtime = size + status.st_size, max(mtime, status.st_mtime_ns)
     return size, mtime
@@ -252,7 +268,9 @@ class FramesReader(ReaderBase):
         try:
             yield
         except Image.UnidentifiedImageError as error:
-            raise DecodeError(self.path, f"the picture {name} cannot be read (it is no JPEG, PNG or WebP)") from error
+            raise DecodeError(
+                self.path, f"the picture {name} cannot be read (it is no BMP, JPEG, PNG, TIFF or WebP)"
+            ) from error
         # What Pillow raises for a damaged picture, beside OSError.
         except (
             OSError,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 from video_gn.decoding.frame_folders import NAMES_IN_WORDS
 from video_gn.errors import ManifestError
 from video_gn.lists.class_names import class_key, distinct_classes
-from video_gn.lists.file_names import list_dir, walk_videos
+from video_gn.lists.file_names import list_dir, walk_videos, warn_of_left_out
 from video_gn.lists.lines import extensions, some
 from video_gn.lists.listing import ALL_PARTS, Listing, which_part
 from video_gn.lists.part_names import part_folder
@@ -89,9 +90,10 @@ def _videos_by_class(top: Path) -> list[tuple[str, str, str, bool]]:
     if loose:
         log.warning("%s: %d videos in no class folder are left out (%s, ...)", top, len(loose), loose[0][0])
     found, empty, frame_folders = [], [], []
+    left_out: Counter[str] = Counter()
     for folder in folders:
         path = os.path.join(top, folder)
-        videos = list(walk_videos(path))
+        videos = list(walk_videos(path, left_out=left_out))
         if not videos:
             empty.append(folder)
         elif videos == [("", "", True)]:
@@ -105,6 +107,7 @@ def _videos_by_class(top: Path) -> list[tuple[str, str, str, bool]]:
         )
     if frame_folders:
         log.warning("%s: frame folders in no class folder are left out: %s", top, some(frame_folders))
+    warn_of_left_out(top, left_out)
     if empty:
         log.warning("%s: folders without videos are left out: %s", top, some(empty))
     return found

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from video_gn.decoding.frame_folders import is_frame
+from video_gn.decoding.frame_folders import folder_name, is_frame
 from video_gn.decoding.tar_members import exists, is_member
 from video_gn.errors import ManifestError
 
@@ -24,14 +25,23 @@ log = logging.getLogger(__name__)
 
 # fmt: off
 VIDEO_EXTENSIONS = frozenset((
-    ".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpe",
-    ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m",
+    ".3g2", ".3gp", ".3gp2", ".3gpp", ".3gpp2", ".amv", ".asf", ".avc", ".avi", ".divx", ".dv", ".f4p", ".f4v", ".flv",
+    ".gif", ".h264", ".h265", ".hevc", ".ismv", ".ivf", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4p", ".m4v", ".mj2",
+    ".mjpeg", ".mjpg", ".mk3d", ".mkv", ".mod", ".mov", ".mp2v", ".mp4", ".mp4v", ".mpe", ".mpeg", ".mpeg1", ".mpeg2",
+    ".mpeg4", ".mpg", ".mpv", ".mts", ".mxf", ".nut", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".tod", ".tp", ".trp",
+    ".ts", ".vob", ".vro", ".webm", ".wmv", ".wtv", ".xvid", ".y4m",
+))
+# What systems leave in folders, in lower case; names that begin with a dot are never looked at.
+_OF_SYSTEMS = frozenset((
+    "$recycle.bin", "@eadir", "__macosx", "desktop.ini", "ehthumbs.db", "icon\r", "lost+found",
+    "system volume information", "thumbs.db",
 ))
 # fmt: on
 # What comes before the extension of a name without a stem.
 _NO_STEM = ("", ".", os.sep)
 # With this many files of one directory or more, the directory is listed.
 _LIST_FROM = 16
+_NUM_ENDINGS_SHOWN = 6
 
 
 def is_video(name: str) -> bool:
@@ -49,8 +59,14 @@ def not_videos(names: Sequence[str]) -> list[int]:
     ]
 
 
-def list_dir(directory: str | Path) -> tuple[list[str], list[tuple[str, bool]], bool]:
+def list_dir(
+    directory: str | Path, *, left_out: Counter[str] | None = None
+) -> tuple[list[str], list[tuple[str, bool]], bool]:
     """One directory's visible entries, sorted by name; links are followed. ManifestError if it cannot be listed.
+
+    Args:
+        directory: the directory.
+        left_out: counts, by ending, the files that are neither videos nor in a frame folder.
 
     Returns:
         names of folders; (name, whether it is there) of videos, False for a link that leads nowhere;
@@ -58,24 +74,45 @@ def list_dir(directory: str | Path) -> tuple[list[str], list[tuple[str, bool]], 
     """
     folders: list[str] = []
     videos: list[tuple[str, bool]] = []
-    has_frames = False
+    others: list[str] = []
     try:
         with os.scandir(directory) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if entry.name.startswith(".") or entry.name.lower() in _OF_SYSTEMS:
                     continue
                 if entry.is_dir():
                     folders.append(entry.name)
                 elif is_video(entry.name):
                     videos.append((entry.name, entry.is_file()))
-                elif not has_frames:
-                    has_frames = is_frame(entry.name)
+                else:
+                    others.append(entry.name)
     except OSError as error:
         raise ManifestError(f"{directory}: the directory cannot be listed: {error.strerror}") from error
+    folder = folder_name(directory)
+    has_frames = any(is_frame(name, folder) for name in others)
+    if left_out is not None and (videos or not has_frames):
+        left_out.update(ending(name) for name in others)
     return sorted(folders), sorted(videos), has_frames
 
 
-def walk_videos(directory: str | Path, *, max_depth: int | None = None) -> Iterator[tuple[str, str, bool]]:
+def ending(name: str) -> str:
+    """A name's ending in lower case, ".txt", for messages."""
+    return os.path.splitext(name)[1].lower() or "without an ending"
+
+
+def warn_of_left_out(origin: str | Path, left_out: Counter[str]) -> None:
+    """Log how many files of a folder are no videos, by their endings."""
+    if left_out:
+        by_number = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+        counts = [f"{number} {end}" for end, number in by_number[:_NUM_ENDINGS_SHOWN]]
+        counts += ["..."] if len(left_out) > _NUM_ENDINGS_SHOWN else []
+        text = "%s: %d files that are not known as videos by their endings are left out: %s"
+        log.warning(text, origin, left_out.total(), ", ".join(counts))
+
+
+def walk_videos(
+    directory: str | Path, *, max_depth: int | None = None, left_out: Counter[str] | None = None
+) -> Iterator[tuple[str, str, bool]]:
     """All videos below a directory: its own first, then folder by folder in the order of names.
 
     A directory with numbered pictures and no video file, in it or below, is one video: a frame folder.
@@ -83,6 +120,7 @@ def walk_videos(directory: str | Path, *, max_depth: int | None = None) -> Itera
     Args:
         directory: the top.
         max_depth: folders to go down, at least 0; None is no limit. A frame folder counts as a file, not as a level.
+        left_out: see `list_dir`.
 
     Yields:
         (folder below `directory` with "/" between parts, "" for itself; name of the file or frame folder, "" if
@@ -97,7 +135,7 @@ def walk_videos(directory: str | Path, *, max_depth: int | None = None) -> Itera
         if key in above:
             return
         above.add(key)
-        folders, videos, has_frames = list_dir(path)
+        folders, videos, has_frames = list_dir(path, left_out=left_out)
         is_too_deep = max_depth is not None and depth > max_depth
         if is_too_deep:  # only a frame folder is a video of the folder above
             folders, videos = [], videos if has_frames else []
@@ -139,7 +177,7 @@ def _is_folder_of_frames(path: str) -> bool:
         return os.path.isdir(path)
     try:
         with os.scandir(path) as entries:
-            return any(is_frame(entry.name) for entry in entries)
+            return any(is_frame(entry.name, os.path.basename(path)) for entry in entries)
     except OSError:
         return False
 

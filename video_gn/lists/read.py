@@ -12,6 +12,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -32,7 +33,7 @@ from video_gn.lists.downloads import (
     refuse_folder_of_lists,
     refuse_several_labels,
 )
-from video_gn.lists.file_names import VIDEO_EXTENSIONS, are_missing, walk_videos
+from video_gn.lists.file_names import VIDEO_EXTENSIONS, are_missing, ending, walk_videos, warn_of_left_out
 from video_gn.lists.json_lists import read_json, table_of_json
 from video_gn.lists.lines import (
     JSON_SUFFIXES,
@@ -353,15 +354,18 @@ def find_videos(paths: Sequence[str | os.PathLike[str]]) -> Manifest:
     found: dict[tuple[str, float | None, float | None], VideoRecord] = {}
     for given in paths:
         name = os.fspath(given)
+        left_out: Counter[str] = Counter()
         if not os.path.exists(name) and glob.has_magic(name) and not find_tars(name):
             matches = sorted(glob.glob(name, recursive=True))
             if not matches:
                 raise ManifestError(
                     f"{name}: a glob must match at least one video, got none. Quote it, and look at the path."
                 )
-            some = [record for match in matches for record in _find(match, source=name, only_videos=True)]
+            counts = None if "**" in name else left_out  # "**" has a folder and its files too
+            some = [r for match in matches for r in _find(match, source=name, only_videos=True, left_out=counts)]
         else:
-            some = _find(name, source=name, only_videos=False)
+            some = _find(name, source=name, only_videos=False, left_out=left_out)
+        warn_of_left_out(name, left_out)
         if not some:
             raise ManifestError(f"{name}: there must be at least one video, got none. Is the path right?")
         for record in some:
@@ -371,7 +375,7 @@ def find_videos(paths: Sequence[str | os.PathLike[str]]) -> Manifest:
     return Manifest(tuple(found.values()), (), ", ".join(os.fspath(path) for path in paths))
 
 
-def _find(name: str, *, source: str, only_videos: bool) -> list[VideoRecord]:
+def _find(name: str, *, source: str, only_videos: bool, left_out: Counter[str] | None) -> list[VideoRecord]:
     """The videos of one path; with only_videos, files that are neither a video nor a tar are passed over."""
     is_folder = os.path.isdir(name)
     tars = find_tars(name) if not only_videos or is_folder or name.endswith(".tar") else []
@@ -380,12 +384,14 @@ def _find(name: str, *, source: str, only_videos: bool) -> list[VideoRecord]:
     if is_folder:
         return [
             VideoRecord(os.path.join(name, below, file) if file else name, None, source=source, missing=not there)
-            for below, file, there in walk_videos(name)
+            for below, file, there in walk_videos(name, left_out=left_out)
         ]
     if not os.path.exists(name):
         raise ManifestError(f"{name}: the video must be there, got no such file or directory. Is the path right?")
     suffix = os.path.splitext(name)[1].lower()
     if only_videos and suffix not in VIDEO_EXTENSIONS:
+        if left_out is not None:
+            left_out[ending(name)] += 1
         return []
     if suffix in LIST_SUFFIXES and suffix:
         return [replace(record, label=None, groups=()) for record in read_manifest(name, split="all").records]
