@@ -220,7 +220,8 @@ class TestLists:
                 [":1: a folder must be named in one way", "'some/dir 163' and 'some/dir' are folders"],
             ),
             ("some/dir 5 1\nthird 2.5 1\nthird 7\nfar 1\ngone 1\n", [":2: ", "got 'third 2.5'", ":4: ", "got 'gone'"]),
-            ("x.mp4 163 1\n", [":1: a line `folder num_frames label` must name a folder that is there"]),
+            ("x.mp4 163 1\n", [":1: a video must have one label, got several in 'x.mp4 163 1'"]),
+            ("gone 163 1\n", [":1: a line `folder num_frames label` must name a folder that is there"]),
             ("third,\nsome/dir,1", [":1: a line must end in a label"]),
             (
                 "path,label\nthird,1\ngone,0\nfar,0\n",
