@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import json
 import logging
 import os
 import shutil
@@ -131,6 +132,28 @@ def test_official_kinetics_csv(tmp_path, one_video):
     assert [Path(r.path).parent.name for r in train.records] == ["air_drumming", "air drumming", "abseiling"]
     assert [r.error for r in train.records] == ["", "the file is missing", ""] and train.missing == 1
     assert len(read_manifest(tmp_path / "out.csv", split="val")) == 1
+
+
+def test_lists_of_data_sets(tmp_path, one_video):
+    """HMDB51's glob of lists, and ActivityNet's segments with a test that has no labels."""
+    for name in ("run/a.avi", "sit/b.avi", "v_c.mp4", "d.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(one_video, tmp_path / name)
+    (tmp_path / "run_test_split1.txt").write_text("a.avi 1 \n")
+    (tmp_path / "sit_test_split1.txt").write_text("b.avi 2 \n")
+    scan(tmp_path / "*_test_split1.txt", tmp_path / "hmdb51.csv")
+    rows = [(row["path"], row["label"], row["split"], row["num_frames"]) for row in read_rows(tmp_path / "hmdb51.csv")]
+    assert rows == [("run/a.avi", "run", "train", "20"), ("sit/b.avi", "sit", "test", "20")]
+    annotations = [{"segment": [0, 0.4], "label": "run"}, {"segment": [0.4, 0.8], "label": "sit"}]
+    database = {"c": {"subset": "training", "annotations": annotations}, "d": {"subset": "testing", "annotations": []}}
+    (tmp_path / "list.json").write_text(json.dumps({"database": database}))
+    scan(tmp_path / "list.json", tmp_path / "activitynet.csv")
+    for split, want in (
+        ("train", [("v_c.mp4", 0, 0.0, 0.4), ("v_c.mp4", 1, 0.4, 0.8)]),
+        ("test", [("d.mp4", None, None, None)]),
+    ):
+        records = read_manifest(tmp_path / "activitynet.csv", split=split).records
+        assert [(Path(r.path).name, r.label, r.start_seconds, r.end_seconds) for r in records] == want
 
 
 def test_tars_are_lists_with_labels(many, one_video):

@@ -166,7 +166,8 @@ def _read_hmdb51(raw: RawList) -> ListTable:
     splits = {match["split"] for path in raw.files if (match := _HMDB51_NAME.fullmatch(path.name))}
     if len(splits) > 1:
         raise ManifestError(f"{raw.path}: a run must use one split, got {sorted(splits)}. Give '*_test_split1.txt'.")
-    log.info("%s: %d videos are in neither part of split %s", raw.path, unused, *splits)
+    if unused:
+        log.info("%s: %d videos are in neither part of split %s", raw.path, unused, *splits)
     return _table(raw, rows, ("path", "label", "split"), [0] * len(rows))
 
 

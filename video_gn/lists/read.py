@@ -231,7 +231,7 @@ def _read_table(
         refuse_several_labels(raw)
         format = recognize(raw) or "list"
         if format != "list":
-            log.info("%s: a list of %s, by what it holds; data.source.format says otherwise", path, format)
+            log.info("%s: read as a list of %s; data.source.format names another form", path, format)
     if files and format != "hmdb51":
         raise ManifestError(f"{path}: a list must be one file, got a glob of {len(files)}. Give one of them.")
     if format in FORMS:

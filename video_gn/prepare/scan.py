@@ -25,6 +25,7 @@ from video_gn.errors import ManifestError, SettingError
 from video_gn.files import whole_file
 from video_gn.journal import Journal
 from video_gn.lists.csv_lists import read_list
+from video_gn.lists.downloads import match_files
 from video_gn.lists.file_names import holds_frame_folders, list_dir
 from video_gn.lists.lines import LIST_SUFFIXES
 from video_gn.lists.listing import Listing, drop_repeats
@@ -194,8 +195,11 @@ def _has_rows(path: Path) -> bool:
     """Whether it is a list, tars or a folder of classes, not a video, a frame folder or a folder of loose videos."""
     if find_tars(path):
         return True
+    if not path.exists():  # a glob of lists, one for each class
+        files = match_files(path)
+        return bool(files) and all(file.suffix and file.suffix.lower() in LIST_SUFFIXES for file in files)
     if not path.is_dir():
-        return path.exists() and path.suffix.lower() in LIST_SUFFIXES
+        return path.suffix.lower() in LIST_SUFFIXES
     folders, videos, _ = list_dir(path)
     is_loose = bool(videos) or not folders or holds_frame_folders(path, folders)
     return not is_loose or bool(find_parts(path))
