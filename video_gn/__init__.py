@@ -38,7 +38,8 @@ def load(path: str, **kwargs: Any) -> Predictor:
     """Load a checkpoint as a predictor, whose `predict(video)` returns labels and scores.
 
     Args:
-        path: Checkpoint of this package, or a video network's weights from any zoo.
+        path: Checkpoint of this package, a run's directory (its best checkpoint), or a video network's weights from any
+            zoo.
         **kwargs: See `video_gn.evaluation.predictor.Predictor.from_checkpoint`.
     """
     from video_gn.evaluation.predictor import Predictor

@@ -16,7 +16,10 @@ def test_config_differences():
 def test_where_a_config_is_saved(tmp_path, caplog):
     def save(text, stage, *, resumes=False, rank=0):
         callback = SaveConfig(tmp_path, text, stage=stage, resumes=resumes)
-        callback.setup(SimpleNamespace(is_global_zero=rank == 0), None, stage)
+        trainer = SimpleNamespace(is_global_zero=rank == 0)
+        callback.setup(trainer, None, stage)
+        if stage == "fit":
+            callback.on_train_start(trainer, None)
 
     save("a: 0", "fit", rank=1)
     assert list(tmp_path.iterdir()) == []
@@ -33,3 +36,10 @@ def test_where_a_config_is_saved(tmp_path, caplog):
         "config.resume-002.yaml": "a: 3",
     }
     assert caplog.messages == [f"config differs from {tmp_path / 'config.yaml'}: a: 1 -> 3"]
+
+
+def test_a_resume_that_is_refused_leaves_no_config(tmp_path):
+    (tmp_path / "config.yaml").write_text("a: 1")
+    refused = SaveConfig(tmp_path, "a: 4", stage="fit", resumes=True)
+    refused.setup(SimpleNamespace(is_global_zero=True), None, "fit")  # a checkpoint that does not fit is refused next
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]

@@ -196,8 +196,9 @@ def _add_show(commands: Any) -> None:
         description="Write a contact sheet (PNG) of training clips after augmentation and of all views of test videos, "
         "with file, class, frames, times and crop. Further words are settings, as of fit: --data.train videos",
         takes_settings=True,
+        usage="video-gn data show CONFIG|DIR [--output FILE] [--num_train N] [--num_test N] [--KEY VALUE ...]",
+        epilog="CONFIG is a config, as of fit; DIR a run's directory, for the config that the run has saved.",
     )
-    parser.add_argument("config", metavar="CONFIG", help="config, as of fit")
     parser.add_argument("--output", default="clips.png", metavar="FILE", help="picture to write (clips.png)")
     parser.add_argument("--num_train", type=not_negative, default=8, metavar="N", help="training clips (8)")
     parser.add_argument("--num_test", type=not_negative, default=2, metavar="N", help="test videos (2)")
@@ -206,12 +207,16 @@ def _add_show(commands: Any) -> None:
 
 
 def _show(options: argparse.Namespace) -> int:
+    from video_gn.commands._run_settings import with_run_config
     from video_gn.commands.fit import config_parser
     from video_gn.data.datamodule import build_datamodule
     from video_gn.data.show import show
 
+    words = options.settings
+    if words and not words[0].startswith("-"):
+        words = ["-c", *words]
     parser = config_parser(prog="video-gn data show", also=options.names)
-    config = parser.parse_args(["-c", options.config, *options.settings])
+    config = parser.parse_args(with_run_config("data show", words).words)
     try:
         datamodule = build_datamodule({**config.data.as_dict(), "seed": config.seed_everything})
     except (ValueError, TypeError) as error:

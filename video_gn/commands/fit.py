@@ -18,18 +18,18 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import StrategyRegistry
 
+from video_gn.commands._run_settings import Start, find_start, with_run_config
 from video_gn.commands._settings import SettingsParser
 from video_gn.commands._terminal import quieten_lightning, set_up_logging
 from video_gn.commands._trainer import TRAINER_DEFAULTS, check_trainer
 from video_gn.data.datamodule import VideoDataModule, build_datamodule
 from video_gn.data.loader import explain
-from video_gn.errors import CheckpointError, ConfigError, ManifestError, RunError
+from video_gn.errors import ConfigError, RunError
 from video_gn.evaluation.writer import EvaluationWriter
 from video_gn.files import naming_full_disk
 from video_gn.models import warn_of_slow_bfloat16
 from video_gn.run import directory, slurm, torchrun
 from video_gn.run.broken_videos import BrokenVideos
-from video_gn.run.checkpoint_files import environment_differences, newest_checkpoint, read_checkpoint
 from video_gn.run.checkpoints import AtomicCheckpointIO, RunCheckpoint
 from video_gn.run.lightning_internals import built, keep_signal_handlers, subcommand_parser
 from video_gn.run.memory import keep_freed_memory
@@ -45,7 +45,6 @@ from video_gn.training.guard import NonFiniteGuard
 from video_gn.training.module import VideoClassifier
 from video_gn.training.precise_bn import PreciseBN
 from video_gn.training.sharded import check_sharding
-from video_gn.weights.about import KEY
 from video_gn.weights.named import file_digest, find_weights
 
 if TYPE_CHECKING:
@@ -53,7 +52,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_USAGE = "video-gn {} -c CONFIG [--run_dir DIR] [--ckpt_path best|last|FILE] [--KEY VALUE ...]"
+_USAGE = {
+    "fit": "video-gn fit -c CONFIG [--run_dir DIR] [--ckpt_path last|FILE] [--KEY VALUE ...]",
+    **{
+        name: f"video-gn {name} --run_dir DIR [-c CONFIG] [--ckpt_path best|last|FILE] [--KEY VALUE ...]"
+        for name in ("validate", "test", "predict")
+    },
+}
 _ABOUT = {
     "fit": "Train a network, and write what it leaves into a run directory.",
     "validate": "Print a checkpoint's loss and accuracy on one clip of each validation video.",
@@ -97,6 +102,7 @@ def config_parser(prog: str | None = None, *, also: Sequence[str] = ()) -> Setti
     parser.add_class_arguments(Trainer, "trainer", instantiate=False)
     parser.add_lightning_class_args(VideoClassifier, "model")
     parser.add_lightning_class_args(VideoDataModule, "data")
+    parser.add_method_arguments(Trainer, "test", skip=set(LightningCLI.subcommands()["test"]))
     return parser
 
 
@@ -122,12 +128,11 @@ class VideoCLI(LightningCLI):
 
     def __init__(self, command: str, words: Sequence[str], *, flag: StopFlag, rank_log: RankLog) -> None:
         self.command = command
+        self.given = with_run_config(command, words)
         self.flag = flag
         self.rank_log = rank_log
         self.wanted: str | None = None  # --ckpt_path as it was given
-        self.about: dict[str, Any] = {}  # what the checkpoint, or the weights, say of themselves
-        self.global_step = 0  # of the checkpoint
-        self.resumes = False
+        self.start = Start()
         self.moved: Path | None = None  # where an earlier training lies now
         super().__init__(
             VideoClassifier,
@@ -140,9 +145,9 @@ class VideoCLI(LightningCLI):
             parser_class=SettingsParser,
             parser_kwargs={
                 "prog": "video-gn",
-                command: {"usage": _USAGE.format(command), "description": _ABOUT[command]},
+                command: {"usage": _USAGE[command], "description": _ABOUT[command]},
             },
-            args=[command, *words],
+            args=[command, *self.given.words],
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
@@ -167,6 +172,8 @@ class VideoCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find run directory and checkpoint, read the lists, and set what follows from them in the config."""
         options = self.options
+        if self.given.is_implied:
+            log.info("settings: %s, and the options that were given", self.given.config)
         self._settle_launch(options)
         configs = options.get("config") or []
         stem = Path(str(configs[0])).stem if configs else "default"
@@ -174,8 +181,13 @@ class VideoCLI(LightningCLI):
         self.run_directory = directory.RunDirectory(self.run_dir)
         self.checkpoints = self.run_dir / directory.CHECKPOINTS
         options.run_dir, options.checkpoint.directory = str(self.run_dir), str(self.checkpoints)
-        if self.subcommand != "fit" or options.ckpt_path is not None:
-            self._find_checkpoint(options)
+        if torchrun.launched_rank() == 0:
+            self.run_directory.settle_after_kill()
+        self.wanted = options.ckpt_path
+        if self.subcommand != "fit" or self.wanted is not None:
+            weights_count = not self.given.is_implied
+            self.start = find_start(self.command, options, self.run_directory, weights_count=weights_count)
+            options.ckpt_path = None if self.start.path is None else str(self.start.path)
         self._read_data(options)
         self._set_num_classes(options)
 
@@ -186,62 +198,13 @@ class VideoCLI(LightningCLI):
         else:
             slurm.check_launch(**sizes, resolve=SLURMEnvironment.resolve_root_node_address)
 
-    def _find_checkpoint(self, options: Namespace) -> None:
-        """Make a file of --ckpt_path, or None to start without one, and read what it says of itself."""
-        wanted = self.wanted = options.ckpt_path
-        content: dict[str, Any] | None = None
-        if self.subcommand == "fit" and wanted == "last":
-            found, content = newest_checkpoint(self.checkpoints) or (None, None)
-        else:
-            found = self.run_directory.find_checkpoint(wanted or "best")
-        if found is None and wanted is None:
-            found = self.run_directory.find_checkpoint("last")
-            if found is not None:
-                log.warning("%s has no %s; taking %s", found.parent, directory.BEST, directory.LAST)
-        options.ckpt_path = None if found is None else str(found)
-        if found is not None:
-            self._read_checkpoint(found, content)
-        elif self.subcommand == "fit":
-            log.info("no checkpoint yet in %s: starting afresh", self.checkpoints)
-        elif options.model.weights is None or wanted is not None:
-            raise RunError(f"no checkpoint in {self.checkpoints}. Train first, or give --ckpt_path or --run_dir.")
-        else:
-            self._read_classes_of_weights(options)
-
-    def _read_checkpoint(self, path: Path, content: dict[str, Any] | None) -> None:
-        if content is None:
-            content = read_checkpoint(path, resume=self.subcommand == "fit")
-        self.about, self.global_step = dict(content[KEY]), int(content["global_step"])
-        # A checkpoint from elsewhere begins a new run here: what lies here is not its past.
-        self.resumes = path.resolve().parent == self.checkpoints.resolve()
-        log.info("checkpoint: %s (step %d)", path, self.global_step)
-        if self.subcommand == "fit":
-            for line in environment_differences(self.about.get("environment") or {}):
-                log.warning("the run will not be the same bit for bit: %s", line)
-        if self.options.model.weights is not None:
-            log.info("model.weights (%s) is not loaded: the checkpoint replaces it", self.options.model.weights)
-
-    def _read_classes_of_weights(self, options: Namespace) -> None:
-        """Read the classes of weights that are tested without a training."""
-        from video_gn.weights.files import read_file
-        from video_gn.weights.formats import recognize
-        from video_gn.weights.zoos import zoo_classes
-
-        log.info("no checkpoint in %s: testing %s unchanged", self.checkpoints, options.model.weights)
-        try:
-            content = read_file(find_weights(options.model.weights), header_only=True)
-            source = recognize(content, format=options.model.weights_options.format)
-        except CheckpointError as error:
-            raise CheckpointError(f"no checkpoint in {self.checkpoints}, and {error}") from error
-        self.about = {"classes": list(source.classes or zoo_classes(source))}
-
     def _read_data(self, options: Namespace) -> None:
         """Build the data module, which Lightning then takes over, and read its lists."""
         source = options.data.source
         # With `only_classes` a list may hold others too; what is left is compared with the checkpoint's.
         open_classes = source.classes is None and not source.only_classes
-        if self.subcommand != "fit" and open_classes and self.about.get("classes"):
-            source.classes = list(self.about["classes"])
+        if self.subcommand != "fit" and open_classes and self.start.about.get("classes"):
+            source.classes = list(self.start.about["classes"])
         try:
             data = build_datamodule(options.data.as_dict())
         except (ValueError, TypeError) as error:
@@ -252,7 +215,7 @@ class VideoCLI(LightningCLI):
 
     def _set_num_classes(self, options: Namespace) -> None:
         net = options.model.net.init_args
-        names = self.datamodule.classes or self.about.get("classes") or ()
+        names = self.datamodule.classes or self.start.about.get("classes") or ()
         if names and "num_classes" in net and net.num_classes != len(names):
             where = "data" if self.datamodule.classes else "checkpoint or weights"
             log.info("num_classes: %d, from the %s", len(names), where)
@@ -285,7 +248,7 @@ class VideoCLI(LightningCLI):
             settings.logger = False
             if self.subcommand == "fit":
                 settings.logger = TensorBoardLogger(
-                    self.run_dir, name="", version=directory.TENSORBOARD, purge_step=self.global_step or None
+                    self.run_dir, name="", version=directory.TENSORBOARD, purge_step=self.start.step or None
                 )
         ddp = built(self, "ddp")
         # Lightning's own choice for several processes.
@@ -306,7 +269,7 @@ class VideoCLI(LightningCLI):
 
     def _load_weights(self, options: Namespace) -> None:
         """Load weights to start from, unless there is a checkpoint; set their mean and std in the config."""
-        mean, std = (_rounded(self.about.get(name)) for name in ("mean", "std"))
+        mean, std = (_rounded(self.start.about.get(name)) for name in ("mean", "std"))
         if options.ckpt_path is None:
             report = self.load_report = self.model.load_weights(classes=self.datamodule.classes)
             mean, std = (_rounded(buffer.tolist()) for buffer in (self.model.mean, self.model.std))
@@ -317,13 +280,13 @@ class VideoCLI(LightningCLI):
                     f"tensors at their initial values ({fresh[0]}, ...). Train first, or give --ckpt_path or --run_dir."
                 )
         # A checkpoint brings its classes when Lightning restores it.
-        self.model.classes = list(self.about.get("classes") or ())
+        self.model.classes = list(self.start.about.get("classes") or ())
         options.model.mean = options.model.mean or mean
         options.model.std = options.model.std or std
 
     def _callbacks(self) -> list[Any]:
         manifests = self.datamodule.manifests
-        same = SameData(manifests, run_dir=self.run_dir, step=self.global_step)
+        same = SameData(manifests, run_dir=self.run_dir, step=self.start.step)
         self.writer = EvaluationWriter(self.run_dir, made_with=self._scores_follow_from, requeue=slurm.requeue)
         callbacks: list[Any] = [self.rank_log, same, self.writer]
         if self.subcommand == "fit":
@@ -335,8 +298,8 @@ class VideoCLI(LightningCLI):
             paths = (record.path for record in manifests["train"].records)
             table = self.run_dir / directory.FAILURES
             callbacks.append(BrokenVideos(self.datamodule.max_broken_fraction, paths, table=table))
-        callbacks.append(SaveConfig(self.run_dir, self._resolved(), stage=str(self.subcommand), resumes=self.resumes))
-        built(self, "checkpoint").resumes = self.resumes
+        resumes = built(self, "checkpoint").resumes = self.start.resumes
+        callbacks.append(SaveConfig(self.run_dir, self._resolved(), stage=self.command, resumes=resumes))
         return callbacks
 
     def _resolved(self) -> str:
@@ -363,11 +326,9 @@ class VideoCLI(LightningCLI):
         try:
             with naming_full_disk(self.run_dir):  # loggers write there too
                 super()._run_subcommand(subcommand)
-        except (ConfigError, CheckpointError, ManifestError):
+        finally:
             if self.moved is not None:
-                self.run_directory.put_back(self.moved)
-                log.info("nothing was trained: the earlier run of %s is back in its place", self.run_dir)
-            raise
+                self.run_directory.settle()
 
     def before_fit(self) -> None:
         """Hold the directory; set an earlier training aside, unless this one resumes it."""
@@ -378,7 +339,7 @@ class VideoCLI(LightningCLI):
         self.run_directory.lock(directory.LOCK)
         has_checkpoint = (self.checkpoints / directory.LAST).is_file()
         nothing_yet = self.wanted == "last" and self.options.ckpt_path is None and not has_checkpoint
-        if not self.resumes and not nothing_yet:
+        if not self.start.resumes and not nothing_yet:
             self.moved = self.run_directory.set_aside()
             if self.moved is not None:
                 log.info("an earlier run of %s now lies in %s", self.run_dir, self.moved)

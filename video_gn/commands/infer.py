@@ -63,7 +63,12 @@ def _parser() -> Options:
         "`video-gn predict` writes the same json for the videos of a data module, on all ranks of a launch.",
     )
     parser.add_argument("videos", nargs="*", metavar="PATH", help="files, directories (searched through), globs, lists")
-    parser.add_argument("--checkpoint", "--ckpt_path", metavar="FILE", help="a training run's, or any zoo's weights")
+    parser.add_argument(
+        "--checkpoint",
+        "--ckpt_path",
+        metavar="PATH",
+        help="run directory (its best checkpoint), checkpoint or any zoo's weights",
+    )
     parser.add_argument("--labels", metavar="FILE", help="class names: one a line, or json (the checkpoint's own)")
     parser.add_argument("--layout", choices=sorted(LAYOUTS), help="layout, if a zoo's file does not say (nonlocal)")
     parser.add_argument("--output", metavar="FILE", help="file to write the results to, .json, .csv or .jsonl")
@@ -112,7 +117,9 @@ def _check_options(options: argparse.Namespace) -> None:
         _check_merge(options)
         return
     if not options.checkpoint:
-        raise ConfigError("--checkpoint must be given, got none. Name a run's checkpoint, or any zoo's weights.")
+        raise ConfigError(
+            "--checkpoint must be given, got none. Name a run's directory, a checkpoint or any zoo's weights."
+        )
     if options.partial:
         raise ConfigError("--partial must stand with --merge, got no --merge. Leave it out.")
     if options.part is not None and suffix != _LINES_SUFFIX:
@@ -218,7 +225,9 @@ def _label_lines(options: argparse.Namespace, inputs: Inputs) -> int:
         check_parts(output, inputs.part, beside=" and their .meta.json")
         output = inputs.part.path(output)
     predictor, predict = _predictor(options)
-    about = describe(predictor, options.checkpoint, top_k=options.top_k, backend=options.backend, part=inputs.part)
+    about = describe(
+        predictor, str(predictor.checkpoint), top_k=options.top_k, backend=options.backend, part=inputs.part
+    )
     tally = label(predict, inputs, output, about=about, overwrite=options.overwrite, progress=with_progress)
     words = f"{tally.labelled} labelled, {tally.failed} failed, {tally.before} of them before: {output}"
     if tally.stopped_by:

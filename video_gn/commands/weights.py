@@ -55,9 +55,10 @@ def _add_inspect(commands: Any) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> int:
+    from video_gn.run.directory import checkpoint_of
     from video_gn.weights.inspect import inspect
 
-    sys.stdout.write(inspect(options.file, format=options.format, tensors=options.tensors) + "\n")
+    sys.stdout.write(inspect(checkpoint_of(options.file), format=options.format, tensors=options.tensors) + "\n")
     return 0
 
 
@@ -86,10 +87,11 @@ def _add_convert(commands: Any) -> None:
 
 def _convert(options: argparse.Namespace) -> int:
     from video_gn.lists.class_names import read_classes
+    from video_gn.run.directory import checkpoint_of
     from video_gn.weights.convert import convert
 
     report = convert(
-        options.source,
+        checkpoint_of(options.source),
         options.target,
         names=options.names,
         format=options.format,

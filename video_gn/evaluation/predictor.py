@@ -1,14 +1,16 @@
 """Predicts labels, scores and times of videos from a checkpoint.
 
 import video_gn
-predictor = video_gn.load("runs/demo/checkpoints/best.ckpt")
+predictor = video_gn.load("runs/demo")
 print(predictor.predict("video.mp4")["top"])
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence, Sized
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,13 +24,16 @@ from video_gn.evaluation.results import video_result
 from video_gn.evaluation.scores import score_views
 from video_gn.lists.records import VideoRecord
 from video_gn.models.resnet3d import I3D
+from video_gn.run.directory import checkpoint_of
 from video_gn.weights.build import load_net
+
+log = logging.getLogger(__name__)
 
 DEAD_WORKER_ADVICE = "read it with another --backend; videos in a .jsonl are not labelled again."
 
 
 class Predictor:
-    """A network with its preprocessing and class names.
+    """A network with its preprocessing and class names; `checkpoint` is the file that it was read from.
 
     Args:
         net: Network; it is put into eval mode.
@@ -56,6 +61,7 @@ class Predictor:
         device: str | torch.device = "cpu",
     ) -> None:
         self.device = torch.device(device)
+        self.checkpoint: Path | None = None
         self.net = net.eval().to(self.device, memory_format=torch.channels_last_3d)
         self.classes = list(classes)
         self.clip = clip
@@ -79,8 +85,8 @@ class Predictor:
         """Rebuild a network and its preprocessing from the file alone.
 
         Args:
-            path: Checkpoint of this package, or a video network's weights from any zoo, which are tested as the
-                zoo does; see `video_gn.weights.FORMATS`.
+            path: Checkpoint of this package; a run's directory, whose best checkpoint is taken; or a video network's
+                weights from any zoo, which are tested as the zoo does, see `video_gn.weights.FORMATS`.
             device: "cpu", "cuda", ...; "auto" takes a GPU if there is one.
             num_clips: Clips of each video; None as the checkpoint was tested.
             crops: "center", "three" or "full"; None as the checkpoint was tested.
@@ -90,10 +96,13 @@ class Predictor:
         Raises:
             CheckpointError: for a file that is missing, damaged, or not a video network with a classifier.
         """
-        net, about = load_net(path, layout=layout, labels=labels)
+        checkpoint = checkpoint_of(path)
+        if Path(path).is_dir():
+            log.info("checkpoint: %s", checkpoint)
+        net, about = load_net(checkpoint, layout=layout, labels=labels)
         views = about["views"]
         mode = crops or views["crops"]
-        return cls(
+        predictor = cls(
             net,
             classes=about.get("classes", ()),
             clip=ClipConfig(**about["clip"]),
@@ -104,6 +113,8 @@ class Predictor:
             std=about["std"],
             device=("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device,
         )
+        predictor.checkpoint = checkpoint
+        return predictor
 
     def predict(self, video: str | os.PathLike[str], *, top_k: int = 5, backend: str = "auto") -> dict[str, Any]:
         """Label one video; for the backend see `video_gn.decoding.open_video`.

@@ -6,13 +6,17 @@ else in the directory is the user's own. No torch is imported, so that reports a
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import shutil
 from pathlib import Path
 from typing import IO
 
-from video_gn.errors import RefusedError, RunError
-from video_gn.files import HeldError, hold
+from video_gn.errors import CheckpointError, RefusedError, RunError
+from video_gn.files import HeldError, hold, write_text
+
+log = logging.getLogger(__name__)
 
 # ---- names, from the run directory on --------------------------------------------------------------
 
@@ -22,6 +26,7 @@ CHECKPOINTS = "checkpoints"
 LAST = "last.ckpt"  # in checkpoints/, as are the next two
 BEST = "best.ckpt"
 STEPS = "step-*.ckpt"
+_ANY_CHECKPOINT = "*.ckpt"
 METRICS = "metrics.csv"
 WEIGHTS = "weights.json"  # which tensors came from model.weights
 FAILURES = "failures.csv"  # training videos that could not be read
@@ -37,11 +42,25 @@ TEST_SCORES = "test/scores.npz"  # of each view
 TEST_UNFINISHED = "test/unfinished"  # videos scored so far
 TEST_LOCK = "test/.lock"
 
+VALIDATE = "validate"
 PREDICT = "predict"
 PREDICT_RESULTS = "predict/predictions.json"
 
 PREVIOUS = "previous"  # earlier trainings, 001 and up, each with all of these:
-_SET_ASIDE = (CONFIG, RESUME_CONFIGS, CHECKPOINTS, METRICS, WEIGHTS, FAILURES, TENSORBOARD, TEST, PREDICT, REPORT)
+_SET_ASIDE = (
+    CONFIG,
+    RESUME_CONFIGS,
+    CHECKPOINTS,
+    METRICS,
+    WEIGHTS,
+    FAILURES,
+    TENSORBOARD,
+    TEST,
+    VALIDATE,
+    PREDICT,
+    REPORT,
+)
+_DISPLACED = "previous/.displaced"  # "moving NNN" or "moved NNN": comes back unless the next one saves a checkpoint
 
 
 class RunDirectory:
@@ -82,6 +101,8 @@ class RunDirectory:
     def set_aside(self) -> Path | None:
         """Move the files of an earlier training to `previous/NNN/`, so that a new one overwrites nothing.
 
+        It comes back at the next `settle`, unless the new one has saved a checkpoint by then.
+
         Returns the new directory; None if there was nothing to move.
 
         Raises:
@@ -91,43 +112,142 @@ class RunDirectory:
             test = RunDirectory(self.path)
             test.lock(TEST_LOCK)
             test.unlock()
-        found = [entry for pattern in _SET_ASIDE for entry in sorted(self.path.glob(pattern))]
+        found = self._files()
         if not found:
             return None
-        previous = self.path / PREVIOUS
-        numbers = [int(p.name) for p in previous.glob("*") if p.name.isdigit()] if previous.is_dir() else []
-        target = previous / f"{max(numbers, default=0) + 1:03d}"
+        target = self._next_previous()
         target.mkdir(parents=True)
+        self._mark("moving", target)
         for entry in found:
             entry.rename(target / entry.name)
+        self._mark("moved", target)
         return target
 
-    def put_back(self, aside: Path) -> None:
-        """Undo `set_aside`, which returned `aside`, if the training after it was refused before it saved anything."""
-        if (self.path / CHECKPOINTS).exists():
-            return
-        for pattern in _SET_ASIDE:
-            for entry in self.path.glob(pattern):  # the refused training's config and empty tables
-                if entry.is_dir():
-                    shutil.rmtree(entry)
-                else:
-                    entry.unlink()
+    def settle(self) -> Path | None:
+        """Bring back the training that was set aside, unless the one after it has saved a checkpoint.
+
+        Call it while holding the directory: when a training ends, however it does, and before the next command if it
+        was killed. What the training without a checkpoint has logged goes to `previous/NNN/` in its turn.
+
+        Returns where the training lay that is back; None if there is none.
+        """
+        marker = self.path / _DISPLACED
+        aside = self.displaced()
+        if aside is None:
+            return None
+        is_moved = marker.read_text().startswith("moved")
+        if not aside.is_dir() or (is_moved and self.has_checkpoint()):
+            marker.unlink()
+            return None
+        if is_moved:
+            self._clear()
+            self._mark("moving", aside)
         for entry in sorted(aside.iterdir()):
             entry.rename(self.path / entry.name)
         aside.rmdir()
+        marker.unlink()
+        with contextlib.suppress(OSError):  # unless there are others
+            marker.parent.rmdir()
+        log.info("%s: no checkpoint was saved, so the earlier run is back in its place", self.path)
+        return aside
+
+    def settle_after_kill(self) -> None:
+        """Do what a killed training could not, unless another one is running."""
+        if self.displaced() is None:
+            return
+        with contextlib.suppress(RefusedError):
+            self.lock(LOCK, wait_seconds=0)
+            try:
+                self.settle()
+            finally:
+                self.unlock()
+
+    def displaced(self) -> Path | None:
+        """Where the training lies that was set aside for one which may not have saved a checkpoint yet."""
+        marker = self.path / _DISPLACED
+        return marker.with_name(marker.read_text().split()[1]) if marker.is_file() else None
+
+    def _clear(self) -> None:
+        """Remove the files of a training that saved no checkpoint, or set them aside if it has logged something."""
+        metrics, kept = self.path / METRICS, None
+        if metrics.is_file() and metrics.read_bytes().count(b"\n") > 1:
+            kept = self._next_previous()
+            kept.mkdir(parents=True)
+            log.info("what the run without a checkpoint has logged lies in %s", kept)
+        for entry in self._files():
+            if kept is not None:
+                entry.rename(kept / entry.name)
+            elif entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+    def _files(self) -> list[Path]:
+        return [entry for pattern in _SET_ASIDE for entry in sorted(self.path.glob(pattern))]
+
+    def _next_previous(self) -> Path:
+        previous = self.path / PREVIOUS
+        numbers = [int(p.name) for p in previous.glob("*") if p.name.isdigit()]
+        return previous / f"{max(numbers, default=0) + 1:03d}"
+
+    def _mark(self, state: str, aside: Path) -> None:
+        write_text(self.path / _DISPLACED, f"{state} {aside.name}\n")
+
+    # ---- settings and checkpoints ----------------------------------------------------------------
+
+    def settings(self) -> Path | None:
+        """The config of the training: that of its newest resume, else the first one; None without any."""
+        for place in (self.path, self.displaced()):  # the second for other processes of a launch that displaces it
+            for pattern in (RESUME_CONFIGS, CONFIG):
+                found = sorted(place.glob(pattern)) if place is not None else []
+                if found:
+                    return found[-1]
+        return None
+
+    def has_checkpoint(self) -> bool:
+        """Whether the training has saved anything."""
+        return any((self.path / CHECKPOINTS).glob(_ANY_CHECKPOINT))
 
     def find_checkpoint(self, wanted: str) -> Path | None:
         """The checkpoint that "best", "last" or a path stands for; None for a "best" or "last" that does not exist.
 
+        A path may be another run's directory: see `checkpoint_of`.
+
         Raises:
             RunError: For a path that does not exist.
+            CheckpointError: For a directory without checkpoints.
         """
         named = {"best": BEST, "last": LAST}
         if wanted in named:
             path = self.path / CHECKPOINTS / named[wanted]
             return path if path.is_file() else None
+        if Path(wanted).is_dir():
+            return checkpoint_of(wanted)
         if not Path(wanted).is_file():
             raise RunError(
                 f"ckpt_path {wanted!r} is not a file. Give a checkpoint, or best or last of the run directory."
             )
         return Path(wanted)
+
+
+def checkpoint_of(path: str | os.PathLike[str]) -> Path:
+    """The checkpoint that a path stands for: of a run's directory the best, else the last; any other path is itself.
+
+    Raises:
+        CheckpointError: For a directory without either.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    run = RunDirectory(path)
+    for name in ("best", "last"):
+        found = run.find_checkpoint(name)
+        if found is not None:
+            if name == "last":
+                log.warning("%s has no %s; taking %s", found.parent, BEST, LAST)
+            return found
+    earlier = f" Its earlier trainings lie in {path / PREVIOUS}." if (path / PREVIOUS).is_dir() else ""
+    raise CheckpointError(
+        f"{path}: is a directory without {CHECKPOINTS}/{BEST} or {LAST}. Give a run's directory or a file of weights."
+        f"{earlier}"
+    )

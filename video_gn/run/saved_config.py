@@ -24,21 +24,26 @@ class SaveConfig(Callback):
         self.text = text
         self.stage = stage
         self.resumes = resumes
+        self._is_due = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write the file, once everything has been built."""
+        """Write the file, once everything has been built; log how a resume's differs from the first."""
         if not trainer.is_global_zero:
             return
         first = self.run_dir / CONFIG
         if self.stage != "fit":
-            target = self.run_dir / self.stage / CONFIG
+            write_text(self.run_dir / self.stage / CONFIG, self.text)
         elif self.resumes and first.is_file():
-            target = _next_resume_name(self.run_dir)
+            self._is_due = True
             for line in config_differences(yaml.safe_load(first.read_text()), yaml.safe_load(self.text)):
                 log.warning("config differs from %s: %s", first, line)
         else:
-            target = first
-        write_text(target, self.text)
+            write_text(first, self.text)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write a resume's file once its checkpoint is restored: a later command without a config takes the newest."""
+        if self._is_due:
+            write_text(_next_resume_name(self.run_dir), self.text)
 
 
 def _next_resume_name(run_dir: Path) -> Path:

@@ -1,0 +1,196 @@
+"""Where `fit`, `validate`, `test` and `predict` take their settings and their checkpoint from."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+
+from video_gn.commands._options import Options
+from video_gn.errors import CheckpointError, ConfigError, RunError
+from video_gn.run import directory, torchrun
+from video_gn.run.checkpoint_files import environment_differences, newest_checkpoint, read_checkpoint
+from video_gn.run.directory import RunDirectory
+from video_gn.weights.about import KEY
+from video_gn.weights.named import find_weights
+
+log = logging.getLogger(__name__)
+
+_ADVICE = "Give --run_dir of a training, or -c CONFIG."
+
+
+# ---- settings ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunWords:
+    """A command's words with the configs in front, so that each option overrides them.
+
+    Args:
+        words: The words, with all that follows from the run whose config is taken.
+        config: The config that a training has saved, if one is among the configs.
+        is_implied: Whether it is taken because no config was given.
+    """
+
+    words: list[str]
+    config: Path | None = None
+    is_implied: bool = False
+
+
+def with_run_config(command: str, words: Sequence[str]) -> RunWords:
+    """Take the config of the run that --run_dir or --ckpt_path names, if no config is given.
+
+    A run's config stands for the run where it lies now: its directory is the run's, and for a test its own `ckpt_path`,
+    where the training began, is not the checkpoint to test.
+
+    Raises:
+        ConfigError: If there is neither a config nor a run.
+    """
+    parser = Options(prog=f"video-gn {command}", add_help=False, takes_settings=True)
+    parser.add_argument("-c", "--config", action="append", default=[])
+    parser.add_argument("--run_dir")
+    parser.add_argument("--ckpt_path")
+    given, others = parser.parse_known_args(words)
+    run_dir, ckpt_path = (None if value == "null" else value for value in (given.run_dir, given.ckpt_path))
+    found = [_saved_config(Path(config)) for config in given.config]
+    is_implied = False
+    if not found and not {"-h", "--help"} & set(others):
+        found = _implied_config(command, run_dir, ckpt_path, others)
+        is_implied = bool(found)
+    first = [word for config, _ in found for word in ("--config", str(config))]
+    own, run = next((pair for pair in found if pair[1] is not None), (None, None))
+    if run is not None:
+        run_dir = run_dir or str(run)
+        first += [] if command == "fit" else ["--ckpt_path=null"]
+        # It was trained on so many nodes; now the launcher decides.
+        first += ["--trainer.num_nodes=1"] if is_implied and "SLURM_STEP_ID" not in os.environ else []
+        first += ["--trainer.devices=auto"] if is_implied and torchrun.from_torchrun() else []
+    last = [f"--{name}={value}" for name, value in (("run_dir", run_dir), ("ckpt_path", ckpt_path)) if value]
+    return RunWords([*first, *others, *last], own, is_implied)
+
+
+def _saved_config(path: Path) -> tuple[Path, Path | None]:
+    """The file of a config, and its run if a training has saved it; a run's directory stands for its config."""
+    run = RunDirectory(path if path.is_dir() else path.parent)
+    if torchrun.launched_rank() == 0:
+        run.settle_after_kill()
+    if path.is_dir():
+        path = run.settings() or path
+    elif not path.exists():  # another process of this launch has just set it aside
+        path = (run.displaced() or run.path) / path.name
+    is_saved = path.name == directory.CONFIG or path.match(directory.RESUME_CONFIGS)
+    return path, run.path if is_saved and (path.parent / directory.CHECKPOINTS).is_dir() else None
+
+
+def _implied_config(
+    command: str, run_dir: str | None, ckpt_path: str | None, others: Sequence[str]
+) -> list[tuple[Path, Path | None]]:
+    """The config of the checkpoint's run, or else of the run directory; none where all settings are options."""
+    names_net = any(word.partition("=")[0] in ("--model.net", "--model.net.class_path") for word in others)
+    if names_net or (command == "fit" and ckpt_path is None):  # fit: a new training
+        return []
+    runs = [] if run_dir is None else [Path(run_dir)]
+    if ckpt_path is not None and ckpt_path not in ("best", "last"):
+        checkpoint = Path(ckpt_path)
+        if checkpoint.is_dir():
+            runs.insert(0, checkpoint)
+        elif checkpoint.is_file() and checkpoint.parent.name == directory.CHECKPOINTS:
+            runs.insert(0, checkpoint.parent.parent)
+    for run in filter(Path.is_dir, runs):
+        config, _ = _saved_config(run)
+        if config.is_file():
+            return [(config, run)]
+    if command == "fit" and not runs:
+        return []
+    if not runs:
+        raise ConfigError(f"{command} needs a run or a config, got neither. {_ADVICE}")
+    missing = f"has no {directory.CONFIG}" if runs[-1].is_dir() else "does not exist"
+    raise ConfigError(f"{runs[-1]} {missing}, so its settings are not known. {_ADVICE}")
+
+
+# ---- the checkpoint ------------------------------------------------------------------------------
+
+
+@dataclass
+class Start:
+    """The checkpoint that a command begins with.
+
+    Args:
+        path: Its file; None without one.
+        about: What it says of itself, or what weights say that are tested unchanged.
+        step: Its step.
+        resumes: Whether it is this run's own: another run's begins a new one here.
+    """
+
+    path: Path | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+    step: int = 0
+    resumes: bool = False
+
+
+def find_start(command: str, options: Namespace, run: RunDirectory, *, weights_count: bool) -> Start:
+    """Find what --ckpt_path stands for, and read what it says of itself.
+
+    Args:
+        command: "fit", "validate", "test" or "predict".
+        options: Resolved options.
+        run: The run's directory.
+        weights_count: Whether a command other than fit may do with `model.weights` alone.
+
+    Raises:
+        RunError: For a test without a checkpoint.
+        CheckpointError: For one that cannot be read.
+    """
+    wanted = options.ckpt_path
+    checkpoints = run.path / directory.CHECKPOINTS
+    content: dict[str, Any] | None = None
+    if command == "fit" and wanted == "last":
+        found, content = newest_checkpoint(checkpoints) or (None, None)
+    else:
+        found = run.find_checkpoint(wanted or "best")
+    if found is None and wanted is None:
+        found = run.find_checkpoint("last")
+        if found is not None:
+            log.warning("%s has no %s; taking %s", found.parent, directory.BEST, directory.LAST)
+    if found is not None:
+        return _read(command, options, found, content, checkpoints)
+    if command == "fit":
+        log.info("no checkpoint yet in %s: starting afresh", checkpoints)
+        return Start()
+    if options.model.weights is None or wanted is not None or not weights_count:
+        raise RunError(f"no checkpoint in {checkpoints}. Train first, or give --ckpt_path or --run_dir.")
+    return Start(about=_about_weights(options, checkpoints))
+
+
+def _read(command: str, options: Namespace, path: Path, content: dict[str, Any] | None, checkpoints: Path) -> Start:
+    if content is None:
+        content = read_checkpoint(path, resume=command == "fit")
+    resumes = path.resolve().parent == checkpoints.resolve()
+    start = Start(path, dict(content[KEY]), int(content["global_step"]), resumes)
+    log.info("checkpoint: %s (step %d)", path, start.step)
+    if command == "fit":
+        for line in environment_differences(start.about.get("environment") or {}):
+            log.warning("the run will not be the same bit for bit: %s", line)
+    if options.model.weights is not None:
+        log.info("model.weights (%s) is not loaded: the checkpoint replaces it", options.model.weights)
+    return start
+
+
+def _about_weights(options: Namespace, checkpoints: Path) -> dict[str, Any]:
+    """What weights say of themselves that are tested without a training."""
+    from video_gn.weights.files import read_file
+    from video_gn.weights.formats import recognize
+    from video_gn.weights.zoos import zoo_classes
+
+    log.info("no checkpoint in %s: testing %s unchanged", checkpoints, options.model.weights)
+    try:
+        content = read_file(find_weights(options.model.weights), header_only=True)
+        source = recognize(content, format=options.model.weights_options.format)
+    except CheckpointError as error:
+        raise CheckpointError(f"no checkpoint in {checkpoints}, and {error}") from error
+    return {"classes": list(source.classes or zoo_classes(source))}
