@@ -1,6 +1,9 @@
 """Weights by name: fetched once through the package, kept with their hash. No network is needed here."""
 
+import http.server
+import socket
 import sys
+import threading
 import urllib.error
 from pathlib import Path
 
@@ -130,6 +133,7 @@ def test_the_cache_is_where_the_user_says(monkeypatch, tmp_path):
 def test_timm_brings_its_weights_and_preprocessing(monkeypatch):
     import timm
 
+    monkeypatch.setattr(named, "unreachable", lambda _: None)
     real = timm.create_model
     net = real("resnet50_gn", pretrained=False)
     net.pretrained_cfg = {**net.pretrained_cfg, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.1)}
@@ -151,6 +155,87 @@ def test_timm_brings_its_weights_and_preprocessing(monkeypatch):
     assert torch.equal(ours.state_dict()["blocks.0.norm.bias"], net.state_dict()["bn1.bias"])
     monkeypatch.setitem(sys.modules, "timm", None)
     load_into(ours, "timm:resnet50_gn.a1h_in1k")  # from the cache: neither package nor network
+
+
+ADDRESS = "https://huggingface.co/timm/resnet50_gn.a1h_in1k/resolve/main/model.safetensors"
+
+
+def test_without_a_network_timm_is_not_asked_again_and_again(monkeypatch):
+    import timm
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "https://huggingface.co")
+    monkeypatch.setattr(named, "unreachable", lambda address: "no server" if address == ADDRESS else None)
+
+    def create_model(name, *, pretrained):
+        assert constants.HF_HUB_OFFLINE, "its own cache alone"
+        raise RuntimeError("not in the cache")
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    before = constants.HF_HUB_OFFLINE
+    with pytest.raises(CheckpointError, match=r"timm could not fetch these weights \(no server\)") as caught:
+        find_weights("timm:resnet50_gn.a1h_in1k")
+    assert f"download {ADDRESS} elsewhere" in str(caught.value)
+    assert "--model.weights null trains from scratch" in str(caught.value) and "\n" not in str(caught.value)
+    assert before == constants.HF_HUB_OFFLINE
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("torchvision:resnet50", "https://download.pytorch.org/models/resnet50-0676ba61.pth"),
+        ("pytorchvideo:i3d_r50", "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/I3D_8x8_R50.pyth"),
+    ],
+)
+def test_torchs_downloads_wait_some_seconds_for_a_server(monkeypatch, name, address):
+    waits = []
+
+    def urlopen(*_, **__):
+        waits.append(socket.getdefaulttimeout())
+        raise urllib.error.URLError(TimeoutError("timed out"))
+
+    monkeypatch.setattr("torch.hub.urlopen", urlopen)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(cache_directory()))
+    with pytest.raises(CheckpointError, match=rf"\(timed out\). Without a network, download {address} elsewhere"):
+        find_weights(name)
+    assert waits == [15.0] and socket.getdefaulttimeout() is None
+
+
+def test_whether_a_server_can_be_reached(monkeypatch):
+    class Refuses(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_error(403)
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setattr(named, "_PATIENCE_SECONDS", 0.3)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with http.server.HTTPServer(("127.0.0.1", 0), Refuses) as server:
+        address = f"http://127.0.0.1:{server.server_port}/x"
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        assert named.unreachable(address) is None, "it answers"
+        assert named.unreachable(address) == f"127.0.0.1:{server.server_port} cannot be reached: timed out"
+    assert "Connection refused" in named.unreachable(address)
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:1")
+    assert named.unreachable(address) is None, "another library may go through that"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("resnet50", "torchvision:resnet50"),
+        ("resnet50.pth", "torchvision:resnet50"),
+        ("resnet50_gn", "timm:resnet50_gn.a1h_in1k"),
+        ("i3d_r50", "pytorchvideo:i3d_r50"),
+        ("torchvision:resnet_50", "torchvision:resnet50"),
+        ("pytorchvideo:i3d_50", "pytorchvideo:i3d_r50"),
+    ],
+)
+def test_names_that_are_nearly_right(name, meant):
+    with pytest.raises(CheckpointError, match=rf"Did you mean {meant}( or .*)?\?"):
+        find_weights(name)
 
 
 def test_torchvision_brings_its_classic_weights(monkeypatch):

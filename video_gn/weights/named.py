@@ -6,21 +6,37 @@ use: later uses need neither network nor package, and a changed file is noticed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+import socket
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from video_gn.checks import nearest
 from video_gn.errors import CheckpointError
 from video_gn.files import hold, remove_temporary, whole_path, write_text
 
 log = logging.getLogger(__name__)
 
+# Names that a network of this package starts from, by what they may be asked for without the package.
+_OFTEN_MEANT = {
+    "resnet50": "torchvision:resnet50",
+    "resnet101": "torchvision:resnet101",
+    "resnet152": "torchvision:resnet152",
+    "resnet50_gn": "timm:resnet50_gn.a1h_in1k",
+    "i3d_r50": "pytorchvideo:i3d_r50",
+}
+# A server that says nothing for so long is not waited for.
+_PATIENCE_SECONDS = 15.0
 # What a download, or the package that asks for it, raises where there is no network or no such name.
 _DOWNLOAD_ERRORS = (OSError, RuntimeError, ValueError, KeyError, ImportError)
 
@@ -42,11 +58,16 @@ def find_weights(name: str | os.PathLike[str]) -> Path:
         The path itself, or the file in the cache, whose suffix does not say its format.
 
     Raises:
-        CheckpointError: for an unknown package or name, weights that cannot be fetched, or another hash.
+        CheckpointError: for an unknown package or name, weights that cannot be fetched, or another hash. Without a
+            network it comes within some seconds, and says which file to fetch elsewhere.
     """
     text = os.fspath(name)
     match = re.fullmatch(r"([A-Za-z_]\w+):([^@]+)(?:@([0-9A-Fa-f]+))?", text)
     if match is None or Path(text).exists():
+        if not Path(text).exists() and Path(text).name == text:
+            meant = [_OFTEN_MEANT[name] for name in nearest(Path(text).stem, _OFTEN_MEANT)]
+            if meant:
+                raise CheckpointError(f"{text}: there is no such file. Did you mean {' or '.join(meant)}?")
         return Path(text)
     package, model, wanted = match.groups()
     if package not in FETCHERS:
@@ -75,18 +96,61 @@ def _fetch(text: str, package: str, model: str, target: Path, record: Path) -> N
     log.info("%s: fetching into %s", text, target)
     remove_temporary(target.parent, name=target.name)  # of a killed process: the lock is ours
     try:
-        with whole_path(target) as part:
+        with whole_path(target) as part, _timeout(_PATIENCE_SECONDS):
             FETCHERS[package](model, str(part))
             # The record first: a kill between the two leaves a record without a file, which is fetched again.
             write_text(record, f"{file_digest(part)}  {target.name}\n")
     except ModuleNotFoundError as error:
         raise CheckpointError(f"{text}: needs the package {error.name!r}. Install it: pip install {package}") from error
     except _DOWNLOAD_ERRORS as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = (str(getattr(error, "reason", error)).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"{text}: {package} could not fetch these weights ({reason}). Check the name; without a network, "
-            "fetch the file elsewhere and give its path."
+            f"{text}: {package} could not fetch these weights ({reason.rstrip('.')}). {_advice(package, model)}"
         ) from error
+
+
+def _advice(package: str, model: str) -> str:
+    """What to do about weights that could not be fetched."""
+    address_of, names_of = _KNOWN[package]
+    try:
+        address = address_of(model)
+    except _DOWNLOAD_ERRORS:
+        near = " or ".join(f"{package}:{name}" for name in nearest(model.partition(".")[0], names_of()))
+        return (
+            f"{f'Did you mean {near}?' if near else 'Check the name.'} Without a network, fetch the file elsewhere and "
+            "give its path."
+        )
+    return (
+        f"Without a network, download {address} elsewhere, copy it here, and give its path instead of the name; "
+        "--model.weights null trains from scratch."
+    )
+
+
+@contextlib.contextmanager
+def _timeout(seconds: float) -> Iterator[None]:
+    """Bound each wait for a server inside it: torch's downloads set no limit of their own."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def unreachable(address: str) -> str | None:
+    """Why the server of an address cannot be reached; None if it answers, whatever it says, or if that is unknown."""
+    if any(proxy.startswith("socks") for proxy in urllib.request.getproxies().values()):
+        return None  # urllib would not take this way
+    try:
+        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=_PATIENCE_SECONDS).close()
+    except urllib.error.HTTPError:
+        return None
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLError):
+            return None  # other libraries may know other certificates
+        return f"{urllib.request.Request(address).host} cannot be reached: {getattr(reason, 'strerror', 0) or reason}"
+    return None
 
 
 def _check(text: str, target: Path, record: Path, wanted: str | None) -> None:
@@ -108,33 +172,83 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+# ---- the packages --------------------------------------------------------------------------------
+
+
 def _timm(model: str, target: str) -> None:
     import timm
+    from huggingface_hub import constants
 
-    net = timm.create_model(model, pretrained=True)
+    # Its hub asks six times for each of two files, a minute in all. Its own cache is read without a network too.
+    reason = unreachable(_timm_address(model))
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or reason is not None
+    try:
+        net = timm.create_model(model, pretrained=True)
+    except _DOWNLOAD_ERRORS as error:
+        raise error if reason is None else ConnectionError(reason) from error
+    finally:
+        constants.HF_HUB_OFFLINE = before
     about: Any = net.pretrained_cfg
     _save(net.state_dict(), target, mean=about["mean"], std=about["std"])
 
 
+def _timm_address(model: str) -> str:
+    import timm
+    from huggingface_hub import constants
+
+    about: Any = timm.models.get_pretrained_cfg(model, allow_unregistered=False)
+    if not about.hf_hub_id:
+        return str(about.url)
+    return f"{constants.ENDPOINT}/{about.hf_hub_id}/resolve/main/{about.hf_hub_filename or 'model.safetensors'}"
+
+
+def _timm_names() -> Iterable[str]:
+    import timm
+
+    return timm.list_models(pretrained=False)
+
+
 def _torchvision(model: str, target: str) -> None:
+    weights = _torchvision_weights(model)
+    transforms: Any = weights.transforms()
+    if not hasattr(transforms, "mean"):
+        raise ValueError(f"{model} is no image classifier")
+    _save(weights.get_state_dict(progress=True, check_hash=True), target, mean=transforms.mean, std=transforms.std)
+
+
+def _torchvision_weights(model: str) -> Any:
     from torchvision.models import get_model_weights
 
     name, _, tag = model.partition(".")
     # The paper's baseline is trained by the classic recipe, which is V1's; V2's is another.
-    weights = get_model_weights(name)[tag or "IMAGENET1K_V1"]
-    transforms: Any = weights.transforms()
-    if not hasattr(transforms, "mean"):
-        raise ValueError(f"{name} is no image classifier")
-    _save(weights.get_state_dict(progress=True, check_hash=True), target, mean=transforms.mean, std=transforms.std)
+    return get_model_weights(name)[tag or "IMAGENET1K_V1"]
+
+
+def _torchvision_names() -> Iterable[str]:
+    from torchvision.models import list_models
+
+    return list_models()
 
 
 def _pytorchvideo(model: str, target: str) -> None:
     import torch
+
+    torch.hub.download_url_to_file(_pytorchvideo_address(model), target)
+
+
+def _pytorchvideo_address(model: str) -> str:
+    addresses = _pytorchvideo_addresses()
+    if model not in addresses:
+        raise ValueError(f"it has {', '.join(addresses)}")
+    return addresses[model]
+
+
+def _pytorchvideo_addresses() -> dict[str, str]:
     from pytorchvideo.models.hub.resnet import checkpoint_paths
 
-    if model not in checkpoint_paths:
-        raise ValueError(f"it has {', '.join(checkpoint_paths)}")
-    torch.hub.download_url_to_file(checkpoint_paths[model], target)
+    addresses: dict[str, str] = checkpoint_paths
+    return addresses
 
 
 def _save(state: Mapping[str, Any], target: str, *, mean: Any, std: Any) -> None:
@@ -148,4 +262,10 @@ FETCHERS: dict[str, Callable[[str, str], None]] = {
     "timm": _timm,
     "torchvision": _torchvision,
     "pytorchvideo": _pytorchvideo,
+}
+# Package -> (address of a name's file, all names).
+_KNOWN: dict[str, tuple[Callable[[str], str], Callable[[], Iterable[str]]]] = {
+    "timm": (_timm_address, _timm_names),
+    "torchvision": (lambda model: str(_torchvision_weights(model).url), _torchvision_names),
+    "pytorchvideo": (_pytorchvideo_address, _pytorchvideo_addresses),
 }
