@@ -150,6 +150,8 @@ def test_writings_of_a_class_are_one_class_everywhere(tmp_path, caplog):
         assert "'ride bike', 'ride_bike' are one class, called 'ride bike'" in caplog.text
         again = read_manifest(path, classes=list(manifest.classes))  # as a test does with the run's own classes
         assert again == manifest and len(manifest.subset(classes=["ride_bike"])) == 2
+    accents = write(tmp_path / "accents.csv", "x.mp4,caf\u00e9\ny.mp4,cafe\u0301\n")  # composed, and as a Mac writes it
+    assert read_manifest(accents).labels.tolist() == [0, 0]
     other = read_manifest(write(tmp_path / "other.csv", "a.mp4,ride_bike\nb.mp4,run\n"))
     check_same_classes(manifest, other)
     with pytest.raises(ManifestError, match="got class 1 as 'run' and as 'sit'"):

@@ -1,6 +1,7 @@
 """Lists of data sets in the very forms in which they are downloaded."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -166,6 +167,17 @@ def test_something_something_v2(tmp_path):
     assert len(find_videos([test])) == 2
 
 
+def test_frame_folders_of_other_lists_are_not_listed(tmp_path, monkeypatch):
+    root = tmp_path / "20bn-jester-v1"
+    touch(root, *(f"{number}/00001.jpg" for number in range(100)))
+    path = write(tmp_path / "jester-v1-validation.csv", "".join(f"{n};Swiping Up\n" for n in range(0, 100, 10)))
+    listed = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: (listed.append(str(path)), scandir(path))[1])
+    assert read_manifest(path, root=root).missing == 0
+    assert len(listed) <= 2
+
+
 def test_jester(tmp_path):
     root = tmp_path / "20bn-jester-v1"
     touch(root, "34870/00001.jpg", "56557/00001.jpg")
@@ -309,6 +321,8 @@ def test_activitynet(tmp_path, caplog):
     ]
     test = read_manifest(path, root=root, split="test")
     assert below(root, test) == whole(("v_-lJS58hyo1c.mp4", None)) and test.missing == 1
+    renamed = {"v_" + name: video for name, video in ACTIVITYNET["database"].items()}
+    assert rows(read_manifest(write(path, json.dumps({"database": renamed})), root=root, split="train")) == rows(train)
     several = json.loads(json.dumps(ACTIVITYNET))
     several["database"]["V1zhqaGFY2A"]["annotations"].append({"segment": [0.01, 46.79], "label": "Other"})
     write(path, json.dumps(several))

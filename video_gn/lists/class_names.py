@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -185,8 +186,8 @@ def write_classes(path: str | os.PathLike[str], classes: Iterable[str]) -> None:
 
 
 def class_key(name: str) -> str:
-    """What two writings of a class have in common: copies of Kinetics differ in spaces and underscores."""
-    return name.replace("_", " ")
+    """What two writings of a class have in common: copies differ in spaces and underscores, and a Mac's in accents."""
+    return unicodedata.normalize("NFC", name).replace("_", " ")
 
 
 def same_classes(first: Iterable[str], second: Iterable[str]) -> bool:

@@ -243,7 +243,7 @@ def _read_activitynet(raw: RawList) -> ListTable:
     numbers: list[int] = []
     num_empty = num_bare = 0
     for number, (name, video) in enumerate(raw.content["database"].items(), start=1):
-        path, part = f"v_{name.removeprefix('v_')}.mp4", str(video.get("subset", ""))
+        path, part = f"v_{name}.mp4", str(video.get("subset", ""))
         labels: dict[tuple[float, float], str] = {}
         for annotation in video.get("annotations") or ():
             try:
@@ -362,10 +362,11 @@ def find_files(names: Sequence[str], base: Path) -> list[str]:
     """Paths below `base` of names whose ending, and whose folder, a list leaves open; missing ones as they are.
 
     A file of another ending counts, and a frame folder; of several the one that lies higher up. ActivityNet's `v_` may
-    be absent. Each directory is listed once, but none of those that are named.
+    be absent. Each directory is listed once, and none below the level at which most are found: they are the frame
+    folders of other lists.
     """
-    stems = {_stem(name) for name in names}
-    stems |= {stem.removeprefix("v_") for stem in stems}
+    own = [_stem(name) for name in names]
+    stems = {*own, *(stem.removeprefix("v_") for stem in own)}
     found: dict[str, str] = {}
     folders = [""]
     for _ in range(1 + _DEPTH):
@@ -382,8 +383,11 @@ def find_files(names: Sequence[str], base: Path) -> list[str]:
                     found.setdefault(stem, os.path.join(folder, name))
                 elif is_dir and not name.startswith("."):
                     deeper.append(os.path.join(folder, name))
+        paths = [found.get(stem) or found.get(stem.removeprefix("v_")) or "" for stem in own]
+        if 2 * sum(map(bool, paths)) > len(paths):
+            break
         folders = deeper
-    return [found.get(stem := _stem(name)) or found.get(stem.removeprefix("v_")) or name for name in names]
+    return [path or name for path, name in zip(paths, names, strict=True)]
 
 
 def _stem(name: str) -> str:
