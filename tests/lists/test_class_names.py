@@ -156,3 +156,46 @@ def test_writings_of_a_class_are_one_class_everywhere(tmp_path, caplog):
     check_same_classes(manifest, other)
     with pytest.raises(ManifestError, match="got class 1 as 'run' and as 'sit'"):
         check_same_classes(manifest, read_manifest(write(tmp_path / "c.csv", "a.mp4,ride_bike\nb.mp4,sit\n")))
+
+
+@pytest.mark.parametrize(
+    ("slip", "name", "asked"),
+    [
+        ("joging", "jogging", True), ("joggging", "jogging", True), ("joggign", "jogging", True),
+        ("hogging", "jogging", True), ("ride_bikes", "ride bike", True), ("Ride bke", "ride_bike", True),
+        ("joing", "jogging", False), ("jump 1", "jump 2", False), ("wave", "wave2", False), ("hit", "sit", False),
+    ],
+)  # fmt: skip
+def test_a_class_of_one_video_that_may_be_a_slip_is_asked_about(tmp_path, caplog, slip, name, asked):
+    touch(tmp_path / "videos", f"{slip}/x.mp4", f"{name}/y.mp4", f"{name}/z.mp4", "walking/a.mp4", "walking/b.mp4")
+    text = f"path,label,split\nx.mp4,{slip},val\ny.mp4,{name},train\nz.mp4,{name},train\n"
+    listed = write(tmp_path / "list.csv", text)
+    for path in (tmp_path / "videos", listed):
+        caplog.clear()
+        manifest = read_manifest(path, split="all")
+        question = f"{path}: is class {slip!r} (videos: 1) a slip in writing {name!r} (videos: 2)? If so, correct it"
+        assert caplog.text.count("a slip in") == caplog.text.count(question) == asked
+        caplog.clear()
+        read_manifest(path, split="all", classes=list(manifest.classes))
+        assert "a slip" not in caplog.text
+    caplog.clear()
+    touch(tmp_path / "videos", f"{slip}/more.mp4")  # two videos are no slip
+    read_manifest(tmp_path / "videos")
+    assert not caplog.records
+
+
+def test_classes_that_differ_in_case_alone_are_asked_about(tmp_path, caplog):
+    touch(tmp_path, *(f"{name}/{n}.mp4" for name in ("Run", "run", "sit") for n in range(9)))
+    read_manifest(tmp_path)
+    assert caplog.text.count("is class 'run' (videos: 9) a slip in writing 'Run' (videos: 9)?") == 1
+    assert caplog.text.count("a slip in") == 1
+
+
+def test_a_slip_in_another_parts_folder_is_asked_about(tmp_path):
+    touch(tmp_path, "train/jogging/a.mp4", "train/walking/b.mp4", "val/joging/c.mp4")
+    fails(
+        tmp_path,
+        "got 'joging'. Is 'joging' a slip in writing 'jogging'? Add",
+        split="val",
+        classes=["jogging", "walking"],
+    )

@@ -15,7 +15,7 @@ import numpy as np
 
 from video_gn.decoding.frame_folders import NAMES_IN_WORDS
 from video_gn.errors import ManifestError
-from video_gn.lists.class_names import class_key, distinct_classes
+from video_gn.lists.class_names import class_key, distinct_classes, is_slip
 from video_gn.lists.file_names import list_dir, walk_videos, warn_of_left_out
 from video_gn.lists.lines import extensions, some
 from video_gn.lists.listing import ALL_PARTS, Listing, which_part
@@ -57,9 +57,13 @@ def read_folders(
     numbers = {class_key(name): number for number, name in enumerate(classes)}
     unknown = [name for name in names if class_key(name) not in numbers]
     if unknown:
+        meant = next(
+            (f"Is {new!r} a slip in writing {name!r}? " for new in unknown for name in classes if is_slip(new, name)),
+            "",
+        )
         raise ManifestError(
             f"{root}: folders must be of the {len(classes)} classes ({some(classes)}), got {some(unknown)}. "
-            "Add them to the classes, or move them away."
+            f"{meant}Add them to the classes, or move them away."
         )
     folders = [below for _, _, below, *_ in found]
     return Listing(

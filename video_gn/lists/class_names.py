@@ -205,3 +205,23 @@ def distinct_classes(names: Iterable[str], *, origin: str) -> tuple[str, ...]:
             text = "%s: %s are one class, called %r: names of classes that differ in spaces and underscores are equal"
             log.warning(text, origin, some(several), several[0])
     return tuple(several[0] for several in writings.values())
+
+
+def is_slip(one: str, other: str) -> bool:
+    """Whether two names differ in case alone, or in a letter that was changed, left out or swapped with the next.
+
+    Digits are no letters ("wave1", "wave2"), and names of up to three letters differ in one without being slips.
+    """
+    short, long = sorted((class_key(one).casefold(), class_key(other).casefold()), key=len)
+    if short == long:
+        return True
+    if len(long) < 4 or len(long) - len(short) > 1:
+        return False
+    same = next(
+        (place for place, letters in enumerate(zip(short, long, strict=False)) if len(set(letters)) > 1), len(short)
+    )
+    short, long = short[same:], long[same:]
+    if any(letter.isdigit() for letter in short[:1] + long[:1]):
+        return False
+    is_swapped = len(short) == len(long) and long[:2] == short[1::-1] and long[2:] == short[2:]
+    return is_swapped or long[1:] in (short, short[1:])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from video_gn.errors import ManifestError
+from video_gn.lists.class_names import is_slip
 from video_gn.lists.part_names import is_part
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,28 @@ def which_part(path: str | Path, parts: Sequence[str]) -> str:
         f"{path}: split must be one of {list(parts)} or 'all', got None. Call the parts train, val and test, or give "
         "each a list of its own."
     )
+
+
+# ---- classes ---------------------------------------------------------------------------------------
+
+
+def ask_about_slips(listing: Listing) -> None:
+    """Log a question for a class of one video that looks like a slip in writing another, and for two but for case."""
+    labels = listing.labels[listing.labels >= 0]
+    numbers = dict(zip(listing.classes, np.bincount(labels, minlength=len(listing.classes)).tolist(), strict=True))
+    pairs = [(rare, name) for rare in numbers if numbers[rare] == 1 for name in numbers if numbers[name] > 1]
+    by_case: dict[str, str] = {}
+    for name in listing.classes:
+        other = by_case.setdefault(name.casefold(), name)
+        pairs += [(name, other)] if other != name and min(numbers[name], numbers[other]) != 1 else []
+    for name, other in pairs:
+        if is_slip(name, other):
+            log.warning(
+                "%s: is class %r (videos: %d) a slip in writing %r (videos: %d)? If so, correct it; "
+                "if both are classes, name all classes in data.source.classes",
+                listing.source,
+                *(name, numbers[name], other, numbers[other]),
+            )
 
 
 # ---- rows that name the same video ---------------------------------------------------------------

@@ -48,7 +48,7 @@ from video_gn.lists.lines import (
     table_of_parquet,
     table_of_text,
 )
-from video_gn.lists.listing import ALL_PARTS, SPLIT_COLUMN, Listing, check_repeats, rows_of_part
+from video_gn.lists.listing import ALL_PARTS, SPLIT_COLUMN, Listing, ask_about_slips, check_repeats, rows_of_part
 from video_gn.lists.manifest import Manifest
 from video_gn.lists.part_names import PARTS, find_parts, is_part, part_folder, part_of
 from video_gn.lists.records import Records, TextColumn, VideoRecord
@@ -185,7 +185,10 @@ class VideoList:
         """The columns of a part, with each row's part, which a manifest does not keep; see `manifest`."""
         names, first = _read_class_names(classes)
         if self._table is None:
-            return read_folders(self.path, names, split, parts=self._folders)
+            found = read_folders(self.path, names, split, parts=self._folders)
+            if names is None:
+                ask_about_slips(found)
+            return found
         rows = self._all_rows(self._table, names, first)
         part = rows.take(rows_of_part(rows, split))
         if self._check_files and self._format not in ("kinetics", "webdataset"):
@@ -202,6 +205,8 @@ class VideoList:
             rows = read_kinetics(table, self._base, classes, self._index)
         else:
             rows = read_list(table, self._base, classes, first=first)
+        if classes is None:
+            ask_about_slips(rows)
         self._kept = classes, rows
         return rows
 
