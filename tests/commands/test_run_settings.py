@@ -84,13 +84,13 @@ def test_a_resumes_config_is_newer_and_a_launcher_counts_the_processes(a_run, mo
     [
         ("--run_dir runs/none", "runs/none does not exist, so its settings are not known. Give --run_dir"),
         ("--run_dir runs", "runs has no config.yaml, so its settings are not known. Give --run_dir"),
-        ("--ckpt_path runs/mine/checkpoints/none.ckpt", "test needs a run or a config, got neither"),
-        ("", "test needs a run or a config, got neither. Give --run_dir of a training, or -c CONFIG."),
+        ("--ckpt_path runs/mine/checkpoints/none.ckpt", "must have a run or a config, got neither"),
+        ("", "data show must have a run or a config, got neither. Give --run_dir of a training, or -c CONFIG."),
     ],
 )
 def test_without_any_config(a_run, words, message):
     with pytest.raises(ConfigError, match=message):
-        with_run_config("test", words.split())
+        with_run_config("data show", words.split())
 
 
 def test_other_processes_of_a_launch_read_a_config_that_the_first_has_set_aside(a_run):

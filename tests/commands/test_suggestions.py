@@ -129,11 +129,11 @@ def test_keys_of_a_config_are_named_with_file_and_line(config, answer, capsys, t
     assert answer in text and str(path) in text
 
 
-@pytest.mark.parametrize("command", ["fit", "test"])
-def test_without_a_config_the_configs_are_listed(command, capsys, monkeypatch, tmp_path):
+@pytest.mark.parametrize(("command", "run"), [("fit", ""), ("test", "--run_dir of a training, or ")])
+def test_without_a_config_the_configs_are_listed(command, run, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # those beside the package, where there are none
     text = refusal(command, capsys)
-    assert text.startswith(f"{command} must have a config, got none. Give one with -c:\n")
+    assert text.startswith(f"{command} must have a config, got none. Give {run}one with -c:\n")
     for path in ("configs/finetune.yaml ", "configs/demo.yaml ", "configs/recipes/sharded.yaml "):
         assert str(ROOT / path) in text
     assert "study" not in text and "Your own videos" in text

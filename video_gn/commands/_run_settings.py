@@ -105,10 +105,10 @@ def _implied_config(
         config, _ = _saved_config(run)
         if config.is_file():
             return [(config, run)]
-    if command == "fit" and not runs:
-        return []
+    if not runs and command == "data show":
+        raise ConfigError(f"{command} must have a run or a config, got neither. {_ADVICE}")
     if not runs:
-        raise ConfigError(f"{command} needs a run or a config, got neither. {_ADVICE}")
+        return []
     missing = f"has no {directory.CONFIG}" if runs[-1].is_dir() else "does not exist"
     raise ConfigError(f"{runs[-1]} {missing}, so its settings are not known. {_ADVICE}")
 

@@ -119,7 +119,8 @@ class _Error:
             if self.configs:
                 missing = message.rpartition(": ")[2].removeprefix(f"{command}.")
                 return f"{missing} must be given, got none in {' and '.join(self.configs)}."
-            return f"{command} must have a config, got none. Give one with -c:\n{list_of_configs()}"
+            run = "" if command == "fit" else "--run_dir of a training, or "
+            return f"{command} must have a config, got none. Give {run}one with -c:\n{list_of_configs()}"
         if option := re.fullmatch(r"argument (\S+): expected .+", message):
             return f"{option[1]} must have a value, got none."
         key, reason = _key_and_reason(message)
