@@ -28,9 +28,11 @@ BATCH = ["--model.net.num_groups=null"]
         (["--model.net.num_groups=3"], "num_groups must divide"),
         (["--precise_bn.num_batches=2"], "precise_bn.num_batches must be 0"),
         (["--model.mixing.mixup_alpha=0.2", "--data.source.only_classes=[one]"], "model.mixing.mixup_alpha"),
-        (["--trainer.max_steps=3"], "are both given"),
-        (["--model.schedule.warmup=5"], "warmup"),
-        (["--model.schedule.name=step", "--model.schedule.milestones=[7]"], "milestones"),
+        (
+            [*BATCH, "--model.net.norm=batch", "--data.batch_size=1", "--data.augment.crop_px=16"],
+            "model.net.norm must not be 'batch' with data.batch_size 1",
+        ),
+        (["--data.clip.num_frames=4"], "a clip must have at least 8 frames"),
         (["--averaging.kind=ema", "--averaging.decay=1.5"], "averaging.decay"),
         (["--trainer.precision=bf16-mixed"], "bfloat16"),
         (["--model.optimizer.frozen_stages=9"], "frozen_stages"),
@@ -74,7 +76,10 @@ def test_a_refused_training_leaves_the_earlier_run_in_its_place(tiny_videos, tmp
     status, printed = fit(tiny_videos, tmp_path)
     assert status == 0, printed
     before = {p.relative_to(tmp_path): p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
-    status, printed = fit(tiny_videos, tmp_path, "--model.schedule.warmup=5")
+    status, printed = fit(
+        tiny_videos, tmp_path, "--trainer.accumulate_grad_batches=2", "--trainer.limit_train_batches=5",
+        "--trainer.val_check_interval=0.6",
+    )  # fmt: skip
     assert status == 2, printed
     assert "is back in its place" in printed
     after = {p.relative_to(tmp_path): p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}

@@ -1,4 +1,4 @@
-"""Schedules against hand-written lists, torch's own and the peers' formulas; resuming; schedules that end too early."""
+"""Schedules against hand-written lists, torch's own and the peers' formulas; resuming; runs that end early."""
 
 import dataclasses
 import io
@@ -323,44 +323,39 @@ def test_step_count_errors(name):
         build_scheduler(optimizer, ScheduleConfig(), **{"steps_per_epoch": 1, "total_steps": 1, name: 0})
 
 
-# ---- schedules that end before they start -------------------------------------------------------
+# ---- schedules that the run is too short for ----------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("schedule", "message"),
-    [
-        (
-            ScheduleConfig("constant", warmup=4),
-            r"model\.schedule\.warmup must be shorter than the run's 12 steps, got 4 epochs = 12 steps\. Shorten it, ",
-        ),
-        (
-            ScheduleConfig("cosine", unit="step", warmup=13),
-            r"model\.schedule\.warmup must be shorter than the run's 12 steps, got 13 steps = 13 steps\. Shorten it, ",
-        ),
-        (
-            ScheduleConfig("step", milestones=[4, 5]),
-            r"model\.schedule\.milestones must begin before the run's end at step 12, got \[4, 5\] in epochs, "
-            r"the first at step 12\. Bring them forward, ",
-        ),
-        (
-            ScheduleConfig("step", unit="step", milestones=[150_000, 300_000]),
-            r"milestones must begin before the run's end at step 12, got .* in steps, the first at step 150000\.",
-        ),
-    ],
-)
-def test_a_schedule_that_the_run_ends_before_is_refused(schedule, message):
-    with pytest.raises(ValueError, match=message) as caught:
-        built(schedule)
-    assert "train for longer (trainer.max_epochs, trainer.max_steps)" in str(caught.value)
-    optimizer = build_optimizer(tiny_net(), OptimizerConfig(), global_batch_size=64)
-    build_scheduler(optimizer, schedule, steps_per_epoch=3, total_steps=12, check_end=False)  # a trial
-
-
-def test_late_milestones_after_an_early_one_are_only_named(caplog):
+def short(schedule, caplog, *, total_steps, steps_per_epoch=8):
+    """Rates of a run's steps by a base rate of 1, and what was logged."""
+    caplog.clear()
     with caplog.at_level(logging.WARNING, logger="video_gn.training.schedule"):
-        built(ScheduleConfig("step", milestones=[3, 4, 5]))
-    expected = "milestones [4, 5] (epochs) are not reached: the run ends at step 12, the first of them is step 12"
-    assert [record.getMessage() for record in caplog.records] == [f"model.schedule.{expected}"]
+        found = rates(*built(schedule, steps_per_epoch=steps_per_epoch, total_steps=total_steps, lr=1.0), total_steps)
+    return [rate[0] for rate in found], [record.getMessage() for record in caplog.records]
+
+
+def test_a_warmup_longer_than_the_run_is_shortened_to_its_first_half(caplog):
+    epochs = ScheduleConfig("constant", warmup=2, warmup_start_factor=0.2)
+    found, lines = short(epochs, caplog, total_steps=8)
+    assert found == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1])
+    assert lines == ["model.schedule.warmup (2 epochs) is 16 steps, the run has 8: it is shortened to 4"]
+    steps = ScheduleConfig("step", unit="step", warmup=5, warmup_start_factor=0.0, milestones=[3])
+    found, lines = short(steps, caplog, total_steps=5)
+    assert found == pytest.approx([0, 0.5, 1, 0.1, 0.1])
+    assert lines == ["model.schedule.warmup (5 steps) is 5 steps, the run has 5: it is shortened to 2"]
+    assert short(steps, caplog, total_steps=1)[0] == [1]
+
+
+def test_milestones_that_are_not_reached_are_named(caplog):
+    schedule = ScheduleConfig("step", milestones=[1, 2, 3])
+    line = (
+        "model.schedule.milestones {} (epochs) are not reached: the run ends at step {}, the first of them is step {}"
+    )
+    assert short(schedule, caplog, total_steps=16) == (
+        [1] * 8 + [pytest.approx(0.1)] * 8,
+        [line.format([2, 3], 16, 16)],
+    )
+    assert short(schedule, caplog, total_steps=3) == ([1] * 3, [line.format([1, 2, 3], 3, 8)])
 
 
 def test_schedules_that_fit_are_silent(caplog):

@@ -32,6 +32,8 @@ def quieten_lightning() -> None:
     """Hide what Lightning and torch warn of that is as it should be in our runs."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("profilers", "callbacks"):  # they log only what a setting asked for
+        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)
     for message in (
         # sys.argv holds the words too if we are the console script.
         "LightningCLI's args parameter is intended.*",

@@ -1,10 +1,29 @@
-"""Settings of Lightning's trainer: defaults of a run, and values that it refuses."""
+"""Settings of Lightning's trainer: a run's defaults, what it refuses, and Lightning's own refusals in a line."""
 
 from __future__ import annotations
 
-from jsonargparse import Namespace
+import contextlib
+import enum
+import logging
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import yaml
+from jsonargparse import Namespace
+from lightning import Callback
+from lightning.pytorch import callbacks as lightning_callbacks
+from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
+
+from video_gn.data.datamodule import VideoDataModule
 from video_gn.errors import ConfigError
+from video_gn.run.lightning_internals import callbacks_of, raised_on_purpose, start_method
+from video_gn.run.progress import LineProgress, TerminalProgress
+
+log = logging.getLogger(__name__)
 
 TRAINER_DEFAULTS = {
     "use_distributed_sampler": False,  # it pads, so that videos would be counted twice
@@ -12,27 +31,164 @@ TRAINER_DEFAULTS = {
     "log_every_n_steps": 10,
     "enable_model_summary": False,
 }
+
+# Lightning's Timer has a member of an enum among its defaults, and a resolved config holds them all.
+yaml.SafeDumper.add_multi_representer(enum.Enum, lambda dumper, member: dumper.represent_str(str(member.value)))
+
+# ---- values --------------------------------------------------------------------------------------
+
 # Half precision of the weights themselves would also convert the uint8 frames; autocast does not.
 _PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
 
 
+def _is_here(accelerator: Any) -> bool:
+    kinds = {"gpu": (CUDAAccelerator, MPSAccelerator), "cuda": (CUDAAccelerator,), "mps": (MPSAccelerator,)}
+    return accelerator not in kinds or any(kind.is_available() for kind in kinds[accelerator])
+
+
+def _limit(value: int) -> bool:
+    return value == -1 or value >= 1
+
+
+_NO_VALIDATION = "For no validation set trainer.limit_val_batches to 0."
+# Setting -> (whether a value is allowed, the rule, what to do). None is Lightning's default of all of them.
+_RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
+    "accelerator": (_is_here, "one that this machine has", "Set auto."),
+    "precision": (lambda v: str(v) in _PRECISIONS, f"one of {', '.join(_PRECISIONS)}", "Choose one."),
+    "log_every_n_steps": (lambda v: v >= 1, "at least 1", "Set 1."),
+    "max_epochs": (_limit, "at least 1, or -1 for no limit", "Set the epochs to train for."),
+    "max_steps": (_limit, "at least 1, or -1 for no limit", "Set the optimizer steps to train for."),
+    "accumulate_grad_batches": (lambda v: v >= 1, "at least 1", "Set 1 for none."),
+    "limit_train_batches": (lambda v: v != 0, "above 0", "Set a number of batches, or a fraction such as 0.1."),
+    "check_val_every_n_epoch": (lambda v: v >= 1, "at least 1", _NO_VALIDATION),
+    "val_check_interval": (lambda v: v != 0, "above 0", _NO_VALIDATION),
+    "gradient_clip_val": (lambda v: v >= 0, "0 or more", "Set null for none."),
+    "enable_checkpointing": (bool, "true", "A run is resumed and tested from its checkpoints; see checkpoint.*."),
+    "sync_batchnorm": (lambda v: not v, "false", "Set model.net.norm to sync_batch: a checkpoint names its norm."),
+    "barebones": (lambda v: not v, "false", "It writes nothing; video-gn bench train measures speed."),
+}
+
+
 def check_trainer(trainer: Namespace) -> None:
-    """Refuse settings that a run cannot honour, before it touches anything."""
-    precision = str(trainer.precision or "32-true")
-    if precision not in _PRECISIONS:
-        raise ConfigError(f"trainer.precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}. Choose one.")
-    if trainer.log_every_n_steps is not None and trainer.log_every_n_steps < 1:
-        raise ConfigError(f"trainer.log_every_n_steps must be at least 1, got {trainer.log_every_n_steps}. Set 1.")
+    """Refuse settings that a run cannot honour, before it touches anything.
+
+    Raises:
+        ConfigError: It names the setting and says what to do.
+    """
+    for name, (is_allowed, rule, advice) in _RULES.items():
+        value = trainer[name]
+        if value is not None and not is_allowed(value):
+            raise ConfigError(f"trainer.{name} must be {rule}, got {value!r}. {advice}")
     if trainer.max_epochs == -1 and trainer.max_steps == -1:
         raise ConfigError("trainer.max_epochs and max_steps are both -1. Set one: the schedule needs an end.")
-    if trainer.max_epochs not in (None, -1) and trainer.max_steps != -1:
-        raise ConfigError(
-            f"trainer.max_epochs ({trainer.max_epochs}) and trainer.max_steps ({trainer.max_steps}) are both given. "
-            "One of them must end the schedule: set the other to -1."
-        )
     interval, accumulate = trainer.val_check_interval, trainer.accumulate_grad_batches
     if isinstance(interval, int) and interval % accumulate:
         raise ConfigError(
             f"trainer.val_check_interval must be a multiple of accumulate_grad_batches ({accumulate}), got {interval}. "
             "Set a multiple: a run cannot resume from inside an optimizer step."
         )
+    if trainer.num_nodes > 1 and not {"MASTER_PORT", "SLURM_JOB_ID"} & os.environ.keys():
+        raise ConfigError(
+            f"trainer.num_nodes is {trainer.num_nodes}, and nothing says where their processes meet. Start them with "
+            "torchrun or srun, or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each node."
+        )
+    if trainer.default_root_dir is not None:
+        log.warning("trainer.default_root_dir is not used: everything lies in --run_dir")
+
+
+# ---- callbacks -----------------------------------------------------------------------------------
+
+_BATCH = "the learning rate and the steps of an epoch follow from the batch"
+# Callback of Lightning -> why it is refused, and what to set.
+_REFUSED = {
+    "BatchSizeFinder": f"{_BATCH}. Set data.batch_size",
+    "GradientAccumulationScheduler": f"{_BATCH}. Set trainer.accumulate_grad_batches",
+    "LearningRateFinder": "the learning rate follows from the batch. Set model.optimizer.lr",
+    "StochasticWeightAveraging": "it replaces the schedule, and no checkpoint holds its average. Set averaging.kind",
+    "OnExceptionCheckpoint": "the next run would start from its file. Set checkpoint.every_n_steps",
+    "BackboneFinetuning": "the network has no `backbone`. Set model.optimizer.frozen_stages",
+    "ModelPruning": "no test could load its checkpoints. Train without it",
+}
+
+
+def progress(trainer: Namespace) -> list[Callback]:
+    """What shows a run's progress: bars on a terminal, lines elsewhere; a bar among the trainer's callbacks stays."""
+    has_bar = any(isinstance(callback, ProgressBar) for callback in as_list(trainer.callbacks))
+    if sys.stderr.isatty() and trainer.enable_progress_bar is not False:
+        return [] if has_bar else [TerminalProgress()]
+    if not has_bar:
+        trainer.enable_progress_bar = False
+    return [LineProgress()]
+
+
+def check_built(trainer: Any, data: VideoDataModule) -> None:
+    """Refuse callbacks and a strategy that a fit cannot have; warn of a run without validation.
+
+    Args:
+        trainer: The trainer of a fit; a fraction in `overfit_batches` takes at least one batch of its validation.
+        data: The run's, its lists read.
+
+    Raises:
+        ConfigError: It names the setting and says what to do.
+    """
+    if start_method(trainer.strategy) == "spawn":
+        raise ConfigError(
+            "trainer.strategy must not spawn its processes: they would not have the run's signals and files. Set it "
+            "to auto or ddp."
+        )
+    callbacks = callbacks_of(trainer)
+    for name, reason in _REFUSED.items():
+        if any(isinstance(callback, getattr(lightning_callbacks, name)) for callback in callbacks):
+            raise ConfigError(f"trainer.callbacks must not hold {name}: {reason}, and take the callback out.")
+    if isinstance(trainer.overfit_batches, float) and trainer.overfit_batches:
+        batches = len(data.manifests["val"].records) / (data.val_batch_size * trainer.world_size)
+        trainer.limit_val_batches = math.ceil(trainer.overfit_batches * batches)
+    every, epochs = trainer.check_val_every_n_epoch or 1, trainer.max_epochs or -1
+    if every > epochs > 0 and trainer.limit_val_batches:
+        log.warning(
+            "trainer.check_val_every_n_epoch is %d, the run has %d epochs: it validates nothing, and writes no "
+            "best.ckpt", every, epochs,
+        )  # fmt: skip
+    own = all(type(callback).__module__.split(".")[0] in ("lightning", "video_gn") for callback in callbacks)
+    for callback in callbacks:
+        if isinstance(callback, EarlyStopping | ModelCheckpoint) and callback.monitor is not None:
+            _check_monitor(callback, trainer, len(data.classes), known_only=own)
+
+
+def _check_monitor(callback: Any, trainer: Any, num_classes: int, *, known_only: bool) -> None:
+    """Refuse a figure that no training has, unless a callback from elsewhere may log it, or one that grows as it should
+    fall.
+    """
+    name, monitor = type(callback).__name__, callback.monitor
+    figures = ["train/loss", "lr"]
+    if trainer.limit_val_batches:
+        figures += ["val/loss", "val/top1", *(["val/top5"] if num_classes >= 5 else [])]
+    counted = ["epoch", "step"] if isinstance(callback, ModelCheckpoint) else []
+    if known_only and monitor not in figures + counted:
+        raise ConfigError(
+            f"{name}'s monitor must be a figure of this run ({', '.join(figures)}), got {monitor!r}. Choose one."
+        )
+    better = {"val/top1": "max", "val/top5": "max", "val/loss": "min", "train/loss": "min"}.get(monitor, callback.mode)
+    if callback.mode != better:
+        raise ConfigError(f"{name}'s mode must be {better} for {monitor}, got {callback.mode!r}. Set it so.")
+
+
+# ---- Lightning's own refusals --------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def refusals_in_a_line() -> Iterator[None]:
+    """Make a ConfigError of an error that Lightning raises on purpose: a setting, here or of one of its callbacks."""
+    try:
+        yield
+    except Exception as error:
+        if not raised_on_purpose(error):
+            raise
+        raise ConfigError(" ".join(str(error).split())) from error
+
+
+def as_list(value: Any) -> list[Any]:
+    """A setting that may be None, one thing, or several."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, Sequence) else [value]

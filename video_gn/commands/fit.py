@@ -5,7 +5,6 @@ options, what they are made into, and what happens before and after Lightning's 
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,7 +20,14 @@ from lightning.pytorch.strategies import StrategyRegistry
 from video_gn.commands._run_settings import Start, find_start, with_run_config
 from video_gn.commands._settings import SettingsParser
 from video_gn.commands._terminal import quieten_lightning, set_up_logging
-from video_gn.commands._trainer import TRAINER_DEFAULTS, check_trainer
+from video_gn.commands._trainer import (
+    TRAINER_DEFAULTS,
+    as_list,
+    check_built,
+    check_trainer,
+    progress,
+    refusals_in_a_line,
+)
 from video_gn.data.datamodule import VideoDataModule, build_datamodule
 from video_gn.data.loader import explain
 from video_gn.errors import ConfigError, RunError
@@ -35,7 +41,6 @@ from video_gn.run.lightning_internals import built, keep_signal_handlers, subcom
 from video_gn.run.memory import keep_freed_memory
 from video_gn.run.metrics_csv import MetricsCSV
 from video_gn.run.preemption import Preemption
-from video_gn.run.progress import LineProgress, TerminalProgress
 from video_gn.run.ranks import RankLog, SameData
 from video_gn.run.saved_config import SaveConfig
 from video_gn.run.signals import StopFlag
@@ -78,6 +83,7 @@ def main(command: str, words: Sequence[str]) -> int:
         flag.installed(),
         rank_log.installed(),
         torchrun.ending_with_parent(),
+        refusals_in_a_line(),
     ):
         try:
             cli = VideoCLI(command, words, flag=flag, rank_log=rank_log)
@@ -157,7 +163,7 @@ class VideoCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add --run_dir and what a run has beside model, data and trainer; one seed for everything."""
         _add_run_arguments(parser)
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=_seed)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let a checkpoint's hyper-parameters override the command line; ours holds none."""
@@ -236,13 +242,9 @@ class VideoCLI(LightningCLI):
         self._load_weights(options)
         callbacks = self._callbacks()
         check_trainer(settings)
-        if settings.enable_progress_bar is not False and sys.stderr.isatty():
-            callbacks.append(TerminalProgress())
-        else:
-            callbacks.append(LineProgress())
-            settings.enable_progress_bar = False
-        settings.callbacks = [*(settings.callbacks or []), *callbacks]
-        settings.plugins = [*_as_list(settings.plugins), AtomicCheckpointIO()]
+        callbacks += progress(settings)
+        settings.callbacks = [*as_list(settings.callbacks), *callbacks]
+        settings.plugins = [*as_list(settings.plugins), AtomicCheckpointIO()]
         settings.default_root_dir = str(self.run_dir)
         if settings.logger is None or settings.logger is True:
             settings.logger = False
@@ -262,7 +264,9 @@ class VideoCLI(LightningCLI):
         keep_signal_handlers(trainer)
         num_batches = options.precise_bn.num_batches if self.subcommand == "fit" else 0
         check_sharding(trainer, precise_bn_batches=num_batches, compiles=options.model.compile)
-        if self.subcommand == "fit":  # last: it stops a run once the run's checkpoint is saved
+        if self.subcommand == "fit":
+            check_built(trainer, self.datamodule)
+            # last: it stops a run once the run's checkpoint is saved
             checkpoint = built(self, "checkpoint")
             cast(Any, trainer).callbacks.append(Preemption(self.flag, checkpoint, requeue=slurm.requeue))
         return trainer
@@ -381,12 +385,12 @@ class VideoCLI(LightningCLI):
             log.info("results: %s", self.run_dir / directory.PREDICT_RESULTS)
 
 
-def _as_list(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
 def _rounded(values: Sequence[float] | None) -> list[float] | None:
     """Mean or std as they were written, not as float32 has them."""
     return None if values is None else [round(v, 6) for v in values]
+
+
+def _seed(value: bool | int) -> int:
+    if not 0 <= value < 2**32:
+        raise ConfigError(f"seed_everything must be in [0, 2**32), got {value}. The default is 0.")
+    return int(value)

@@ -21,7 +21,7 @@ from video_gn.data.layout import collate
 from video_gn.data.loader import WatchedLoader
 from video_gn.data.manifests import read_manifests
 from video_gn.data.samplers import BalancedOrder, EvalSampler, ExtraSampler, TrainSampler
-from video_gn.errors import ConfigError, ManifestError
+from video_gn.errors import ConfigError, ManifestError, SettingError
 from video_gn.lists.manifest import Manifest
 from video_gn.lists.read import find_videos
 from video_gn.run.batch_change import present_cut
@@ -152,7 +152,7 @@ class VideoDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read the lists; Lightning calls this on every process."""
         if self.trainer and self.trainer.world_size > 1 and pads_samplers(self.trainer):
-            raise ValueError(
+            raise SettingError(
                 "use_distributed_sampler must be False: Lightning's sampler repeats videos to pad. "
                 "Write Trainer(use_distributed_sampler=False)."
             )
@@ -213,6 +213,7 @@ class VideoDataModule(LightningDataModule):
             start_epoch=self._position["epoch"],
             start_batch=self._position["batches"],
             order=self.train_order(),
+            same_each_epoch=getattr(self.trainer, "overfit_batches", 0) > 0,
         )
         return self._loader(self.train_dataset(), sampler, self._videos_per_batch, persistent=True)
 

@@ -12,7 +12,7 @@ from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 import numpy.typing as npt
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler, SequentialSampler
 
 from video_gn.checks import check_integer
 
@@ -27,7 +27,7 @@ _OCCURRENCE, _ROUND, _STREAM = 32, 64, 96
 
 
 @dataclass(eq=False)
-class TrainSampler(Sampler[tuple[int, int]]):
+class TrainSampler(SequentialSampler):  # Lightning replaces any other kind under `overfit_batches`
     """Keys (epoch, record) of one process: a permutation of the records for each epoch.
 
     The global batches do not depend on the number of processes as long as processes times batch size stays the same:
@@ -39,6 +39,7 @@ class TrainSampler(Sampler[tuple[int, int]]):
         start_batch: batches of `start_epoch` that training has already used.
         order: (seed, epoch) -> records of the epoch, int64 (num_records,), some perhaps several times; None for a
             permutation.
+        same_each_epoch: every epoch has the clips of the first, in its order.
     """
 
     num_records: int
@@ -50,6 +51,7 @@ class TrainSampler(Sampler[tuple[int, int]]):
     start_epoch: int = 0
     start_batch: int = 0
     order: Order | None = None
+    same_each_epoch: bool = False
 
     def __post_init__(self) -> None:
         self.epoch = self.start_epoch
@@ -63,10 +65,10 @@ class TrainSampler(Sampler[tuple[int, int]]):
         """Keys of a whole epoch, even if the first iteration starts inside one: Lightning relies on it."""
         return self.num_batches * self.batch_size
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch = self.epoch
+    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
+        batches = range(self.start_batch if self.epoch == self.start_epoch else 0, self.num_batches)
+        epoch = 0 if self.same_each_epoch else self.epoch
         records, again = _shuffled(self.order, self.seed, epoch, self.num_records)
-        batches = range(self.start_batch if epoch == self.start_epoch else 0, self.num_batches)
         for place in _places(batches, self.batch_size, self.rank, self.world_size):
             yield epoch + (int(again[place]) << _OCCURRENCE), int(records[place])
 
@@ -135,7 +137,7 @@ def _shuffled(order: Order | None, seed: int, epoch: int, num_records: int) -> t
     return records, occurrences(records)
 
 
-class EvalSampler(Sampler[int]):
+class EvalSampler(SequentialSampler):  # as for `TrainSampler`
     """Every record once over all processes: rank r has r, r + world_size, ...; nothing is padded.
 
     A process without any record gets the key -1, for which the data set gives an empty sample: Lightning hangs on a

@@ -12,7 +12,7 @@ from video_gn.models.tables import BATCH_FAMILY, DEPTHS, LAYOUTS
 
 if TYPE_CHECKING:
     from video_gn.models._batch_norms import BatchRenorm, checkpoint_contexts, recomputing
-    from video_gn.models._bfloat16 import check_bfloat16_cpu, warn_of_slow_bfloat16
+    from video_gn.models._bfloat16 import check_bfloat16_cpu, visit_maps, warn_of_slow_bfloat16
     from video_gn.models._convert_norms import convert_norms
     from video_gn.models.norms import NORMS, check_norm_training, has_statistics, is_norm, make_norm
     from video_gn.models.resnet3d import I3D, i3d, min_clip
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "_batch_norms": ("BatchRenorm", "checkpoint_contexts", "recomputing"),
-    "_bfloat16": ("check_bfloat16_cpu", "warn_of_slow_bfloat16"),
+    "_bfloat16": ("check_bfloat16_cpu", "visit_maps", "warn_of_slow_bfloat16"),
     "_convert_norms": ("convert_norms",),
     "norms": ("NORMS", "check_norm_training", "has_statistics", "is_norm", "make_norm"),
     "resnet3d": ("I3D", "i3d", "min_clip"),
@@ -47,6 +47,7 @@ __all__ = [
     "make_norm",
     "min_clip",
     "recomputing",
+    "visit_maps",
     "warn_of_slow_bfloat16",
 ]
 

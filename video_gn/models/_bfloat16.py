@@ -31,7 +31,7 @@ Shape letters: N batch, C channels, T frames, H, W.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -63,11 +63,31 @@ def check_bfloat16_cpu(net: nn.Module, clip_shape_CTHW: Sequence[int]) -> None:
     Raises:
         ValueError: naming the first convolution, its kernel, and the clip's size there.
     """
+
+    def check(name: str, module: nn.Module, shape_NCTHW: tuple[int, ...]) -> None:
+        if isinstance(module, nn.Conv3d):
+            _check(name, module, shape_NCTHW[2:], tuple(clip_shape_CTHW))
+
+    visit_maps(net, (1, *clip_shape_CTHW), check)
+
+
+def visit_maps(
+    net: nn.Module, clip_NCTHW: Sequence[int], visit: Callable[[str, nn.Module, tuple[int, ...]], None]
+) -> None:
+    """Call `visit` with name, module and input shape of each module without children; nothing is computed or changed.
+
+    Raises:
+        ValueError: for clips that the net does not take.
+    """
+
+    def hook(name: str) -> Any:
+        return lambda module, inputs: visit(name, module, tuple(inputs[0].shape))
+
     modes = [(module, module.training) for module in net.modules()]
     handles = [
-        module.register_forward_pre_hook(_check(name, tuple(clip_shape_CTHW)))
+        module.register_forward_pre_hook(hook(name))
         for name, module in net.named_modules()
-        if isinstance(module, nn.Conv3d)
+        if next(module.children(), None) is None
     ]
     try:
         # In evaluation no norm updates statistics or communicates; the maps' sizes are the same.
@@ -76,7 +96,7 @@ def check_bfloat16_cpu(net: nn.Module, clip_shape_CTHW: Sequence[int]) -> None:
         meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
         # A compiled call would compile, and not see the hooks.
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-            functional_call(net, meta, (torch.empty((1, *clip_shape_CTHW), device="meta"),))
+            functional_call(net, meta, (torch.empty(tuple(clip_NCTHW), device="meta"),))
     finally:
         for handle in handles:
             handle.remove()
@@ -84,25 +104,22 @@ def check_bfloat16_cpu(net: nn.Module, clip_shape_CTHW: Sequence[int]) -> None:
             module.training = mode
 
 
-def _check(name: str, clip_shape_CTHW: tuple[int, ...]) -> Any:
-    def check(module: nn.Conv3d, inputs: tuple[torch.Tensor]) -> None:
-        frames, height, width = inputs[0].shape[2:]
-        kernel = "x".join(str(k) for k in module.kernel_size)
-        advice = "Train with trainer.precision=32-true"
-        # One frame under an odd kernel is right, as seen; under an even kernel it is not.
-        one_is_right = frames == 1 and module.kernel_size[0] % 2 == 1
-        if frames < module.kernel_size[0] and not one_is_right:
-            raise ValueError(
-                f"clips must leave at least {module.kernel_size[0]} frames before {name} ({kernel}) for bfloat16 "
-                f"training on a CPU, whose gradients are wrong otherwise, got {frames} of a clip's "
-                f"{clip_shape_CTHW[1]}. {advice}, with longer clips, or with another model.net.layout."
-            )
-        if height == 1 and module.kernel_size[1] > 1 and module.stride[1] > 1:
-            stride = module.stride[1]
-            raise ValueError(
-                f"clips must leave more than one row of pixels before {name} ({kernel}, stride {stride}) for bfloat16 "
-                f"training on a CPU, which corrupts memory otherwise, got {height} x {width} of a clip's "
-                f"{clip_shape_CTHW[2]} x {clip_shape_CTHW[3]}. {advice}, or with larger clips."
-            )
-
-    return check
+def _check(name: str, module: nn.Conv3d, map_THW: tuple[int, ...], clip_shape_CTHW: tuple[int, ...]) -> None:
+    frames, height, width = map_THW
+    kernel = "x".join(str(k) for k in module.kernel_size)
+    advice = "Train with trainer.precision=32-true"
+    # One frame under an odd kernel is right, as seen; under an even kernel it is not.
+    one_is_right = frames == 1 and module.kernel_size[0] % 2 == 1
+    if frames < module.kernel_size[0] and not one_is_right:
+        raise ValueError(
+            f"clips must leave at least {module.kernel_size[0]} frames before {name} ({kernel}) for bfloat16 "
+            f"training on a CPU, whose gradients are wrong otherwise, got {frames} of a clip's "
+            f"{clip_shape_CTHW[1]}. {advice}, with longer clips, or with another model.net.layout."
+        )
+    if height == 1 and module.kernel_size[1] > 1 and module.stride[1] > 1:
+        stride = module.stride[1]
+        raise ValueError(
+            f"clips must leave more than one row of pixels before {name} ({kernel}, stride {stride}) for bfloat16 "
+            f"training on a CPU, which corrupts memory otherwise, got {height} x {width} of a clip's "
+            f"{clip_shape_CTHW[2]} x {clip_shape_CTHW[3]}. {advice}, or with larger clips."
+        )

@@ -6,7 +6,10 @@ Written for Lightning 2.6; a test checks that the installed one has every name.
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 # ---- the trainer ---------------------------------------------------------------------------------
 
@@ -25,6 +28,17 @@ def trainer_of(module: Any) -> Any:
 def pads_samplers(trainer: Any) -> bool:
     """Whether Lightning puts its own sampler into loaders: its public setting is the argument of the trainer alone."""
     return bool(getattr(getattr(trainer, "_accelerator_connector", None), "use_distributed_sampler", False))
+
+
+def raised_on_purpose(error: Exception) -> bool:
+    """Whether Lightning itself refuses something: the innermost frame is its own, at a `raise`."""
+    if isinstance(error, MisconfigurationException):
+        return True
+    kinds = (ValueError, TypeError, RuntimeError, AttributeError, NotImplementedError, ModuleNotFoundError)
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    of_lightning = bool(frames) and frames[-1].f_globals.get("__name__", "").split(".")[0] == "lightning"
+    line = traceback.extract_tb(error.__traceback__)[-1].line if of_lightning else None
+    return isinstance(error, kinds) and (line or "").startswith("raise ")
 
 
 def keep_signal_handlers(trainer: Any) -> None:
@@ -93,6 +107,11 @@ def average_of(averaging: Any) -> Any:
 
 
 # ---- strategies ----------------------------------------------------------------------------------
+
+
+def start_method(strategy: Any) -> str:
+    """How a strategy starts its processes: "popen", or as multiprocessing does, such as "spawn"."""
+    return str(getattr(strategy, "_start_method", "popen"))
 
 
 def set_data_parallel_size(strategy: Any, size: int) -> None:

@@ -1,4 +1,6 @@
-"""Stops a training after a signal: all ranks at the same optimizer step, with one checkpoint to resume from."""
+"""Stops a training after a signal: all ranks at the same optimizer step, with one checkpoint to resume from. And says
+why a training ended.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,11 @@ from typing import Any, NoReturn
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer
 
 from video_gn.errors import StoppedError
 from video_gn.run.checkpoints import RunCheckpoint
-from video_gn.run.directory import LAST
+from video_gn.run.directory import BEST, LAST
 from video_gn.run.lightning_internals import epoch_is_over, is_within_window, validates_next
 from video_gn.run.signals import StopFlag
 
@@ -23,7 +25,8 @@ log = logging.getLogger(__name__)
 
 
 class Preemption(Checkpoint):
-    """Ends a fit after a signal: at the end of the optimizer step under way, once the checkpoint is written.
+    """Ends a fit after a signal: at the end of the optimizer step under way, once the checkpoint is written; logs why a
+    fit ended without one.
 
     A signal may reach one rank alone, or each at another moment: after every optimizer step all ranks ask each other,
     in a gloo group, so that nobody waits for a GPU's queue.
@@ -44,6 +47,7 @@ class Preemption(Checkpoint):
         self.flag = flag
         self.checkpoint = checkpoint
         self.requeue = requeue
+        self._has_begun = False
         self._group: Any = None
         self._waiting = contextlib.ExitStack()
         self._waited_seconds = 0.0  # from the first rank's signal until all have agreed
@@ -51,6 +55,7 @@ class Preemption(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From now on a signal waits for the step's end."""
+        self._has_begun = True
         self._waiting.enter_context(self.flag.waiting("step"))
         if trainer.world_size > 1:
             self._group = torch.distributed.new_group(backend="gloo")
@@ -84,6 +89,17 @@ class Preemption(Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From now on there is nothing to save."""
         self._waiting.close()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log why the training ended, or did not begin."""
+        if trainer.is_global_zero:
+            step, reason = trainer.global_step, why_ended(trainer)
+            if self._has_begun:
+                log.info("training ended at step %d: %s", step, reason)
+                if self.checkpoint.best is None and trainer.limit_val_batches:
+                    log.warning("no validation was due before the end: there is no %s, tests take %s", BEST, LAST)
+            else:
+                log.warning("nothing was trained: the checkpoint is of step %d, and %s", step, reason)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """A second signal must not wait for a step that never comes."""
@@ -119,3 +135,21 @@ class Preemption(Checkpoint):
         if together and self._group is not None:
             torch.distributed.barrier(self._group)  # srun ends the others when one has left
         raise StoppedError(f"{name}: stopped after step {trainer.global_step}. {saved}", status=128 + number)
+
+
+def why_ended(trainer: Any) -> str:
+    """Why a fit ended by itself, in a few words that name the setting."""
+    epochs = trainer.fit_loop.epoch_progress.current.processed
+    if 0 <= trainer.max_steps <= trainer.global_step:
+        return f"trainer.max_steps is {trainer.max_steps}"
+    if 0 <= trainer.max_epochs <= epochs:
+        return f"trainer.max_epochs is {trainer.max_epochs}"
+    for callback in trainer.callbacks:
+        remaining_seconds = callback.time_remaining() if isinstance(callback, Timer) else None
+        if remaining_seconds is not None and remaining_seconds <= 0:
+            return f"the time of trainer.max_time is over, after {epochs} whole epochs"
+    for callback in trainer.callbacks:
+        if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
+            # Its last sentence speaks to Lightning.
+            return f"EarlyStopping: {callback.stopping_reason_message.partition(' Signaling')[0]}"
+    return "a callback asked for it"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from video_gn.errors import CheckpointError, ConfigError
-from video_gn.models import check_bfloat16_cpu, check_norm_training, has_statistics
+from video_gn.models import check_bfloat16_cpu, check_norm_training, has_statistics, is_norm, visit_maps
 
 if TYPE_CHECKING:
     from lightning import Trainer
+    from torch import nn
 
     from video_gn.models import I3D
     from video_gn.training.mixing import Mixing
@@ -34,6 +36,8 @@ def check_training(net: I3D, mixing: Mixing, trainer: Trainer, datamodule: Any) 
             world_size=trainer.world_size,
             has_statistics=has_statistics(net),
         )
+        if clip_NCTHW is not None:
+            _check_maps(net, clip_NCTHW, world_size=trainer.world_size)
         on_cpu = trainer.strategy.root_device.type == "cpu"
         if on_cpu and str(trainer.precision).startswith("bf16") and clip_NCTHW is not None:
             check_bfloat16_cpu(net, clip_NCTHW[1:])
@@ -44,6 +48,25 @@ def check_training(net: I3D, mixing: Mixing, trainer: Trainer, datamodule: Any) 
             "model.mixing.mixup_alpha and cutmix_alpha must be 0 for data of one class: "
             "there is nothing to mix. Set them to 0, or give data of more classes."
         )
+
+
+def _check_maps(net: I3D, clip_NCTHW: tuple[int, ...], *, world_size: int) -> None:
+    """Refuse clips that are too small for the net, or that leave Batch Norm a single value to average over.
+
+    Raises:
+        ValueError: naming the norm, or the smallest clip.
+    """
+    kind = net.arguments["norm"]
+    ranks = {"batch": 1, "sync_batch": world_size}.get(kind, 0)
+
+    def check(name: str, module: nn.Module, map_NCTHW: tuple[int, ...]) -> None:
+        if is_norm(module) and ranks * math.prod(map_NCTHW) == map_NCTHW[1]:
+            raise ValueError(
+                f"model.net.norm must not be {kind!r} with data.batch_size 1 and clips whose maps shrink to one value, "
+                f"at {name}: its variance is 0. Set it to 'group', or take more clips a batch, or larger clips."
+            )
+
+    visit_maps(net, clip_NCTHW, check)
 
 
 def check_same_net(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -100,6 +100,7 @@ class VideoClassifier(LightningModule):
         self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32), persistent=False)
         self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32), persistent=False)
         self.classes: list[str] = []
+        self._batch: dict[str, Any] = {}  # what the learning rate was scaled to
 
     def train(self, mode: bool = True) -> VideoClassifier:
         """As torch's, but frozen stages stay in eval mode, which keeps their running statistics."""
@@ -181,7 +182,14 @@ class VideoClassifier(LightningModule):
         trainer = self.trainer
         datamodule = getattr(trainer, "datamodule", None)
         batch_size = getattr(datamodule, "batch_size", None)
-        accumulate = trainer.accumulate_grad_batches
+        trainer.fit_loop.setup_data()  # Lightning counts an epoch's batches no sooner if max_epochs is not set
+        batches = trainer.num_training_batches  # infinite if there is nothing to train
+        accumulate = int(min(trainer.accumulate_grad_batches, batches))
+        if accumulate < trainer.accumulate_grad_batches and trainer.is_global_zero:
+            log.warning(
+                "trainer.accumulate_grad_batches is %d, an epoch has %d batches: each step has %d",
+                trainer.accumulate_grad_batches, batches, batches,
+            )  # fmt: skip
         if batch_size is None:
             if self.optimizer_config.reference_batch_size is not None:
                 raise RunError(
@@ -189,11 +197,11 @@ class VideoClassifier(LightningModule):
                     "Set model.optimizer.reference_batch_size to null."
                 )
             batch_size = 1
+        self._batch = self._batch_settings()
         global_batch = trainer.world_size * batch_size * accumulate
         config = self.optimizer_config
         total_steps = int(trainer.estimated_stepping_batches)
-        batches = trainer.num_training_batches  # infinite if there is nothing to train
-        steps_per_epoch = max(1, -(-int(batches) // accumulate)) if math.isfinite(batches) else 1
+        steps_per_epoch = -(-int(batches) // accumulate) if math.isfinite(batches) else 1
         try:
             optimizer = build_optimizer(self.net, config, global_batch_size=global_batch)
             scheduler = build_scheduler(
@@ -201,7 +209,6 @@ class VideoClassifier(LightningModule):
                 self.schedule_config,
                 steps_per_epoch=steps_per_epoch,
                 total_steps=total_steps,
-                check_end=not getattr(trainer, "fast_dev_run", False),
             )
         except ValueError as error:
             raise ConfigError(str(error)) from error
@@ -216,6 +223,19 @@ class VideoClassifier(LightningModule):
                 lr, formula, total_steps, steps_per_epoch, getattr(datamodule, "seed", 0),
             )  # fmt: skip
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _batch_settings(self) -> dict[str, Any]:
+        batch_size = getattr(getattr(self.trainer, "datamodule", None), "batch_size", None)
+        return {"data.batch_size": batch_size, "trainer.accumulate_grad_batches": self.trainer.accumulate_grad_batches}
+
+    def on_train_epoch_start(self) -> None:
+        """Refuse a batch that a callback has changed: learning rate, schedule and checkpoints count on the first."""
+        for name, value in self._batch_settings().items():
+            if value != self._batch.get(name, value):
+                raise ConfigError(
+                    f"{name} must stay {self._batch[name]} during a run, got {value} from a callback: the learning "
+                    "rate and the steps of an epoch follow from it. Take the callback out of trainer.callbacks."
+                )
 
     def on_train_batch_start(self, batch: ClipBatch, batch_idx: int) -> None:
         """Seed the random state (dropout) from the step alone, so that a resumed run draws the same numbers."""

@@ -112,10 +112,13 @@ def lr_factor(config: ScheduleConfig, step: int, steps_per_epoch: int, total_ste
     factor  1    1    1    1    1    1    0.1  0.1
     ```
 
-    `step` counts the optimizer steps taken so far, 0 for the first; only "cosine" uses `total_steps`, of the whole run.
+    `step` counts the optimizer steps taken so far, 0 for the first; `total_steps` are those of the whole run, for
+    "cosine", and for a warm-up that the run is too short for: it then takes the first half of the run.
     """
     factor = SCHEDULES[config.name].factor
     warmup_steps = _to_steps(config, config.warmup, steps_per_epoch)
+    if warmup_steps >= total_steps:
+        warmup_steps = total_steps // 2
     if step >= warmup_steps:
         return factor(config, step, steps_per_epoch, total_steps)
     end = factor(config, warmup_steps, steps_per_epoch, total_steps)
@@ -169,21 +172,19 @@ _FIELDS = tuple(f.name for f in dataclasses.fields(ScheduleConfig))
 
 
 def build_scheduler(
-    optimizer: Optimizer, config: ScheduleConfig, *, steps_per_epoch: int, total_steps: int, check_end: bool = True
+    optimizer: Optimizer, config: ScheduleConfig, *, steps_per_epoch: int, total_steps: int
 ) -> FactorLR:
     """Build the schedule for what `build_optimizer` returned; step it after each optimizer step.
 
-    `check_end` refuses a schedule that the run is too short for; a trial that is cut short on purpose sets it to False.
+    What the run is too short for is logged: a warm-up that is shortened, milestones that are not reached.
 
     Raises:
-        ValueError: for a number of steps below 1, a warm-up longer than the run, or milestones that are all after its
-            end.
+        ValueError: for a number of steps below 1.
     """
     for name, value in (("steps_per_epoch", steps_per_epoch), ("total_steps", total_steps)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value!r}. Count optimizer steps, not batches.")
-    if check_end:
-        _check_end(config, steps_per_epoch, total_steps)
+    _warn_of_end(config, steps_per_epoch, total_steps)
     settings = {
         **dataclasses.asdict(config),
         "milestones": list(config.milestones),
@@ -193,26 +194,19 @@ def build_scheduler(
     return FactorLR(optimizer, lambda step: lr_factor(config, step, steps_per_epoch, total_steps), settings=settings)
 
 
-def _check_end(config: ScheduleConfig, steps_per_epoch: int, total_steps: int) -> None:
-    longer = "train for longer (trainer.max_epochs, trainer.max_steps)"
+def _warn_of_end(config: ScheduleConfig, steps_per_epoch: int, total_steps: int) -> None:
     warmup = _to_steps(config, config.warmup, steps_per_epoch)
     if warmup >= total_steps:
-        raise ValueError(
-            f"model.schedule.warmup must be shorter than the run's {total_steps} steps, got {config.warmup:g} "
-            f"{config.unit}s = {warmup} steps. Shorten it, or {longer}."
-        )
-    if "milestones" not in SCHEDULES[config.name].settings or not config.milestones:
+        log.warning(
+            "model.schedule.warmup (%g %ss) is %d steps, the run has %d: it is shortened to %d",
+            config.warmup, config.unit, warmup, total_steps, total_steps // 2,
+        )  # fmt: skip
+    if "milestones" not in SCHEDULES[config.name].settings:
         return
-    milestones = [_to_steps(config, m, steps_per_epoch) for m in config.milestones]
-    if milestones[0] >= total_steps:
-        raise ValueError(
-            f"model.schedule.milestones must begin before the run's end at step {total_steps}, got "
-            f"{config.milestones!r} in {config.unit}s, the first at step {milestones[0]}. Bring them forward, "
-            f"{longer}, or set model.schedule.name to constant."
-        )
-    late = [m for m, step in zip(config.milestones, milestones, strict=True) if step >= total_steps]
+    milestones = {m: _to_steps(config, m, steps_per_epoch) for m in config.milestones}
+    late = [m for m, step in milestones.items() if step >= total_steps]
     if late:
         log.warning(
             "model.schedule.milestones %s (%ss) are not reached: the run ends at step %d, the first of them is step %d",
-            late, config.unit, total_steps, next(step for step in milestones if step >= total_steps),
+            late, config.unit, total_steps, milestones[late[0]],
         )  # fmt: skip
