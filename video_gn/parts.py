@@ -111,7 +111,7 @@ def check_parts(output: Path, part: Part, *, beside: str = "") -> None:
         if other.count != part.count:
             raise ConfigError(
                 f"--part must be I/{other.count} as in {path.name}, which exists, got {part}. Give that, or remove "
-                f"the other parts{beside}, or choose another --output."
+                f"the other parts{beside}, or choose another output."
             )
 
 

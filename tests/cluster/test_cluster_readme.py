@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 from clusters import ENDED, FULL, ROOT, read, wait_for
+from runs import run
 from small import write_small_configs
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs_slurm, pytest.mark.timeout(900)]
@@ -72,6 +73,23 @@ def test_train_test_and_label_many_videos(usual_cluster, place):
     metrics = json.loads((place / "runs/mine/test/metrics.json").read_text())
     assert metrics["num_failed"] == 0 and 0 < metrics["num_videos"] < 30
     assert len((place / "runs/mine/test/predictions.csv").read_text().splitlines()) == metrics["num_videos"] + 1
+
+
+def test_prepare_many_videos(usual_cluster, place):
+    """Two jobs of which one is asked to leave; merged, the lists are those of one run."""
+    job = submit(usual_cluster, place, "prepare_array")
+    wait_for(place / "prepared/.prepare.part-00001-of-00002.journal", r"\A.*\n", log=place / "prepare_array-1.log")
+    usual_cluster("exec", "scancel", "--signal=USR1", f"{job}_1")
+    found = usual_cluster.wait(f"{job}_1", *ENDED)
+    assert (found["JobState"], found["ExitCode"]) == ("COMPLETED", "0:0"), read(place / "prepare_array-1.log")
+    assert_completed(usual_cluster, f"{job}_0", place / "prepare_array-0.log")
+    (merge,) = re.findall(r"^video-gn (data prepare .* --merge)$", PAGE, re.MULTILINE)
+    status, printed = run(shlex.split(merge), place)
+    assert status == 0, printed
+    status, printed = run([*shlex.split(merge.replace("prepared", "whole"))[:-1]], place)
+    assert status == 0, printed
+    for name in ("manifest.csv", "videos-000000.tar", "classes.txt"):
+        assert (place / "prepared" / name).read_bytes() == (place / "whole" / name).read_bytes()
 
 
 @pytest.mark.parametrize("stopped", [False, pytest.param(True, marks=FULL)])

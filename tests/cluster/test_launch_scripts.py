@@ -33,12 +33,14 @@ WORDS = {
     "test": ["-c", "c.yaml", "--run_dir", "run"],
     "study_array": ["-c", "study.yaml", "--data.train", "videos"],
     "infer_array": ["--list", "videos.txt", "--output", "labels.jsonl"],
+    "prepare_array": ["scan", "videos", "--output", "scan.csv"],
 }
 CALLS = {
     "train": ["- {} fit -c c.yaml --run_dir run --ckpt_path last --trainer.num_nodes 1 --trainer.devices 1"],
     "test": ["- {} test -c c.yaml --run_dir run --trainer.num_nodes 1 --trainer.devices 1"],
     "study_array": [f"{4 + 2 * n} {{}} study -c study.yaml --data.train videos --cell {n}/2" for n in (0, 1)],
     "infer_array": [f"{n} {{}} infer --list videos.txt --output labels.jsonl --part slurm" for n in (4, 6)],
+    "prepare_array": [f"{n} {{}} data scan videos --output scan.csv --part slurm" for n in (4, 6)],
 }
 
 
@@ -138,6 +140,7 @@ def test_what_is_missing_is_told(cluster, tmp_path):
         ("train", ["-c", "c.yaml"], "--run_dir must be given"),
         ("study_array", WORDS["study_array"], "submit it with --array"),
         ("infer_array", WORDS["infer_array"], "submit it with --array"),
+        ("prepare_array", WORDS["prepare_array"], "submit it with --array"),
     ]:
         log = tmp_path / f"{script}{len(words)}.log"
         path = ROOT / f"scripts/slurm/{script}.sbatch"

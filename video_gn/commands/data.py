@@ -150,29 +150,33 @@ def _add_prepare(commands: Any) -> None:
     parser.add_argument("--copy", action="store_true", help="with --shards: pack the files unchanged")
     parser.add_argument("--num_workers", type=positive, metavar="N", help="processes (one a core)")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    _add_parts(parser, "every N-th video or tar file", "write the lists")
     parser.set_defaults(run=_prepare)
 
 
 def _prepare(options: argparse.Namespace) -> int:
     from video_gn.lists.read import VideoList
+    from video_gn.parts import parse_part
     from video_gn.prepare.names import with_raw_videos
     from video_gn.prepare.prepare import prepare
     from video_gn.prepare.tar_shards import write_shards
 
     if options.copy and options.shards is None:
         raise ConfigError("--copy packs files unchanged: give the number of videos of each tar file with --shards")
-    parts = VideoList(options.list, root=options.root, format=options.format).manifests()
+    common: dict[str, Any] = {"overwrite": options.overwrite, "merge": options.merge}
+    common["part"] = None if options.part is None else parse_part(options.part, os.environ)
+    splits = VideoList(options.list, root=options.root, format=options.format).manifests()
     if options.raw is not None:
-        parts = {name: with_raw_videos(part, options.raw) for name, part in parts.items()}
+        splits = {name: with_raw_videos(split, options.raw) for name, split in splits.items()}
     summaries: list[Any] = []
     with counted("videos") as progress:
-        common: dict[str, Any] = {"overwrite": options.overwrite, "progress": progress}
+        common["progress"] = progress
         if options.copy:
             sharding = {"videos_per_shard": options.shards, **common}
-            summaries += [write_shards(p, options.out, name=name or "videos", **sharding) for name, p in parts.items()]
+            summaries += [write_shards(s, options.out, name=name or "videos", **sharding) for name, s in splits.items()]
         else:
             summary = prepare(
-                parts,
+                splits,
                 options.out,
                 short_side_px=options.short_side_px,
                 key_frame_interval=options.key_frame_interval,

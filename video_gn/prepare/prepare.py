@@ -13,8 +13,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,20 @@ from video_gn.errors import DecodeError, RunError, SettingError
 from video_gn.files import whole_path
 from video_gn.lists.manifest import Manifest, check_same_classes, write_manifest
 from video_gn.lists.records import VideoRecord
+from video_gn.parts import Part
 from video_gn.prepare.encode import EncodeSettings, encode
-from video_gn.prepare.made_files import MadeFiles, add_note, announce, claimed, key_of
+from video_gn.prepare.made_files import (
+    MadeFiles,
+    add_note,
+    announce,
+    check_finished,
+    claimed,
+    finish_part,
+    key_of,
+    unfinished,
+)
 from video_gn.prepare.names import output_names, sample_keys
+from video_gn.prepare.prepare_summary import PrepareSummary
 from video_gn.prepare.probe import file_state
 from video_gn.prepare.tar_shards import ShardVideo, describe, publish_shard, shard_name, write_failures
 from video_gn.processes import Lost, num_cores, run_tasks
@@ -39,36 +50,7 @@ KEY_FRAME_INTERVAL = 32
 CRF = 20.0
 # A frame takes milliseconds; only a hang takes so long for one.
 _STALL_SECONDS = 120.0
-
-
-@dataclass(frozen=True)
-class PrepareSummary:
-    """What `prepare` did."""
-
-    out: Path
-    manifest_path: Path  # list of the prepared videos, for training and testing
-    failed_path: Path  # list of the others
-    num_listed: int
-    num_new: int  # videos made now
-    num_kept: int  # videos made by an earlier call
-    num_shards: int  # 0 for loose files
-    num_bytes: int  # of all prepared videos
-    num_source_bytes: int  # of their source files, each counted once
-    failed: tuple[tuple[str, str], ...]  # (path, reason) of each video that was not prepared
-
-    def text(self) -> str:
-        """A few lines for a person."""
-        shards = f" in {self.num_shards} shards" if self.num_shards else ""
-        lines = [
-            f"{self.out}: {self.num_new + self.num_kept} of {self.num_listed} videos{shards}, {self.num_new} of them "
-            f"new, {self.num_bytes / 1e6:.1f} MB from {self.num_source_bytes / 1e6:.1f} MB",
-            f"list: {self.manifest_path}",
-        ]
-        if self.failed:
-            lines.append(f"{len(self.failed)} failed: {self.failed_path}")
-            lines += [f"  {path}: {reason}" for path, reason in self.failed[:5]]
-            lines += [f"  and {len(self.failed) - 5} more"] if len(self.failed) > 5 else []
-        return "\n".join(lines)
+_PLAN = "manifest.csv"  # what a part notes that it is done for
 
 
 def prepare(
@@ -81,6 +63,8 @@ def prepare(
     num_workers: int | None = None,
     shards: int | None = None,
     overwrite: bool = False,
+    part: Part | None = None,
+    merge: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> PrepareSummary:
     """Write `out_dir/[split/]class/name.mp4` for each record, and `out_dir/manifest.csv`.
@@ -100,11 +84,14 @@ def prepare(
             `if __name__ == "__main__"`.
         shards: Videos in a tar shard; None leaves loose files. Videos that fail leave a shard with fewer.
         overwrite: Make existing files anew.
+        part: Part of the files, or of the shards, to make, while other processes make the others; without the lists.
+        merge: Write the lists of what all parts have made; nothing is made.
         progress: Called with (videos done or failed, videos).
 
     Raises:
         ValueError: for a setting out of its range, or a video that is listed twice.
         ManifestError: for splits whose classes differ, or names that are not text.
+        ConfigError: for parts that are missing, not finished, or do not fit together.
         RunError: if another run is writing to `out_dir`, workers cannot start, no video could be prepared, or
             nothing can be written.
     """
@@ -112,11 +99,16 @@ def prepare(
     num_workers = num_cores() if num_workers is None else check_integer("num_workers", num_workers)
     if shards is not None:
         check_integer("shards", shards)
-    parts = dict(manifest) if isinstance(manifest, Mapping) else {"": manifest}
+    if part is not None and merge:
+        raise SettingError("part and merge must not both be set, got both. Merge when all parts are done.")
+    splits = dict(manifest) if isinstance(manifest, Mapping) else {"": manifest}
     out = Path(out_dir)
-    with claimed(out):
-        run = _Run(out, parts, settings, shards)
-        run.work(num_workers, overwrite=overwrite, progress=progress)
+    with claimed(out, part):
+        run = _Run(out, splits, settings, shards, part=part, merge=merge)
+        if merge:
+            run.take_parts()
+        else:
+            run.work(num_workers, overwrite=overwrite, progress=progress)
         return run.finish()
 
 
@@ -130,7 +122,7 @@ class _Task:
     source: str
     segment: tuple[float | None, float | None]  # seconds, None for the video's own
     name: str  # file to make, below the directory
-    key: str  # the same for the same source, segment and settings
+    key: str = ""  # the same for the same source, segment and settings; "" in another part
 
 
 @dataclass
@@ -143,18 +135,24 @@ class _Chunk:
     num_left: int = 0  # tasks that are still to be done
 
 
-def _make(task: _Task, beat: Callable[[], None], *, out: Path, settings: EncodeSettings) -> dict[str, Any]:
+def _make(
+    task: _Task, beat: Callable[[], None], *, out: Path, journal: Path, settings: EncodeSettings
+) -> dict[str, Any]:
     """Make one file, in a worker; its note, with the reason as "failed" if the video cannot be read."""
     note: dict[str, Any] = {"name": task.name, "key": task.key}
     try:
         with whole_path(out / task.name) as written:
             done = encode(task.source, written, settings, segment=task.segment, on_frame=beat)
             note |= {"bytes": done.num_bytes, "num_frames": done.num_frames, "size": [done.width, done.height]}
-            announce(out, note)
+            announce(out, journal, note)
     except DecodeError as error:
         note["failed"] = error.reason
-        add_note(out, note)
+        add_note(journal, note)
     return note
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(path)  # noqa: PTH100  # a member of a shard is no path
 
 
 def _state_of(path: str) -> tuple[int, int]:
@@ -167,50 +165,68 @@ def _state_of(path: str) -> tuple[int, int]:
 
 
 class _Run:
-    """One call of `prepare`, in a claimed directory; `parts` are manifests by split, by "" without splits."""
+    """One call of `prepare`, in a claimed directory; `manifests` are by split, by "" without splits."""
 
-    def __init__(self, out: Path, parts: Mapping[str, Manifest], settings: EncodeSettings, shards: int | None) -> None:
-        if not any(map(len, parts.values())):
+    def __init__(
+        self,
+        out: Path,
+        manifests: Mapping[str, Manifest],
+        settings: EncodeSettings,
+        shards: int | None,
+        *,
+        part: Part | None,
+        merge: bool,
+    ) -> None:
+        if not any(map(len, manifests.values())):
             raise SettingError("manifest must have at least one video, got none.")
-        first, *_ = parts.values()
-        for split, part in parts.items():
+        first, *_ = manifests.values()
+        for split, manifest in manifests.items():
             if split and not re.fullmatch(r"\w[\w-]*", split):
                 raise SettingError(f"manifest: a split must be a word, got {split!r}. It becomes a folder's name.")
-            check_same_classes(first, part)
+            check_same_classes(first, manifest)
         self.out = out
-        self.classes = next((part.classes for part in parts.values() if part.classes), ())
-        self.made = MadeFiles(out)
+        self.part = part
+        self.classes = next((manifest.classes for manifest in manifests.values() if manifest.classes), ())
+        self.made = MadeFiles(out, part=part, merge=merge)
         self.records: list[VideoRecord] = []
         self.splits: list[str] = []
         self.tasks: list[_Task] = []
-        self.chunks: list[_Chunk] = []
+        self.chunks: list[_Chunk] = []  # this part's
+        self.num_chunks = 0  # of all parts
         self.source_bytes: dict[str, int] = {}
         self.new: set[int] = set()
         self.failed: dict[int, str] = {}
         how = settings.fingerprint()
-        for split, part in parts.items():
-            self._plan(split, part, how, shards)
+        for split, manifest in manifests.items():
+            self._plan(split, manifest, how, shards)
+        self.plan = key_of([how, shards, [(task.name, _absolute(task.source), task.segment) for task in self.tasks]])
         self.settings = settings
 
-    def _plan(self, split: str, part: Manifest, how: str, shards: int | None) -> None:
+    def _plan(self, split: str, manifest: Manifest, how: str, shards: int | None) -> None:
         begin = len(self.tasks)
-        records = list(part.records)
-        for record, name in zip(records, output_names(records, part.classes, below=split), strict=True):
-            size, mtime = _state_of(record.path)
-            self.source_bytes[record.path] = max(size, 0)
-            segment = (record.start_seconds, record.end_seconds)
-            path = os.path.abspath(record.path)  # noqa: PTH100  # a member of a shard is no path
-            key = key_of([how, path, size, mtime, segment])
-            self.tasks.append(_Task(record.path, segment, name, key))
+        records = list(manifest.records)
+        for record, name in zip(records, output_names(records, manifest.classes, below=split), strict=True):
+            self.tasks.append(_Task(record.path, (record.start_seconds, record.end_seconds), name))
         self.records += records
         self.splits += [split] * len(records)
-        if shards is None:
-            self.chunks += [_Chunk(None, [place]) for place in range(begin, len(self.tasks))]
-            return
-        for number, start in enumerate(range(begin, len(self.tasks), shards)):
-            places = list(range(start, min(start + shards, len(self.tasks))))
+        for number, start in enumerate(range(begin, len(self.tasks), shards or 1)):
+            places = list(range(start, min(start + (shards or 1), len(self.tasks))))
+            self.num_chunks += 1
+            if self.part is not None and not self.part.has(self.num_chunks - 1):
+                continue  # nor are its sources looked at
+            for place in places:
+                self._set_key(place, how)
+            if shards is None:
+                self.chunks.append(_Chunk(None, places))
+                continue
             about = [[self.tasks[p].name, self.tasks[p].key, self._about(p), self.records[p].label] for p in places]
             self.chunks.append(_Chunk(shard_name(split or "videos", number), places, key_of(about)))
+
+    def _set_key(self, place: int, how: str) -> None:
+        task = self.tasks[place]
+        size, mtime = _state_of(task.source)
+        self.source_bytes[task.source] = max(size, 0)
+        self.tasks[place] = replace(task, key=key_of([how, _absolute(task.source), size, mtime, task.segment]))
 
     # ---- work ----
 
@@ -225,12 +241,13 @@ class _Run:
             chunk.num_left = len(places)
             if not places:
                 self._pack(chunk)
-        num_kept = len(self.tasks) - len(todo)
+        num_all = sum(len(chunk.places) for chunk in self.chunks)
+        num_kept = num_all - len(todo)
         if progress is not None:
-            progress(num_kept, len(self.tasks))
+            progress(num_kept, num_all)
         results = run_tasks(
             [self.tasks[place] for place, _ in todo.values()],
-            partial(_make, out=self.out, settings=self.settings),
+            partial(_make, out=self.out, journal=self.made.journal, settings=self.settings),
             num_workers=min(num_workers, max(1, len(todo))),
             stall_seconds=_STALL_SECONDS,
             preload=__name__,
@@ -242,12 +259,28 @@ class _Run:
             if not chunk.num_left:
                 self._pack(chunk)
             if progress is not None:
-                progress(num_done, len(self.tasks))
+                progress(num_done, num_all)
+        if self.part is not None:
+            finish_part(self.made, _PLAN, self.plan)
 
-    def _is_made(self, place: int) -> bool:
+    def take_parts(self) -> None:
+        """Find what all parts have made.
+
+        Raises:
+            ConfigError: for parts that are missing, not finished, or do not fit together.
+        """
+        count = check_finished(self.out, _PLAN, self.plan)
+        for number, chunk in enumerate(self.chunks):
+            if self._is_packed(chunk):
+                continue
+            are_made = all(self._is_made(place, try_again=False) for place in chunk.places)
+            if not are_made or (chunk.shard is not None and not self.failed.keys() >= set(chunk.places)):
+                raise unfinished(self.out, Part(number % count, count))
+
+    def _is_made(self, place: int, *, try_again: bool = True) -> bool:
         task = self.tasks[place]
         entry = self.made.find(task.name, task.key)
-        if entry is None or entry.get("transient"):
+        if entry is None or (try_again and entry.get("transient")):
             return False
         if "failed" in entry:
             self.failed[place] = entry["failed"]
@@ -268,7 +301,7 @@ class _Run:
         task = self.tasks[place]
         if isinstance(result, Lost):
             result = {"name": task.name, "key": task.key, "failed": result.reason, "transient": True}
-            add_note(self.out, result)
+            add_note(self.made.journal, result)
         self.made.keep(result)
         if "failed" in result:
             self.failed[place] = result["failed"]
@@ -302,7 +335,7 @@ class _Run:
             ShardVideo(key, self.out / self.tasks[place].name, self.records[place].label, self._about(place))
             for place, key in members.items()
         ]
-        self.made.keep(publish_shard(self.out, chunk.shard, chunk.key, videos))
+        self.made.keep(publish_shard(self.made, chunk.shard, chunk.key, videos))
         self._drop_loose(chunk)
 
     def _drop_loose(self, chunk: _Chunk) -> None:
@@ -323,8 +356,7 @@ class _Run:
     # ---- lists ----
 
     def finish(self) -> PrepareSummary:
-        """Write the lists."""
-        self._drop_emptied()
+        """Write the lists, unless this is a part."""
         paths: dict[int, str] = {}
         num_shards = 0
         for chunk in self.chunks:
@@ -334,32 +366,39 @@ class _Run:
             members = self._members(chunk)
             num_shards += bool(members)
             paths |= {p: join_path(self.out / chunk.shard, f"{key}.mp4") for p, key in members.items()}
-        failed_path = self.out / "failed.csv"
+        path, failed_path = self.out / "manifest.csv", self.out / "failed.csv"
         failed = [(self.records[place], reason) for place, reason in sorted(self.failed.items())]
-        write_failures(failed_path, [(r.path, r.start_seconds, r.end_seconds, r.source, why) for r, why in failed])
-        if not paths:
-            raise RunError(
-                f"{failed_path}: at least one video must be prepared, got none of {len(self.tasks)}; the "
-                f"first: {self.records[0].path}: {self.failed[0]}."
-            )
+        if self.part is None:
+            self._write_lists(path, failed_path, paths, failed)
         notes = [self.made.noted(self.tasks[place].name, self.tasks[place].key) for place in paths]
-        path = self.out / "manifest.csv"
-        write_manifest(
-            self._manifest(paths, str(path)), path, classes_path=self.out / "classes.txt" if self.classes else None
-        )
-        self._warn_of_old_shards()
         return PrepareSummary(
             out=self.out,
             manifest_path=path,
             failed_path=failed_path,
-            num_listed=len(self.tasks),
+            num_listed=sum(len(chunk.places) for chunk in self.chunks),
             num_new=len(self.new),
             num_kept=len(paths) - len(self.new),
             num_shards=num_shards,
             num_bytes=sum(note["bytes"] for note in notes if note is not None),
             num_source_bytes=sum(self.source_bytes.values()),
             failed=tuple((record.path, reason) for record, reason in failed),
+            part=self.part,
         )
+
+    def _write_lists(
+        self, path: Path, failed_path: Path, paths: Mapping[int, str], failed: Sequence[tuple[VideoRecord, str]]
+    ) -> None:
+        self._drop_emptied()
+        write_failures(failed_path, [(r.path, r.start_seconds, r.end_seconds, r.source, why) for r, why in failed])
+        if not paths:
+            raise RunError(
+                f"{failed_path}: at least one video must be prepared, got none of {len(self.tasks)}; the "
+                f"first: {self.records[0].path}: {self.failed[0]}."
+            )
+        write_manifest(
+            self._manifest(paths, str(path)), path, classes_path=self.out / "classes.txt" if self.classes else None
+        )
+        self._warn_of_old_shards()
 
     def _manifest(self, paths: Mapping[int, str], origin: str) -> Manifest:
         columns = dict.fromkeys((name for record in self.records for name, _ in record.groups), "")

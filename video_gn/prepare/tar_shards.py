@@ -32,7 +32,16 @@ from video_gn.files import whole_path
 from video_gn.lists.lines import write_table
 from video_gn.lists.manifest import Manifest, write_manifest
 from video_gn.lists.records import VideoRecord
-from video_gn.prepare.made_files import MadeFiles, announce, claimed, key_of
+from video_gn.parts import Part
+from video_gn.prepare.made_files import (
+    MadeFiles,
+    announce,
+    check_finished,
+    claimed,
+    finish_part,
+    key_of,
+    unfinished,
+)
 from video_gn.prepare.names import sample_keys, stem_of
 
 log = logging.getLogger(__name__)
@@ -64,16 +73,17 @@ class ShardSummary:
     num_new: int  # shards made now; the others existed already
     num_bytes: int  # of all shards
     failed: tuple[tuple[str, str], ...]  # (path, reason) of each video that could not be packed
+    part: Part | None = None  # of which all but `failed` is; its lists come with the merge
 
     def text(self) -> str:
         """A few lines for a person."""
         lines = [
             f"{self.out}: {self.num_videos} videos in {self.num_shards} shards, {self.num_new} of them new, "
             f"{self.num_bytes / 1e6:.1f} MB",
-            f"list: {self.manifest_path}",
+            f"list: {self.manifest_path}" if self.part is None else f"part {self.part}: --merge writes the list of all",
         ]
         if self.failed:
-            lines.append(f"{len(self.failed)} failed: {self.out / 'failed.csv'}")
+            lines.append(f"{len(self.failed)} failed" + ("" if self.part else f": {self.out / 'failed.csv'}"))
         return "\n".join(lines)
 
 
@@ -101,14 +111,14 @@ def write_shard(path: Path, samples: Sequence[ShardVideo]) -> int:
     return path.stat().st_size
 
 
-def publish_shard(directory: Path, name: str, key: str, samples: Sequence[ShardVideo]) -> dict[str, Any]:
-    """Write a shard and its index into a directory, whole or not at all, and note it; returns the note."""
-    path = directory / name
+def publish_shard(made: MadeFiles, name: str, key: str, samples: Sequence[ShardVideo]) -> dict[str, Any]:
+    """Write a shard and its index into the directory of `made`, whole or not at all, and note it; returns the note."""
+    path = made.directory / name
     path.with_name(name + INDEX_SUFFIX).unlink(missing_ok=True)
     with whole_path(path) as part:
         entry = {"name": name, "key": key, "bytes": write_shard(part, samples)}
         index = build_index(part)
-        announce(directory, entry)
+        announce(made.directory, made.journal, entry)
     write_index(path, index)
     return entry
 
@@ -141,6 +151,8 @@ def write_shards(
     videos_per_shard: int | None = None,
     bytes_per_shard: int | None = None,
     overwrite: bool = False,
+    part: Part | None = None,
+    merge: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> ShardSummary:
     """Pack the unchanged files of a list into `out_dir/NAME-000000.tar`, ...
@@ -155,10 +167,13 @@ def write_shards(
         videos_per_shard: Most videos in a shard; 1000 if neither limit is set.
         bytes_per_shard: Most bytes of videos in a shard, unless a single one is larger.
         overwrite: Make whole shards anew.
+        part: Part of the shards to make, while other processes make the others; without the list.
+        merge: Write the list of the shards that all parts have made; nothing is made.
         progress: Called with (shards done, shards).
 
     Raises:
         ValueError: for a setting out of its range.
+        ConfigError: for parts that are missing, not finished, or do not fit together.
         RunError: if another run is writing to `out_dir`, no video could be packed, or nothing can be written.
     """
     if not name or not all(letter.isalnum() or letter in "-_" for letter in name):
@@ -166,22 +181,44 @@ def write_shards(
     for setting, value in (("videos_per_shard", videos_per_shard), ("bytes_per_shard", bytes_per_shard)):
         if value is not None:
             check_integer(setting, value)
+    if part is not None and merge:
+        raise SettingError("part and merge must not both be set, got both. Merge when all parts are done.")
     if videos_per_shard is None and bytes_per_shard is None:
         videos_per_shard = 1000
     out = Path(out_dir)
-    with claimed(out):
+    path = out / f"{name}.csv"
+    with claimed(out, part):
         files, failed = _look_at(manifest)
         if not files:
             raise RunError(f"{manifest.origin}: at least one video must be readable, got none of {len(manifest)}.")
         chunks = _chunks(files, videos_per_shard, bytes_per_shard)
-        place, num_new, num_bytes = _pack_chunks(
-            out, name, chunks, files, manifest.classes, overwrite=overwrite, progress=progress
-        )
-        records = [replace(r, path=place[r.path], missing=False) for r in manifest.records if r.path in place]
-        write_failures(out / "failed.csv", [(path, None, None, "", reason) for path, reason in failed.items()])
-        path = out / f"{name}.csv"
-        write_manifest(Manifest(records, manifest.classes, str(path)), path, classes_path=out / "classes.txt")
-    return ShardSummary(out, path, len(place), len(chunks), num_new, num_bytes, tuple(failed.items()))
+        plan = key_of([[_absolute(file) for file in chunk] for chunk in chunks])
+        count = check_finished(out, path.name, plan) if merge else None
+        made = MadeFiles(out, part=part, merge=merge)
+        mine = {shard_name(name, n): chunk for n, chunk in enumerate(chunks) if part is None or part.has(n)}
+        samples = _samples(files, manifest.classes)
+        num_new = num_bytes = 0
+        for number, (shard, chunk) in enumerate(mine.items()):
+            key = key_of([samples[file][1] for file in chunk])
+            entry = None if overwrite else made.find(shard, key)
+            if entry is None and count is not None:
+                raise unfinished(out, Part(number % count, count))
+            if entry is None:
+                entry = publish_shard(made, shard, key, [samples[file][0] for file in chunk])
+                num_new += 1
+            else:
+                read_index(out / shard)  # a run may have been stopped before it wrote the index
+            num_bytes += entry["bytes"]
+            if progress is not None:
+                progress(number + 1, len(mine))
+        place = {file: join_path(out / s, samples[file][0].video_name) for s, chunk in mine.items() for file in chunk}
+        if part is None:
+            records = [replace(r, path=place[r.path], missing=False) for r in manifest.records if r.path in place]
+            write_failures(out / "failed.csv", [(file, None, None, "", reason) for file, reason in failed.items()])
+            write_manifest(Manifest(records, manifest.classes, str(path)), path, classes_path=out / "classes.txt")
+        else:
+            finish_part(made, path.name, plan)
+    return ShardSummary(out, path, len(place), len(mine), num_new, num_bytes, tuple(failed.items()), part)
 
 
 class _File(NamedTuple):
@@ -229,42 +266,19 @@ def _chunks(files: dict[str, _File], videos_per_shard: int | None, bytes_per_sha
     return chunks
 
 
-def _pack_chunks(
-    out: Path,
-    name: str,
-    chunks: list[list[str]],
-    files: dict[str, _File],
-    classes: Sequence[str],
-    *,
-    overwrite: bool,
-    progress: Callable[[int, int], None] | None,
-) -> tuple[dict[str, str], int, int]:
-    """Write the missing shards; returns the member path of each file, the number of new shards, bytes of all."""
-    made = MadeFiles(out)
-    keys = dict(zip(files, sample_keys(_unique_stems(list(files))), strict=True))
-    place: dict[str, str] = {}
-    num_new = num_bytes = 0
-    for number, chunk in enumerate(chunks):
-        shard = shard_name(name, number)
-        samples, identity = [], []
-        for path in chunk:
-            record, *state = files[path]
-            about = describe(record, classes, source=Path(path).name)
-            sample = ShardVideo(keys[path], Path(path), record.label, about)
-            samples.append(sample)
-            identity.append([sample.video_name, os.path.abspath(path), *state, record.label, about])  # noqa: PTH100
-        key = key_of(identity)
-        entry = None if overwrite else made.find(shard, key)
-        if entry is None:
-            entry = publish_shard(out, shard, key, samples)
-            num_new += 1
-        else:
-            read_index(out / shard)  # a run may have been stopped before it wrote the index
-        num_bytes += entry["bytes"]
-        place |= {p: join_path(out / shard, s.video_name) for p, s in zip(chunk, samples, strict=True)}
-        if progress is not None:
-            progress(number + 1, len(chunks))
-    return place, num_new, num_bytes
+def _samples(files: dict[str, _File], classes: Sequence[str]) -> dict[str, tuple[ShardVideo, list[Any]]]:
+    """By path: what goes into a shard, and what its bytes follow from."""
+    keys = sample_keys(_unique_stems(list(files)))
+    samples = {}
+    for (path, (record, *state)), key in zip(files.items(), keys, strict=True):
+        about = describe(record, classes, source=Path(path).name)
+        sample = ShardVideo(key, Path(path), record.label, about)
+        samples[path] = sample, [sample.video_name, _absolute(path), *state, record.label, about]
+    return samples
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(path)  # noqa: PTH100
 
 
 def _unique_stems(paths: list[str]) -> list[str]:
