@@ -128,3 +128,19 @@ def test_parts_of_a_list(tmp_path, caplog):
     assert {m.classes for m in videos.manifests().values()} == {("a", "b")}
     plain = VideoList(write(tmp_path / "plain.txt", "a.mp4 0\nb.mp4 1\n"))
     assert plain.parts == [] and {name: len(m) for name, m in plain.manifests().items()} == {"": 2}
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "asked"),
+    [
+        ("subset", ("Training", "validation", ""), True), ("phase", ("test", "train", "test"), True),
+        ("view", ("train", "car", "bus"), False), ("session", ("test", "test", "test"), False),
+        ("split", ("train", "val", "val"), False),
+    ],
+)  # fmt: skip
+def test_a_column_of_parts_that_is_called_otherwise_is_asked_about(tmp_path, caplog, column, values, asked):
+    lines = [f"{name}.mp4,{name},{value}" for name, value in zip("abc", values, strict=True)]
+    videos = VideoList(write(tmp_path / "list.csv", "\n".join([f"path,label,{column}", *lines])))
+    for part in ("all", "all"):
+        videos.manifest(part)
+    assert caplog.text.count(f"does the column {column!r} name each video's part") == asked

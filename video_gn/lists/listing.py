@@ -13,7 +13,7 @@ import numpy as np
 
 from video_gn.errors import ManifestError
 from video_gn.lists.class_names import is_slip
-from video_gn.lists.part_names import is_part
+from video_gn.lists.part_names import is_part, part_of
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,16 @@ def which_part(path: str | Path, parts: Sequence[str]) -> str:
     )
 
 
-# ---- classes ---------------------------------------------------------------------------------------
+# ---- what a list may mean otherwise ------------------------------------------------------------------
+
+
+def ask_about_parts(listing: Listing) -> None:
+    """Log a question for a column that is not called "split" and holds names of parts."""
+    for name, column in listing.groups.items() if listing.splits is None else ():
+        names = sorted(set(column) - {""})
+        if len(names) > 1 and all(part_of(text) for text in names):
+            text = "%s: does the column %r name each video's part (%s)? It is not used so; call it %r if it does"
+            log.warning(text, listing.source, name, ", ".join(names), SPLIT_COLUMN)
 
 
 def ask_about_slips(listing: Listing) -> None:

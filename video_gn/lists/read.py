@@ -48,7 +48,15 @@ from video_gn.lists.lines import (
     table_of_parquet,
     table_of_text,
 )
-from video_gn.lists.listing import ALL_PARTS, SPLIT_COLUMN, Listing, ask_about_slips, check_repeats, rows_of_part
+from video_gn.lists.listing import (
+    ALL_PARTS,
+    SPLIT_COLUMN,
+    Listing,
+    ask_about_parts,
+    ask_about_slips,
+    check_repeats,
+    rows_of_part,
+)
 from video_gn.lists.manifest import Manifest
 from video_gn.lists.part_names import PARTS, find_parts, is_part, part_folder, part_of
 from video_gn.lists.records import Records, TextColumn, VideoRecord
@@ -205,6 +213,7 @@ class VideoList:
             rows = read_kinetics(table, self._base, classes, self._index)
         else:
             rows = read_list(table, self._base, classes, first=first)
+            ask_about_parts(rows)
         if classes is None:
             ask_about_slips(rows)
         self._kept = classes, rows
