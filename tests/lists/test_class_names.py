@@ -37,6 +37,16 @@ def test_kinetics_names_are_torchvisions():
         ("name_first.csv", "label,label_id\nrun,1\njump high,2\n", ("run", "jump high")),
         ("colon.txt", "0: run\n1: jump high\n", ("run", "jump high")),
         ("header.csv", "name\nrun\njump high\n", ("run", "jump high")),
+        ("index.csv", ",name\n0,run\n1,jump high\n", ("run", "jump high")),
+        ("dots.txt", "1. run\n2. jump high\n", ("run", "jump high")),
+        ("brackets.txt", "0) run\n1) jump high\n", ("run", "jump high")),
+        ("dashes.txt", "0 - run\n1 - jump high\n", ("run", "jump high")),
+        ("bars.txt", "000|run\n001|jump high\n", ("run", "jump high")),
+        ("equal.txt", "run = 0\njump high = 1\n", ("run", "jump high")),
+        ("mapping.yaml", "run: 0\njump high: 1\n", ("run", "jump high")),
+        ("list.yaml", "- run\n- jump high\n", ("run", "jump high")),
+        ("comment.txt", "# my classes\nrun\njump high\n", ("run", "jump high")),
+        ("turns.txt", "1.5 turns\n2.5 flips\njump high\n", ("1.5 turns", "2.5 flips", "jump high")),
         ("numbers_in_names.txt", "jump 1\njump high\njump 2\n", ("jump 1", "jump high", "jump 2")),
         ("only_numbers.txt", "10\njump high\n2\n", ("10", "jump high", "2")),
     ],
@@ -53,7 +63,17 @@ def test_classes_files(tmp_path, name, text, want):
 
 
 @pytest.mark.parametrize(
-    "names", [["5 apples", "10 pears"], ["1 b", "0 a"], ["a 1", "b 0"], ["name", "run"], ["0 a", "0 a_b"], ["[1]", "b"]]
+    "names",
+    [
+        ["5 apples", "10 pears"],
+        ["1 b", "0 a"],
+        ["a 1", "b 0"],
+        ["name", "run"],
+        ["- a", "- b"],
+        ["# a", "b"],
+        ["0 a", "0 a_b"],
+        ["[1]", "b"],
+    ],
 )
 def test_written_classes_are_read_as_they_were(tmp_path, names):
     write_classes(tmp_path / "classes.txt", names)
@@ -80,6 +100,7 @@ def test_written_classes_are_read_as_they_were(tmp_path, names):
         ("text.json", '"run"', r"must be a list of names or a mapping of names to numbers, got 'run'"),
         ("other.json", '["run", 3]', r"other.json:2: a class must be a name, got 3"),
         ("gap.csv", "1 run\n3 jump\n", r"gap.csv: numbers of classes must be 0 to 1, each once, got 1, 3. They"),
+        ("blank.csv", "# mine\nname\nrun\n\njump\n", r"blank.csv:4: a class must be a name, got ''"),
         ("from_2.txt", "2 run\n3 jump\n", r"must be 0 to 1, each once, got 2, 3"),
         ("same.txt", "0 run\n0 jump\n", r"must be 0 to 1, each once, got 0, 0"),
         ("one_off.txt", "0 run\njump\n2 sit\n", r"one_off.txt:2: a class must be 'number name' as in most lines"),

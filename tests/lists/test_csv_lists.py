@@ -60,6 +60,11 @@ def test_several_labels_are_refused(tmp_path, text):
     fails(path, f"{path}:", "a video must have one label, got several in ")
 
 
+def test_a_number_that_is_none_is_no_class(tmp_path):
+    path = write(tmp_path / "list.csv", "path,label\nx.mp4,1.0\ny.mp4,nan\n")
+    fails(path, f"{path}:3: label must be a class, got no number ('nan')")
+
+
 def test_rows_of_a_test_may_lack_their_label(tmp_path):
     path = write(tmp_path / "list.csv", "path,label,split\nx.mp4,a,train\ny.mp4,,Testing\n")
     assert read_manifest(path, split="all").labels.tolist() == [0, -1]

@@ -21,8 +21,11 @@ log = logging.getLogger(__name__)
 _JSON = re.compile(r'\s*[\[{]\s*["\[\]{}0-9-]')
 
 _NUMBERED = (
-    (re.compile(r"(?P<number>[0-9]+)(?:\s*[,;:\t]\s*|\s+)(?P<name>\S|\S.*\S)"), "number name"),
-    (re.compile(r"(?P<name>\S|\S.*\S)(?:\s*[,;\t]\s*|\s+)(?P<number>[0-9]+)"), "name number"),
+    (
+        re.compile(r"(?P<number>[0-9]+)(?:\s*[,;:\t|=)]\s*|\.(?![0-9])\s*|\s+-\s+|\s+)(?P<name>\S|\S.*\S)"),
+        "number name",
+    ),
+    (re.compile(r"(?P<name>\S|\S.*?\S)(?:\s*[,;:\t|=]\s*|\s+-\s+|\s+)(?P<number>[0-9]+)"), "name number"),
 )
 _SEPARATOR = re.compile(r"\s*[,;\t ]\s*")
 # Names of the columns of a class file.
@@ -67,8 +70,9 @@ def read_numbered_classes(path: str | os.PathLike[str]) -> tuple[tuple[str, ...]
 
 def _parse(path: Path, lines: list[str]) -> tuple[tuple[str, ...], int | None]:
     text = "\n".join(lines)
-    is_json = path.suffix.lower() == ".json" or _JSON.match(text)
-    names, first = _from_json(path, text) if is_json else _from_lines(path, lines)
+    if path.suffix.lower() != ".json" and not _JSON.match(text):
+        return _from_lines(path, lines)
+    names, first = _from_json(path, text)
     return check_classes(names, origin=str(path)), first
 
 
@@ -104,32 +108,37 @@ def _in_order(path: Path, classes: list[tuple[int, object, str]]) -> tuple[list[
     return [name for *_, name in sorted(classes, key=lambda row: row[0])], first
 
 
-def _from_lines(path: Path, lines: list[str]) -> tuple[list[str], int | None]:
+def _from_lines(path: Path, lines: list[str]) -> tuple[tuple[str, ...], int | None]:
     lines = [line.strip() for line in lines]
     while lines and not lines[-1]:
         lines.pop()
-    header = _SEPARATOR.split(lines[0].lower().replace('"', "")) if len(lines) > 1 else []
-    has_header = bool(header) and set(header) <= _HEADERS
-    body = lines[has_header:]
+    start = next((number for number, line in enumerate(lines) if not line.startswith("# ")), 0)  # comments, as in lists
+    header = _SEPARATOR.split(lines[start].lower().replace('"', "")) if len(lines) > start + 1 else []
+    has_header = set(header) != {""} and set(header) - {""} <= _HEADERS and bool(header)
+    start += has_header
+    body = lines[start:]
     for pattern, form in _NUMBERED:
         rows = [pattern.fullmatch(line) for line in body]
         found = [(int(row["number"]), _unquoted(row["name"])) for row in rows if row]
         if not _are_numbered(found, len(body)):
             continue
         problems = Problems(path)
-        for number, (line, row) in enumerate(zip(body, rows, strict=True), start=1 + has_header):
+        for number, (line, row) in enumerate(zip(body, rows, strict=True), start=1 + start):
             if row is None:
                 problems.add(number, f"a class must be {form!r} as in most lines, got {line!r}. Correct the line.")
         problems.check()
-        return _in_order(path, [(number, number, name) for number, name in found])
+        names, first = _in_order(path, [(number, number, name) for number, name in found])
+        return check_classes(names, origin=str(path), start=start), first
     if len(header) > 1 and has_header:
         raise ManifestError(
-            f"{path}:1: below the header {lines[0]!r} each line must be a class's number and its name. Correct the "
-            "file, or write one name per line without a header."
+            f"{path}:{start}: below the header {lines[start - 1]!r} each line must be a class's number and its name. "
+            "Correct the file, or write one name per line without a header."
         )
     if has_header:
-        log.warning("%s:1: %r is taken as a header, not as a class", path, lines[0])
-    return body, None
+        log.warning("%s:%d: %r is taken as a header, not as a class", path, start, lines[start - 1])
+    if body and all(line.startswith("- ") for line in body):  # a list in yaml
+        body = [line.removeprefix("- ").strip() for line in body]
+    return check_classes(body, origin=str(path), start=start), None
 
 
 def _are_numbered(found: list[tuple[int, str]], num_lines: int) -> bool:
@@ -154,11 +163,14 @@ def _number(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else -1
 
 
-def check_classes(names: Sequence[Any], *, origin: str) -> tuple[str, ...]:
-    """Refuse class names that are empty or stand twice, and an empty list; `origin` is for the message."""
+def check_classes(names: Sequence[Any], *, origin: str, start: int = 0) -> tuple[str, ...]:
+    """Refuse class names that are empty or stand twice, and an empty list.
+
+    `origin`, and the number of lines before the names, `start`, are for the message.
+    """
     seen: dict[str, int] = {}
     problems = Problems(origin)
-    for number, name in enumerate(names, start=1):
+    for number, name in enumerate(names, start=1 + start):
         if not isinstance(name, str) or not name:
             problems.add(
                 number, f"a class must be a name, got {name!r}. Write one class per line, without blank lines."

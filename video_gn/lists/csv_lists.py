@@ -126,6 +126,9 @@ def _number_labels(
         problems.add_all(column, table.lines, wrong)
         return np.full(len(table), -1, dtype=np.int32), classes or ()
     whole = {label: int(label.partition(".")[0]) for label in distinct if _WHOLE.fullmatch(label)}
+    if whole and (gaps := {label for label in distinct - whole.keys() if label.lower() == "nan"}):
+        wrong |= dict.fromkeys(gaps, "label must be a class, got no number ('nan'). Write it, or leave the line out.")
+        distinct -= gaps
     are_numbers = len(whole) == len(distinct)
     if classes is None and not are_numbers:
         classes = distinct_classes(distinct, origin=str(table.path))
