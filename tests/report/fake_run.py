@@ -87,11 +87,13 @@ class Checker(HTMLParser):
     def handle_starttag(self, tag, attrs):
         names = [name for name, _ in attrs]
         assert len(names) == len(set(names)), (tag, attrs)
-        assert tag not in ("script", "link", "img", "iframe", "object", "embed", "base"), tag
-        assert not any(name.startswith("on") or name in ("src", "srcset", "action") for name in names), attrs
+        assert tag not in ("script", "link", "iframe", "object", "embed", "base"), tag
+        assert not any(name.startswith("on") or name in ("srcset", "action") for name in names), attrs
+        assert ("src" in names) == (tag == "img"), attrs
+        assert all(value.startswith("data:image/jpeg;base64,") for name, value in attrs if name == "src"), attrs
         self.ids += [value for name, value in attrs if name == "id"]
         self.links += [value for name, value in attrs if name == "href"]
-        if tag not in ("meta", "br"):
+        if tag not in ("meta", "br", "img"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):

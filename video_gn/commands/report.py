@@ -16,10 +16,13 @@ def main(command: str, words: Sequence[str]) -> int:
     """Parse the words and run the command; see `video_gn.__main__`."""
     parser = Options(prog="video-gn report", description="Write RUN_DIR/report.html from a run's files.")
     parser.add_argument("run_dir", metavar="RUN_DIR", help="run directory")
+    parser.add_argument(
+        "--no_frames", action="store_true", help="leave out frames of the videos, such as in a page for others"
+    )
     options = parser.parse_args(words)
     set_up_logging()
 
     from video_gn.report import write_report
 
-    log.info("report: %s", write_report(Path(options.run_dir)))
+    log.info("report: %s", write_report(Path(options.run_dir), frames=not options.no_frames))
     return 0

@@ -12,15 +12,16 @@ from video_gn.run.directory import REPORT
 __all__ = ["write_report"]
 
 
-def write_report(run_dir: Path) -> Path:
+def write_report(run_dir: Path, *, frames: bool = False) -> Path:
     """Write a run directory's report.html from the files in it.
 
     Any of config.yaml, metrics.csv and the test's files may be missing or damaged: the page says so. It is written
-    whole or not at all.
+    whole or not at all. `frames` puts frames of some test videos into it, read in other processes: a script that asks
+    for them needs `if __name__ == "__main__"`.
 
     Raises:
         RunError: if the directory does not exist, or holds none of these files.
     """
     run_dir = Path(run_dir)
-    write_text(run_dir / REPORT, build_page(read_run(run_dir)))
+    write_text(run_dir / REPORT, build_page(read_run(run_dir), frames=frames))
     return run_dir / REPORT

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -145,6 +145,13 @@ def confident_mistakes(predictions: Predictions, limit: int) -> list[int]:
     wrong = np.flatnonzero((predictions.labels >= 0) & (predictions.labels != predictions.preds))
     order = np.argsort(-predictions.scores[wrong], kind="stable")[:limit]
     return [int(place) for place in wrong[order]]
+
+
+def least_certain(predictions: Predictions, limit: int, *, without: Sequence[int] = ()) -> list[int]:
+    """Places of the videos, right or wrong, whose predicted classes have the lowest scores, but for `without`."""
+    order = np.argsort(predictions.scores, kind="stable")
+    found = [int(place) for place in order[: limit + len(without)] if np.isfinite(predictions.scores[place])]
+    return [place for place in found if place not in without][:limit]
 
 
 @dataclass(frozen=True)

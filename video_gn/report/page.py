@@ -22,17 +22,20 @@ from video_gn.report.analysis import (
     class_rows,
     confident_mistakes,
     confused_pairs,
+    least_certain,
     wilson_interval,
 )
 from video_gn.report.matrix import MAX_CLASSES, confusion_matrix
 from video_gn.report.plots import Axis, Curve, line_chart
-from video_gn.report.reading import MISSING, Run
+from video_gn.report.reading import MISSING, Run, read_views_right
+from video_gn.report.strips import Strip, read_strips
 from video_gn.report.text import count, file_size, percent, printable, whole
 from video_gn.run.directory import BEST, CHECKPOINTS, CONFIG, TEST_CONFIG, TEST_METRICS
 from video_gn.run.metrics_file import best_row
 
 _NUM_PAIRS = 30
 _NUM_MISTAKES = 25
+_NUM_HARDEST = 12
 _MAX_FAILED = 500
 
 _SETTINGS = (
@@ -78,8 +81,8 @@ class Tile(NamedTuple):
     hint: str
 
 
-def build_page(run: Run) -> str:
-    """The page of a run, from what `read_run` gives."""
+def build_page(run: Run, *, frames: bool = False) -> str:
+    """The page of a run, from what `read_run` gives; `frames` reads those of the videos in it."""
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(
         loader=loader, autoescape=True, finalize=printable, undefined=StrictUndefined, trim_blocks=True
@@ -88,6 +91,7 @@ def build_page(run: Run) -> str:
     predictions, failed = run.predictions, run.failed
     monitor = str(run.setting("checkpoint.monitor") or "val/top1")
     tested = {} if predictions is None or not predictions.num_labelled else _tested(predictions)
+    videos = {"hardest": []} if predictions is None else _videos(run, predictions, frames=frames)
     context = {
         "title": run.directory.resolve().name or str(run.directory),
         "version": video_gn.__version__,
@@ -100,6 +104,7 @@ def build_page(run: Run) -> str:
         "views": _views(run),
         "pairs": None,
         **tested,
+        **videos,
         "predicted": None if tested or predictions is None else _predicted(predictions),
         "failed": failed[:_MAX_FAILED],
         "num_failed_more": max(0, len(failed) - _MAX_FAILED),
@@ -251,19 +256,42 @@ def _tested(predictions: Predictions) -> dict[str, Any]:
     """Confusions, classes and mistakes of the labelled videos."""
     classes = predictions.classes
     matrix = confusion_matrix(predictions) if len(classes) <= MAX_CLASSES else Markup("")
-    mistakes = []
-    for place in confident_mistakes(predictions, _NUM_MISTAKES):
-        label, pred = (classes[numbers[place]] for numbers in (predictions.labels, predictions.preds))
-        rank, score = int(predictions.ranks[place]), float(predictions.scores[place])
-        mistakes.append(
-            {"video": predictions.videos[place], "label": label, "pred": pred, "score": score, "rank": rank}
-        )
     return {
         "classes": classes,
         "pairs": confused_pairs(predictions, _NUM_PAIRS),
         "matrix": matrix,
         "class_rows": class_rows(predictions),
-        "mistakes": mistakes,
+    }
+
+
+def _videos(run: Run, predictions: Predictions, *, frames: bool) -> dict[str, Any]:
+    """`mistakes` and `hardest`, rows for each such video; `no_strips`, why none of them has frames."""
+    mistakes = confident_mistakes(predictions, _NUM_MISTAKES)
+    hardest = least_certain(predictions, _NUM_HARDEST, without=mistakes)
+    strips: dict[str, Strip] = {}
+    if frames:
+        strips = read_strips([predictions.videos[place] for place in mistakes + hardest])
+    views = read_views_right(run, mistakes + hardest)
+
+    def row(place: int) -> dict[str, Any]:
+        video, label = predictions.videos[place], int(predictions.labels[place])
+        right, num_views = views.get(place, (0, 0))
+        return {
+            "video": video,
+            "strip": strips.get(video),
+            "label": predictions.classes[label] if label >= 0 else "",
+            "pred": predictions.classes[predictions.preds[place]],
+            "score": float(predictions.scores[place]),
+            "rank": int(predictions.ranks[place]),
+            "views": f"{right or 'none'} of {num_views}" if num_views else "",
+        }
+
+    problems = [f"{video}: {strip.problem}" for video, strip in strips.items()]
+    without = problems and not any(strip.uri for strip in strips.values())
+    return {
+        "mistakes": list(map(row, mistakes)),
+        "hardest": list(map(row, hardest)),
+        "no_strips": problems[0] if without else "",
     }
 
 

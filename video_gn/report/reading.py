@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Mapping
+import struct
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -232,3 +234,39 @@ def rank_in_top5(label: str, pred: str, top5: str) -> int:
         return 1
     found = f"|{top5}|".find(f"|{label}|")
     return 0 if found < 0 else min(5, 1 + top5[:found].count("|"))
+
+
+def read_views_right(run: Run, places: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """Views whose best class is the label, and all views, of labelled videos by their places in predictions.csv.
+
+    Only these videos are read of test/scores.npz. Empty if it is missing, damaged or of another test.
+    """
+    predictions, found = run.predictions, {}
+    try:
+        labels, scores_VKY = _open_scores(run.directory / TEST_SCORES)
+        for place in places:
+            scores_KY = np.asarray(scores_VKY[place], dtype=np.float64)
+            if predictions is None or abs(scores_KY.mean(0).max() - predictions.scores[place]) > 1e-3:
+                return {}
+            if labels[place] >= 0:
+                found[place] = int((scores_KY.argmax(1) == labels[place]).sum()), len(scores_KY)
+    except (*_DAMAGE, IndexError, zipfile.BadZipFile, struct.error):
+        return {}
+    return found
+
+
+def _open_scores(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (V,) and scores (V, K, Y) of a scores.npz; the scores are mapped, not read."""
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        with archive.open("labels.npy") as entry:
+            labels = np.lib.format.read_array(entry, allow_pickle=False)
+        info = archive.getinfo("scores.npy")
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise ValueError("scores.npy must be stored uncompressed")
+        # The entry's data follow its own header, whose last two numbers are the lengths of the name and of the rest.
+        file.seek(info.header_offset + 26)
+        file.seek(sum(struct.unpack("<HH", file.read(4))), 1)
+        is_v1 = np.lib.format.read_magic(file) == (1, 0)
+        read_header = np.lib.format.read_array_header_1_0 if is_v1 else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(file)
+        return labels, np.memmap(path, dtype=dtype, mode="r", offset=file.tell(), shape=shape)
