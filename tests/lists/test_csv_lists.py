@@ -60,6 +60,12 @@ def test_several_labels_are_refused(tmp_path, text):
     fails(path, f"{path}:", "a video must have one label, got several in ")
 
 
+def test_a_column_like_a_label_is_named(tmp_path, caplog):
+    manifest = read_manifest(write(tmp_path / "list.csv", "path,class_name\nx.mp4,run\n"))
+    assert manifest.labels.tolist() == [-1] and manifest.records[0].groups == (("class_name", "run"),)
+    assert "no column is called 'label', so its videos have none; 'class_name' is not taken as one" in caplog.text
+
+
 def test_a_number_that_is_none_is_no_class(tmp_path):
     path = write(tmp_path / "list.csv", "path,label\nx.mp4,1.0\ny.mp4,nan\n")
     fails(path, f"{path}:3: label must be a class, got no number ('nan')")

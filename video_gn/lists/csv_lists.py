@@ -37,6 +37,17 @@ _SEGMENT_COLUMNS = ("start_seconds", "end_seconds")
 _NO_SEGMENT_COLUMNS = ("start", "end", "start_time", "end_time", "time_start", "time_end", "start_sec", "end_sec")
 _WHOLE = re.compile(r"-?[0-9]+(?:\.0*)?")
 _SEVERAL = re.compile(r"[0-9]+(?:[\s,;|]+[0-9]+)+|\[.*,.*\]")
+_NO_LABEL_COLUMNS = (
+    "labels",
+    "label_id",
+    "label_name",
+    "class_id",
+    "class_name",
+    "classes",
+    "category",
+    "action",
+    "target",
+)
 _MAX_NUMBER = 2**31
 _AGAIN = "Correct the line, or scan the videos again."
 _KINETICS_COLUMNS = ("time_start", "time_end")
@@ -109,26 +120,20 @@ def _number_labels(
         paths: their folders tell it too, if these are classes.
     """
     column = table.column(*LABEL_COLUMNS)
+    if column is None and (others := [name for name in table.header if name in _NO_LABEL_COLUMNS]):
+        text = "%s: no column is called 'label', so its videos have none; %r is not taken as one"
+        log.warning(text, table.path, others[0])
     if column is None or not any(column):
         return np.full(len(table), -1, dtype=np.int32), classes or table.classes or ()
-    distinct = set(column)
     if classes is None and table.classes is not None:
         classes, first = table.classes, 0
-    if "" in distinct:
-        splits = table.column(SPLIT_COLUMN) or [""] * len(table)
-        for label, split, line in zip(column, splits, table.lines, strict=True):
-            if not (label or is_part(split, "test")):
-                problems.add(line, "label must be a class, got nothing. Write it, or leave all labels out.")
-        distinct.discard("")
-    wrong = several_labels(distinct)
-    distinct -= wrong.keys()
+    _check_gaps(table, column, problems)
+    wrong = unusable_labels(set(column))
+    distinct = set(column) - wrong.keys() - {""}
     if not distinct:
         problems.add_all(column, table.lines, wrong)
         return np.full(len(table), -1, dtype=np.int32), classes or ()
     whole = {label: int(label.partition(".")[0]) for label in distinct if _WHOLE.fullmatch(label)}
-    if whole and (gaps := {label for label in distinct - whole.keys() if label.lower() == "nan"}):
-        wrong |= dict.fromkeys(gaps, "label must be a class, got no number ('nan'). Write it, or leave the line out.")
-        distinct -= gaps
     are_numbers = len(whole) == len(distinct)
     if classes is None and not are_numbers:
         classes = distinct_classes(distinct, origin=str(table.path))
@@ -157,15 +162,29 @@ def _number_labels(
     return np.array([numbers[label] for label in column], dtype=np.int32), classes
 
 
-def several_labels(distinct: set[str]) -> dict[str, str]:
-    """Messages for labels that are several in one: "1,3", "[0, 2]", "run|jump" beside "run" and "jump"."""
-    return {
+def _check_gaps(table: ListTable, column: list[str], problems: Problems) -> None:
+    """Note rows without a label, of which a test may have some."""
+    if "" not in column:
+        return
+    splits = table.column(SPLIT_COLUMN) or [""] * len(table)
+    for label, split, line in zip(column, splits, table.lines, strict=True):
+        if not (label or is_part(split, "test")):
+            problems.add(line, "label must be a class, got nothing. Write it, or leave all labels out.")
+
+
+def unusable_labels(distinct: set[str]) -> dict[str, str]:
+    """Messages for labels that are no class: "1,3", "[0, 2]", "run|jump" beside "run" and "jump"; "nan"."""
+    wrong = {
         label: f"a video must have one label, got several in {label!r}. Lists with several labels a video cannot be "
         "used: keep one of them."
         for label in distinct
         if _SEVERAL.fullmatch(label)
         or (len(pieces := re.split(r"\s*[,;|]\s*", label)) > 1 and distinct.issuperset(pieces))
     }
+    if any(map(_WHOLE.fullmatch, distinct)):
+        nothing = "label must be a class, got no number ('nan'). Write it, or leave the line out."
+        wrong |= {label: nothing for label in distinct if label.lower() == "nan"}
+    return wrong
 
 
 def _first_number(
