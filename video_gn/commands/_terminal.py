@@ -19,7 +19,8 @@ class _LevelFormatter(logging.Formatter):
 
 
 def set_up_logging() -> None:
-    """Print the package's log lines on standard error, warnings and errors with their level."""
+    """Print the package's log lines on standard error, warnings and errors with their level, Python's warnings too."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     if not log.handlers:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(_LevelFormatter())
@@ -42,6 +43,10 @@ def quieten_lightning() -> None:
         ".*callbacks used to create the checkpoint need to be provided.*",
         # Every rank logs the same value, computed from what all have seen.
         ".*It is recommended to use `self.log.*sync_dist=True.*",
+        # How a job is launched is checked in `run.slurm`.
+        ".*`srun` command is available on your system but is not used.*",
+        # Steps are counted over epochs.
+        ".*is smaller than the logging interval.*",
         # Our sampler resumes inside an epoch; Lightning cannot know.
         ".*ended before the epoch ended and your dataloader is not resumable.*",
     ):

@@ -4,6 +4,7 @@ options, what they are made into, and what happens before and after Lightning's 
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import StrategyRegistry
 
+from video_gn.commands._figures import print_figures, test_figures, validation_figures
 from video_gn.commands._run_settings import Start, find_start, with_run_config
 from video_gn.commands._settings import SettingsParser
 from video_gn.commands._terminal import quieten_lightning, set_up_logging
@@ -363,16 +365,31 @@ class VideoCLI(LightningCLI):
             self._write_report()
             log.info("run directory: %s", self.run_dir)
 
+    def before_validate(self) -> None:
+        """Leave it to `after_validate` to print the figures."""
+        self.config_init[self.subcommand].verbose = False
+
+    def after_validate(self) -> None:
+        """Print the figures."""
+        if self.trainer.is_global_zero and self.options.verbose:
+            num_videos = len(self.datamodule.manifests["val"].records)
+            metrics = self.trainer.callback_metrics
+            print_figures(validation_figures(metrics, checkpoint=self.options.ckpt_path, num_videos=num_videos))
+
     def before_test(self) -> None:
         """Hold the directory's test."""
+        self.config_init[self.subcommand].verbose = False
         if self.trainer.is_global_zero:
             self.run_directory.lock(directory.TEST_LOCK)
 
     def after_test(self) -> None:
-        """Write the report with the test's figures."""
+        """Write the report with the test's figures, and print them."""
         if self.trainer.is_global_zero:
             self._write_report()
-            log.info("results: %s", self.run_dir / directory.TEST_METRICS)
+            path = self.run_dir / directory.TEST_METRICS
+            if self.options.verbose:
+                print_figures(test_figures(json.loads(path.read_text(encoding="utf-8"))))
+            log.info("results: %s", path)
 
     def _write_report(self) -> None:
         from video_gn.report import write_report  # not at a start: it takes a while to import
