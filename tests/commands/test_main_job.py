@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -121,6 +122,17 @@ def test_metrics_json_and_predictions_agree_with_the_scores(tested):
     assert all(Path(r["video"]).is_file() and Path(r["video"]).parent.name == r["label"] for r in rows)
 
 
+def test_a_test_ends_with_a_table(tested):
+    run_dir, printed = tested
+    metrics = json.loads((run_dir / "test/metrics.json").read_text())
+    rows = dict(re.findall(r"^│ (.+?) +│ (.+?) +│$", printed, re.MULTILINE))
+    assert rows["top-1"] == f"{100 * metrics['top1']:.1f} %"
+    assert rows["mean class accuracy"] == f"{100 * metrics['mean_class_accuracy']:.1f} %"
+    assert (rows["videos"], rows["views"]) == ("6 of 6 (100.0 %)", "4 clips x 1 crop of each video")
+    assert "top-5" not in rows, "of three classes"
+    assert "DataLoader 0" not in printed
+
+
 def test_a_checkpoint_stands_alone(trained):
     run_dir, _ = trained
     about = torch.load(run_dir / "checkpoints/best.ckpt", weights_only=True)["video_gn"]
@@ -229,6 +241,7 @@ def test_a_test_names_and_counts_what_it_cannot_read(trained, tiny_videos, tmp_p
     assert [Path(f["path"]).name for f in metrics["failed"]] == ["broken.mp4", "gone.mp4"]
     assert all(f["reason"] for f in metrics["failed"])
     assert "broken.mp4" in printed
+    assert "2 of 4 (50.0 %); 2 could not be read" in printed
     with (tmp_path / "r/test/predictions.csv").open() as file:
         assert [Path(r["video"]).name for r in csv.DictReader(file)] == ["00.mp4", "03.mp4"]
 
@@ -333,6 +346,8 @@ def test_validate_gives_the_figures_that_fit_logged(trained, tiny_videos):
     status, printed = run(words("validate", tiny_videos, run_dir), run_dir.parent)
     assert status == 0, printed
     assert wanted.replace(f"step {best}", "validation") in printed
+    top1 = float(re.search(r"val/top1 ([\d.]+)", wanted)[1])
+    assert re.search(rf"│ top-1 +│ {100 * top1:.1f} % +│", printed) and "DataLoader 0" not in printed
 
 
 def test_two_processes_see_every_video_once_and_agree_with_one(trained, tiny_videos, tmp_path):
