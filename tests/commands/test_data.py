@@ -112,7 +112,10 @@ def test_all_parts_are_prepared_and_kept(tiny_videos, tmp_path, monkeypatch, cap
                 shutil.copy(tiny_videos / label / f"{stem}.mp4", target)
     lines = [f"videos/Train/one/00.mp4,one,{fold}" for fold in ("fold1", "fold2")]
     Path("folds.csv").write_text("\n".join(["path,label,split", *lines, "videos/dev/two/02.mp4,two,fold2"]) + "\n")
+    for name in ("x.dat", "Thumbs.db"):
+        Path("videos/Train/one", name).touch()
     assert main(["data", "scan", "videos", "--output=scan.csv", "--num_workers=1"]) == 0
+    assert "videos/Train: what is no video by its ending is left out: 1 .dat\n" in capsys.readouterr().err
     wanted = {
         "videos": ["train/one/00", "train/one/01", "train/two/00", "train/two/01", "val/one/02", "val/two/02"],
         "folds.csv": ["fold1/one/00", "fold2/one/00", "fold2/two/02"],
@@ -127,6 +130,19 @@ def test_all_parts_are_prepared_and_kept(tiny_videos, tmp_path, monkeypatch, cap
             rows = [(row["path"], row["label"], row["split"]) for row in csv.DictReader(file)]
         assert rows == [(f"{name}.mp4", name.split("/")[1], name.split("/")[0]) for name in want]
         assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*.mp4")) == sorted(p for p, *_ in rows)
+
+
+def test_failures_of_all_parts_are_named(tiny_videos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for part in ("train", "val"):
+        for name in ("one", "two"):
+            (tmp_path / "videos" / part / name).mkdir(parents=True)
+            shutil.copy(tiny_videos / name / "00.mp4", tmp_path / "videos" / part / name)
+    for name in ("train/one/empty.mp4", "val/two/none.mp4"):
+        (tmp_path / "videos" / name).touch()
+    assert main(["data", "prepare", "videos", "out", "--copy", "--shards=5"]) == 3
+    with Path("out/failed.csv").open() as file:
+        assert [Path(row["path"]).name for row in csv.DictReader(file)] == ["empty.mp4", "none.mp4"]
 
 
 def test_fit_and_test_with_a_test_part_alone(tiny_videos, tmp_path):

@@ -83,7 +83,7 @@ COUNTS = "3 .dat, 2 .jpg, 2 .json, 1 .part, 1 without an ending"
 
 def said(caplog):
     (line,) = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
-    head, _, counts = line.partition(" are left out: ")
+    head, _, counts = line.partition(" is left out: ")
     caplog.clear()
     return head, counts
 
@@ -93,11 +93,17 @@ def test_what_is_left_out_of_folders_is_counted_by_ending(mixed, caplog):
     assert [str(Path(r.path).relative_to(mixed)) for r in manifest.records] == [
         "jump/c.rmvb", "jump/v", "run/a.mp4", "run/b.gif"
     ]  # fmt: skip
-    assert said(caplog) == (f"{mixed}: 9 files that are not known as videos by their endings", COUNTS)
+    assert said(caplog) == (f"{mixed}: what is no video by its ending", COUNTS)
     assert len(find_videos([mixed]).records) == 4
     assert said(caplog)[1] == "3 .dat, 2 .jpg, 2 .json, 1 .csv, 1 .part, 1 without an ending"
     assert len(find_videos([f"{mixed}/*"]).records) == 5  # "lost+found" is named
     assert said(caplog)[1] == "3 .dat, 2 .jpg, 2 .json, 1 .csv, 1 .part, 1 without an ending"
+
+
+def test_many_endings_end_in_a_count(tmp_path, caplog):
+    touch(tmp_path / "a", "x.mp4", *(f"{n}.k{n}" for n in range(9)), "y.k8")
+    read_manifest(tmp_path)
+    assert said(caplog)[1] == "2 .k8, 1 .k0, 1 .k1, 1 .k2, 1 .k3, 1 .k4, 3 others"
 
 
 def test_nothing_is_said_where_nothing_is_left_out(mixed, caplog):

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from video_gn.checks import not_negative, positive
@@ -159,7 +160,7 @@ def _prepare(options: argparse.Namespace) -> int:
     from video_gn.parts import parse_part
     from video_gn.prepare.names import with_raw_videos
     from video_gn.prepare.prepare import prepare
-    from video_gn.prepare.tar_shards import write_shards
+    from video_gn.prepare.tar_shards import write_failures, write_shards
 
     if options.copy and options.shards is None:
         raise ConfigError("--copy packs files unchanged: give the number of videos of each tar file with --shards")
@@ -174,6 +175,9 @@ def _prepare(options: argparse.Namespace) -> int:
         if options.copy:
             sharding = {"videos_per_shard": options.shards, **common}
             summaries += [write_shards(s, options.out, name=name or "videos", **sharding) for name, s in splits.items()]
+            if common["part"] is None:  # each has written its own
+                failed = [(path, None, None, "", reason) for summary in summaries for path, reason in summary.failed]
+                write_failures(Path(options.out) / "failed.csv", failed)
         else:
             summary = prepare(
                 splits,

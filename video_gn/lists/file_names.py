@@ -105,9 +105,9 @@ def warn_of_left_out(origin: str | Path, left_out: Counter[str]) -> None:
     if left_out:
         by_number = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
         counts = [f"{number} {end}" for end, number in by_number[:_NUM_ENDINGS_SHOWN]]
-        counts += ["..."] if len(left_out) > _NUM_ENDINGS_SHOWN else []
-        text = "%s: %d files that are not known as videos by their endings are left out: %s"
-        log.warning(text, origin, left_out.total(), ", ".join(counts))
+        rest = sum(number for _, number in by_number[_NUM_ENDINGS_SHOWN:])
+        counts += [f"{rest} others"] if rest else []
+        log.warning("%s: what is no video by its ending is left out: %s", origin, ", ".join(counts))
 
 
 def walk_videos(
