@@ -268,6 +268,17 @@ def test_resumes_are_shown(tmp_path):
     assert "config.resume-001.yaml, complete" in text
 
 
+def test_settings_that_a_resume_or_the_test_changed_are_shown(tmp_path):
+    make_training(tmp_path)
+    make_test(tmp_path)
+    for number, size in ((1, 2), (2, 4)):
+        (tmp_path / f"config.resume-00{number}.yaml").write_text(f"data: {{batch_size: {size}, train: <videos>}}\n")
+    (tmp_path / "test/config.yaml").write_text("data: {batch_size: 8, clip: {num_frames: 32, stride: 2}}\n")
+    text = checked(page_of(tmp_path))
+    assert "frames of a clip16; in the test 32stride2batch size of a process8; after the last resume 4training" in text
+    assert "training videos<videos>seed" in text and "batch size 8 in a process" not in text
+
+
 def test_torch_is_not_imported(tmp_path):
     make_training(tmp_path)
     make_test(tmp_path)

@@ -109,7 +109,7 @@ def build_page(run: Run, *, frames: bool = False) -> str:
         "failed": failed[:_MAX_FAILED],
         "num_failed_more": max(0, len(failed) - _MAX_FAILED),
         "reasons": Counter(reason for _, reason in failed).most_common(_MAX_FAILED),
-        "settings": [(label, value) for label, key in _SETTINGS if (value := run.setting(key)) is not None],
+        "settings": [(label, text) for label, key in _SETTINGS if (text := run.shown_setting(key)) is not None],
         "commands": _commands(run),
         "resumes": [name for name in run.configs if name not in (CONFIG, TEST_CONFIG)],
     }
@@ -123,6 +123,8 @@ def _subtitle(run: Run) -> str:
     groups = run.setting(f"{net}.num_groups")
     frames, stride = run.setting("data.clip.num_frames"), run.setting("data.clip.stride")
     batch = run.setting("data.batch_size")
+    if batch is not None and run.shown_setting("data.batch_size") != str(batch):
+        batch = None  # several: see Settings
     parts = (
         None if depth is None else f"ResNet-{depth} I3D",
         None if norm is None else f"{norm} norm" + (f", {groups} groups" if norm == "group" and groups else ""),

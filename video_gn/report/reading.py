@@ -77,15 +77,21 @@ class Run:
     configs: dict[str, str] = field(default_factory=dict)  # text of each config
     # config.yaml parsed, or test/config.yaml if there is no other
     config: Mapping[str, Any] = field(default_factory=dict)
+    # the same of what ran later, if it could be read: of the last resume, of the test
+    later: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     test: Mapping[str, Any] = field(default_factory=dict)  # contents of test/metrics.json
     predictions: Predictions | None = None  # contents of test/predictions.csv
 
     def setting(self, key: str) -> Any:
         """A config's value by its dotted key; None if it is not there."""
-        value: Any = self.config
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        return value
+        return _value(self.config, key)
+
+    def shown_setting(self, key: str) -> str | None:
+        """A setting as text, with what it was later if that is something else; None if it is not there."""
+        value = self.setting(key)
+        later = {when: _value(config, key) for when, config in self.later.items()}
+        others = "".join(f"; {when} {other}" for when, other in later.items() if other is not None and other != value)
+        return None if value is None else f"{value}{others}"
 
     def number(self, key: str) -> float | None:
         """A finite number of test/metrics.json; None if there is none."""
@@ -113,6 +119,13 @@ class Run:
         return [(str(e.get("path", "")), str(e.get("reason", ""))) for e in found]
 
 
+def _value(config: Mapping[str, Any], key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
 def read_run(directory: Path) -> Run:
     """Read a run directory.
 
@@ -134,6 +147,10 @@ def read_run(directory: Path) -> Run:
     for name in (CONFIG, TEST_CONFIG):
         if name in run.configs and not run.config:
             run.config = _read(run, name, _parse_config, {})
+    resumes = [name for name in run.configs if name not in (CONFIG, TEST_CONFIG)]
+    for when, names in (("after the last resume", resumes[-1:]), ("in the test", [TEST_CONFIG])):
+        for name in names:
+            run.later[when] = _read(run, name, _parse_config, {})
     run.rows = _read(run, METRICS, _read_rows, [])
     run.test = _read(run, TEST_METRICS, _read_json, {})
     run.predictions = _read(run, TEST_PREDICTIONS, read_predictions, None)
