@@ -40,6 +40,9 @@ def test_labels_as_numbers_of_table_programs(tmp_path, texts, want):
     assert read_manifest(path, classes=list(manifest.classes)) == manifest  # as a test does with the run's own classes
     names = [f"c{number}" for number in range(11)]
     assert read_manifest(path, classes=names).labels.tolist() == want
+    # Classes of older runs, in the order of their texts.
+    in_order = sorted(texts)
+    assert read_manifest(path, classes=in_order).labels.tolist() == [in_order.index(text) for text in texts]
 
 
 @pytest.mark.parametrize(

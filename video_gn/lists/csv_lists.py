@@ -140,8 +140,8 @@ def _number_labels(
     elif classes is None:
         classes = _count_classes(table.path, set(whole.values()))
     by_key = {class_key(name): number for number, name in enumerate(classes)}
-    # If classes have digits as names, a label is a name: as a number it could mean another class.
-    as_names = not are_numbers or any(name.isdecimal() for name in classes)
+    # If classes have numbers as names, a label is a name: as a number it could mean another class.
+    as_names = not are_numbers or any(map(_WHOLE.fullmatch, classes))
     hint = ""
     if as_names:
         # A table program may have written a class "0" as "00" or "0.0".
