@@ -1,3 +1,4 @@
+import re
 import shutil
 from pathlib import Path
 
@@ -96,6 +97,25 @@ def test_training_and_test_parts_without_one_for_validation(tiny_videos, tmp_pat
         data = module(source)
         data.setup("fit")
         assert data.manifests["test"] is data.manifests["val"] and len(data.manifests["train"]) == 18
+
+
+@pytest.mark.parametrize(
+    ("parts", "paths", "message"),
+    [
+        ("val test", {}, "data.train must have a part 'train', or one part alone, got ['val', 'test']"),
+        ("fold1 fold2", {}, "data.train must have a part 'train', or one part alone, got ['fold1', 'fold2']. Rename"),
+        ("train test", {"val": True}, "data.val must have a part 'val', or one part alone, got ['train', 'test']"),
+        ("train val", {"test": True}, "data.test must have a part 'test', or one part alone, got ['train', 'val']"),
+    ],
+)
+def test_parts_that_are_not_those_asked_for(tmp_path, parts, paths, message):
+    rows = [f"{part}{i}.mp4,{i % 2},{part}" for part in parts.split() for i in range(4)]
+    listed = tmp_path / "list.csv"
+    listed.write_text("\n".join(["path,label,split", *rows]) + "\n")
+    for row in rows:
+        (tmp_path / row.split(",")[0]).touch()
+    with pytest.raises(ManifestError, match=re.escape(f"{listed}: {message}")):
+        VideoDataModule(str(listed), **dict.fromkeys(paths, str(listed)), **SMALL).setup("fit")
 
 
 def test_one_class_alone_is_trained_if_it_is_named(tiny_videos, tmp_path):

@@ -143,4 +143,14 @@ def test_a_column_of_parts_that_is_called_otherwise_is_asked_about(tmp_path, cap
     videos = VideoList(write(tmp_path / "list.csv", "\n".join([f"path,label,{column}", *lines])))
     for part in ("all", "all"):
         videos.manifest(part)
-    assert caplog.text.count(f"does the column {column!r} name each video's part") == asked
+    assert caplog.text.count(f"do fields of its column {column!r} name each video's part") == asked
+
+
+def test_parts_below_classes_are_asked_about(tmp_path, caplog):
+    touch(tmp_path, "run/Train/a.mp4", "run/test/b.mp4", "sit/Train/ann/c.mp4")
+    assert len(read_manifest(tmp_path)) == 3
+    text = "do folders below its classes name each video's part (Train, test)? They are not read so: put them above"
+    assert caplog.text.count(text) == 1
+    touch(tmp_path, "sit/other/d.mp4")
+    read_manifest(tmp_path)
+    assert caplog.text.count(text) == 1

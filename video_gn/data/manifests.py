@@ -38,12 +38,18 @@ def read_manifests(
     def open_list(path: str) -> VideoList:
         return VideoList(path, root=source.root, format=source.format, separator=source.separator)
 
-    def read_part(videos: VideoList, part: str | None, *, reference: Manifest | None = None) -> Manifest:
-        """The part; the whole list if it has no such part."""
+    def read_part(videos: VideoList, part: str, *, reference: Manifest | None = None) -> Manifest:
+        """The part; the whole list if it has no parts, or only another one."""
+        has_part = videos.has_part(part)
+        if not has_part and len(videos.parts) > 1:
+            raise ManifestError(
+                f"{videos.path}: data.{part} must have a part {part!r}, or one part alone, got {videos.parts}. Rename "
+                f"the part that is meant, or give data.{part} a list or folder of its own."
+            )
         classes = source.classes
         if classes is None and reference is not None and source.only_classes is None:
             classes = list(reference.classes)
-        manifest = videos.manifest(part if part and videos.has_part(part) else None, classes=classes)
+        manifest = videos.manifest(part if has_part else None, classes=classes)
         if source.only_classes is not None or source.fraction < 1:
             manifest = manifest.subset(classes=source.only_classes, fraction=source.fraction, seed=seed)
         if reference is not None:

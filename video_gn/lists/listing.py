@@ -91,12 +91,18 @@ def which_part(path: str | Path, parts: Sequence[str]) -> str:
 
 
 def ask_about_parts(listing: Listing) -> None:
-    """Log a question for a column that is not called "split" and holds names of parts."""
+    """Log a question for a column, or folders below the classes, with names of parts that are not read as such."""
     for name, column in listing.groups.items() if listing.splits is None else ():
-        names = sorted(set(column) - {""})
+        names = sorted({text.split("/")[0] for text in set(column)} - {""})
         if len(names) > 1 and all(part_of(text) for text in names):
-            text = "%s: does the column %r name each video's part (%s)? It is not used so; call it %r if it does"
-            log.warning(text, listing.source, name, ", ".join(names), SPLIT_COLUMN)
+            of_folders = not listing.lines.any()
+            log.warning(
+                "%s: do %s name each video's part (%s)? They are not read so: %s",
+                listing.source,
+                "folders below its classes" if of_folders else f"fields of its column {name!r}",
+                ", ".join(names),
+                "put them above the classes, PART/CLASS" if of_folders else f"call the column {SPLIT_COLUMN!r}",
+            )
 
 
 def ask_about_slips(listing: Listing) -> None:

@@ -194,6 +194,7 @@ class VideoList:
         names, first = _read_class_names(classes)
         if self._table is None:
             found = read_folders(self.path, names, split, parts=self._folders)
+            ask_about_parts(found)
             if names is None:
                 ask_about_slips(found)
             return found
