@@ -21,7 +21,7 @@ from typing import IO, Any, NamedTuple
 
 from video_gn.decoding.tar_members import Member, join_path, list_members
 from video_gn.errors import DecodeError, ManifestError
-from video_gn.lists.file_names import is_video, walk_videos
+from video_gn.lists.file_names import ending, is_video, walk_videos, warn_of_left_out
 from video_gn.lists.lines import ListTable, Problems
 from video_gn.lists.listing import SPLIT_COLUMN
 from video_gn.lists.part_names import PARTS
@@ -123,7 +123,7 @@ def tar_records(tars: Sequence[str], source: str) -> list[VideoRecord]:
         for tar in tars
         for name in _videos_and_labels(_list(tar), left_out)
     ]
-    _log_left_out(source, left_out)
+    warn_of_left_out(source, left_out)
     return records
 
 
@@ -149,7 +149,7 @@ def read_tars(tars: Sequence[str], path: Path) -> tuple[ListTable, Path]:
         splits += [_part_of(below)] * len(videos)
     if not names:
         raise ManifestError(f"{path}: tars must have at least one video, got none. Is the path right?")
-    _log_left_out(str(path), left_out)
+    warn_of_left_out(path, left_out)
     columns: dict[str, Sequence[str]] = {"path": names}
     if (column := _label_column(labels, names, path)) is not None:
         columns["label"] = column
@@ -171,12 +171,6 @@ def _list(tar: str) -> dict[str, Member | None]:
         raise ManifestError(f"{error}.") from error
 
 
-def _log_left_out(source: str, endings: Counter[str]) -> None:
-    if endings:
-        shown = ", ".join(f"{number} {ending or 'without an ending'}" for ending, number in sorted(endings.items()))
-        log.warning("%s: left out beside the videos: %s", source, shown)
-
-
 def _videos_and_labels(
     members: dict[str, Member | None], left_out: Counter[str]
 ) -> dict[str, dict[str, tuple[str, Member]]]:
@@ -191,25 +185,25 @@ def _videos_and_labels(
         # WebDataset's key ends at the first dot; a file's name may have more of them.
         stems = (os.path.splitext(base)[0], base.partition(".")[0])
         beside: dict[str, tuple[str, Member]] = {}
-        for ending in (".cls", ".json", ".txt"):
+        for label_ending in (".cls", ".json", ".txt"):
             for stem in stems:
-                label_name = by_name.get(os.path.join(folder, stem + ending))
+                label_name = by_name.get(os.path.join(folder, stem + label_ending))
                 label = None if label_name is None else members[label_name]
                 if label_name is not None and label is not None:
-                    beside.setdefault(ending, (label_name, label))
+                    beside.setdefault(label_ending, (label_name, label))
                     used.add(label_name)
         videos[name] = beside
     left_out.update(
-        os.path.splitext(name)[1].lower()
-        for name in members
+        ending(name) if place is not None else "link or sparse file"
+        for name, place in members.items()
         if name not in videos and name not in used and not os.path.basename(name).startswith(".")
     )
     return videos
 
 
 def _lower_ending(name: str) -> str:
-    stem, ending = os.path.splitext(os.path.basename(name))
-    return stem + ending.lower()
+    stem, suffix = os.path.splitext(os.path.basename(name))
+    return stem + suffix.lower()
 
 
 # ---- labels --------------------------------------------------------------------------------------
@@ -217,15 +211,15 @@ def _lower_ending(name: str) -> str:
 
 def _read_label(file: IO[bytes], tar: str, beside: dict[str, tuple[str, Member]]) -> _Label:
     label = _Label()
-    for ending, (name, member) in beside.items():
+    for suffix, (name, member) in beside.items():
         where = join_path(tar, name)
         if member.size > _MAX_LABEL_BYTES:
             raise ManifestError(f"{where}: a label must be short, got {member.size} bytes. Is it something else?")
         try:
             text = os.pread(file.fileno(), member.size, member.offset).decode("utf-8-sig").strip()
-            if ending == ".cls":
+            if suffix == ".cls":
                 label = _with_value(label, _value_of(text), where)
-            elif ending == ".json":
+            elif suffix == ".json":
                 label = _from_json(label, json.loads(text), where)
             else:
                 label = label._replace(text=text)
