@@ -115,6 +115,7 @@ def test_what_is_left_out_is_counted_by_its_ending(tmp_path, caplog):
         ({"a.mp4": "v", "a.cls": "0", "b.mp4": "v", "b.cls": "run"}, "must all be names or all be numbers"),
         ({"a.mp4": "v", "a.cls": "0", "a.json": {"label": 1}}, "a.json: a video must have one label, got 0 and 1"),
         ({"a.mp4": "v", "a.json": {"label": ["x", "y"]}}, "a.json: a video must have one label, got ['x', 'y']"),
+        ({"a.mp4": "v", "a.cls": "two\nlines"}, "a.tar::a.cls: a label must be one line, got 'two\\nlines'"),
         ({"a.mp4": "v", "a.json": "{no json"}, "a.tar::a.json: the label must be text or json"),
         ({"a.mp4": "v", "a.cls": b"\xff\xfe0"}, "a.tar::a.cls: the label must be text or json"),
         ({"a.mp4": "v", "a.txt": "two\nlines"}, "a label must be one line, got 'two\\nlines' for 'a.tar::a.mp4'"),

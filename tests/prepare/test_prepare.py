@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import random
 import signal
+import tarfile
 import time
 from functools import partial
 from pathlib import Path
@@ -153,6 +154,18 @@ def test_the_files_do_not_depend_on_the_number_of_workers(tmp_path, sources):
     for workers in (1, 3):
         prepare.prepare(manifest, tmp_path / str(workers), num_workers=workers)
     assert files_below(tmp_path / "1") == files_below(tmp_path / "3")
+
+
+def test_videos_of_a_tar_are_sources_too(tmp_path, sources):
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        for path in sources[:2]:
+            tar.add(path, f"./{path.name}")
+    manifest = listed(*(f"{tmp_path}/t.tar::{path.name}" for path in sources[:2]))
+    summary = prepare.prepare(manifest, tmp_path / "out", num_workers=1)
+    assert summary.num_source_bytes == sum(path.stat().st_size for path in sources[:2])
+    prepare.prepare(listed(*sources[:2]), tmp_path / "loose", num_workers=1)
+    made = files_below(tmp_path / "out")
+    assert files_below(tmp_path / "out") == files_below(tmp_path / "loose")
 
 
 def test_two_runs_in_one_directory_are_refused(tmp_path, sources, monkeypatch):

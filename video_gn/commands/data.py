@@ -78,7 +78,7 @@ def _add_scan(commands: Any) -> None:
         "test read: with frames, rate, size, codec and key frames of each video, or why it cannot be read. The same "
         "command resumes a stopped scan.",
     )
-    parser.add_argument("videos", nargs="+", metavar="LIST", help="list, folder, glob or video")
+    parser.add_argument("videos", nargs="+", metavar="LIST", help="list, folder, tar, glob or video")
     parser.add_argument("--output", required=True, metavar="FILE", help="list to write, .csv or .parquet")
     parser.add_argument("--full", action="store_true", help="decode every frame")
     parser.add_argument("--headers_only", action="store_true", help="no pass over the packets: twice as fast")
@@ -137,7 +137,7 @@ def _add_prepare(commands: Any) -> None:
         "and write a list of them that fit and test read. The same command resumes a stopped call; failed.csv names "
         "what cannot be read.",
     )
-    parser.add_argument("list", metavar="LIST", help="list, folder or official Kinetics csv")
+    parser.add_argument("list", metavar="LIST", help="list, folder or tar")
     parser.add_argument("out", metavar="OUT", help="directory to write; created if missing")
     parser.add_argument("--root", metavar="DIR", help="directory of the list's relative paths (the list's directory)")
     parser.add_argument("--raw", metavar="DIR", help="directory of a Kinetics csv's whole videos, ID.mp4")

@@ -62,7 +62,9 @@ def _parser() -> Options:
         epilog="Exit status: 0 if all were read, 3 if some could not be, 2 for bad arguments, 128 + N for signal N. "
         "`video-gn predict` writes the same json for the videos of a data module, on all ranks of a launch.",
     )
-    parser.add_argument("videos", nargs="*", metavar="PATH", help="files, directories (searched through), globs, lists")
+    parser.add_argument(
+        "videos", nargs="*", metavar="PATH", help="files, directories (searched through), tars, globs, lists"
+    )
     parser.add_argument(
         "--checkpoint",
         "--ckpt_path",

@@ -248,6 +248,8 @@ def _from_json(label: _Label, content: Any, where: str) -> _Label:
 
 def _with_value(label: _Label, value: str | int, where: str) -> _Label:
     if isinstance(value, str):
+        if len(value.splitlines()) > 1:
+            raise ManifestError(f"{where}: a label must be one line, got {value[:60]!r}. Is it a description?")
         return label._replace(name=label.name or value or None)  # a second name is a category or the like
     if label.number is not None and label.number != value:
         raise ManifestError(
@@ -277,7 +279,7 @@ def _label_column(labels: Sequence[_Label], names: Sequence[str], path: Path) ->
     for number, (text, name) in enumerate(zip(column, names, strict=True), 1):
         if not text:
             problems.add(number, f"all videos must have a label or none, got none for {name!r}. Is the tar complete?")
-        elif "\n" in text:
+        elif len(text.splitlines()) > 1:
             problems.add(number, f"a label must be one line, got {text[:60]!r} for {name!r}.")
     problems.check()
     if column is not texts:

@@ -225,7 +225,8 @@ class _Run:
     def _set_key(self, place: int, how: str) -> None:
         task = self.tasks[place]
         size, mtime = _state_of(task.source)
-        self.source_bytes[task.source] = max(size, 0)
+        num_bytes = file_state(task.source)[0] or 0 if is_member(task.source) else max(size, 0)
+        self.source_bytes[task.source] = num_bytes
         self.tasks[place] = replace(task, key=key_of([how, _absolute(task.source), size, mtime, task.segment]))
 
     # ---- work ----
