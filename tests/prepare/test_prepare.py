@@ -164,7 +164,6 @@ def test_videos_of_a_tar_are_sources_too(tmp_path, sources):
     summary = prepare.prepare(manifest, tmp_path / "out", num_workers=1)
     assert summary.num_source_bytes == sum(path.stat().st_size for path in sources[:2])
     prepare.prepare(listed(*sources[:2]), tmp_path / "loose", num_workers=1)
-    made = files_below(tmp_path / "out")
     assert files_below(tmp_path / "out") == files_below(tmp_path / "loose")
 
 
