@@ -18,11 +18,23 @@ class _LevelFormatter(logging.Formatter):
         return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
 
 
+class _CurrentStderr(logging.StreamHandler[Any]):
+    """Writes to `sys.stderr` as it is at the time: a progress bar replaces it, to print lines above itself."""
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: Any) -> None:
+        """Nothing: the base's `__init__` sets what it was at the start."""
+
+
 def set_up_logging() -> None:
     """Print the package's log lines on standard error, warnings and errors with their level, Python's warnings too."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     if not log.handlers:
-        handler = logging.StreamHandler(sys.stderr)
+        handler = _CurrentStderr()
         handler.setFormatter(_LevelFormatter())
         log.addHandler(handler)
         log.setLevel(logging.INFO)

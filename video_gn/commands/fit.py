@@ -43,6 +43,7 @@ from video_gn.run.lightning_internals import built, keep_signal_handlers, subcom
 from video_gn.run.memory import keep_freed_memory
 from video_gn.run.metrics_csv import MetricsCSV
 from video_gn.run.preemption import Preemption
+from video_gn.run.progress import RunLength
 from video_gn.run.ranks import RankLog, SameData
 from video_gn.run.saved_config import SaveConfig
 from video_gn.run.signals import StopFlag
@@ -300,7 +301,7 @@ class VideoCLI(LightningCLI):
             # In this order: precise statistics are those of the averaged weights.
             callbacks += [averaging] if averaging is not None else []
             callbacks += [built(self, name) for name in ("precise_bn", "guard")]
-            callbacks.append(MetricsCSV(self.run_dir / directory.METRICS))
+            callbacks += [MetricsCSV(self.run_dir / directory.METRICS), RunLength()]
             paths = (record.path for record in manifests["train"].records)
             table = self.run_dir / directory.FAILURES
             callbacks.append(BrokenVideos(self.datamodule.max_broken_fraction, paths, table=table))

@@ -68,7 +68,10 @@ _VERSION = 2  # to be raised when the same parameters give other pictures
 _DESCRIPTION = "dataset.json"
 _SIZE_RANGE = (0.12, 0.44)  # radius over the frame's short side; below a half, or a shape would overlap itself
 _PERIOD_FRAMES = (26.0, 36.0)  # once around the circle: 16 frames at stride 2 show about all of it
-_MIN_CONTRAST = 150.0  # distance of the shape's colour from the background's, of 442 between black and white
+_GROUND_RANGE = (20.0, 120.0)  # of the background's mean red, green and blue, of 255
+# A shape is brighter than its background by at least this, of 255 between black and white: its outside is told from its
+# inside by a small part of its outline, without which growing and shrinking look alike there.
+_MIN_BRIGHTER = 90.0
 _NOISE_LEVELS = 4.0  # standard deviation of each frame's own noise
 # Normal noise from random bytes, several times faster than exact draws.
 _NOISE = np.array([NormalDist(0, _NOISE_LEVELS).inv_cdf((i + 0.5) / 256) for i in range(256)], dtype=np.float32)
@@ -198,7 +201,7 @@ def _write_scene(
 def draw_scene(split: str, index: int, *, size_px: tuple[int, int], seed: int) -> Scene:
     """Draw the scene of a part's videos with number `index`; other parts have other scenes. Sizes are (H, W)."""
     rng = _rng(seed, split, index, "scene")
-    ground = rng.uniform(40, 215, size=3)
+    ground = rng.uniform(*_GROUND_RANGE, size=3)
     shapes = tuple(
         Shape(
             outline=list(SHAPES)[rng.integers(len(SHAPES))],
@@ -286,10 +289,10 @@ def _distances(outline: str) -> np.ndarray:
 
 
 def _draw_color(rng: np.random.Generator, ground: np.ndarray) -> np.ndarray:
-    """An RGB color, float64 (3,), that stands out from the background's."""
+    """An RGB color, float64 (3,), that is brighter than the background's."""
     while True:
         color = rng.uniform(0, 255, size=3)
-        if np.linalg.norm(color - ground) >= _MIN_CONTRAST:
+        if color.mean() - ground.mean() >= _MIN_BRIGHTER:
             return color
 
 

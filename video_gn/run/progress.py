@@ -1,14 +1,16 @@
-"""Shows progress: bars with clips/s and the time left on a terminal, log lines elsewhere."""
+"""Shows progress: bars with clips/s and the time left on a terminal, log lines elsewhere; and how long a run takes."""
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.callbacks.progress.rich_progress import ProcessingSpeedColumn
+from rich.progress import BarColumn, ProgressColumn, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from video_gn.clips import ClipBatch
@@ -16,32 +18,43 @@ from video_gn.clips import ClipBatch
 log = logging.getLogger(__name__)
 
 
-class _ClipsPerSecond(ProcessingSpeedColumn):
-    """Batches per second of a rich task, as clips of all processes."""
+class _Figures(ProgressColumn):
+    """Batches done, the time left, clips per second of all processes, and the bar's metrics: one line, never broken."""
 
-    def __init__(self, bar: TerminalProgress, style: Any) -> None:
-        super().__init__(style=style)
+    def __init__(self, bar: TerminalProgress) -> None:
+        super().__init__(table_column=Column(no_wrap=True))
         self.bar = bar
 
     def render(self, task: Any) -> Text:
         # Lightning calls the training's task "Epoch i/n"; a validation runs in the midst of it.
-        clips = self.bar.train_clips if str(task.description).startswith("Epoch") else self.bar.eval_clips
-        rate = 0.0 if task.speed is None else task.speed * clips
-        return Text(f"{rate:.1f} clips/s", style=self.style)
+        trains = str(task.description).startswith("Epoch")
+        parts = [f"{int(task.completed)}/{'--' if math.isinf(task.total) else int(task.total)}"]
+        if task.time_remaining is not None:
+            parts.append(f"{_duration(task.time_remaining)} left")
+        rate = 0.0 if task.speed is None else task.speed * (self.bar.train_clips if trains else self.bar.eval_clips)
+        parts.append(f"{rate:.1f} clips/s")
+        parts += [f"{name} {value:.3f}" for name, value in self.bar.shown.items()] if trains else []
+        return Text(" ".join(parts))
+
+
+# Metrics on the bar: at 80 columns there is room for these two, by short names.
+_SHOWN = {"train/loss": "loss", "val/top1": "top1"}
 
 
 class TerminalProgress(RichProgressBar):
-    """Lightning's rich bars, counting clips."""
+    """Lightning's rich bars, counting clips, in one line of 80 columns."""
 
     def __init__(self) -> None:
         super().__init__()
         self.train_clips = 0
         self.eval_clips = 0
+        self.shown: dict[str, float] = {}
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
-        """Lightning's columns, with clips/s for batches/s."""
-        columns = super().configure_columns(trainer)
-        return [_ClipsPerSecond(self, c.style) if isinstance(c, ProcessingSpeedColumn) else c for c in columns]
+        """Description, a bar that takes what is left over, and all figures."""
+        (bar,) = (column for column in super().configure_columns(trainer) if isinstance(column, BarColumn))
+        bar.bar_width = None
+        return [TextColumn("{task.description}"), bar, _Figures(self)]
 
     def _get_train_description(self, current_epoch: int) -> str:
         """Lightning's, with epochs from 1 as everywhere else: "Epoch 1/10" and not "Epoch 0/9"."""
@@ -50,10 +63,10 @@ class TerminalProgress(RichProgressBar):
         return f"{text:{len(self.validation_description)}}"  # bars of one width do not flicker
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """The logged figures, without Lightning's version number."""
+        """Note the metrics that the bar shows; none for Lightning's own column, which breaks into lines."""
         metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return metrics
+        self.shown = {short: float(metrics[name]) for name, short in _SHOWN.items() if name in metrics}
+        return {}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *more: Any, **words: Any
@@ -145,6 +158,80 @@ class LineProgress(Callback):
         if self._count(trainer, batch):
             done, total = batch_idx + 1, trainer.num_test_batches[0]
             log.info("test: video %d of %s, %.1f clips/s, %s left", done, total, *self._speed(done, total))
+
+
+# The training step of a clip of `configs/finetune.yaml`: width, frames, and crop.
+_FULL_SIZE = (64, 32, 224)
+
+
+class RunLength(Callback):
+    """Logs once, after a few steps, how long a step, an epoch and the whole training take.
+
+    Args:
+        after_seconds: Time that the steps after the first must have taken; the first is told by itself, since it
+            starts the loaders and plans the convolutions.
+        at_least: Number of those steps; one is enough if it took four times `after_seconds`.
+    """
+
+    def __init__(self, after_seconds: float = 5.0, at_least: int = 4) -> None:
+        self.after_seconds = after_seconds
+        self.at_least = at_least
+        self._first: float | None = None  # seconds of the first batch
+        self._told = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock; warn of a net and clips of full size on a CPU."""
+        self._start = time.monotonic()
+        self._batches, self._first_step = 0, trainer.global_step
+        clip, net = getattr(trainer, "datamodule", None), pl_module.net
+        if trainer.strategy.root_device.type != "cpu" or clip is None or not trainer.is_global_zero:
+            return
+        size = (net.arguments["width"], clip.clip.num_frames, clip.augment.crop_px)
+        width, frames, side = (here / full for here, full in zip(size, _FULL_SIZE, strict=True))
+        if width**2 * frames * side**2 >= 1 / 4:
+            log.warning(
+                "width %d and clips of %d x %d x %d px are too much for a CPU: a step takes minutes. "
+                "configs/finetune_small.yaml needs a 68th of finetune.yaml's arithmetic.",
+                *size, size[-1],
+            )  # fmt: skip
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: ClipBatch, batch_idx: int
+    ) -> None:
+        """Take the time of a batch, and log the figures once they are known well enough."""
+        if self._told or not trainer.is_global_zero:
+            return
+        now = time.monotonic()
+        if self._first is None:
+            self._first, self._start = now - self._start, now
+            return
+        self._batches += 1
+        seconds = now - self._start
+        enough = 1 if seconds >= 4 * self.after_seconds else self.at_least
+        if seconds >= self.after_seconds and self._batches >= enough:
+            self._told = True
+            self._tell(trainer, seconds / self._batches)
+
+    def _tell(self, trainer: Trainer, a_batch: float) -> None:
+        a_step = a_batch * trainer.accumulate_grad_batches
+        figures = [f"{in_words(a_step)} a step"]
+        if math.isfinite(trainer.num_training_batches):
+            figures.append(f"{in_words(a_batch * trainer.num_training_batches)} an epoch")
+        steps = trainer.estimated_stepping_batches - self._first_step
+        if math.isfinite(steps):
+            figures.append(f"{in_words(a_step * steps)} {'for the rest' if self._first_step else 'in all'}")
+        log.info("%s, without validations (the first batch took %s)", ", ".join(figures), in_words(self._first or 0.0))
+
+
+def in_words(seconds: float) -> str:
+    """A duration with its unit: 0.21 s, 2.1 s, 48 s, 14 min, 3 h 20 min, 2 d 4 h."""
+    if seconds < 90:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
 def _duration(seconds: float) -> str:
