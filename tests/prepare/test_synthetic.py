@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,6 +142,24 @@ def test_an_interrupted_call_is_finished_by_the_next(small, tmp_path, monkeypatc
     assert there >= 5
     assert synthesize(out, **SMALL).num_written == 24 - there
     assert hashes(out) == hashes(small.out)
+
+
+def test_progress_counts_videos_also_those_that_were_there(small, tmp_path, caplog):
+    caplog.set_level("INFO", "video_gn")
+    out = shutil.copytree(small.out, tmp_path / "videos")
+    for path in [*out.glob("train/*/0001.mp4"), out / "val/left/0000.mp4"]:
+        path.unlink()
+    seen = []
+    assert synthesize(out, **SMALL, progress=lambda *counts: seen.append(counts)).num_written == 9
+    assert seen == [(23, 24), (24, 24)]
+    assert f"{out}: making 9 of 24 videos" in caplog.messages
+
+
+def test_shapes_are_brighter_than_their_background():
+    for index in range(20):
+        drawn = draw_scene("train", index, size_px=(48, 64), seed=0)
+        ground = drawn.background.mean()
+        assert all(shape.color.mean() - ground >= synthetic._MIN_BRIGHTER - 1 for shape in drawn.shapes)
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):

@@ -57,12 +57,14 @@ def _add_synth(commands: Any) -> None:
 def _synth(options: argparse.Namespace) -> int:
     from video_gn.prepare.synthetic import synthesize
 
-    synthesize(
-        options.out,
-        num_train_per_class=options.train_per_class,
-        num_val_per_class=options.val_per_class,
-        seed=options.seed,
-    )
+    with counted("videos") as progress:
+        synthesize(
+            options.out,
+            num_train_per_class=options.train_per_class,
+            num_val_per_class=options.val_per_class,
+            seed=options.seed,
+            progress=progress,
+        )
     log.info("videos: %s", options.out)
     return 0
 

@@ -16,8 +16,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import zlib
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache, partial
 from multiprocessing import get_context
@@ -64,10 +67,10 @@ SHAPES = {
 }
 
 _NUM_SHAPES = 4
-_VERSION = 2  # to be raised when the same parameters give other pictures
+_VERSION = 3  # to be raised when the same parameters give other pictures
 _DESCRIPTION = "dataset.json"
-_SIZE_RANGE = (0.12, 0.44)  # radius over the frame's short side; below a half, or a shape would overlap itself
-_PERIOD_FRAMES = (26.0, 36.0)  # once around the circle: 16 frames at stride 2 show about all of it
+_SIZE_RANGE = (0.16, 0.46)  # radius over the frame's short side; below a half, or a shape would overlap itself
+_PERIOD_FRAMES = (26.0, 36.0)  # once around the circle: 8 frames at stride 2 show about half of it
 _GROUND_RANGE = (20.0, 120.0)  # of the background's mean red, green and blue, of 255
 # A shape is brighter than its background by at least this, of 255 between black and white: its outside is told from its
 # inside by a small part of its outline, without which growing and shrinking look alike there.
@@ -120,11 +123,12 @@ def synthesize(
     *,
     num_train_per_class: int = 40,
     num_val_per_class: int = 10,
-    num_frames: int = 64,
-    size_px: tuple[int, int] = (96, 96),
+    num_frames: int = 48,
+    size_px: tuple[int, int] = (72, 72),
     fps: int = 25,
     seed: int = 0,
     num_workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> SyntheticSummary:
     """Write `out/train/<class>/<number>.mp4` and `out/val/<class>/<number>.mp4`.
 
@@ -142,6 +146,7 @@ def synthesize(
         seed: At least 0.
         num_workers: Processes; None takes the number of cores. A script that starts more than one must guard its
             main part with `if __name__ == "__main__"`.
+        progress: Called with the number of videos that are there, and of all.
 
     Raises:
         ValueError: for an argument out of its range.
@@ -169,20 +174,32 @@ def synthesize(
     videos = [(split, index) for split, count in counts.items() for index in range(count)]
     paths = {(split, name, index): _path(out, split, name, index) for split, index in videos for name in CLASSES}
     _claim(out, parameters)
-    missing = [video for video in videos if not all(paths[video[0], name, video[1]].exists() for name in CLASSES)]
+    is_there = {key: path.exists() for key, path in paths.items()}
+    missing = [(split, index) for split, index in videos if not all(is_there[split, name, index] for name in CLASSES)]
+    num_there, num_written = sum(is_there.values()), 0
     if missing:
-        log.info("%s: making %d scenes of %d motions", out, len(missing), len(CLASSES))
+        log.info("%s: making %d of %d videos", out, len(paths) - num_there, len(paths))
     write = partial(_write_scene, out=out, num_frames=num_frames, size_px=size_px, fps=fps, seed=seed)
-    if num_workers == 1 or len(missing) * len(CLASSES) < _PROCESSES_FROM:
-        num_written = sum(map(write, missing))
-    else:
-        # Spawned, not forked: the caller may have threads, and a fork would copy their locks in any state.
-        with ProcessPoolExecutor(min(num_workers, len(missing)), mp_context=get_context("spawn")) as pool:
-            num_written = sum(pool.map(write, missing))
+    with ExitStack() as stack:
+        run: Callable[..., Iterable[int]] = map
+        if num_workers > 1 and len(missing) * len(CLASSES) >= _PROCESSES_FROM:
+            # Spawned, not forked: the caller may have threads, and a fork would copy their locks in any state.
+            count, context = min(num_workers, len(missing)), get_context("spawn")
+            pool = ProcessPoolExecutor(count, mp_context=context, initializer=_ignore_interrupts)
+            run = stack.enter_context(pool).map
+        for written in run(write, missing):
+            num_written += written
+            if progress is not None:
+                progress(num_there + num_written, len(paths))
     write_json(out / _DESCRIPTION, {**parameters, "complete": True})
     num_bytes = sum(path.stat().st_size for path in paths.values())
     log.info("%s: %d videos, %d of them new, %.1f MB", out, len(paths), num_written, num_bytes / 1e6)
     return SyntheticSummary(out, len(paths), num_written, num_bytes)
+
+
+def _ignore_interrupts() -> None:
+    """For a worker: Ctrl-C ends the main process, and the scenes that are under way are finished."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _write_scene(
@@ -234,7 +251,7 @@ def render(scene: Scene, motion: str, *, num_frames: int, rng: np.random.Generat
         for shape, move in zip(scene.shapes, moves, strict=True):
             _paint(frame, shape, {name: float(values[t]) for name, values in move.items()})
         if rng is not None:
-            frame += _NOISE[rng.integers(0, 256, size=frame.shape, dtype=np.uint8)]
+            frame += _NOISE.take(rng.integers(0, 256, size=frame.shape, dtype=np.uint8))
         frames[t] = np.clip(frame + np.float32(0.5), 0, 255)
     return frames
 
@@ -255,13 +272,23 @@ def _paint(frame: np.ndarray, shape: Shape, state: dict[str, float]) -> None:
     if shape.mirrored:
         u = -u
     # A corner of the box may lie outside the map: the map's edge is far enough from the shape to stand for it.
-    row, column = (np.clip(x + _MAP_SIDE / 2, 0, _MAP_SIDE - 1).astype(np.int32) for x in (v, u))
-    distance = _distances(shape.outline)[row, column]
+    u, v = (np.minimum(np.maximum(x + _MAP_SIDE / 2, 0), _MAP_SIDE - 1).astype(np.int32) for x in (u, v))
+    distance = _distances(shape.outline).take(v * _MAP_SIDE + u)
     # An edge is one pixel wide: it covers the pixels on its way in part.
-    covered = np.clip(0.5 - distance * np.float32(radius), 0, 1)[:, :, None]
-    place = np.ix_(rows, columns)
-    under = frame[place]
-    frame[place] = under + covered * (shape.color.astype(np.float32) - under)
+    covered = np.minimum(np.maximum(0.5 - distance * np.float32(radius), 0), 1)[:, :, None]
+    color = shape.color.astype(np.float32)
+    for down, my_rows in _runs(rows, height):
+        for across, my_columns in _runs(columns, width):
+            under = frame[down, across]
+            under += covered[my_rows, my_columns] * (color - under)
+
+
+def _runs(pixels: np.ndarray, length: int) -> list[tuple[slice, slice]]:
+    """The one or two stretches, past the torus's edge, of an axis's pixels: where in the frame, and in `pixels`."""
+    first, count = int(pixels[0]), len(pixels)
+    fitting = min(count, length - first)
+    runs = [(slice(first, first + fitting), slice(0, fitting)), (slice(0, count - fitting), slice(fitting, count))]
+    return runs if fitting < count else runs[:1]
 
 
 def _around(center: float, radius: float, length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from typing import Any
+from typing import Any, cast
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
@@ -64,7 +64,7 @@ class TerminalProgress(RichProgressBar):
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Note the metrics that the bar shows; none for Lightning's own column, which breaks into lines."""
-        metrics = super().get_metrics(trainer, pl_module)
+        metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
         self.shown = {short: float(metrics[name]) for name, short in _SHOWN.items() if name in metrics}
         return {}
 
@@ -183,14 +183,14 @@ class RunLength(Callback):
         """Start the clock; warn of a net and clips of full size on a CPU."""
         self._start = time.monotonic()
         self._batches, self._first_step = 0, trainer.global_step
-        clip, net = getattr(trainer, "datamodule", None), pl_module.net
-        if trainer.strategy.root_device.type != "cpu" or clip is None or not trainer.is_global_zero:
+        data, net = getattr(trainer, "datamodule", None), cast(Any, pl_module.net)
+        if trainer.strategy.root_device.type != "cpu" or data is None or not trainer.is_global_zero:
             return
-        size = (net.arguments["width"], clip.clip.num_frames, clip.augment.crop_px)
+        size = (net.arguments["width"], data.clip.num_frames, data.augment.crop_px)
         width, frames, side = (here / full for here, full in zip(size, _FULL_SIZE, strict=True))
         if width**2 * frames * side**2 >= 1 / 4:
             log.warning(
-                "width %d and clips of %d x %d x %d px are too much for a CPU: a step takes minutes. "
+                "a net of width %d and clips of %d x %d x %d px are so much for a CPU that a step may take a minute. "
                 "configs/finetune_small.yaml needs a 68th of finetune.yaml's arithmetic.",
                 *size, size[-1],
             )  # fmt: skip
