@@ -353,6 +353,10 @@ def test_hugging_face_folders(tmp_path):
         assert below(tmp_path, manifest) == want
         assert manifest.records[1].groups == (("caption", "two"),)
     assert read_manifest(lines).records[1].source == f"{lines}:3"
+    touch(tmp_path, "videos/train/a.mp4", "videos/validation/b.mp4", "videos/train/metadata.csv")
+    fails(tmp_path / "videos", f"or give its list {tmp_path}/videos/train/metadata.csv")
+    fails(tmp_path / "videos/train", f"or give its list {tmp_path}/videos/train/metadata.csv")
+    fails(tmp_path / "videos/validation", "Move them into class folders, or write a list.")
     write(lines, '{"file_name": "a.mp4", "label": 3, "start_seconds": 1.5, "end_seconds": null, "split": "val"}\n')
     manifest = read_manifest(lines, split="val")
     assert below(tmp_path, manifest) == [("a.mp4", "3", 1.5, None)]

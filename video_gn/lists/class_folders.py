@@ -19,7 +19,7 @@ from video_gn.lists.class_names import class_key, distinct_classes, is_slip
 from video_gn.lists.file_names import list_dir, walk_videos, warn_of_left_out
 from video_gn.lists.lines import extensions, some
 from video_gn.lists.listing import ALL_PARTS, Listing, which_part
-from video_gn.lists.part_names import part_folder
+from video_gn.lists.part_names import list_to_give, part_folder
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def _videos_by_class(top: Path) -> list[tuple[str, str, str, bool]]:
     if loose and not folders:
         raise ManifestError(
             f"{top}: videos must lie in a folder for each class, got {len(loose)} beside each other "
-            f"({loose[0][0]}, ...). Move them into class folders, or write a list."
+            f"({loose[0][0]}, ...). Move them into class folders, or {list_to_give(top)}."
         )
     if loose:
         log.warning("%s: %d videos in no class folder are left out (%s, ...)", top, len(loose), loose[0][0])

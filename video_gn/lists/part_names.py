@@ -83,7 +83,8 @@ def _refuse_flat_parts(directory: Path, named: Mapping[str, str], folders: Seque
     ):
         raise ManifestError(
             f"{directory}: the parts {some(flat)} must hold a folder for each class, got videos beside each other. "
-            "Move them into class folders, or write a list; if these are the classes, give the folders other names."
+            f"Move them into class folders, or {list_to_give(directory / flat[0])}; if these are the classes, give the "
+            "folders other names."
         )
 
 
@@ -121,3 +122,9 @@ def _holds_folders(folder: Path) -> bool:
 
 def _has_videos(folder: Path) -> bool:
     return next(walk_videos(folder), None) is not None
+
+
+def list_to_give(folder: Path) -> str:
+    """What to give instead of a folder of videos without classes: its list, as Hugging Face's have, or a new one."""
+    found = next((folder / name for name in ("metadata.csv", "metadata.jsonl") if (folder / name).is_file()), None)
+    return "write a list" if found is None else f"give its list {found}"
