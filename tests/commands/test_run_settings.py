@@ -1,14 +1,18 @@
 """Where a command takes its settings and its checkpoint from, if a run is given and no config."""
 
 import json
+import logging
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
+from jsonargparse import Namespace
 from runs import TINY, run
+from small import data_module
 
 import video_gn
-from video_gn.commands._run_settings import with_run_config
+from video_gn.commands._run_settings import RunWords, Start, log_differences, settle_lists, with_run_config
 from video_gn.errors import ConfigError
 
 
@@ -84,7 +88,7 @@ def test_a_resumes_config_is_newer_and_a_launcher_counts_the_processes(a_run, mo
     [
         ("--run_dir runs/none", "runs/none does not exist, so its settings are not known. Give --run_dir"),
         ("--run_dir runs", "runs has no config.yaml, so its settings are not known. Give --run_dir"),
-        ("--ckpt_path runs/mine/checkpoints/none.ckpt", "must have a run or a config, got neither"),
+        ("--ckpt_path elsewhere.ckpt", "must have a run or a config, got neither"),
         ("", "data show must have a run or a config, got neither. Give --run_dir of a training, or -c CONFIG."),
     ],
 )
@@ -176,3 +180,76 @@ def test_a_run_without_a_best_checkpoint_or_any(trained, tmp_path, caplog):
     status, printed = run(["infer", "videos", f"--checkpoint={copy}"], trained)
     assert status == 2
     assert f"{copy}: is a directory without checkpoints/best.ckpt or last.ckpt. Give a run's directory" in printed
+
+
+# ---- what differs from the training --------------------------------------------------------------
+
+SEES = "the network sees other clips than it was trained with"
+
+
+def differences(printed):
+    return [line for line in printed.splitlines() if line.startswith(("warning: ", "data."))]
+
+
+def test_a_test_names_each_difference_from_the_training(trained):
+    """Also with settings of its own, on the checkpoint of another run."""
+    shutil.copytree(trained / "first", trained / "copy")
+    own = [*TINY, "--data.train=videos", "--data.split.val_fraction=0.4", "--run_dir=x"]
+    more = ["--data.clip.stride=3", "--data.clip.target_fps=20", "--data.views.crop_px=24", "--data.views.crops=three"]
+    for words in (["--run_dir=copy"], [*own, "--ckpt_path=copy/checkpoints/last.ckpt"]):
+        status, printed = run(["test", *words, *more, "--seed_everything=7", "--data.views.num_clips=2"], trained)
+        assert status == 0, printed
+        assert differences(printed) == [
+            f"warning: data.clip.stride: 2 in the checkpoint's training, 3 here: {SEES}",
+            f"warning: data.clip.target_fps: None in the checkpoint's training, 20.0 here: {SEES}",
+            f"warning: data.views.crop_px: 32 in the checkpoint's training, 24 here: {SEES}",
+            "data.views.num_clips: 3 in the checkpoint's training, 2 here",
+            "data.views.crops: center in the checkpoint's training, three here",
+            "warning: config differs from copy/config.yaml: seed_everything: 0 -> 7: other videos are held out, so "
+            "that the network may have been trained on some that are tested",
+        ]
+    status, printed = run(["validate", "--run_dir=copy", "--data.views.num_clips=2"], trained)
+    assert (status, differences(printed)) == (0, []), printed
+
+
+def test_weights_that_are_tested_unchanged_are_compared_too(caplog, tiny_videos):
+    about = {"clip": {"num_frames": 8, "stride": 8}, "views": {"num_clips": 10, "crops": "center"}}
+    data = data_module(tiny_videos)
+    with caplog.at_level(logging.INFO, "video_gn.commands"):
+        log_differences("predict", Start(about=about), Namespace(), data)
+    assert caplog.messages == [
+        f"data.clip.stride: 8 in the weights, 2 here: {SEES}",
+        "data.views.num_clips: 10 in the weights, 1 here",
+    ]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    caplog.clear()
+    log_differences("fit", Start(Path("last.ckpt"), about, resumes=True), Namespace(), data)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("command", "lists", "message"),
+    [
+        ("test", {"train": "gone"}, "data.train must be there, got 'gone', as runs/mine/config.yaml has it. Give --da"),
+        ("test", {"train": "here", "val": "gone"}, "data.val must be there"),
+        ("fit", {"train": "here", "val": "gone"}, "data.val must be there"),
+        ("data show", {"train": "gone", "val": "here"}, "data.train must be there"),
+        ("test", {"train": "gone", "test": "here", "val": "gone"}, {"train": None, "test": "here", "val": None}),
+        ("test", {"train": "gone", "val": "here"}, {"train": None, "test": None, "val": "here"}),
+        ("validate", {"train": "gone", "val": "here"}, {"train": None, "test": None, "val": "here"}),
+        ("test", {"train": "told"}, {"train": "told", "test": None, "val": None}),
+        ("test", {"train": "{0..9}.tar"}, {"train": "{0..9}.tar", "test": None, "val": None}),
+        ("predict", {"train": "gone"}, {"train": "gone", "test": None, "val": None}),
+    ],
+)
+def test_lists_of_a_run_that_are_elsewhere(tmp_path, monkeypatch, command, lists, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").touch()
+    options = Namespace(data=Namespace(**({"train": None, "val": None, "test": None} | lists)))
+    given = RunWords(["--data.train=told"] if "told" in lists.values() else [], Path("runs/mine/config.yaml"))
+    if isinstance(message, str):
+        with pytest.raises(ConfigError, match=message):
+            settle_lists(command, given, options)
+    else:
+        settle_lists(command, given, options)
+        assert options.data.as_dict() == message

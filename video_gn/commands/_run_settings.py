@@ -7,8 +7,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import yaml
 from jsonargparse import Namespace
 
 from video_gn.commands._options import Options
@@ -16,8 +17,12 @@ from video_gn.errors import CheckpointError, ConfigError, RunError
 from video_gn.run import directory, torchrun
 from video_gn.run.checkpoint_files import environment_differences, newest_checkpoint, read_checkpoint
 from video_gn.run.directory import RunDirectory
+from video_gn.run.saved_config import config_differences
 from video_gn.weights.about import KEY
 from video_gn.weights.named import find_weights
+
+if TYPE_CHECKING:
+    from video_gn.data.datamodule import VideoDataModule
 
 log = logging.getLogger(__name__)
 
@@ -96,11 +101,8 @@ def _implied_config(
         return []
     runs = [] if run_dir is None else [Path(run_dir)]
     if ckpt_path is not None and ckpt_path not in ("best", "last"):
-        checkpoint = Path(ckpt_path)
-        if checkpoint.is_dir():
-            runs.insert(0, checkpoint)
-        elif checkpoint.is_file() and checkpoint.parent.name == directory.CHECKPOINTS:
-            runs.insert(0, checkpoint.parent.parent)
+        run = run_of(Path(ckpt_path))
+        runs = ([] if run is None else [run]) + runs
     for run in filter(Path.is_dir, runs):
         config, _ = _saved_config(run)
         if config.is_file():
@@ -111,6 +113,38 @@ def _implied_config(
         return []
     missing = f"has no {directory.CONFIG}" if runs[-1].is_dir() else "does not exist"
     raise ConfigError(f"{runs[-1]} {missing}, so its settings are not known. {_ADVICE}")
+
+
+def settle_lists(command: str, given: RunWords, options: Namespace) -> None:
+    """Leave lists out that a run's config names, that are not there any more, and that a test does not need.
+
+    Raises:
+        ConfigError: For one that is needed.
+    """
+    if given.config is None or given.words.count("--config") > 1 or command == "predict":
+        return
+    data = options.data
+    tested = {"test": ("test", "val"), "validate": ("val", "test")}.get(command, ())
+    needed = next((name for name in tested if data[name] is not None), None)  # without one it is drawn from train
+    for name in ("train", "val", "test"):
+        path = data[name]
+        is_told = any(word.partition("=")[0] == f"--data.{name}" for word in given.words)
+        if path is None or is_told or set(path) & set("*?[{") or Path(path).exists():
+            continue
+        if needed in (None, name):
+            raise ConfigError(
+                f"data.{name} must be there, got {path!r}, as {given.config} has it. Give --data.{name}, or start in "
+                f"the directory that the training was started in; this is {Path.cwd()}."
+            )
+        log.info("data.%s, %s, is not there; a %s on data.%s does without", name, path, command, needed)
+        data[name] = None
+
+
+def run_of(checkpoint: Path) -> Path | None:
+    """The run of a checkpoint, or of a path that stands for its best; None for a file from elsewhere."""
+    if checkpoint.is_dir():
+        return checkpoint
+    return checkpoint.parent.parent if checkpoint.parent.name == directory.CHECKPOINTS else None
 
 
 # ---- the checkpoint ------------------------------------------------------------------------------
@@ -185,7 +219,7 @@ def _about_weights(options: Namespace, checkpoints: Path) -> dict[str, Any]:
     """What weights say of themselves that are tested without a training."""
     from video_gn.weights.files import read_file
     from video_gn.weights.formats import recognize
-    from video_gn.weights.zoos import zoo_classes
+    from video_gn.weights.zoos import zoo_classes, zoo_protocol
 
     log.info("no checkpoint in %s: testing %s unchanged", checkpoints, options.model.weights)
     try:
@@ -193,4 +227,58 @@ def _about_weights(options: Namespace, checkpoints: Path) -> dict[str, Any]:
         source = recognize(content, format=options.model.weights_options.format)
     except CheckpointError as error:
         raise CheckpointError(f"no checkpoint in {checkpoints}, and {error}") from error
-    return {"classes": list(source.classes or zoo_classes(source))}
+    clips = source.about
+    if not clips and not source.is_2d:
+        clips = zoo_protocol(source, options.model.net.init_args.layout)
+    known: dict[str, Any] = {name: clips[name] for name in ("clip", "views") if name in clips}
+    return {"classes": list(source.classes or zoo_classes(source)), **known}
+
+
+# ---- what differs from the training --------------------------------------------------------------
+
+# Settings of validation and test views; the first two change what the network sees of a clip, and the others which
+# clips and parts of the frame it sees.
+_SIZES = ("short_side_px", "crop_px")
+_OF_VALIDATION, _OF_TEST = (*_SIZES, "val"), (*_SIZES, "num_clips", "spacing", "crops")
+# What decides which videos are held out of the training list.
+_OF_SPLIT = ("seed_everything:", "data.split.", "data.source.fraction:", "data.source.only_classes:")
+
+
+def log_differences(command: str, start: Start, options: Namespace, data: VideoDataModule) -> None:
+    """Log what differs from the training of a checkpoint or of weights, a line each.
+
+    It is a warning if the network then sees other clips than in training, or may be tested on what it was trained on.
+    A resumed training is left to `SaveConfig`.
+    """
+    if command == "fit" and start.resumes:
+        return
+    of = "the weights" if start.path is None else "the checkpoint's training"
+    here = data.describe()
+    names = _OF_TEST if command in ("test", "predict") else _OF_VALIDATION
+    for table, keys in (("clip", tuple(here["clip"])), ("views", names)):
+        stored = start.about.get(table) or {}
+        for key in (key for key in keys if key in stored and stored[key] != here[table][key]):
+            text = f"data.{table}.{key}: {stored[key]} in {of}, {here[table][key]} here"
+            if table == "clip" or key in _SIZES:
+                log.warning("%s: the network sees other clips than it was trained with", text)
+            else:
+                log.info("%s", text)
+    if command in ("validate", "test") and start.path is not None:
+        _log_other_split(command, start.path, options, data)
+
+
+def _log_other_split(command: str, checkpoint: Path, options: Namespace, data: VideoDataModule) -> None:
+    """Warn if videos are drawn from the training list in another way than by the checkpoint's run."""
+    manifests = data.manifests
+    tested = manifests["val" if command == "validate" else "test"]
+    run = run_of(checkpoint)
+    config = None if run is None else RunDirectory(run).settings()
+    if config is None or "train" not in manifests or tested.origin != manifests["train"].origin:
+        return
+    stored = yaml.safe_load(config.read_text(encoding="utf-8"))
+    for line in config_differences(stored, options.as_dict()):
+        if line.startswith(_OF_SPLIT):
+            log.warning(
+                "config differs from %s: %s: other videos are held out, so that the network may have been trained on "
+                "some that are tested", config, line,
+            )  # fmt: skip

@@ -217,7 +217,7 @@ def _add_show(commands: Any) -> None:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from video_gn.commands._run_settings import with_run_config
+    from video_gn.commands._run_settings import settle_lists, with_run_config
     from video_gn.commands.fit import config_parser
     from video_gn.data.datamodule import build_datamodule
     from video_gn.data.show import show
@@ -226,7 +226,9 @@ def _show(options: argparse.Namespace) -> int:
     if words and not words[0].startswith("-"):
         words = ["-c", *words]
     parser = config_parser(prog="video-gn data show", also=options.names)
-    config = parser.parse_args(with_run_config("data show", words).words)
+    given = with_run_config("data show", words)
+    config = parser.parse_args(given.words)
+    settle_lists("data show", given, config)
     try:
         datamodule = build_datamodule({**config.data.as_dict(), "seed": config.seed_everything})
     except (ValueError, TypeError) as error:

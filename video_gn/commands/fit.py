@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import StrategyRegistry
 
 from video_gn.commands._figures import print_figures, test_figures, validation_figures
-from video_gn.commands._run_settings import Start, find_start, with_run_config
+from video_gn.commands._run_settings import Start, find_start, log_differences, settle_lists, with_run_config
 from video_gn.commands._settings import SettingsParser
 from video_gn.commands._terminal import quieten_lightning, set_up_logging
 from video_gn.commands._trainer import (
@@ -197,7 +197,9 @@ class VideoCLI(LightningCLI):
             weights_count = not self.given.is_implied
             self.start = find_start(self.command, options, self.run_directory, weights_count=weights_count)
             options.ckpt_path = None if self.start.path is None else str(self.start.path)
+        settle_lists(self.command, self.given, options)
         self._read_data(options)
+        log_differences(self.command, self.start, options, self.datamodule)
         self._set_num_classes(options)
 
     def _settle_launch(self, options: Namespace) -> None:
