@@ -88,6 +88,10 @@ def test_lists_of_ucf101_from_0_stay_what_they_were(tmp_path):
     path = write(tmp_path / "list.txt", UCF101_TRAIN.replace("avi 101", "avi 0"))
     assert read_manifest(path).labels.tolist() == [1, 37, 0]
     assert read_manifest(write(path, UCF101_TRAIN), format="list").labels.tolist() == [1, 37, 101]
+    some = write(path, UCF101_TRAIN.replace("avi 101", "avi 100"))  # as mmaction2 has them, without the first class
+    assert read_manifest(some).labels.tolist() == [1, 37, 100]
+    write(tmp_path / "classInd.txt", "".join(f"{n} {name}\r\n" for n, name in enumerate(ucf101_classes(), 1)))
+    fails(some, f"{some}:3: label 100 must be the class of its folder, got 'YoYo'", "data.source.format")
 
 
 def test_hmdb51(tmp_path):

@@ -99,11 +99,12 @@ _UCF101_LINE = "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1"
 
 
 def _is_ucf101(raw: RawList) -> bool:
-    """Labels count from 1 or are absent; other lists of the same files count from 0."""
+    """Labels are absent or count from 1 to 101; other projects' lists of the same files count from 0."""
     if not raw.fits(_UCF101):
         return False
-    numbers = [match["number"] for line in raw.lines if (match := _UCF101.fullmatch(line))]
-    return "0" not in numbers
+    numbers = {match["number"] for line in raw.lines if (match := _UCF101.fullmatch(line))}
+    has_classes = (raw.path.parent / "classInd.txt").is_file() and "0" not in numbers
+    return numbers == {None} or "101" in numbers or has_classes
 
 
 def _read_ucf101(raw: RawList) -> ListTable:
