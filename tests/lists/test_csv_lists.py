@@ -171,6 +171,9 @@ def test_kinetics_prefers_the_part_that_is_asked_for(tmp_path):
     path = write(tmp_path / "all.csv", "label,youtube_id,time_start,time_end,split\na,V,0,10,val\n")
     touch(tmp_path, "train/a/V_000000_000010.mp4", "val/a/V_000000_000010.mp4")
     assert read_manifest(path, split="val").records[0].path == str(tmp_path / "val/a/V_000000_000010.mp4")
+    touch(tmp_path, "train/z_000000_000010.mp4", "z_000000_000010.mp4")  # without parts, the first by name
+    path = write(tmp_path / "none.csv", "label,youtube_id,time_start,time_end\na,z,0,10\n")
+    assert read_manifest(path).records[0].path == str(tmp_path / "train/z_000000_000010.mp4")
 
 
 def test_kinetics_test_csv_without_labels(tmp_path):

@@ -391,7 +391,7 @@ def _choose(found: Sequence[str], own: str | None, all_classes: set[str], split:
     folders = [os.path.dirname(path) for path in found]
     keys = [class_key(os.path.basename(folder)) for folder in folders]
     ranked = sorted(
-        (not _REPLACEMENT.fullmatch(path), key != own, not is_part(folder.split(os.sep)[0], split), path)
+        (not _REPLACEMENT.fullmatch(path), key != own, not (split and is_part(folder.split(os.sep)[0], split)), path)
         for path, folder, key in zip(found, folders, keys, strict=True)
         if own is None or key == own or key not in all_classes
     )
