@@ -139,15 +139,13 @@ class Preemption(Checkpoint):
 
 def why_ended(trainer: Any) -> str:
     """Why a fit ended by itself, in a few words that name the setting."""
-    epochs = trainer.fit_loop.epoch_progress.current.processed
-    if 0 <= trainer.max_steps <= trainer.global_step:
-        return f"trainer.max_steps is {trainer.max_steps}"
-    if 0 <= trainer.max_epochs <= epochs:
-        return f"trainer.max_epochs is {trainer.max_epochs}"
+    if not trainer.should_stop:
+        name = "max_steps" if 0 <= trainer.max_steps <= trainer.global_step else "max_epochs"
+        return f"trainer.{name} is {getattr(trainer, name)}"
     for callback in trainer.callbacks:
-        remaining_seconds = callback.time_remaining() if isinstance(callback, Timer) else None
-        if remaining_seconds is not None and remaining_seconds <= 0:
-            return f"the time of trainer.max_time is over, after {epochs} whole epochs"
+        left_seconds = callback.time_remaining() if isinstance(callback, Timer) else None
+        if left_seconds is not None and left_seconds <= 0:
+            return "the time of trainer.max_time is over"
     for callback in trainer.callbacks:
         if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
             # Its last sentence speaks to Lightning.
