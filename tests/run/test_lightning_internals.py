@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning import LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
@@ -92,6 +93,23 @@ def test_what_is_asked_of_a_trainer():
     assert internals.trainer_of(net) is trainer
     assert internals.callbacks_of(trainer) is trainer.callbacks
     assert internals.callbacks_of(object()) == []
+
+
+def test_what_lightning_refuses_on_purpose():
+    def raised(call):
+        with pytest.raises((ValueError, TypeError, MisconfigurationException)) as caught:
+            call()
+        return internals.raised_on_purpose(caught.value)
+
+    assert raised(lambda: Trainer(**{**QUIET, "accelerator": "bogus"}))  # a ValueError
+    assert raised(lambda: Trainer(**QUIET, max_epochs=-2))
+    assert not raised(lambda: Trainer(**QUIET, overfit_batches="two")), "a comparison that fails inside Lightning"
+    assert not raised(lambda: int("two"))
+
+
+def test_how_a_strategy_starts_its_processes():
+    assert internals.start_method(DDPStrategy(start_method="spawn")) == "spawn"
+    assert internals.start_method(DDPStrategy()) == internals.start_method(object()) == "popen"
 
 
 def test_the_average(trainer):
