@@ -168,7 +168,7 @@ def test_the_shortest_and_smallest_clip(layout):
 def test_smallest_sizes_are_what_torch_takes():
     # Without the check: one px less, and a pool of the nonlocal stem has nothing left.
     net = small(norm="layer")
-    net._check_clip = lambda x: None
+    net.check_clip = lambda x: None
     with pytest.raises(RuntimeError, match=r"(?i)output size"):
         net(clips(1, 8, 4))
     with pytest.raises(RuntimeError, match=r"(?i)output size"):

@@ -136,7 +136,7 @@ class I3D(ptv.Net):
 
     def features(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
         """The last map, (N, 32 x width, T', H', W'); arguments and errors as `forward`."""
-        self._check_clip(x_NCTHW)
+        self.check_clip(x_NCTHW)
         for index in range(len(self.blocks) - 1):
             x_NCTHW = self.blocks[index](x_NCTHW)
         return x_NCTHW
@@ -166,7 +166,8 @@ class I3D(ptv.Net):
         """The arguments."""
         return ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
 
-    def _check_clip(self, x_NCTHW: torch.Tensor) -> None:
+    def check_clip(self, x_NCTHW: torch.Tensor) -> None:
+        """Refuse clips that `forward` would: of another shape or dtype, or too short or too small for the layout."""
         channels = self.arguments["in_channels"]
         if x_NCTHW.ndim != 5 or x_NCTHW.shape[1] != channels:
             raise ValueError(

@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from video_gn.errors import CheckpointError, ConfigError
 from video_gn.models import check_bfloat16_cpu, check_norm_training, has_statistics, is_norm, visit_maps
 
@@ -37,7 +39,9 @@ def check_training(net: I3D, mixing: Mixing, trainer: Trainer, datamodule: Any) 
             has_statistics=has_statistics(net),
         )
         if clip_NCTHW is not None:
-            _check_maps(net, clip_NCTHW, world_size=trainer.world_size)
+            net.check_clip(torch.empty(clip_NCTHW, device="meta"))
+            if net.arguments["norm"] == "batch" and datamodule.batch_size == 1:
+                _check_maps(net, clip_NCTHW)
         on_cpu = trainer.strategy.root_device.type == "cpu"
         if on_cpu and str(trainer.precision).startswith("bf16") and clip_NCTHW is not None:
             check_bfloat16_cpu(net, clip_NCTHW[1:])
@@ -50,19 +54,17 @@ def check_training(net: I3D, mixing: Mixing, trainer: Trainer, datamodule: Any) 
         )
 
 
-def _check_maps(net: I3D, clip_NCTHW: tuple[int, ...], *, world_size: int) -> None:
-    """Refuse clips that are too small for the net, or that leave Batch Norm a single value to average over.
+def _check_maps(net: I3D, clip_NCTHW: tuple[int, ...]) -> None:
+    """Refuse a clip that leaves Batch Norm a single value to average over.
 
     Raises:
-        ValueError: naming the norm, or the smallest clip.
+        ValueError: naming the norm.
     """
-    kind = net.arguments["norm"]
-    ranks = {"batch": 1, "sync_batch": world_size}.get(kind, 0)
 
     def check(name: str, module: nn.Module, map_NCTHW: tuple[int, ...]) -> None:
-        if is_norm(module) and ranks * math.prod(map_NCTHW) == map_NCTHW[1]:
+        if is_norm(module) and math.prod(map_NCTHW) == map_NCTHW[1]:
             raise ValueError(
-                f"model.net.norm must not be {kind!r} with data.batch_size 1 and clips whose maps shrink to one value, "
+                "model.net.norm must not be 'batch' with data.batch_size 1 and clips whose maps shrink to one value, "
                 f"at {name}: its variance is 0. Set it to 'group', or take more clips a batch, or larger clips."
             )
 
