@@ -286,6 +286,24 @@ class Crash(Callback):
         os._exit(7)
 
 
+class Fails(Callback):
+    """Raises an error in the first step, or sends this process a signal before it.
+
+    Args:
+        number: of the signal; 0 for the error.
+    """
+
+    def __init__(self, number: int = 0) -> None:
+        self.number = number
+
+    def on_fit_start(self, trainer, pl_module):
+        if self.number:
+            os.kill(os.getpid(), self.number)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        raise MemoryError("as where a batch is too large")
+
+
 def _play(function, environment, path, args):
     import torch
 

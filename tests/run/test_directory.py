@@ -37,6 +37,92 @@ def test_an_earlier_run_is_set_aside_whole_and_the_users_files_stay(tmp_path):
         ).read_text() == f"checkpoints/last.ckpt {number}"
 
 
+def make_run(path, content):
+    for name in ("config.yaml", "checkpoints/last.ckpt", "metrics.csv", "test/metrics.json"):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(content)
+
+
+def tree(path):
+    return {str(p.relative_to(path)): p.read_text() for p in path.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+def test_a_run_comes_back_unless_the_one_after_it_has_saved_a_checkpoint(tmp_path):
+    run = RunDirectory(tmp_path)
+    make_run(tmp_path, "first")
+    first = tree(tmp_path)
+    assert run.settle() is None
+    assert tree(tmp_path) == first
+    run.set_aside()
+    for name in ("config.yaml", "tensorboard/events"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("refused")
+    (tmp_path / "checkpoints").mkdir()
+    assert run.settle() == tmp_path / "previous/001"
+    assert tree(tmp_path) == first
+    run.set_aside()
+    (tmp_path / "metrics.csv").write_text("step\n1\n")
+    assert run.settle() == tmp_path / "previous/001"
+    assert tree(tmp_path) == first | {"previous/002/metrics.csv": "step\n1\n"}
+    run.set_aside()
+    make_run(tmp_path, "second")
+    second = tree(tmp_path)
+    assert run.settle() is None
+    assert tree(tmp_path) == {k: v for k, v in second.items() if k != "previous/.displaced"}
+
+
+def test_a_kill_at_any_move_loses_nothing(tmp_path, monkeypatch):
+    """Each of the moves of a displacement, and of its undoing, may be the last one."""
+    renamed = Path.rename
+
+    def interrupted(work, after):
+        left = [after]
+
+        def rename(self, target):
+            if left[0] == 0:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            return renamed(self, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", rename)
+            try:
+                work()
+            except KeyboardInterrupt:
+                return True
+        return False
+
+    for undoing in (False, True):
+        kills = 0
+        while True:
+            path = tmp_path / f"{undoing}{kills}"
+            make_run(path, "first")
+            first = tree(path)
+            run = RunDirectory(path)
+            if undoing:
+                run.set_aside()
+                (path / "config.yaml").write_text("second")
+            was_killed = interrupted(run.settle if undoing else run.set_aside, kills)
+            RunDirectory(path).settle_after_kill()
+            assert tree(path) == first
+            kills += 1
+            if not was_killed:
+                break
+        assert kills == 5
+
+
+def test_a_running_training_is_not_disturbed(tmp_path):
+    run = RunDirectory(tmp_path)
+    make_run(tmp_path, "first")
+    run.lock(".lock")
+    run.set_aside()
+    RunDirectory(tmp_path).settle_after_kill()
+    assert not (tmp_path / "config.yaml").exists()
+    run.unlock()
+    RunDirectory(tmp_path).settle_after_kill()
+    assert (tmp_path / "config.yaml").read_text() == "first"
+
+
 def test_finding_checkpoints(tmp_path):
     run = RunDirectory(tmp_path)
     assert run.find_checkpoint("last") is None

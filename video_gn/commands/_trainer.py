@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Progress
 
 from video_gn.data.datamodule import VideoDataModule
 from video_gn.errors import ConfigError
+from video_gn.run.checkpoints import RunCheckpoint
 from video_gn.run.lightning_internals import callbacks_of, raised_on_purpose, start_method
 from video_gn.run.progress import LineProgress, TerminalProgress
 
@@ -151,6 +152,11 @@ def check_built(trainer: Any, data: VideoDataModule) -> None:
         )  # fmt: skip
     own = all(type(callback).__module__.split(".")[0] in ("lightning", "video_gn") for callback in callbacks)
     for callback in callbacks:
+        if isinstance(callback, RunCheckpoint) and callback.monitor == "val/top5" and len(data.classes) < 5:
+            raise ConfigError(
+                f"checkpoint.monitor must be val/top1 for {len(data.classes)} classes, got 'val/top5', which needs 5. "
+                "Set it so."
+            )
         if isinstance(callback, EarlyStopping | ModelCheckpoint) and callback.monitor is not None:
             _check_monitor(callback, trainer, len(data.classes), known_only=own)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -142,7 +143,8 @@ class VideoCLI(LightningCLI):
         self.rank_log = rank_log
         self.wanted: str | None = None  # --ckpt_path as it was given
         self.start = Start()
-        self.moved: Path | None = None  # where an earlier training lies now
+        self.displaces = False  # an earlier training, until this one has saved a checkpoint
+        self.trial_of: Path | None = None  # run directory that a trial leaves alone
         super().__init__(
             VideoClassifier,
             VideoDataModule,
@@ -186,10 +188,7 @@ class VideoCLI(LightningCLI):
         self._settle_launch(options)
         configs = options.get("config") or []
         stem = Path(str(configs[0])).stem if configs else "default"
-        self.run_dir = Path(options.run_dir or Path("runs") / stem)
-        self.run_directory = directory.RunDirectory(self.run_dir)
-        self.checkpoints = self.run_dir / directory.CHECKPOINTS
-        options.run_dir, options.checkpoint.directory = str(self.run_dir), str(self.checkpoints)
+        self._set_run_dir(options, Path(options.run_dir or Path("runs") / stem))
         if torchrun.launched_rank() == 0:
             self.run_directory.settle_after_kill()
         self.wanted = options.ckpt_path
@@ -197,10 +196,19 @@ class VideoCLI(LightningCLI):
             weights_count = not self.given.is_implied
             self.start = find_start(self.command, options, self.run_directory, weights_count=weights_count)
             options.ckpt_path = None if self.start.path is None else str(self.start.path)
+        if options.trainer.fast_dev_run:
+            self.trial_of = self.run_dir
+            self._set_run_dir(options, self.run_dir.with_name(f".trial-{self.run_dir.name}"))
+            log.info("trainer.fast_dev_run: a trial, of which nothing is kept; %s is left alone", self.trial_of)
         settle_lists(self.command, self.given, options)
         self._read_data(options)
         log_differences(self.command, self.start, options, self.datamodule)
         self._set_num_classes(options)
+
+    def _set_run_dir(self, options: Namespace, path: Path) -> None:
+        self.run_dir, self.checkpoints = path, path / directory.CHECKPOINTS
+        self.run_directory = directory.RunDirectory(path)
+        options.run_dir, options.checkpoint.directory = str(path), str(self.checkpoints)
 
     def _settle_launch(self, options: Namespace) -> None:
         sizes = {"num_nodes": options.trainer.num_nodes, "devices": options.trainer.devices}
@@ -336,8 +344,10 @@ class VideoCLI(LightningCLI):
             with naming_full_disk(self.run_dir):  # loggers write there too
                 super()._run_subcommand(subcommand)
         finally:
-            if self.moved is not None:
+            if self.displaces:
                 self.run_directory.settle()
+            if self.trial_of is not None and self.trainer.is_global_zero:
+                shutil.rmtree(self.run_dir, ignore_errors=True)
 
     def before_fit(self) -> None:
         """Hold the directory; set an earlier training aside, unless this one resumes it."""
@@ -349,9 +359,10 @@ class VideoCLI(LightningCLI):
         has_checkpoint = (self.checkpoints / directory.LAST).is_file()
         nothing_yet = self.wanted == "last" and self.options.ckpt_path is None and not has_checkpoint
         if not self.start.resumes and not nothing_yet:
-            self.moved = self.run_directory.set_aside()
-            if self.moved is not None:
-                log.info("an earlier run of %s now lies in %s", self.run_dir, self.moved)
+            self.displaces = True
+            moved = self.run_directory.set_aside()
+            if moved is not None:
+                log.info("an earlier run of %s now lies in %s", self.run_dir, moved)
         if self.load_report is not None:
             self.load_report.write(self.run_dir / directory.WEIGHTS)
         parameters = sum(p.numel() for p in self.model.net.parameters())
@@ -366,7 +377,7 @@ class VideoCLI(LightningCLI):
         """Write the report, and log where things lie."""
         if self.trainer.is_global_zero:
             self._write_report()
-            log.info("run directory: %s", self.run_dir)
+            self._log_place("run directory", self.run_dir)
 
     def before_validate(self) -> None:
         """Leave it to `after_validate` to print the figures."""
@@ -392,7 +403,13 @@ class VideoCLI(LightningCLI):
             path = self.run_dir / directory.TEST_METRICS
             if self.options.verbose:
                 print_figures(test_figures(json.loads(path.read_text(encoding="utf-8"))))
-            log.info("results: %s", path)
+            self._log_place("results", path)
+
+    def _log_place(self, what: str, path: Path) -> None:
+        if self.trial_of is None:
+            log.info("%s: %s", what, path)
+        else:
+            log.info("the trial of %s has ended", self.trial_of)
 
     def _write_report(self) -> None:
         from video_gn.report import write_report  # not at a start: it takes a while to import
@@ -402,7 +419,7 @@ class VideoCLI(LightningCLI):
     def after_predict(self) -> None:
         """Log where the labels lie."""
         if self.trainer.is_global_zero:
-            log.info("results: %s", self.run_dir / directory.PREDICT_RESULTS)
+            self._log_place("results", self.run_dir / directory.PREDICT_RESULTS)
 
 
 def _rounded(values: Sequence[float] | None) -> list[float] | None:
