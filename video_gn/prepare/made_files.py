@@ -165,14 +165,13 @@ def claimed(directory: Path, part: Part | None = None) -> Iterator[None]:
         try:
             with naming_unwritable(directory / _LOCK):
                 directory.mkdir(parents=True, exist_ok=True)
-                whole = stack.enter_context(hold(directory / _LOCK))
                 if part is None:
+                    stack.enter_context(hold(directory / _LOCK))
                     for _, path in find_parts(directory / _LOCK):
                         hold(path).close()
-                        path.unlink()
                 else:
                     stack.enter_context(hold(part.path(directory / _LOCK)))
-                    whole.close()  # a part holds it for a moment only: other parts take theirs, and a whole run none
+                    hold(directory / _LOCK).close()  # a run without parts keeps it to its end
         except HeldError as error:
             raise RunError(
                 f"{directory}: another run ({error.holder}) is writing to out_dir. Wait for it, or choose another."
