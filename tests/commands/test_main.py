@@ -1,15 +1,19 @@
 """The console script: what it sets before torch is imported, and how it ends after errors and signals."""
 
+import io
+import logging
 import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 from video_gn import __main__ as script
 from video_gn.commands import fit
+from video_gn.commands._terminal import set_up_logging
 from video_gn.errors import CheckpointError, ConfigError, ManifestError, RunError, StoppedError
 
 
@@ -64,3 +68,14 @@ def test_fit_imports_neither_the_report_nor_the_unpickler_before_it_needs_them()
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_lines_go_where_standard_error_goes_now(monkeypatch):
+    """A progress bar replaces it, and loses lines that are written behind its back."""
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    set_up_logging()
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    logging.getLogger("video_gn.x").warning("a line")
+    logging.getLogger("video_gn.x").info("another")
+    assert sys.stderr.getvalue() == "warning: a line\nanother\n"
+    assert warnings.formatwarning("no place in the code", UserWarning, "x.py", 3) == "warning: no place in the code\n"

@@ -156,7 +156,7 @@ def test_inspect_and_convert(tmp_path, images):
     assert "inflated" in printed
     status, printed = run(["weights", "inspect", "i3d.safetensors", "--tensors"], tmp_path)
     assert status == 0, printed
-    for words in ("video_gn (video_gn)", "layout     nonlocal", "blocks.0.conv.weight", "(4, 3, 5, 7, 7)"):
+    for words in ("format     video_gn\n", "layout     nonlocal", "blocks.0.conv.weight", "(4, 3, 5, 7, 7)"):
         assert words in printed
     status, printed = run(["weights", "convert", images, "i3d.safetensors", "--layout=nonlocal"], tmp_path)
     assert status == 2

@@ -181,7 +181,7 @@ def test_auto_says_once_what_it_takes(
     with caplog.at_level(logging.INFO, logger="video_gn.decoding"):
         for _ in range(3):
             open_video(video).close()
-    assert [record.message for record in caplog.records] == ["backend='auto' reads videos with pyav"]
+    assert [record.message for record in caplog.records] == ["videos are decoded by pyav (backend auto)"]
 
 
 def test_a_missing_package_is_named(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -315,7 +315,7 @@ def test_auto_does_not_take_it(video: Path, caplog: pytest.LogCaptureFixture, mo
     monkeypatch.setattr(decoding, "_announced", set())
     with caplog.at_level(logging.INFO, logger="video_gn.decoding"):
         assert type(open_video(video)).__name__ == "PyAVReader"
-    assert [record.message for record in caplog.records] == ["backend='auto' reads videos with pyav"]
+    assert [record.message for record in caplog.records] == ["videos are decoded by pyav (backend auto)"]
 
 
 # ---- GPU ---------------------------------------------------------------------------------------

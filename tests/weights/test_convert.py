@@ -136,7 +136,7 @@ def test_inspect_tells_what_a_file_is(ours, tmp_path):
     net, path = ours
     text = inspect(path)
     for words in (
-        "video_gn (video_gn)",
+        "format     video_gn\n",
         "ResNet-50, 3-D, width 4",
         "norms      " + ("group, 2 groups" if net.arguments["norm"] == "group" else "batch"),
         "layout     nonlocal",

@@ -77,7 +77,7 @@ def choose_backend(backend: str = "auto", *, scales: bool = False) -> str:
         )
     if backend == "auto" and name not in _announced:
         _announced.add(name)
-        _logger.info("backend='auto' reads videos with %s", name)
+        _logger.info("videos are decoded by %s (backend auto)", name)
     return name
 
 

@@ -68,7 +68,7 @@ class ScanSummary:
 
         parts = [("all", PartCount(self.listed, self.there, self.readable)), *self.by_split.items()]
         show(
-            str(self.target),
+            "",
             ("part", "listed", "missing", "broken", "readable"),
             [
                 (name, *(f"{n:,}" for n in (c.listed, c.listed - c.there, c.there - c.readable, c.readable)))
@@ -77,7 +77,8 @@ class ScanSummary:
         )
         if self.quantities:
             rows = [(name, *(_number(value) for value in values.values())) for name, values in self.quantities.items()]
-            show(f"{self.hours:,.2f} hours", ("readable videos", *_QUANTILES), rows)
+            length = f"{self.hours:,.1f} hours" if self.hours >= 1 else f"{60 * self.hours:.1f} minutes"
+            show(f"{length} of video", ("readable videos", *_QUANTILES), rows)
             show("", ("size, codec", "videos"), [*_top(self.sizes), *_top(self.codecs)])
         if self.broken:
             show("broken", ("reason", "videos"), _top(self.broken))
@@ -90,6 +91,8 @@ class ScanSummary:
         fewest = sorted(self.by_class.items(), key=lambda item: (item[1].readable, item[0]))
         numbers = [count.readable for count in self.by_class.values()]
         shown = ", ".join(f"{name} ({count.readable} of {count.listed})" for name, count in fewest[:3])
+        if min(numbers) == max(numbers):
+            return f"{len(numbers)} classes of {numbers[0]:,} readable videos each"
         return (
             f"{len(numbers)} classes of {min(numbers):,} to {max(numbers):,} readable videos, "
             f"median {float(np.median(numbers)):,.6g}; the fewest: {shown}"

@@ -37,7 +37,7 @@ def _rows(source: Source) -> list[tuple[str, str]]:
     if source.classes:
         classes += f": {', '.join(source.classes[:4])}{', ...' if len(source.classes) > 4 else ''}"
     rows = [
-        ("format", f"{title} ({source.format})"),
+        ("format", title if title == source.format else f"{title} ({source.format})"),
         ("container", source.container),
         ("tensors", _tensors(source)),
         ("network", _network(source)),
@@ -52,7 +52,11 @@ def _rows(source: Source) -> list[tuple[str, str]]:
         clip = source.about["clip"]
         rows.append(("clip", f"{clip['num_frames']} frames at stride {clip['stride']}"))
     unknown = [key for key in source.tensors if key not in source.names]
-    for name, keys in (("not known", unknown), ("no weights", list(source.ignored)), ("beside", list(source.outside))):
+    for name, keys in (
+        ("not known", unknown),
+        ("no weights", list(source.ignored)),
+        ("also has", list(source.outside)),
+    ):
         if keys:
             rows.append((name, _listed(keys)))
     if source.foreign:
