@@ -145,7 +145,7 @@ def check_built(trainer: Any, data: VideoDataModule) -> None:
         batches = len(data.manifests["val"].records) / (data.val_batch_size * trainer.world_size)
         trainer.limit_val_batches = math.ceil(trainer.overfit_batches * batches)
     every, epochs = trainer.check_val_every_n_epoch or 1, trainer.max_epochs or -1
-    if every > epochs > 0 and trainer.limit_val_batches:
+    if every > epochs > 0 and trainer.limit_val_batches and trainer.is_global_zero:
         log.warning(
             "trainer.check_val_every_n_epoch is %d, the run has %d epochs: it validates nothing, and writes no "
             "best.ckpt", every, epochs,
