@@ -87,7 +87,7 @@ def test_words_of_commands(words, answer, capsys):
             "got a study. Run it with `video-gn study -c configs/study/weizmann.yaml`",
         ),
         ("test --rundir runs/mine", "there is no option --rundir. Did you mean --run_dir?"),
-        ("test --ckpt_path runs/none/checkpoints/best.ckpt", "Give --run_dir of a training, or one with -c:"),
+        ("test --ckpt_path none.ckpt", "Give --run_dir of a training, or one with -c:"),
         ("data show configs/demo.yam", "configs/demo.yam is not there. Did you mean configs/demo.yaml?"),
         ("data show configs/demo.yaml --outptu x", "no option --outptu. Did you mean --output?"),
         ("data show configs/demo.yaml --data.trian x", "no option --data.trian. Did you mean --data.train?"),
