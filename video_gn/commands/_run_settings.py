@@ -102,7 +102,7 @@ def _implied_config(
     runs = [] if run_dir is None else [Path(run_dir)]
     if ckpt_path is not None and ckpt_path not in ("best", "last"):
         run = run_of(Path(ckpt_path))
-        runs = ([] if run is None else [run]) + runs
+        runs = ([run] if run is not None and run.is_dir() else []) + runs
     for run in filter(Path.is_dir, runs):
         config, _ = _saved_config(run)
         if config.is_file():

@@ -1,5 +1,5 @@
-"""`video-gn fit`, `validate`, `test` and `predict`: LightningCLI with a run directory. Read from top to bottom: the
-options, what they are made into, and what happens before and after Lightning's loops.
+"""`video-gn fit`, `validate`, `test` and `predict`: LightningCLI with a run directory. Read from top to bottom: what
+the options (`_run_options.py`, `_run_settings.py`) are made into, and what happens before and after Lightning's loops.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import StrategyRegistry
 
 from video_gn.commands._figures import print_figures, test_figures, validation_figures
+from video_gn.commands._run_options import ABOUT, USAGE, add_run_arguments, check_seed
 from video_gn.commands._run_settings import Start, find_start, log_differences, settle_lists, with_run_config
 from video_gn.commands._settings import SettingsParser
 from video_gn.commands._terminal import quieten_lightning, set_up_logging
@@ -39,7 +40,7 @@ from video_gn.files import naming_full_disk
 from video_gn.models import warn_of_slow_bfloat16
 from video_gn.run import directory, slurm, torchrun
 from video_gn.run.broken_videos import BrokenVideos
-from video_gn.run.checkpoints import AtomicCheckpointIO, RunCheckpoint
+from video_gn.run.checkpoints import AtomicCheckpointIO
 from video_gn.run.lightning_internals import built, keep_signal_handlers, subcommand_parser
 from video_gn.run.memory import keep_freed_memory
 from video_gn.run.metrics_csv import MetricsCSV
@@ -48,11 +49,8 @@ from video_gn.run.progress import RunLength
 from video_gn.run.ranks import RankLog, SameData
 from video_gn.run.saved_config import SaveConfig
 from video_gn.run.signals import StopFlag
-from video_gn.training.averaging import AveragingConfig
-from video_gn.training.ddp import DDPConfig, SteadyDDP
-from video_gn.training.guard import NonFiniteGuard
+from video_gn.training.ddp import SteadyDDP
 from video_gn.training.module import VideoClassifier
-from video_gn.training.precise_bn import PreciseBN
 from video_gn.training.sharded import check_sharding
 from video_gn.weights.named import file_digest, find_weights
 
@@ -60,20 +58,6 @@ if TYPE_CHECKING:
     from video_gn.weights.report import LoadReport
 
 log = logging.getLogger(__name__)
-
-_USAGE = {
-    "fit": "video-gn fit -c CONFIG [--run_dir DIR] [--ckpt_path last|FILE] [--KEY VALUE ...]",
-    **{
-        name: f"video-gn {name} --run_dir DIR [-c CONFIG] [--ckpt_path best|last|FILE] [--KEY VALUE ...]"
-        for name in ("validate", "test", "predict")
-    },
-}
-_ABOUT = {
-    "fit": "Train a network, and write what it leaves into a run directory.",
-    "validate": "Print a checkpoint's loss and accuracy on one clip of each validation video.",
-    "test": "Test a checkpoint on all views of each test video.",
-    "predict": "Label the videos of data.predict with a checkpoint, on all ranks of a launch.",
-}
 
 
 def main(command: str, words: Sequence[str]) -> int:
@@ -98,34 +82,6 @@ def main(command: str, words: Sequence[str]) -> int:
                 raise
             raise explained from error
     return 3 if cli.writer.num_failed else 0
-
-
-# ---- options -------------------------------------------------------------------------------------
-
-
-def config_parser(prog: str | None = None, *, also: Sequence[str] = ()) -> SettingsParser:
-    """A parser of a fit's config and options, to read them without a run; `also` as `SettingsParser` has it."""
-    parser = SettingsParser(prog=prog, also=also)
-    parser.add_argument("-c", "--config", action="config")
-    parser.add_argument("--seed_everything", type=int, default=0)
-    _add_run_arguments(parser)
-    parser.add_class_arguments(Trainer, "trainer", instantiate=False)
-    parser.add_lightning_class_args(VideoClassifier, "model")
-    parser.add_lightning_class_args(VideoDataModule, "data")
-    parser.add_method_arguments(Trainer, "test", skip=set(LightningCLI.subcommands()["test"]))
-    return parser
-
-
-def _add_run_arguments(parser: LightningArgumentParser) -> None:
-    """Add the options of a run beside model, data and trainer."""
-    parser.add_argument(
-        "--run_dir", type=str | None, default=None, help="Directory of the run (default: runs/<the config's stem>)."
-    )
-    parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
-    parser.add_class_arguments(AveragingConfig, "averaging")
-    parser.add_class_arguments(PreciseBN, "precise_bn")
-    parser.add_class_arguments(NonFiniteGuard, "guard")
-    parser.add_class_arguments(DDPConfig, "ddp")
 
 
 class VideoCLI(LightningCLI):
@@ -156,7 +112,7 @@ class VideoCLI(LightningCLI):
             parser_class=SettingsParser,
             parser_kwargs={
                 "prog": "video-gn",
-                command: {"usage": _USAGE[command], "description": _ABOUT[command]},
+                command: {"usage": USAGE[command], "description": ABOUT[command]},
             },
             args=[command, *self.given.words],
         )
@@ -167,8 +123,8 @@ class VideoCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add --run_dir and what a run has beside model, data and trainer; one seed for everything."""
-        _add_run_arguments(parser)
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=_seed)
+        add_run_arguments(parser)
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=check_seed)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let a checkpoint's hyper-parameters override the command line; ours holds none."""
@@ -425,9 +381,3 @@ class VideoCLI(LightningCLI):
 def _rounded(values: Sequence[float] | None) -> list[float] | None:
     """Mean or std as they were written, not as float32 has them."""
     return None if values is None else [round(v, 6) for v in values]
-
-
-def _seed(value: bool | int) -> int:
-    if not 0 <= value < 2**32:
-        raise ConfigError(f"seed_everything must be in [0, 2**32), got {value}. The default is 0.")
-    return int(value)
