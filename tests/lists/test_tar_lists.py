@@ -101,7 +101,7 @@ def test_what_is_left_out_is_counted_by_its_ending(tmp_path, caplog):
                "r": "x", "link.mp4": None, "._a.mp4": "x", "__MACOSX/._b.mp4": "x"}  # fmt: skip
     path = pack(tmp_path / "a.tar", members)
     assert len(read_manifest(path)) == 2
-    expected = "a.tar: 5 files that are not known as videos by their endings are left out: 2 .jpg, 1 .json, 1 link"
+    expected = "a.tar: what is no video by its ending is left out: 2 .jpg, 1 .json, 1 link"
     assert f"{expected} or sparse file, 1 without an ending" in caplog.text
     caplog.clear()
     assert len(find_videos([path]).records) == 2
