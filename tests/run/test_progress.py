@@ -1,5 +1,6 @@
 """The progress of a run: what a terminal of 80 columns shows, and how long a run is said to take."""
 
+import io
 import logging
 import os
 import pty
@@ -15,8 +16,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from runs import TINY
 
+from runs import TINY
+from video_gn.commands._terminal import set_up_logging
 from video_gn.run import progress
 from video_gn.run.progress import RunLength, in_words
 
@@ -48,17 +50,29 @@ def drawn_lines(printed):
 
 
 def test_the_bar_is_one_line_of_80_columns(tiny_videos, tmp_path):
-    words = ["fit", *TINY, f"--data.train={tiny_videos}", f"--run_dir={tmp_path / 'run'}", "--trainer.max_epochs=12"]
-    status, printed = on_a_terminal([*words, "--data.batch_size=1"], tmp_path, columns=80)
+    words = ["fit", *TINY, f"--data.train={tiny_videos}", f"--run_dir={tmp_path / 'run'}", "--trainer.max_epochs=3"]
+    status, printed = on_a_terminal(words, tmp_path, columns=80)
     assert status == 0, printed
     lines = drawn_lines(printed)
     bars = [line for line in lines if line.startswith(("Epoch", "Validation"))]
-    assert any(line.startswith("Epoch 10/12") for line in bars)
+    assert any(line.startswith("Epoch 3/3") for line in bars)
     assert max(map(len, bars)) <= 80, max(bars, key=len)
     # A bar that does not fit is broken into lines, which hold its parts alone.
     assert all(re.search(r"clips/s( loss [\d.]+( top1 [\d.]+)?)? *$", line) for line in bars), bars[-3:]
     assert any(re.search(r" left [\d.]+ clips/s loss \d\.\d{3} top1 \d\.\d{3}", line) for line in bars), bars[-3:]
     assert all("clips/s" not in line for line in lines if line not in bars)
+
+
+def test_log_lines_go_where_a_bar_prints_them_above_itself(monkeypatch):
+    """rich's bars replace sys.stderr while they are shown."""
+    package = logging.getLogger("video_gn")
+    monkeypatch.setattr(package, "handlers", [])
+    monkeypatch.setattr(package, "propagate", True)
+    set_up_logging()
+    replaced = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", replaced)
+    package.warning("broken")
+    assert replaced.getvalue() == "warning: broken\n"
 
 
 # ---- how long a run takes ----------------------------------------------------------------------
