@@ -1,6 +1,5 @@
 """The progress of a run: what a terminal of 80 columns shows, and how long a run is said to take."""
 
-import io
 import logging
 import os
 import pty
@@ -18,7 +17,6 @@ import pytest
 import torch
 
 from runs import TINY
-from video_gn.commands._terminal import set_up_logging
 from video_gn.run import progress
 from video_gn.run.progress import RunLength, in_words
 
@@ -61,18 +59,6 @@ def test_the_bar_is_one_line_of_80_columns(tiny_videos, tmp_path):
     assert all(re.search(r"clips/s( loss [\d.]+( top1 [\d.]+)?)? *$", line) for line in bars), bars[-3:]
     assert any(re.search(r" left [\d.]+ clips/s loss \d\.\d{3} top1 \d\.\d{3}", line) for line in bars), bars[-3:]
     assert all("clips/s" not in line for line in lines if line not in bars)
-
-
-def test_log_lines_go_where_a_bar_prints_them_above_itself(monkeypatch):
-    """rich's bars replace sys.stderr while they are shown."""
-    package = logging.getLogger("video_gn")
-    monkeypatch.setattr(package, "handlers", [])
-    monkeypatch.setattr(package, "propagate", True)
-    set_up_logging()
-    replaced = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", replaced)
-    package.warning("broken")
-    assert replaced.getvalue() == "warning: broken\n"
 
 
 # ---- how long a run takes ----------------------------------------------------------------------
