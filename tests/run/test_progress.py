@@ -15,8 +15,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-
 from runs import TINY
+
 from video_gn.run import progress
 from video_gn.run.progress import RunLength, in_words
 
