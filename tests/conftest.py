@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             if os.environ.get(f"FAIL_WITHOUT_{name}") == "1":
                 pytest.fail(f"{marker}: missing here, and FAIL_WITHOUT_{name}=1 is set")
             pytest.skip(f"{marker}: missing here")
+
+
+@pytest.fixture(autouse=True)
+def _own_log_settings() -> Iterator[None]:
+    """A command run in this process sets up the package's logger: no other test is to see that."""
+    log = logging.getLogger("video_gn")
+    before = list(log.handlers), log.level, log.propagate
+    yield
+    log.handlers, log.level, log.propagate = before
+    log.manager._clear_cache()
 
 
 @pytest.fixture(scope="session")

@@ -398,7 +398,7 @@ def test_only_some_classes(tiny_videos, tmp_path):
         ("--trainer.log_every_n_steps=0", "log_every_n_steps must be at least 1"),
         ("--trainer.max_epochs=-1", "the schedule needs an end"),
         ("--trainer.val_check_interval=3 --trainer.accumulate_grad_batches=2", "must be a multiple of"),
-        ("--checkpoint.monitor=val/top5", "checkpoint.monitor must be a figure of the validation"),
+        ("--checkpoint.monitor=val/top5", "checkpoint.monitor must be val/top1 for 3 classes"),
         ("--checkpoint.every_n_steps=0", "every_n_steps must be at least 1"),
         ("--data.backend=vlc", "backend must be one of"),
     ],
