@@ -6,6 +6,8 @@ import signal
 import pytest
 from runs import TINY, run
 
+from video_gn.run.directory import RunDirectory
+
 
 @pytest.fixture(scope="module")
 def trained(tiny_videos, tmp_path_factory):
@@ -67,6 +69,25 @@ def test_a_run_is_back_after_a_training_without_a_checkpoint(trained, more, expe
         assert status == 0, printed
     assert back in printed
     assert without_failed(tree(trained)) == before
+
+
+def test_every_command_brings_a_run_back_after_a_kill(trained):
+    before = without_failed(tree(trained))
+    mine = trained / "runs/mine"
+    video = next(path for path in (trained / "videos").rglob("*") if path.is_file())
+    for words in (
+        ["report", "runs/mine"],
+        ["infer", str(video), "--checkpoint=runs/mine", "--num_workers=0"],
+        ["infer", str(video), "--checkpoint=runs/mine/checkpoints/best.ckpt", "--num_workers=0"],
+        ["weights", "inspect", "runs/mine"],
+    ):
+        RunDirectory(mine).set_aside()
+        assert not (mine / "checkpoints").exists()
+        status, printed = run(words, trained, trained / "../log")
+        assert status == 0, printed
+        assert "the earlier run is back in its place" in printed
+        after = without_failed(tree(trained))
+        assert {**after, "runs/mine/report.html": before["runs/mine/report.html"]} == before
 
 
 def test_a_monitor_that_cannot_exist_is_refused_before_anything_is_moved(trained):

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from video_gn.errors import RunError
+from video_gn.errors import CheckpointError, RunError
 from video_gn.files import HeldError, hold, holder
 from video_gn.run import directory
-from video_gn.run.directory import RunDirectory
+from video_gn.run.directory import RunDirectory, checkpoint_of
 
 
 def test_one_run_at_a_time(tmp_path):
@@ -121,6 +121,37 @@ def test_a_running_training_is_not_disturbed(tmp_path):
     run.unlock()
     RunDirectory(tmp_path).settle_after_kill()
     assert (tmp_path / "config.yaml").read_text() == "first"
+
+
+@pytest.mark.parametrize("name", ["", "checkpoints/last.ckpt"])
+def test_a_checkpoint_is_found_after_a_training_in_its_place_was_killed(tmp_path, name):
+    run, wanted = RunDirectory(tmp_path), tmp_path / name
+    make_run(tmp_path, "first")
+    run.lock(".lock")
+    run.set_aside()
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises((RunError, CheckpointError)):  # the other training is still running
+        run.find_checkpoint(str(wanted))
+    run.unlock()
+    assert checkpoint_of(wanted).read_text() == "first"
+    run.set_aside()
+    assert run.find_checkpoint(str(wanted)).read_text() == "first"
+
+
+def test_a_directory_that_is_only_read_stays_as_it_is(tmp_path, monkeypatch):
+    run = RunDirectory(tmp_path)
+    make_run(tmp_path, "first")
+    run.set_aside()
+    before = tree(tmp_path)
+
+    def refused(*args, **more):
+        raise PermissionError(13, "Permission denied")
+
+    for name in ("hold", "write_text"):  # its lock, or a file beside it
+        with monkeypatch.context() as patch:
+            patch.setattr(directory, name, refused)
+            run.settle_after_kill()
+        assert tree(tmp_path) == before
 
 
 def test_finding_checkpoints(tmp_path):

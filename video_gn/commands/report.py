@@ -23,6 +23,8 @@ def main(command: str, words: Sequence[str]) -> int:
     set_up_logging()
 
     from video_gn.report import write_report
+    from video_gn.run.directory import RunDirectory
 
+    RunDirectory(options.run_dir).settle_after_kill()
     log.info("report: %s", write_report(Path(options.run_dir), frames=not options.no_frames))
     return 0

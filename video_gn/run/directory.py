@@ -152,10 +152,10 @@ class RunDirectory:
         return aside
 
     def settle_after_kill(self) -> None:
-        """Do what a killed training could not, unless another one is running."""
+        """Do what a killed training could not, unless another one is running, or nothing may be moved here."""
         if self.displaced() is None:
             return
-        with contextlib.suppress(RefusedError):
+        with contextlib.suppress(RefusedError, PermissionError):
             self.lock(LOCK, wait_seconds=0)
             try:
                 self.settle()
@@ -221,25 +221,29 @@ class RunDirectory:
         if wanted in named:
             path = self.path / CHECKPOINTS / named[wanted]
             return path if path.is_file() else None
-        if Path(wanted).is_dir():
-            return checkpoint_of(wanted)
-        if not Path(wanted).is_file():
+        path = checkpoint_of(wanted)
+        if not path.is_file():
             raise RunError(
                 f"ckpt_path {wanted!r} is not a file. Give a checkpoint, or best or last of the run directory."
             )
-        return Path(wanted)
+        return path
 
 
 def checkpoint_of(path: str | os.PathLike[str]) -> Path:
     """The checkpoint that a path stands for: of a run's directory the best, else the last; any other path is itself.
+
+    A run that a killed training has set aside comes back first.
 
     Raises:
         CheckpointError: For a directory without either.
     """
     path = Path(path)
     if not path.is_dir():
+        if path.parent.name == CHECKPOINTS and not path.is_file():
+            RunDirectory(path.parent.parent).settle_after_kill()
         return path
     run = RunDirectory(path)
+    run.settle_after_kill()
     for name in ("best", "last"):
         found = run.find_checkpoint(name)
         if found is not None:
