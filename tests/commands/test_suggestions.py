@@ -98,6 +98,25 @@ def test_settings_and_configs(words, answer, capsys):
 
 
 @pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("--model.net.init_args.norm bach", "model.net.norm must be one of batch, group, "),
+        ("--seed_everything -5", "seed_everything must be in [0, 2**32), got -5."),
+        (
+            "--trainer.precision fp16",
+            "trainer.precision must be one of 32-true, 32, bf16-mixed, 16-mixed, got 'fp16'. Choose one.",
+        ),
+        (
+            "--trainer.precision bf16-mxied",
+            "trainer.precision must be one of 32-true, 32, bf16-mixed, 16-mixed, got 'bf16-mxied'. Did you mean bf16-m",
+        ),
+    ],
+)
+def test_a_refusal_begins_with_the_setting(words, answer, capsys):
+    assert refusal(f"{FINETUNE} {words}", capsys).startswith(answer)
+
+
+@pytest.mark.parametrize(
     ("config", "answer"),
     [
         (

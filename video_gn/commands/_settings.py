@@ -15,6 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from video_gn.checks import did_you_mean
 from video_gn.commands._options import TYPES, list_of_configs, missing_config, unknown_option
+from video_gn.commands._trainer import PRECISIONS
 from video_gn.errors import ConfigError
 from video_gn.models import i3d
 
@@ -29,6 +30,8 @@ _ELSEWHERE = {
     "work_dir": "run_dir",
     "crop_size": "data.augment.crop_px",
 }
+# Settings of Lightning's that have fewer choices here than their types.
+_CHOICES = {"trainer.precision": PRECISIONS}
 # Groups of options in the order in which the help has them, by the first part of their names; Lightning's come last.
 _HELP_ORDER = ("", "data", "model", "checkpoint", "averaging", "precise_bn", "guard", "ddp", "trainer")
 
@@ -123,13 +126,15 @@ class _Error:
             return f"{command} must have a config, got none. Give {run}one with -c:\n{list_of_configs()}"
         if option := re.fullmatch(r"argument (\S+): expected .+", message):
             return f"{option[1]} must have a value, got none."
+        if failed := re.match(r"Call to compute_fn of link .+? with args \(.*?\) failed: ", message):
+            return message[failed.end() :]
         key, reason = _key_and_reason(message)
         if unknown := re.fullmatch(r"(?:Group '(.+)' d|Subcommand '.+' d)oes not accept option '(.+)'", reason):
             key, reason = ".".join(filter(None, unknown.groups())), ""
         elif unknown := re.fullmatch(r"Option '(.+)' is not accepted", reason):
             key, reason = ".".join(filter(None, (key, unknown[1]))), ""
         if reason:
-            return f"{self._where(key)}{key}{_rule(reason)}" if key else reason
+            return f"{self._where(key)}{key}{_rule(reason, _CHOICES.get(key, ()))}" if key else reason
         question = did_you_mean(key, [name.removeprefix("--") for name in self._options()])
         return f"{self._where(key)}there is no setting {key}. {question} {self.see}".replace("  ", " ")
 
@@ -149,7 +154,7 @@ class _Error:
     def _where(self, key: str) -> str:
         """`FILE:LINE: ` of a key that stands in a config, the last one that has it; "" for one of the command line."""
         short = key.replace(".init_args", "")
-        if any(word.partition("=")[0] in (f"--{key}", f"--{short}") for word in self.words):
+        if any(word.partition("=")[0].replace(".init_args", "") == f"--{short}" for word in self.words):
             return ""
         for config in reversed(self.configs):
             with Path(config).open(encoding="utf-8") as file:
@@ -201,8 +206,11 @@ def _key_and_reason(message: str) -> tuple[str, str]:
     return ".".join(keys), " ".join(rest)
 
 
-def _rule(reason: str) -> str:
-    """A reason in our words, to follow the setting's name: " must be an integer, got 'x'."."""
+def _rule(reason: str, own: Sequence[str] = ()) -> str:
+    """A reason in our words, to follow the setting's name: " must be an integer, got 'x'.".
+
+    `own` are the setting's choices if they are fewer than its type has.
+    """
     if found := re.search(r"Expected a dot import path string: (\S+)|has no attribute '(\S+)'", reason):
         value = found[1] or found[2]
         question = did_you_mean(value, [*callbacks.__all__, "video_gn.models.i3d"])
@@ -213,6 +221,9 @@ def _rule(reason: str) -> str:
     found = found or re.search(r"Subtypes: \[(.+)\] Errors: .* Given value: (.*)", reason)
     if not found:
         return f": {reason}"
+    if own:
+        advice = did_you_mean(found[2], own) or "Choose one."
+        return f" must be one of {', '.join(own)}, got {found[2]!r}. {advice}"
     rules, question = [], ""
     for choices, kind in re.findall(r"typing\.Literal\[(.+?)\]|(?:<class ')?([^', ]+)(?:'>)?(?:, |$)", found[1]):
         known = choices.replace("'", "").split(", ")

@@ -39,7 +39,7 @@ yaml.SafeDumper.add_multi_representer(enum.Enum, lambda dumper, member: dumper.r
 # ---- values --------------------------------------------------------------------------------------
 
 # Half precision of the weights themselves would also convert the uint8 frames; autocast does not.
-_PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
+PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
 
 
 def _is_here(accelerator: Any) -> bool:
@@ -55,7 +55,7 @@ _NO_VALIDATION = "For no validation set trainer.limit_val_batches to 0."
 # Setting -> (whether a value is allowed, the rule, what to do). None is Lightning's default of all of them.
 _RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "accelerator": (_is_here, "one that this machine has", "Set auto."),
-    "precision": (lambda v: str(v) in _PRECISIONS, f"one of {', '.join(_PRECISIONS)}", "Choose one."),
+    "precision": (lambda v: str(v) in PRECISIONS, f"one of {', '.join(PRECISIONS)}", "Choose one."),
     "log_every_n_steps": (lambda v: v >= 1, "at least 1", "Set 1."),
     "max_epochs": (_limit, "at least 1, or -1 for no limit", "Set the epochs to train for."),
     "max_steps": (_limit, "at least 1, or -1 for no limit", "Set the optimizer steps to train for."),
