@@ -290,3 +290,26 @@ def test_lightnings_padding_sampler_is_refused(tiny_videos):
     data.trainer = SimpleNamespace(world_size=2, _accelerator_connector=SimpleNamespace(use_distributed_sampler=True))
     with pytest.raises(ValueError, match="use_distributed_sampler must be False"):
         data.setup("fit")
+
+
+@pytest.mark.parametrize("folder", ["", "{}/"])
+def test_numbers_beside_names_of_another_list_are_asked_about(tmp_path, caplog, folder):
+    """A test's numbers are read in the order of the run's names, which may not be that of who numbered them."""
+    names, numbers = ["side", "bend", "jack"], {"bend": 0, "jack": 1, "side": 2}
+    train, test = tmp_path / "train.csv", tmp_path / "test.csv"
+    train.write_text("".join(f"{name}{i}.mp4,{name}\n" for name in names for i in range(5)))
+    test.write_text("".join(f"{folder.format(name)}other.{name}.mp4 {numbers[name]}\n" for name in names))
+    for row in train.read_text().split():
+        (tmp_path / row.split(",")[0]).touch()
+    text = f"{test}: labels are numbers, and the classes are the names of another list, of folders or of a checkpoint"
+    asked = text + ": 0 is 'bend', 1 is 'jack', 2 is 'side'. If"
+    expected = not folder  # folders show that the numbers are these classes
+    of_user = SourceConfig(classes=["bend", "jack", "side"])
+    for source, of_checkpoint, want in (
+        (SourceConfig(), False, expected), (of_user, False, False), (of_user, True, expected),
+    ):  # fmt: skip
+        caplog.clear()
+        data = VideoDataModule(str(train), test=str(test), source=source)
+        data.read(of_checkpoint=of_checkpoint)
+        assert caplog.text.count(asked) == caplog.text.count("labels are numbers") == want
+        assert data.manifests["test"].labels.tolist() == [2, 0, 1]

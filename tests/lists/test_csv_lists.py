@@ -1,5 +1,6 @@
 """Columns of lists: labels, segments, groups; the official csv of Kinetics."""
 
+import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -226,3 +227,24 @@ def test_nothing_is_asked_about_single_files(tmp_path, monkeypatch):
         monkeypatch.setattr(os, name, lambda *a, _n=name, _r=real, **k: (questions.update([_n]), _r(*a, **k))[1])
     assert read_manifest(path).missing == 0
     assert questions["scandir"] == 3 and questions["stat"] < 20
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "start_frame,end_frame", "start_timestamp,stop_timestamp", "start_s,end_s", "start_ms,end_ms", "begin,finish",
+        "startTime,endTime", "t_start,t_end", "clip start (s),clip end (s)", "frame_start,frame_end", "x,segment",
+    ],
+)  # fmt: skip
+def test_columns_of_segments_under_other_names_are_refused(tmp_path, header):
+    path = write(tmp_path / "list.csv", f'path,label,{header}\nx.mp4,a,1,"[1, 2]"\n')
+    fails(path, f"{path}:1: columns of segments must be called ['start_seconds', 'end_seconds'], got")
+    first, second = header.split(",")
+    path = write(tmp_path / "list.json", json.dumps([{"path": "x.mp4", "label": "a", first: 1, second: [1, 2]}]))
+    fails(path, f"{path}:1: columns of segments must be called")
+
+
+def test_columns_that_are_no_segments_are_kept(tmp_path):
+    text = "path,label,segment,start_date,vendor,ender,stopwatch\nx.mp4,a,3,2020-01-01,b,c,d\n"
+    groups = dict(read_manifest(write(tmp_path / "list.csv", text)).records[0].groups)
+    assert list(groups) == ["segment", "start_date", "vendor", "ender", "stopwatch"]

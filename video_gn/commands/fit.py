@@ -178,13 +178,14 @@ class VideoCLI(LightningCLI):
         source = options.data.source
         # With `only_classes` a list may hold others too; what is left is compared with the checkpoint's.
         open_classes = source.classes is None and not source.only_classes
-        if self.subcommand != "fit" and open_classes and self.start.about.get("classes"):
+        of_checkpoint = bool(self.subcommand != "fit" and open_classes and self.start.about.get("classes"))
+        if of_checkpoint:
             source.classes = list(self.start.about["classes"])
         try:
             data = build_datamodule(options.data.as_dict())
         except (ValueError, TypeError) as error:
             raise ConfigError(f"data: {error}") from error
-        data.read(self.subcommand)
+        data.read(self.subcommand, of_checkpoint=of_checkpoint)
         self.datamodule = data
         self.parser.add_instantiator(lambda _, **settings: data, VideoDataModule, subclasses=False)
 

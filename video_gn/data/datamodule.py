@@ -119,11 +119,12 @@ class VideoDataModule(LightningDataModule):
                 return self.manifests[name].classes
         return ()
 
-    def read(self, stage: str | None = None) -> dict[str, Manifest]:
+    def read(self, stage: str | None = None, *, of_checkpoint: bool = False) -> dict[str, Manifest]:
         """Read the lists that a stage needs, once.
 
         Args:
             stage: "fit", "validate", "test" or "predict"; None reads all that are given.
+            of_checkpoint: whether `source.classes` are a checkpoint's, not the user's.
 
         Raises:
             ManifestError: see `read_manifests`.
@@ -140,7 +141,9 @@ class VideoDataModule(LightningDataModule):
         train, val, test = self.paths["train"], self.paths["val"], self.paths["test"]
         if train is None and (stage == "fit" or (val is None and test is None)):
             raise ManifestError("data.train is not set. Write --data.train with a list, a folder or a csv.")
-        self.manifests = read_manifests(train, val, test, source=self.source, split=self.split, seed=self.seed)
+        self.manifests = read_manifests(
+            train, val, test, source=self.source, split=self.split, seed=self.seed, of_checkpoint=of_checkpoint
+        )
         if stage == "fit" and len(self.classes) == 1 and not (self.source.classes or self.source.only_classes):
             raise ManifestError(
                 f"{self.manifests['train'].origin}: classes must be at least 2 to be told apart, got "

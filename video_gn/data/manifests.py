@@ -14,7 +14,14 @@ log = logging.getLogger(__name__)
 
 
 def read_manifests(
-    train: str | None, val: str | None, test: str | None, *, source: SourceConfig, split: SplitConfig, seed: int
+    train: str | None,
+    val: str | None,
+    test: str | None,
+    *,
+    source: SourceConfig,
+    split: SplitConfig,
+    seed: int,
+    of_checkpoint: bool = False,
 ) -> dict[str, Manifest]:
     """Read the lists, each once, and cut or split them into "train", "val" and "test".
 
@@ -25,6 +32,7 @@ def read_manifests(
         source: how lists are read.
         split: how `train` is split.
         seed: seed of the split, and of `source.fraction`.
+        of_checkpoint: whether `source.classes` are a checkpoint's, not the user's.
 
     Returns:
         "val" and "test", and "train" if it is given, without its missing and broken videos.
@@ -46,10 +54,10 @@ def read_manifests(
                 f"{videos.path}: data.{part} must have a part {part!r}, or one part alone, got {videos.parts}. Rename "
                 f"the part that is meant, or give data.{part} a list or folder of its own."
             )
-        classes = source.classes
+        classes, are_lent = source.classes, of_checkpoint
         if classes is None and reference is not None and source.only_classes is None:
-            classes = list(reference.classes)
-        manifest = videos.manifest(part if has_part else None, classes=classes)
+            classes, are_lent = list(reference.classes), True
+        manifest = videos.manifest(part if has_part else None, classes=classes, are_lent=are_lent)
         if source.only_classes is not None or source.fraction < 1:
             manifest = manifest.subset(classes=source.only_classes, fraction=source.fraction, seed=seed)
         if reference is not None:

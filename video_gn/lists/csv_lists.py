@@ -27,15 +27,12 @@ from video_gn.lists.lines import (
     extensions,
     some,
 )
-from video_gn.lists.listing import SPLIT_COLUMN, Listing
+from video_gn.lists.listing import SEGMENT_COLUMNS, SPLIT_COLUMN, WHOLE_NUMBER, Listing, check_segment_columns
 from video_gn.lists.part_names import is_part
 from video_gn.lists.scan_columns import SCAN_COLUMNS
 
 log = logging.getLogger(__name__)
 
-_SEGMENT_COLUMNS = ("start_seconds", "end_seconds")
-_NO_SEGMENT_COLUMNS = ("start", "end", "start_time", "end_time", "time_start", "time_end", "start_sec", "end_sec")
-_WHOLE = re.compile(r"-?[0-9]+(?:\.0*)?")
 _SEVERAL = re.compile(r"[0-9]+(?:[\s,;|]+[0-9]+)+|\[.*,.*\]")
 _NO_LABEL_COLUMNS = (
     "labels",
@@ -71,11 +68,7 @@ def read_list(table: ListTable, base: Path, classes: tuple[str, ...] | None, *, 
         raise ManifestError(
             f"{table.path}:1: a header must have a column of {list(PATH_COLUMNS)}, got {table.header}. Name it so."
         )
-    for name in _NO_SEGMENT_COLUMNS:
-        if name in table.header:
-            raise ManifestError(
-                f"{table.path}:1: columns of segments must be called {list(_SEGMENT_COLUMNS)}, got {name!r}. Rename it."
-            )
+    check_segment_columns(table.path, table.columns)
     problems = Problems(table.path)
     # A scan lists given files whatever their extension; lists without a header are checked already.
     if table.has_header and not table.is_scan:
@@ -85,7 +78,7 @@ def read_list(table: ListTable, base: Path, classes: tuple[str, ...] | None, *, 
     num_frames = _read_numbers(table, "num_frames", int, problems)
     fps = _read_numbers(table, "fps", float, problems)
     problems.check()
-    known = {*PATH_COLUMNS, *LABEL_COLUMNS, *_SEGMENT_COLUMNS, SPLIT_COLUMN, *(SCAN_COLUMNS if table.is_scan else ())}
+    known = {*PATH_COLUMNS, *LABEL_COLUMNS, *SEGMENT_COLUMNS, SPLIT_COLUMN, *(SCAN_COLUMNS if table.is_scan else ())}
     return Listing(
         str(table.path),
         _join_all(base, names),
@@ -133,7 +126,7 @@ def _number_labels(
     if not distinct:
         problems.add_all(column, table.lines, wrong)
         return np.full(len(table), -1, dtype=np.int32), classes or ()
-    whole = {label: int(label.partition(".")[0]) for label in distinct if _WHOLE.fullmatch(label)}
+    whole = {label: int(label.partition(".")[0]) for label in distinct if WHOLE_NUMBER.fullmatch(label)}
     are_numbers = len(whole) == len(distinct)
     if classes is None and not are_numbers:
         classes = distinct_classes(distinct, origin=str(table.path))
@@ -141,7 +134,7 @@ def _number_labels(
         classes = _count_classes(table.path, set(whole.values()))
     by_key = {class_key(name): number for number, name in enumerate(classes)}
     # If classes have numbers as names, a label is a name: as a number it could mean another class.
-    as_names = not are_numbers or any(map(_WHOLE.fullmatch, classes))
+    as_names = not are_numbers or any(map(WHOLE_NUMBER.fullmatch, classes))
     hint = ""
     if as_names:
         # A table program may have written a class "0" as "00" or "0.0".
@@ -181,7 +174,7 @@ def unusable_labels(distinct: set[str]) -> dict[str, str]:
         if _SEVERAL.fullmatch(label)
         or (len(pieces := re.split(r"\s*[,;|]\s*", label)) > 1 and distinct.issuperset(pieces))
     }
-    if any(map(_WHOLE.fullmatch, distinct)):
+    if any(map(WHOLE_NUMBER.fullmatch, distinct)):
         nothing = "label must be a class, got no number ('nan'). Write it, or leave the line out."
         wrong |= {label: nothing for label in distinct if label.lower() == "nan"}
     return wrong
@@ -296,7 +289,7 @@ def _read_numbers(table: ListTable, name: str, kind: type[int] | type[float], pr
 
 
 def _read_segments(table: ListTable, problems: Problems) -> np.ndarray | None:
-    columns = [table.column(name) for name in _SEGMENT_COLUMNS]
+    columns = [table.column(name) for name in SEGMENT_COLUMNS]
     if not any(text for column in columns if column for text in column):
         return None
     segments = np.full((len(table), 2), np.nan)

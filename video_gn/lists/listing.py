@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,24 @@ from typing import Any
 import numpy as np
 
 from video_gn.errors import ManifestError
-from video_gn.lists.class_names import is_slip
+from video_gn.lists.class_names import class_key, is_slip
 from video_gn.lists.part_names import is_part, part_of
 
 log = logging.getLogger(__name__)
 
 SPLIT_COLUMN = "split"
 ALL_PARTS = "all"
+SEGMENT_COLUMNS = ("start_seconds", "end_seconds")
+WHOLE_NUMBER = re.compile(r"-?[0-9]+(?:\.0*)?")
+# Other names of columns that say where a part of a video starts or ends: startFrame, stop_timestamp, t_end, begin (s).
+_UNIT = r"s|secs?|seconds?|ms|msecs?|milliseconds?|us|min|minutes?|frames?|frame_?(?:id|idx|index|number|num)|times?"
+_UNIT += r"|time_?(?:s|secs?|seconds?|ms)|time_?stamps?|ts|pts|id|idx|index|pos|position|offset"
+_SEGMENT_COLUMN = re.compile(
+    r"(?:(?:segments?|seg|clip|video|action|event|label|annotation|trim|temporal|t|time|timestamp|frame|sec|seconds)_?)?"
+    rf"(?:start(?:ing)?|end(?:ing)?|begin(?:ning)?|stop|finish|onset)(?:_?(?:{_UNIT}))?"
+    r"|segments?|time_?stamps|trim|interval|time_?(?:range|span|interval)|frame_?(?:range|span|interval)"
+)
+_NUMBER_PAIR = re.compile(r"[\[(]?\s*[0-9.:]+\s*[-,;: ]\s*[0-9.:]+\s*[\])]?")
 
 
 @dataclass
@@ -88,6 +100,45 @@ def which_part(path: str | Path, parts: Sequence[str]) -> str:
 
 
 # ---- what a list may mean otherwise ------------------------------------------------------------------
+
+
+def check_segment_columns(path: Path, columns: Mapping[str, Sequence[str]]) -> None:
+    """Raise ManifestError for a column of starts or ends that has another name: whole videos would be read."""
+    for name, fields in columns.items():
+        plain = re.sub(r"[^a-z0-9]+", "_", name).strip("_")
+        if name in SEGMENT_COLUMNS or not _SEGMENT_COLUMN.fullmatch(plain):
+            continue
+        # "segment" may also number the parts of a recording: with pairs of numbers it is start and end.
+        is_pair = not re.search("start|end|begin|stop|finish|onset", plain)
+        if is_pair and not any(_NUMBER_PAIR.fullmatch(field.strip()) for field in fields):
+            continue
+        raise ManifestError(
+            f"{path}:1: columns of segments must be called {list(SEGMENT_COLUMNS)}, got {name!r}. Write both in "
+            "seconds from the video's start under these names, or rename the column if it is no segment."
+        )
+
+
+def ask_about_numbers(listing: Listing, labels: Iterable[str]) -> None:
+    """Log what numbers are taken for where the classes are another list's or a checkpoint's names.
+
+    `labels` are the list's own texts. Nothing is logged if the videos' folders are all called as their labels' classes.
+    """
+    names = {text for text in labels if text}
+    if not names or not all(map(WHOLE_NUMBER.fullmatch, names)) or any(map(WHOLE_NUMBER.fullmatch, listing.classes)):
+        return
+    keys = [class_key(name) for name in listing.classes]
+    known, of_folders = set(keys), set()
+    for path, label in zip(listing.paths, listing.labels.tolist(), strict=True):
+        folder = class_key(path.rpartition("/")[0].rpartition("/")[2])
+        if label >= 0 and folder in known:
+            of_folders.add(keys[label] == folder)
+    if of_folders != {True}:
+        pairs = ", ".join(f"{number} is {name!r}" for number, name in enumerate(listing.classes[:4]))
+        log.warning(
+            "%s: labels are numbers, and the classes are the names of another list, of folders or of a checkpoint: "
+            "%s%s. If the list's numbers mean other classes, set data.source.classes to its names in their order",
+            *(listing.source, pairs, ", ..." if len(listing.classes) > 4 else ""),
+        )
 
 
 def ask_about_parts(listing: Listing) -> None:

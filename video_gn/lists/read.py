@@ -22,7 +22,7 @@ import numpy as np
 
 from video_gn.errors import ManifestError, SettingError
 from video_gn.lists.class_folders import read_folders
-from video_gn.lists.class_names import check_classes, read_numbered_classes
+from video_gn.lists.class_names import check_classes, read_numbered_classes, same_classes
 from video_gn.lists.csv_lists import index_by_stem, read_kinetics, read_list
 from video_gn.lists.downloads import (
     FORMS,
@@ -37,6 +37,7 @@ from video_gn.lists.file_names import VIDEO_EXTENSIONS, are_missing, ending, wal
 from video_gn.lists.json_lists import read_json, table_of_json
 from video_gn.lists.lines import (
     JSON_SUFFIXES,
+    LABEL_COLUMNS,
     LIST_SUFFIXES,
     PARQUET_SUFFIX,
     SEPARATORS,
@@ -52,6 +53,7 @@ from video_gn.lists.listing import (
     ALL_PARTS,
     SPLIT_COLUMN,
     Listing,
+    ask_about_numbers,
     ask_about_parts,
     ask_about_slips,
     check_repeats,
@@ -169,7 +171,7 @@ class VideoList:
     def _folders(self) -> dict[str, Path]:
         return find_parts(self.path)
 
-    def manifest(self, split: str | None = None, *, classes: ClassNames = None) -> Manifest:
+    def manifest(self, split: str | None = None, *, classes: ClassNames = None, are_lent: bool = False) -> Manifest:
         """A part's records in the order of the list; of folders in the order of the names.
 
         Args:
@@ -177,11 +179,16 @@ class VideoList:
                 without parts.
             classes: names by number, or a file of them (`read_numbered_classes`), which may number them from 1 as
                 the list does; None takes them from all rows of the list. Spaces and underscores in names are equal.
+            are_lent: whether `classes` are those of another list or of a checkpoint, which may number theirs otherwise.
 
         Raises:
             ManifestError: see `VideoList`.
         """
-        return _to_manifest(self.listing(split, classes=classes), split, check_files=self._check_files)
+        listing, table = self.listing(split, classes=classes), self._table
+        # A list that comes with names of its numbers says what they mean.
+        if are_lent and table is not None and not same_classes(table.classes or (), listing.classes):
+            ask_about_numbers(listing, table.column(*LABEL_COLUMNS) or ())
+        return _to_manifest(listing, split, check_files=self._check_files)
 
     def manifests(self) -> dict[str, Manifest]:
         """A manifest of each part by its name, which number the classes alike; of a list without parts one, by ""."""
