@@ -33,6 +33,19 @@ def test_class_folders(tmp_path, caplog):
     assert count_by_class(manifest) == {"jump": 4, "run": 2}
 
 
+def test_links_to_folders_above_bring_no_videos(tmp_path, caplog):
+    root = tmp_path / "data"
+    touch(root, "a/x.mp4", "b/deep/y.mp4", "__pycache__/z.mp4")
+    touch(tmp_path / "other", "c/w.mp4")
+    for name, to in (("a/loop", ".."), ("b/deep/up", "../.."), ("top", ".."), ("c", "../other/c")):
+        (root / name).symlink_to(to)
+    (tmp_path / "other/c/back").symlink_to("..")
+    names = ["a/x.mp4", "b/deep/y.mp4", "c/w.mp4"]
+    assert [r.path for r in read_manifest(root).records] == [str(root / name) for name in names]
+    passed = [r.getMessage().partition(":")[0] for r in caplog.records if "leads to a folder above" in r.getMessage()]
+    assert passed == [str(root / name) for name in ("a/loop", "b/deep/up", "c/back", "top")]
+
+
 def test_class_folders_with_parts(tmp_path):
     touch(tmp_path, "train/run/a.mp4", "train/jump/b.mp4", "validation/run/c.mp4", "annotations/x.csv")
     train, val = (read_manifest(tmp_path, split=name) for name in ("train", "val"))

@@ -146,6 +146,34 @@ def test_a_column_of_parts_that_is_called_otherwise_is_asked_about(tmp_path, cap
     assert caplog.text.count(f"do fields of its column {column!r} name each video's part") == asked
 
 
+def test_rows_of_other_parts_are_counted_once(tmp_path, caplog):
+    parts = ("train", "holdout", "Val", "", "holdout")
+    lines = [f"{number}.mp4,a,{part}" for number, part in enumerate(parts)]
+    videos = VideoList(write(tmp_path / "list.csv", "\n".join(["path,label,split", *lines])))
+    for part in ("all", "holdout"):
+        videos.manifest(part)
+    assert "rows are left out" not in caplog.text
+    for part in ("train", "val"):
+        videos.manifest(part, classes=["a"])
+    text = "list.csv: 3 rows are left out: their part is neither train, val nor test, but '', 'holdout'"
+    assert caplog.text.count(text) == caplog.text.count("rows are left out") == 1
+
+
+@pytest.mark.parametrize(
+    ("header", "ends", "asked"),
+    [("path,label\n", (",a", ",b"), 1), ("", (" 0", " 1"), 1), ("path,label,split\n", (",a,train", ",a,val"), 0)],
+)
+def test_paths_that_begin_with_parts_are_asked_about(tmp_path, caplog, header, ends, asked):
+    for tops in (("train", "val"), ("videos/Training", "videos/test_set"), ("train", "car"), ("train", "train")):
+        lines = [f"{top}/x{number}.mp4{ends[number]}" for number, top in enumerate(tops)]
+        videos = VideoList(write(tmp_path / "list.csv", header + "\n".join(lines)))
+        caplog.clear()
+        for _ in range(2):
+            videos.manifest("all")
+        count = caplog.text.count("that its paths begin with name each video's part? They are not read so")
+        assert count == (asked if tops[1] not in ("car", "train") else 0)
+
+
 def test_parts_below_classes_are_asked_about(tmp_path, caplog):
     touch(tmp_path, "run/Train/a.mp4", "run/test/b.mp4", "sit/Train/ann/c.mp4")
     assert len(read_manifest(tmp_path)) == 3

@@ -5,7 +5,7 @@ once: directories are listed, and their files are not looked up one by one.
 """
 
 # os.path, not pathlib: a Path object per file takes seconds for 240,000 files.
-# ruff: noqa: PTH112, PTH113, PTH116, PTH118, PTH119, PTH122
+# ruff: noqa: PTH100, PTH112, PTH113, PTH116, PTH118, PTH119, PTH122
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ VIDEO_EXTENSIONS = frozenset((
 ))
 # What systems leave in folders, in lower case; names that begin with a dot are never looked at.
 _OF_SYSTEMS = frozenset((
-    "$recycle.bin", "@eadir", "__macosx", "desktop.ini", "ehthumbs.db", "icon\r", "lost+found",
+    "$recycle.bin", "@eadir", "__macosx", "__pycache__", "desktop.ini", "ehthumbs.db", "icon\r", "lost+found",
     "system volume information", "thumbs.db",
 ))
 # fmt: on
@@ -120,19 +120,23 @@ def walk_videos(
     Args:
         directory: the top.
         max_depth: folders to go down, at least 0; None is no limit. A frame folder counts as a file, not as a level.
-        left_out: see `list_dir`.
+        left_out: see `list_dir`; if it is given, links that are passed over are named in a warning.
 
     Yields:
         (folder below `directory` with "/" between parts, "" for itself; name of the file or frame folder, "" if
         `directory` is one; whether it is there)
     """
-    above: set[tuple[int, int]] = set()  # folders above the current one: a link to one of them is a loop
+    # Folders above the current one: a link to one of them is a loop, or brings what is not of this directory.
+    tops = (Path(os.path.abspath(directory)), Path(os.path.realpath(directory)))
+    above = {(status.st_dev, status.st_ino) for top in tops for status in map(os.stat, top.parents)}
 
     def walk(path: str, below: str, depth: int) -> Iterator[tuple[str, str, bool, bool]]:
         """The same, and whether it is a frame folder."""
         status = os.stat(path)
         key = (status.st_dev, status.st_ino)
         if key in above:
+            if left_out is not None:
+                log.warning("%s: this link is passed over, since it leads to a folder above it", path)
             return
         above.add(key)
         folders, videos, has_frames = list_dir(path, left_out=left_out)

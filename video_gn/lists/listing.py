@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 
 from video_gn.errors import ManifestError
 from video_gn.lists.class_names import class_key, is_slip
+from video_gn.lists.lines import some
 from video_gn.lists.part_names import is_part, part_of
 
 log = logging.getLogger(__name__)
@@ -91,6 +93,14 @@ def rows_of_part(listing: Listing, split: str | None) -> np.ndarray:
     return rows
 
 
+def warn_of_other_parts(listing: Listing) -> None:
+    """Log how many rows have a part, or none, that is neither training nor validation nor test, and which."""
+    counts = Counter(name for name in listing.splits or () if part_of(name) is None)
+    if counts:
+        text = "%s: %d rows are left out: their part is neither train, val nor test, but %s"
+        log.warning(text, listing.source, counts.total(), some(sorted(counts)))
+
+
 def which_part(path: str | Path, parts: Sequence[str]) -> str:
     """The error's text for a list with several parts of which none was named."""
     return (
@@ -142,8 +152,10 @@ def ask_about_numbers(listing: Listing, labels: Iterable[str]) -> None:
 
 
 def ask_about_parts(listing: Listing) -> None:
-    """Log a question for a column, or folders below the classes, with names of parts that are not read as such."""
-    for name, column in listing.groups.items() if listing.splits is None else ():
+    """Log a question for a column, folders below classes, or paths, with names of parts that are not read as such."""
+    if listing.splits is not None:
+        return
+    for name, column in listing.groups.items():
         names = sorted({text.split("/")[0] for text in set(column)} - {""})
         if len(names) > 1 and all(part_of(text) for text in names):
             of_folders = not listing.lines.any()
@@ -153,6 +165,15 @@ def ask_about_parts(listing: Listing) -> None:
                 "folders below its classes" if of_folders else f"fields of its column {name!r}",
                 ", ".join(names),
                 "put them above the classes, PART/CLASS" if of_folders else f"call the column {SPLIT_COLUMN!r}",
+            )
+    if listing.lines.any():
+        start = os.path.commonprefix(listing.paths).rpartition("/")[0]  # noqa: RUF071 (a whole folder is left)
+        tops = sorted({path[len(start) :].lstrip("/").partition("/")[0] for path in listing.paths})
+        if len(tops) > 1 and all(part_of(top) for top in tops):
+            log.warning(
+                "%s: do the folders %s that its paths begin with name each video's part? They are not read so: add a "
+                "column %r, or give each part a list of its own",
+                *(listing.source, some(tops), SPLIT_COLUMN),
             )
 
 

@@ -58,6 +58,7 @@ from video_gn.lists.listing import (
     ask_about_slips,
     check_repeats,
     rows_of_part,
+    warn_of_other_parts,
 )
 from video_gn.lists.manifest import Manifest
 from video_gn.lists.part_names import PARTS, find_parts, is_part, part_folder, part_of
@@ -150,6 +151,7 @@ class VideoList:
             if self._table.are_names and check_files:
                 self._table.columns["path"] = find_files(self._table.columns["path"], self._base)
         self._check_files = check_files
+        self._has_warned_of_parts = False
         self._kept: tuple[tuple[str, ...] | None, Listing] | None = None  # the classes that were given, all rows
 
     def has_part(self, split: str) -> bool:
@@ -207,6 +209,9 @@ class VideoList:
             return found
         rows = self._all_rows(self._table, names, first)
         part = rows.take(rows_of_part(rows, split))
+        if split in PARTS and not self._has_warned_of_parts:
+            self._has_warned_of_parts = True
+            warn_of_other_parts(rows)
         if self._check_files and self._format not in ("kinetics", "webdataset"):
             part.missing = are_missing(part.paths)
         return part
