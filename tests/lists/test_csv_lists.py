@@ -54,6 +54,7 @@ def test_labels_as_numbers_of_table_programs(tmp_path, texts, want):
         'path,label\nx.mp4,"[1, 3]"\n',
         "path,label\nx.mp4,1 3\ny.mp4,2\n",
         "path,label\nx.mp4,run|sit\ny.mp4,run\nz.mp4,sit\n",
+        "path,label\nx.mp4,run|jump\ny.mp4,sit|run\n",
         "some/x.mp4 1 3\nsome/y.mp4 0\n",
         "some/x.mp4 0 2 5\n",
         "some/x 120 1 3\n",
@@ -62,6 +63,22 @@ def test_labels_as_numbers_of_table_programs(tmp_path, texts, want):
 def test_several_labels_are_refused(tmp_path, text):
     path = write(tmp_path / "list.csv", text)
     fails(path, f"{path}:", "a video must have one label, got several in ")
+
+
+def test_a_list_with_first_frames_is_not_said_to_have_several_labels_alone(tmp_path):
+    message = fails(write(tmp_path / "list.txt", "some/x 1 163 0\nsome/y 1 90 2\n"), "list.txt:1: ")
+    assert "or the number of a first frame, as in `folder start num_frames label`" in message
+
+
+def test_classes_that_are_given_settle_what_a_bar_means(tmp_path):
+    path = write(tmp_path / "list.csv", "x.mp4,run|jump\ny.mp4,sit|run\n")
+    assert read_manifest(path, classes=["run|jump", "sit|run"]).labels.tolist() == [0, 1]
+
+
+def test_names_of_parts_are_classes_that_are_asked_about(tmp_path, caplog):
+    manifest = read_manifest(write(tmp_path / "list.csv", "x.mp4,ball|tennis\ny.mp4,ball|golf\nz.mp4,run\n"))
+    assert manifest.classes == ("ball|golf", "ball|tennis", "run")
+    assert "list.csv:1: 'ball|tennis' is taken as one class. If it is several labels" in caplog.text
 
 
 def test_a_column_like_a_label_is_named(tmp_path, caplog):
@@ -73,6 +90,40 @@ def test_a_column_like_a_label_is_named(tmp_path, caplog):
 def test_a_number_that_is_none_is_no_class(tmp_path):
     path = write(tmp_path / "list.csv", "path,label\nx.mp4,1.0\ny.mp4,nan\n")
     fails(path, f"{path}:3: label must be a class, got no number ('nan')")
+
+
+@pytest.mark.parametrize("odd", ["abc", "nan", "None", "null", "1.5"])
+def test_few_names_among_numbers_are_refused(tmp_path, odd):
+    text = "".join(f"{n}.mp4,{n}\n" for n in range(10)) + f"x.mp4,{odd}\n"
+    path = write(tmp_path / "list.csv", text)
+    assert odd in fails(path, f"{path}:11: label must be ")
+    names = [f"c{n}" for n in range(10)]
+    assert odd in fails(path, f"{path}:11: label must be ", classes=names)
+    if odd != "nan":  # the user's classes say that it is one
+        manifest = read_manifest(path, classes=[*map(str, range(10)), odd])
+        assert manifest.labels.tolist() == list(range(11))
+
+
+def test_half_numbers_and_half_names_are_names(tmp_path):
+    path = write(tmp_path / "list.csv", "0.mp4,0\n1.mp4,1\nx.mp4,one\ny.mp4,two\n")
+    assert read_manifest(path).classes == ("0", "1", "one", "two")
+
+
+@pytest.mark.parametrize("odd", ["nan", "None", "null", "NA"])
+def test_a_name_that_says_none_is_asked_about(tmp_path, caplog, odd):
+    path = write(tmp_path / "list.csv", f"x.mp4,run\ny.mp4,{odd}\nz.mp4,sit\n")
+    assert len(read_manifest(path).classes) == 3
+    asked = f"{path}:2: the label {odd!r} is taken as the name of a class. If it means none, leave the line out"
+    assert asked in caplog.text
+    caplog.clear()
+    read_manifest(path, classes=["run", odd, "sit"])
+    assert "is taken as the name" not in caplog.text
+
+
+def test_a_number_far_from_the_others_is_named(tmp_path, caplog):
+    path = write(tmp_path / "list.csv", "".join(f"{n}.mp4,{n}\n" for n in range(10)) + "x.mp4,77\n")
+    assert len(read_manifest(path).classes) == 78
+    assert "78 classes are assumed, for line 11 has the label 77" in caplog.text
 
 
 def test_rows_of_a_test_may_lack_their_label(tmp_path):

@@ -27,7 +27,14 @@ from video_gn.lists.lines import (
     extensions,
     some,
 )
-from video_gn.lists.listing import SEGMENT_COLUMNS, SPLIT_COLUMN, WHOLE_NUMBER, Listing, check_segment_columns
+from video_gn.lists.listing import (
+    SEGMENT_COLUMNS,
+    SPLIT_COLUMN,
+    WHOLE_NUMBER,
+    Listing,
+    check_odd_labels,
+    check_segment_columns,
+)
 from video_gn.lists.part_names import is_part
 from video_gn.lists.scan_columns import SCAN_COLUMNS
 
@@ -121,17 +128,19 @@ def _number_labels(
     if classes is None and table.classes is not None:
         classes, first = table.classes, 0
     _check_gaps(table, column, problems)
-    wrong = unusable_labels(set(column))
+    wrong = unusable_labels(set(column), known=classes or ())
     distinct = set(column) - wrong.keys() - {""}
     if not distinct:
         problems.add_all(column, table.lines, wrong)
         return np.full(len(table), -1, dtype=np.int32), classes or ()
     whole = {label: int(label.partition(".")[0]) for label in distinct if WHOLE_NUMBER.fullmatch(label)}
     are_numbers = len(whole) == len(distinct)
+    check_odd_labels(table.path, column, table.lines, whole, classes)
     if classes is None and not are_numbers:
         classes = distinct_classes(distinct, origin=str(table.path))
     elif classes is None:
-        classes = _count_classes(table.path, set(whole.values()))
+        highest = max(whole, key=lambda label: whole[label])
+        classes = _count_classes(table.path, set(whole.values()), table.lines[column.index(highest)])
     by_key = {class_key(name): number for number, name in enumerate(classes)}
     # If classes have numbers as names, a label is a name: as a number it could mean another class.
     as_names = not are_numbers or any(map(WHOLE_NUMBER.fullmatch, classes))
@@ -165,13 +174,24 @@ def _check_gaps(table: ListTable, column: list[str], problems: Problems) -> None
             problems.add(line, "label must be a class, got nothing. Write it, or leave all labels out.")
 
 
-def unusable_labels(distinct: set[str]) -> dict[str, str]:
-    """Messages for labels that are no class: "1,3", "[0, 2]", "run|jump" beside "run" and "jump"; "nan"."""
+def unusable_labels(distinct: set[str], known: Sequence[str] = ()) -> dict[str, str]:
+    """Messages for labels that are no class: "1,3", "[0, 2]", "run|jump" beside "run" or "sit|run"; "nan".
+
+    Of those in which "|" alone says so, names of classes that are `known` are left.
+    """
+    pieces_of = {label: re.split(r"\s*\|\s*", label) for label in distinct if "|" in label}
+    places: dict[str, set[int]] = {}
+    for pieces in pieces_of.values():
+        for place, piece in enumerate(pieces):
+            places.setdefault(piece, set()).add(place)
+    # A name of parts, "ball|tennis", has each in its own place.
+    are_sets = any(len(found) > 1 for found in places.values()) and 2 * len(pieces_of) > len(distinct)
     wrong = {
         label: f"a video must have one label, got several in {label!r}. Lists with several labels a video cannot be "
         "used: keep one of them."
         for label in distinct
         if _SEVERAL.fullmatch(label)
+        or (are_sets and label in pieces_of and label not in known)
         or (len(pieces := re.split(r"\s*[,;|]\s*", label)) > 1 and distinct.issuperset(pieces))
     }
     if any(map(WHOLE_NUMBER.fullmatch, distinct)):
@@ -229,20 +249,19 @@ def _hint_at_first(path: Path, numbers: set[int], classes: tuple[str, ...]) -> s
     return " If labels count from 1, number the lines of the classes' file from 1 too: `1 NAME`." if are_from_1 else ""
 
 
-def _count_classes(path: Path, numbers: set[int]) -> tuple[str, ...]:
-    """Classes "0" to the highest number, for a list with numbers and without given names."""
+def _count_classes(path: Path, numbers: set[int], line: int) -> tuple[str, ...]:
+    """Classes "0" to the highest number, which a `line` has, for a list with numbers and without given names."""
     highest = max(numbers)
     if highest > 100_000:
         raise ManifestError(
-            f"{path}: labels as numbers must be below 100,000 without classes, got {highest}. Give classes."
+            f"{path}:{line}: labels as numbers must be below 100,000 without classes, got {highest}. Give classes."
         )
     holes = [str(number) for number in range(highest + 1) if number not in numbers]
     if holes:
         log.warning(
-            "%s: no video has the label %s; %d classes are assumed. Give classes to be sure.",
-            path,
-            some(holes),
-            highest + 1,
+            "%s: no video has the label %s; %d classes are assumed, for line %d has the label %d. Correct it, or give "
+            "classes to be sure.",
+            *(path, some(holes), highest + 1, line, highest),
         )
     return tuple(str(number) for number in range(highest + 1))
 

@@ -381,10 +381,10 @@ def _name_folders(
         elif are_folders:
             paths[place] = without_count(name, separator) or name
         elif (several := _SEVERAL_LABELS.fullmatch(line)) and (several["more"] or is_video(several["path"])):
-            bad[place] = (
-                f"a video must have one label, got several in {line!r}. Lists with several labels a video cannot be "
-                "used: keep one of them."
-            )
+            bad[place] = f"a video must have one label, got several in {line!r}"
+            if not is_video(several["path"]):
+                bad[place] += ", or the number of a first frame, as in `folder start num_frames label`"
+            bad[place] += ". Such lists cannot be used: keep one label, or write `folder num_frames label`."
         elif re.fullmatch(r".*\S[ \t,]+\d+[ \t,]+\d+", line):
             bad[place] = (
                 f"a line `folder num_frames label` must name a folder that is there, got {line!r}. Is its root right?"

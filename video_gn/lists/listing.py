@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 
 from video_gn.errors import ManifestError
 from video_gn.lists.class_names import class_key, is_slip
-from video_gn.lists.lines import some
+from video_gn.lists.lines import Problems, some
 from video_gn.lists.part_names import is_part, part_of
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ _SEGMENT_COLUMN = re.compile(
     rf"(?:start(?:ing)?|end(?:ing)?|begin(?:ning)?|stop|finish|onset)(?:_?(?:{_UNIT}))?"
     r"|segments?|time_?stamps|trim|interval|time_?(?:range|span|interval)|frame_?(?:range|span|interval)"
 )
+_NOTHING = {"nan", "none", "null", "na", "n/a", "<na>"}
 _NUMBER_PAIR = re.compile(r"[\[(]?\s*[0-9.:]+\s*[-,;: ]\s*[0-9.:]+\s*[\])]?")
 
 
@@ -126,6 +127,48 @@ def check_segment_columns(path: Path, columns: Mapping[str, Sequence[str]]) -> N
             f"{path}:1: columns of segments must be called {list(SEGMENT_COLUMNS)}, got {name!r}. Write both in "
             "seconds from the video's start under these names, or rename the column if it is no segment."
         )
+
+
+def check_odd_labels(
+    path: Path,
+    column: Sequence[str],
+    lines: Sequence[int],
+    whole: Collection[str],
+    classes: tuple[str, ...] | None,
+) -> None:
+    """Question labels that seem to be slips: a name among numbers, "none" among names.
+
+    Args:
+        path: the list.
+        column: each row's label.
+        lines: each row's line.
+        whole: those of the labels that are whole numbers.
+        classes: names of classes that are given, which settle what a label is.
+
+    Raises:
+        ManifestError: if most of the different labels are whole numbers and few are not; it names the lines.
+    """
+    known = set(map(class_key, classes or ()))
+    others = {label: row for row, label in reversed(list(enumerate(column))) if label and label not in whole}
+    odd = sorted(row for label, row in others.items() if class_key(label) not in known)
+    if odd and len(whole) >= 3 * len(others):
+        problems = Problems(path)
+        for row in odd:
+            problems.add(
+                lines[row],
+                f"label must be a whole number as most labels are, got {column[row]!r}. Correct the line; if it is a "
+                "class's name, name all classes in data.source.classes.",
+            )
+        problems.check()
+    for row in odd if classes is None else ():
+        if column[row].lower() in _NOTHING:
+            text = "%s:%d: the label %r is taken as the name of a class. If it means none, leave the line out"
+            log.warning(text, path, lines[row], column[row])
+    several = [label for label in others if "|" in label]
+    if classes is None and 2 * len(several) > len(others):
+        row = others[several[-1]]
+        text = "%s:%d: %r is taken as one class. If it is several labels, keep one of them"
+        log.warning(text, path, lines[row], column[row])
 
 
 def ask_about_numbers(listing: Listing, labels: Iterable[str]) -> None:
