@@ -131,7 +131,11 @@ def test_an_end_says_why(tiny_videos, tmp_path):
     assert "nothing was trained: the checkpoint is of step 4, and trainer.max_epochs is 2" in printed
     status, printed = fit(tiny_videos, tmp_path, "--trainer.max_epochs=1", *words)
     assert status == 2, printed
-    assert "current_epoch=2, but you have set Trainer(max_epochs=1)" in printed.splitlines()[-1]
+    assert "max_epochs must be at least 2, the epochs that the checkpoint has, got 1. Set" in printed.splitlines()[-1]
+    for more in ("--trainer.max_steps=3", "--trainer.fast_dev_run=1"):
+        status, printed = fit(tiny_videos, tmp_path, "--trainer.max_epochs=9", more, *words)
+        assert status == 0, printed
+        assert "nothing was trained: the checkpoint is of step 4, and trainer.max_steps is" in printed
     status, printed = fit(tiny_videos, tmp_path, "--trainer.max_epochs=9", "--trainer.max_steps=5", *words)
     assert status == 0, printed
     assert "training ended at step 5: trainer.max_steps is 5" in printed

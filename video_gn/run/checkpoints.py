@@ -124,7 +124,11 @@ class RunCheckpoint(Checkpoint):
     # ---- where a save may happen -------------------------------------------------------------
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note the step to resume from, and its place in the epoch if the batch size changed; see `batch_change`."""
+        """Note the step to resume from, and its place in the epoch if the batch size changed; see `batch_change`.
+
+        Raises:
+            ConfigError: For a training that shall end before it.
+        """
         self.change = find_change(trainer, checkpoint)
         if self.change is not None:
             self.change.apply(checkpoint)
@@ -132,6 +136,7 @@ class RunCheckpoint(Checkpoint):
                 {"epoch": self.change.epoch, "batches": self.change.batches, "clips": self.change.clips}
             )
         self._loaded_step = self.saved_step = int(checkpoint["global_step"])
+        _check_epochs(trainer, checkpoint)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove temporary files and stale checkpoints of a killed run, even if training is complete."""
@@ -219,6 +224,21 @@ class RunCheckpoint(Checkpoint):
             return
         state = checkpoint["loops"]["fit_loop"]
         write_progress(state, epoch=position["epoch"], batches=position["batches"], step=trainer.global_step)
+
+
+def _check_epochs(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Refuse to end before the checkpoint; a trial, which has one epoch, ends at it."""
+    if "fit_loop" not in checkpoint.get("loops", {}):
+        return
+    done, wanted = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"], trainer.max_epochs
+    if wanted is None or not 0 <= wanted < done:
+        return
+    if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        raise ConfigError(
+            f"trainer.max_epochs must be at least {done}, the epochs that the checkpoint has, got {wanted}. Set more "
+            f"than {done} to go on, or leave --ckpt_path out to train anew."
+        )
+    trainer.fit_loop.max_epochs = done
 
 
 def _check_validation(trainer: Trainer) -> None:

@@ -82,7 +82,10 @@ def check_same_net(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None
     names = [n for n in sorted({*stored, *wanted}) if n not in ignored and stored.get(n) != wanted.get(n)]
     if names:
         differences = ", ".join(f"{n}: {stored.get(n)!r} there, {wanted.get(n)!r} here" for n in names)
-        raise CheckpointError(f"the checkpoint is of another network ({differences}). Set model.net as it was trained.")
+        raise CheckpointError(
+            f"the checkpoint is of another network ({differences}). Set model.net as it was trained; without -c, "
+            "--run_dir RUN takes the run's own settings."
+        )
 
 
 def rounded(values: Sequence[float]) -> list[float]:
