@@ -22,12 +22,20 @@ _JSON = re.compile(r'\s*[\[{]\s*["\[\]{}0-9-]')
 
 _NUMBERED = (
     (
-        re.compile(r"(?P<number>[0-9]+)(?:\s*[,;:\t|=)]\s*|\.(?![0-9])\s*|\s+-\s+|\s+)(?P<name>\S|\S.*\S)"),
+        re.compile(
+            r"(?P<quote>\"?)(?P<number>[0-9]+)(?P=quote)(?:\s*[,;:\t|=)]\s*|\.(?![0-9])\s*|\s+-\s+|\s+)(?P<name>\S|\S.*\S)"
+        ),
         "number name",
     ),
-    (re.compile(r"(?P<name>\S|\S.*?\S)(?:\s*[,;:\t|=]\s*|\s+-\s+|\s+)(?P<number>[0-9]+)"), "name number"),
+    (
+        re.compile(r"(?P<name>\S|\S.*?\S)(?:\s*[,;:\t|=]\s*|\s+-\s+|\s+)(?P<quote>\"?)(?P<number>[0-9]+)(?P=quote)"),
+        "name number",
+    ),
 )
+_IN_YAML = re.compile(r"- |[0-9]+:\s")
 _SEPARATOR = re.compile(r"\s*[,;\t ]\s*")
+# Keys with which json holds classes among other things.
+_JSON_KEYS = ("id2label", "label2id", "classes", "class_names", "names", "labels", "categories")
 # Names of the columns of a class file.
 _HEADERS = frozenset(
     prefix + word
@@ -56,7 +64,8 @@ def read_numbered_classes(path: str | os.PathLike[str]) -> tuple[tuple[str, ...]
 
     The file is text with one name per line, or a number and a name (`0 archery`, `archery,0`, a tab or a semicolon
     between them, `id,name` as a header); or json, a list of names, or a mapping of names to numbers or of numbers to
-    names. Numbers are 0, 1, 2, ... or 1, 2, 3, ... in any order.
+    names, also below a key (`{"classes": [...]}`, `id2label`), or a list of objects (`{"id": 0, "name": ...}`).
+    Numbers are 0, 1, 2, ... or 1, 2, 3, ... in any order.
 
     Returns:
         names, and the number of the first one, 0 or 1; None for a file without numbers.
@@ -81,6 +90,14 @@ def _from_json(path: Path, text: str) -> tuple[list[Any], int | None]:
         content: Any = json.loads(text)
     except json.JSONDecodeError as error:
         raise ManifestError(f"{path}:{error.lineno}: the json cannot be read: {error.msg}") from error
+    if isinstance(content, dict) and any(isinstance(value, list | dict) for value in content.values()):
+        key = next((key for key in _JSON_KEYS if isinstance(content.get(key), list | dict)), None)
+        if key is None:
+            raise ManifestError(
+                f"{path}: classes must be a list of names or a mapping of names to numbers, or stand so below one of "
+                f"the keys {list(_JSON_KEYS)}, got an object with the keys {some(list(content))}. Write such a list."
+            )
+        content = content[key]
     if isinstance(content, dict):
         if all(_number(key) >= 0 for key in content) and all(_number(name) < 0 for name in content.values()):
             content = {name: number for number, name in content.items()}  # id2label
@@ -90,9 +107,28 @@ def _from_json(path: Path, text: str) -> tuple[list[Any], int | None]:
         raise ManifestError(
             f"{path}: classes must be a list of names or a mapping of names to numbers, got {content!r}."
         )
+    if content and all(isinstance(row, dict) for row in content):
+        return _from_objects(path, content)
     # Diving48's names have four parts: ["Back", "15som", "05Twis", "FREE"].
     is_in_parts = all(isinstance(name, list) and name and all(isinstance(x, str) for x in name) for name in content)
     return [" ".join(name) for name in content] if is_in_parts else content, None
+
+
+def _from_objects(path: Path, rows: list[dict[str, Any]]) -> tuple[list[str], int | None]:
+    """Names of a list of objects, which all have a name, and all or none a number."""
+    name = next((key for key in ("name", "label", "class", "class_name") if key in rows[0]), None)
+    number = next(
+        (key for key in rows[0] if key != name and key.lower() in _HEADERS and _number(rows[0][key]) >= 0), None
+    )
+    keys = [key for key in (name, number) if key is not None]
+    if name is None or not all(isinstance(row.get(name), str) and keys[-1] in row for row in rows):
+        raise ManifestError(
+            f"{path}: objects of classes must each have a 'name', and an 'id' if others have one, got {some(rows, 2)}. "
+            "Write a list of names."
+        )
+    if number is None:
+        return [row[name] for row in rows], None
+    return _in_order(path, [(_number(row[number]), row[number], row[name]) for row in rows])
 
 
 def _in_order(path: Path, classes: list[tuple[int, object, str]]) -> tuple[list[str], int | None]:
@@ -113,6 +149,9 @@ def _from_lines(path: Path, lines: list[str]) -> tuple[tuple[str, ...], int | No
     while lines and not lines[-1]:
         lines.pop()
     start = next((number for number, line in enumerate(lines) if not line.startswith("# ")), 0)  # comments, as in lists
+    later = lines[start + 1 :]
+    if re.fullmatch(r"\w+:", lines[start] if lines else "") and all(_IN_YAML.match(line) for line in later):
+        start += bool(later)  # the key of a list or mapping in yaml
     header = _SEPARATOR.split(lines[start].lower().replace('"', "")) if len(lines) > start + 1 else []
     has_header = set(header) != {""} and set(header) - {""} <= _HEADERS and bool(header)
     start += has_header
@@ -134,10 +173,13 @@ def _from_lines(path: Path, lines: list[str]) -> tuple[tuple[str, ...], int | No
             f"{path}:{start}: below the header {lines[start - 1]!r} each line must be a class's number and its name. "
             "Correct the file, or write one name per line without a header."
         )
+    _refuse_first_line(path, lines, start, has_header=has_header)
     if has_header:
         log.warning("%s:%d: %r is taken as a header, not as a class", path, start, lines[start - 1])
     if body and all(line.startswith("- ") for line in body):  # a list in yaml
-        body = [line.removeprefix("- ").strip() for line in body]
+        body = [_unquoted(line.removeprefix("- ").strip(), "\"'") for line in body]
+    elif body and all(re.fullmatch(r'"(?:[^"]|"")+"', line) for line in body):  # a csv of one column
+        body = [_unquoted(line) for line in body]
     return check_classes(body, origin=str(path), start=start), None
 
 
@@ -151,9 +193,28 @@ def _are_numbered(found: list[tuple[int, str]], num_lines: int) -> bool:
     return len(names) == len(found) or (are_all and len(names) > 1)
 
 
-def _unquoted(name: str) -> str:
-    is_quoted = len(name) > 1 and name[0] == name[-1] == '"'
-    return name[1:-1].replace('""', '"') if is_quoted else name
+def _refuse_first_line(path: Path, lines: list[str], start: int, *, has_header: bool) -> None:
+    """Raise ManifestError for a first line that is likely no class: a comment, or a header of other columns."""
+    if has_header or start >= len(lines) - 1:
+        return
+    first, later = lines[start], lines[start + 1 :]
+    if re.match(r"#\S", first) and not any(line.startswith("#") for line in later):
+        raise ManifestError(
+            f"{path}:{start + 1}: a comment must begin with '# ', got {first!r}. Write the space; or "
+            "write a json list of the names if it is a class."
+        )
+    for separator in ",;\t":
+        fields = [field.strip(' "') for field in first.lower().split(separator)]
+        if len(fields) > 1 and _HEADERS.intersection(fields) and all(separator in line for line in later):
+            raise ManifestError(
+                f"{path}:{start + 1}: a class file must have a class's number and its name as columns, or the name "
+                f"alone, got the header {first!r}. Leave the other columns out."
+            )
+
+
+def _unquoted(name: str, quotes: str = '"') -> str:
+    is_quoted = len(name) > 1 and name[0] == name[-1] and name[0] in quotes
+    return name[1:-1].replace(name[0] * 2, name[0]) if is_quoted else name
 
 
 def _number(value: object) -> int:
