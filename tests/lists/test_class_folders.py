@@ -61,6 +61,50 @@ def test_class_folders_with_parts(tmp_path):
     fails(tmp_path, "folders must be of the 1 classes ('jump'), got 'run'", split="val", classes=["jump"])
 
 
+@pytest.mark.parametrize(
+    ("tops", "is_sure"),
+    [
+        ("ucf_train hmdb_val", True), ("fold1 fold2", True), ("split_2 split_1", True), ("tr va", True),
+        ("Lernen Pruefen", False), ("2 1", False),
+    ],
+)  # fmt: skip
+def test_folders_that_hold_the_same_folders_are_no_classes(tmp_path, caplog, tops, is_sure):
+    tops = tops.split()
+    touch(tmp_path, *(f"{top}/{name}/{number}.mp4" for number, top in enumerate(tops) for name in ("bend", "jack")))
+    touch(tmp_path, f"{tops[0]}/run/deep/x.mp4")  # validation may lack a class
+    first, second = sorted(tops)[:2]
+    text = (
+        f"folders must be of classes, got '{first}', '{second}'",
+        "which all hold the same folders ('bend', 'jack', 'run'). If they are parts",
+        f"--data.train {tmp_path}/FOLDER --data.val {tmp_path}/FOLDER, or write a list; if they are the classes, name",
+    )
+    if is_sure:
+        fails(tmp_path, *text)
+    else:
+        assert len(read_manifest(tmp_path)) and all(part in caplog.text for part in text)
+        caplog.clear()
+    assert read_manifest(tmp_path, classes=tops).classes == tuple(tops) and text[1] not in caplog.text
+    assert len(read_manifest(tmp_path, split="all")) and text[1] in caplog.text  # a scan goes on
+    assert read_manifest(tmp_path / first).classes[:2] == ("bend", "jack")
+
+
+@pytest.mark.parametrize(
+    ("tops", "below", "asked"),
+    [
+        ("bend jack", "person01 person02 person03", False), ("bend jack", "clips", False),
+        ("bend jack", "ann bob eve", True), ("dog_training walk", "ann bob", True), ("bend jack", "train test", False),
+    ],
+)  # fmt: skip
+def test_classes_that_hold_the_same_groups_are_classes(tmp_path, caplog, tops, below, asked):
+    touch(tmp_path, *(f"{top}/{name}/a.mp4" for top in tops.split() for name in below.split()))
+    assert read_manifest(tmp_path).classes == tuple(tops.split())
+    assert ("which all hold the same folders" in caplog.text) == asked
+    touch(tmp_path, f"{tops.split()[0]}/b.mp4")  # a video right in its class
+    caplog.clear()
+    read_manifest(tmp_path)
+    assert "which all hold the same folders" not in caplog.text
+
+
 def test_a_class_may_be_called_train(tmp_path):
     touch(tmp_path, "train/a.mp4", "car/b.mp4", "test/c.mp4")
     assert read_manifest(tmp_path).classes == ("car", "test", "train")

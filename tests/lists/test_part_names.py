@@ -44,6 +44,11 @@ def test_names_of_parts():
         ("train-split", "test-split", "test"),
         ("videos_train", "videos_val", "val"),
         ("train2017", "val2017", "val"),
+        ("01_train", "02_val", "val"),
+        ("1-train", "2-val", "val"),
+        ("1. Training", "3. Test", "test"),
+        ("trainset1", "testset1", "test"),
+        ("train_1", "val_2", "val"),
         ("ucf_train_1", "ucf_test_1", "test"),  # they differ in the part's name alone
     ],
 )
@@ -90,6 +95,10 @@ def test_a_class_may_have_a_parts_name(tmp_path, name):
         (
             ["train/run/a.mp4", "training/run/b.mp4", "val/run/c.mp4"],
             "a part must have one folder, got 'train' and 'training' for 'train'. Merge them, or move one away",
+        ),
+        (
+            ["train_1/run/a.mp4", "train_2/run/b.mp4", "test_1/run/c.mp4"],
+            "a part must have one folder, got 'train_1' and 'train_2' for 'train'",
         ),
         (
             ["train/a.mp4", "val/b.mp4"],

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from video_gn.lists.class_names import class_key, distinct_classes, is_slip
 from video_gn.lists.file_names import list_dir, walk_videos, warn_of_left_out
 from video_gn.lists.lines import extensions, some
 from video_gn.lists.listing import ALL_PARTS, Listing, which_part
-from video_gn.lists.part_names import list_to_give, part_folder
+from video_gn.lists.part_names import list_to_give, part_folder, part_of, sounds_like_part
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ def read_folders(
             f"numbered pictures ({NAMES_IN_WORDS}), got none. Is the path right?"
         )
     names = sorted({name for name, *_ in found})
+    if classes is None and "" in tops:
+        _ask_about_classes_below(root, names, [(name, below) for name, _, below, *_ in found], may_refuse=split is None)
     classes = distinct_classes(names, origin=str(root)) if classes is None else classes
     numbers = {class_key(name): number for number, name in enumerate(classes)}
     unknown = [name for name in names if class_key(name) not in numbers]
@@ -76,6 +79,47 @@ def read_folders(
         groups={"folder": folders} if any(folders) else {},
         splits=None if "" in tops else [part for *_, part in found],
     )
+
+
+def _ask_about_classes_below(
+    root: Path, names: Sequence[str], found: Sequence[tuple[str, str]], *, may_refuse: bool
+) -> None:
+    """Refuse folders that hold the same folders and are called like parts or folds; ask where their names say nothing.
+
+    For classes may hold the same groups of videos; nothing is said of groups that differ in a number, as `person01`.
+
+    Args:
+        root: the directory.
+        names: its folders.
+        found: each video's folder, and the folder below it, "" for none.
+        may_refuse: whether to raise ManifestError; else the question is logged.
+    """
+    below: dict[str, set[str]] = {name: set() for name in names}
+    for name, folder in set(found):
+        below[name].add(folder.partition("/")[0])
+    largest = max(below.values(), key=len)
+    shared = [len(folders & largest) for folders in below.values()]
+    pairs = zip(shared, below.values(), strict=True)
+    are_same = all(count >= 2 and 2 * count > len(folders) for count, folders in pairs)
+    if len(names) < 2 or not are_same or "" in set().union(*below.values()) or all(map(part_of, largest)):
+        return
+    are_numbered = _differ_in_number(names)
+    if _differ_in_number(largest) and not are_numbered:
+        return
+    text = (
+        f"{root}: folders must be of classes, got {some(names)}, which all hold the same folders "
+        f"({some(sorted(largest))}). If they are parts, give each by itself, --data.train {root / 'FOLDER'} "
+        f"--data.val {root / 'FOLDER'}, or write a list; if they are the classes, name them in data.source.classes."
+    )
+    if may_refuse and (are_numbered or all(map(sounds_like_part, names))):
+        raise ManifestError(text)
+    log.warning(text)
+
+
+def _differ_in_number(names: Collection[str]) -> bool:
+    """Whether names are the same word with other numbers; numbers alone say nothing."""
+    words = {re.sub(r"\d+", "", name) for name in names}
+    return len(words) == 1 and words != {""}
 
 
 def _videos_by_class(top: Path) -> list[tuple[str, str, str, bool]]:

@@ -24,7 +24,9 @@ _WORDS = "|".join(_PART_OF_WORD)
 # What a name may have beside the part's: train_set, Val-Split, videos_train, train_256, val2017.
 _BESIDE = r"(?:(?:data|sub)?sets?|data|splits?|parts?|videos?|clips?|(?:raw)?frames|\d{3,}+p?)"
 _NAME = re.compile(rf"(?:{_BESIDE}[\W_]*)*({_WORDS})(?:[\W_]*{_BESIDE})*", re.IGNORECASE)
-_AS_A_WORD = re.compile(rf"(?<![a-z])({_WORDS})(?![a-z])", re.IGNORECASE)
+_AS_A_WORD = re.compile(rf"(?<![a-z])({_WORDS})(?=(?:{_BESIDE})?(?![a-z]))", re.IGNORECASE)
+# What is short for a part too often to mean nothing, and too seldom to be taken for one.
+_SHORT = re.compile(r"(?<![a-z])(?:trn?|va|te|tst)(?![a-z])", re.IGNORECASE)
 
 
 def part_of(name: str) -> str | None:
@@ -37,6 +39,11 @@ def is_part(name: str, split: str) -> bool:
     """Whether a name means the part that is asked for: "validate" and "Val" are "val"."""
     part = part_of(split)
     return part_of(name) == part if part else name.lower() == split.lower()
+
+
+def sounds_like_part(name: str) -> bool:
+    """Whether a name has a part's name, or what may be short for one, among its words: "hmdb_val", "tr"."""
+    return bool(_AS_A_WORD.search(name) or _SHORT.search(name))
 
 
 # ---- folders of parts ------------------------------------------------------------------------------
@@ -89,11 +96,15 @@ def _refuse_flat_parts(directory: Path, named: Mapping[str, str], folders: Seque
 
 
 def _differing_in_a_word(directory: Path, folders: Sequence[str]) -> dict[str, str]:
-    """Parts by folder where the names differ in nothing else: "ucf_train", "ucf_test"; empty if others have videos."""
+    """Parts by folder where the names differ in nothing but numbers at their ends; empty if others have videos.
+
+    Such as "ucf_train" and "ucf_test", "01_train" and "02_val", "trainset1" and "testset1".
+    """
     by_rest: dict[tuple[str, str], dict[str, str]] = {}
     for folder in folders:
         for word in _AS_A_WORD.finditer(folder):
-            rest = folder[: word.start()].lower(), folder[word.end() :].lower()
+            before, after = folder[: word.start()].lower(), folder[word.end() :].lower()
+            rest = re.sub(r"^\d+[\W_]*", "", before), re.sub(r"[\W_]*\d+$", "", after)
             by_rest.setdefault(rest, {})[folder] = _PART_OF_WORD[word[1].lower()]
     for parts in by_rest.values():
         if len(set(parts.values())) > 1 and all(
