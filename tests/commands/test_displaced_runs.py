@@ -35,12 +35,13 @@ def without_failed(files):
 AGAIN = ["fit", "-c", "runs/mine/config.yaml", "--run_dir=runs/mine"]
 
 
-@pytest.mark.parametrize("words", [AGAIN, ["fit", "--ckpt_path=last"], ["test"]])
+@pytest.mark.parametrize("words", [[*AGAIN, "--model.schedule.warmup=5"], ["fit", "--ckpt_path=last"], ["test"]])
 def test_a_trial_leaves_everything_alone(trained, words):
     before = tree(trained)
     status, printed = run([*words, "--run_dir=runs/mine", "--trainer.fast_dev_run=1"], trained, trained / "../log")
     assert status == 0, printed
     assert "a trial, of which nothing is kept; runs/mine is left alone" in printed
+    assert "shortened" not in printed and " 1 steps" not in printed
     assert tree(trained) == before
     assert [path.name for path in (trained / "runs").iterdir()] == ["mine"]
 

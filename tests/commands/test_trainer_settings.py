@@ -43,7 +43,10 @@ def parsed(words):
         (["gradient_clip_val=-1"], r"gradient_clip_val must be 0 or more, got -1\. Set null"),
         (["log_every_n_steps=0"], r"log_every_n_steps must be at least 1"),
         (["precision=64-true"], r"precision must be one of 32-true, 32, bf16-mixed, 16-mixed"),
-        (["accelerator=mps"], r"accelerator must be one that this machine has, got 'mps'\. Set auto"),
+        (
+            ["accelerator=mps"],
+            r"accelerator must be one that this machine has, got 'mps'\. No such GPU was found",
+        ),
         (["enable_checkpointing=false"], r"enable_checkpointing must be true, got False\. A run is resumed"),
         (["barebones=true"], r"barebones must be false, got True"),
         (["sync_batchnorm=true"], r"sync_batchnorm must be false, got True\. Set model\.net\.norm to sync_batch"),

@@ -54,7 +54,7 @@ def _limit(value: int) -> bool:
 _NO_VALIDATION = "For no validation set trainer.limit_val_batches to 0."
 # Setting -> (whether a value is allowed, the rule, what to do). None is Lightning's default of all of them.
 _RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
-    "accelerator": (_is_here, "one that this machine has", "Set auto."),
+    "accelerator": (_is_here, "one that this machine has", "No such GPU was found. Set auto."),
     "precision": (lambda v: str(v) in PRECISIONS, f"one of {', '.join(PRECISIONS)}", "Choose one."),
     "log_every_n_steps": (lambda v: v >= 1, "at least 1", "Set 1."),
     "max_epochs": (_limit, "at least 1, or -1 for no limit", "Set the epochs to train for."),

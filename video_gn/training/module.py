@@ -209,6 +209,7 @@ class VideoClassifier(LightningModule):
                 self.schedule_config,
                 steps_per_epoch=steps_per_epoch,
                 total_steps=total_steps,
+                is_trial=bool(getattr(trainer, "fast_dev_run", False)),
             )
         except ValueError as error:
             raise ConfigError(str(error)) from error
@@ -218,9 +219,10 @@ class VideoClassifier(LightningModule):
             formula = f" = {config.lr:g} x {global_batch} / {reference}" if reference else ""
             log.info(
                 "global batch %d = %d process(es) x %d clips x %d accumulated; "
-                "learning rate %g%s; %d steps, %d an epoch; seed %d",
+                "learning rate %g%s; %d %s, %d an epoch; seed %d",
                 global_batch, trainer.world_size, batch_size, accumulate,
-                lr, formula, total_steps, steps_per_epoch, getattr(datamodule, "seed", 0),
+                lr, formula, total_steps, "step" if total_steps == 1 else "steps", steps_per_epoch,
+                getattr(datamodule, "seed", 0),
             )  # fmt: skip
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -172,11 +172,12 @@ _FIELDS = tuple(f.name for f in dataclasses.fields(ScheduleConfig))
 
 
 def build_scheduler(
-    optimizer: Optimizer, config: ScheduleConfig, *, steps_per_epoch: int, total_steps: int
+    optimizer: Optimizer, config: ScheduleConfig, *, steps_per_epoch: int, total_steps: int, is_trial: bool = False
 ) -> FactorLR:
     """Build the schedule for what `build_optimizer` returned; step it after each optimizer step.
 
-    What the run is too short for is logged: a warm-up that is shortened, milestones that are not reached.
+    What the run is too short for is logged, unless it is a trial: a warm-up that is shortened, milestones that are not
+    reached.
 
     Raises:
         ValueError: for a number of steps below 1.
@@ -184,7 +185,8 @@ def build_scheduler(
     for name, value in (("steps_per_epoch", steps_per_epoch), ("total_steps", total_steps)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value!r}. Count optimizer steps, not batches.")
-    _warn_of_end(config, steps_per_epoch, total_steps)
+    if not is_trial:
+        _warn_of_end(config, steps_per_epoch, total_steps)
     settings = {
         **dataclasses.asdict(config),
         "milestones": list(config.milestones),
