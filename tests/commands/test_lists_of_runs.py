@@ -19,6 +19,11 @@ def test_a_test_takes_the_classes_of_its_run_however_the_list_writes_them(tiny_v
     assert status == 0, printed
     with (tmp_path / "mine/test/predictions.csv").open(newline="", encoding="utf-8") as file:
         assert {row["label"] for row in csv.DictReader(file)} == {"ride bike", "run"}
+    assert "labels are numbers" not in printed
+    write(tmp_path / "numbers.csv", "".join(f"{path},{number % 2}\n" for number, path in enumerate(videos)))
+    status, printed = run(["test", *words[:-1], "--data.test=numbers.csv", "--run_dir=mine"], tmp_path)
+    assert status == 0, printed
+    assert "numbers.csv: labels are numbers" in printed and "0 is 'ride bike', 1 is 'run'. If" in printed
 
 
 def test_labels_that_cannot_be_told_end_a_training_before_it_begins(tiny_videos, tmp_path):
