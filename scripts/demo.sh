@@ -27,8 +27,8 @@ video-gn data synth "$OUT/videos" --train_per_class 100 --val_per_class 15
 echo "== 2/4 training on 800 of them"
 video-gn fit -c configs/demo.yaml --data.train "$OUT/videos" --run_dir "$OUT" --ckpt_path last
 echo "== 3/4 test on the 120 held out, 10 clips each"
-video-gn test -c configs/demo.yaml --data.train "$OUT/videos" --run_dir "$OUT"
+video-gn test --run_dir "$OUT"
 echo "== 4/4 labels of four of them"
 video-gn infer "$OUT"/videos/val/clockwise/*0.mp4 "$OUT"/videos/val/growing/*0.mp4 \
-    --checkpoint "$OUT/checkpoints/best.ckpt" --output "$OUT/labels.json"
+    --checkpoint "$OUT" --output "$OUT/labels.json"
 show_results

@@ -158,6 +158,7 @@ def test_parts_come_from_the_names_of_tars_and_their_folders(tmp_path):
     for layout in (
         ("k-train-0.tar", "k-train-1.tar", "k-val-0.tar"),
         ("train/0.tar", "train/1.tar", "validation/0.tar"),
+        ("Trainset1/0.tar", "Trainset1/1.tar", "dev_split/0.tar"),
     ):
         root = tmp_path / layout[0].replace("/", "-")
         for number, name in enumerate(layout):
@@ -169,7 +170,7 @@ def test_parts_come_from_the_names_of_tars_and_their_folders(tmp_path):
         assert len(videos.manifest("all")) == 3
         assert len(find_videos([root]).records) == 3
     # Of one part alone, and of none, the list is one whole.
-    assert len(read_manifest(root / "train")) == 2
+    assert len(read_manifest(root / "Trainset1")) == 2
     assert len(read_manifest(tmp_path / "k-train-0.tar/k-{train,val}-0.tar", split="train")) == 1
     pack(root / "0.tar", {"9.mp4": "v", "9.cls": "a"})
     fails(root, "all tars or none must be named after a part, got '0.tar::9.mp4' beside others of ['train', 'val']")

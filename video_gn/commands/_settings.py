@@ -110,6 +110,7 @@ class _Error:
         self.see = f"See `{self.prog} --help`."
 
     def reworded(self, message: str) -> str:
+        """The parser's message as a sentence or two, with the place of the setting and what may have been meant."""
         for config in self.configs:
             wrong = _wrong_config(config)
             if wrong:

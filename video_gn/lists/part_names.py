@@ -41,9 +41,15 @@ def is_part(name: str, split: str) -> bool:
     return part_of(name) == part if part else name.lower() == split.lower()
 
 
+def part_among_words(name: str) -> str | None:
+    """The part that the first such word of a name or path says: "val" of `val_set/0.tar` and `k400-Val-0.tar`."""
+    match = _AS_A_WORD.search(name)
+    return _PART_OF_WORD[match[1].lower()] if match else None
+
+
 def sounds_like_part(name: str) -> bool:
     """Whether a name has a part's name, or what may be short for one, among its words: "hmdb_val", "tr"."""
-    return bool(_AS_A_WORD.search(name) or _SHORT.search(name))
+    return part_among_words(name) is not None or bool(_SHORT.search(name))
 
 
 # ---- folders of parts ------------------------------------------------------------------------------

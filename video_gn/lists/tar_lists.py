@@ -24,7 +24,7 @@ from video_gn.errors import DecodeError, ManifestError
 from video_gn.lists.file_names import ending, is_video, walk_videos, warn_of_left_out
 from video_gn.lists.lines import ListTable, Problems
 from video_gn.lists.listing import SPLIT_COLUMN
-from video_gn.lists.part_names import PARTS
+from video_gn.lists.part_names import part_among_words
 from video_gn.lists.records import VideoRecord
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def find_tars(path: str | os.PathLike[str]) -> list[str]:
         raise ManifestError(f"{name}: a tar must not be compressed: videos are read in place. Decompress it, to .tar.")
     if os.path.isdir(name):
         tars = _tars_in(name)
-        parts = [os.path.join(name, entry) for entry in sorted(os.listdir(name)) if _part_of(entry)]
+        parts = [os.path.join(name, entry) for entry in sorted(os.listdir(name)) if part_among_words(entry)]
         tars += [tar for part in parts if os.path.isdir(part) for tar in _tars_in(part)]
         return tars if tars and next(walk_videos(name), None) is None else []
     if not name.endswith(_SUFFIX):
@@ -92,12 +92,6 @@ def _expand(pattern: str) -> list[str]:
         width = max(map(len, ends.groups())) if any(end.startswith("0") for end in ends.groups()) else 0
         words = [f"{number:0{width}d}" for number in range(int(ends[1]), int(ends[2]) + 1)]
     return [name for word in words for name in _expand(f"{pattern[: match.start()]}{word}{pattern[match.end() :]}")]
-
-
-def _part_of(name: str) -> str:
-    """The part that words of a path say, such as "val" of `val/0.tar` or `k400-val-0.tar`; "" for none."""
-    words = re.split(r"[-_./]+", name.lower())
-    return next((part for word in words for part, names in PARTS.items() if word in names), "")
 
 
 # ---- what they hold ------------------------------------------------------------------------------
@@ -146,7 +140,7 @@ def read_tars(tars: Sequence[str], path: Path) -> tuple[ListTable, Path]:
         with open(tar, "rb", buffering=0) as file:
             labels += [_read_label(file, tar, beside) for beside in videos.values()]
         names += [join_path(below, name) for name in videos]
-        splits += [_part_of(below)] * len(videos)
+        splits += [part_among_words(below) or ""] * len(videos)
     if not names:
         raise ManifestError(f"{path}: tars must have at least one video, got none. Is the path right?")
     warn_of_left_out(path, left_out)
