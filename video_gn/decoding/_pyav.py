@@ -24,7 +24,8 @@ from av.video.frame import VideoFrame
 
 from video_gn.clips import VideoInfo
 from video_gn.decoding._base import ReaderBase, check_indices, group_repeats
-from video_gn.decoding._decoder import PacketDecoder, RgbConverter
+from video_gn.decoding._decoder import PacketDecoder
+from video_gn.decoding._rgb import RgbConverter
 from video_gn.decoding.probe import PacketTable, describe, rate_and_duration
 from video_gn.errors import DecodeError, FrameCountError
 
