@@ -296,7 +296,7 @@ def test_files_are_closed_after_errors(video: Path, tmp_path: Path) -> None:
 
 
 def test_a_failure_in_the_middle_leaves_a_usable_reader(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from video_gn.decoding._decoder import RgbConverter
+    from video_gn.decoding._rgb import RgbConverter
 
     real = RgbConverter.write
     errors: list[BaseException] = [KeyboardInterrupt(), av.error.InvalidDataError(1, "broken")]

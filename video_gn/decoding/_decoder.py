@@ -15,7 +15,6 @@ from video_gn.decoding.probe import PacketTable, header_fps, late, limit_of, ope
 from video_gn.errors import DecodeError
 
 
-
 class PacketDecoder:
     """The open file, the decoder, and the row of the packet that comes next; errors as `open_stream`, `read_table`."""
 
