@@ -20,7 +20,8 @@ from media import read_number, read_numbers, write_numbered_video
 from video_gn.decoding import open_video
 from video_gn.decoding._decoder import PacketDecoder
 from video_gn.decoding._pyav import PyAVReader
-from video_gn.decoding.probe import packets_of, timeout_seconds
+from video_gn.decoding.opening import timeout_seconds
+from video_gn.decoding.probe import packets_of
 from video_gn.errors import ConfigError, DecodeError
 
 VARIABLE = "VIDEO_GN_DECODE_TIMEOUT_SECONDS"
@@ -92,7 +93,7 @@ def test_a_stream_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_opening_that_is_interrupted(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Shorter than any opening takes; the first look is left out, since it would not be in time either.
-    monkeypatch.setattr("video_gn.decoding.probe._check_within", lambda path, limit: None)
+    monkeypatch.setattr("video_gn.decoding.opening._check_within", lambda path, limit: None)
     monkeypatch.setenv(VARIABLE, "1e-9")
     with pytest.raises(DecodeError, match="no data for 1e-09 seconds while opening it"):
         open_video(video)

@@ -328,12 +328,12 @@ def test_a_failing_file_system_is_not_the_end_of_the_video(video: Path, monkeypa
 
 
 def test_no_decoder(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from video_gn.decoding import probe
+    from video_gn.decoding import opening
 
     class Stream:
         index, type, codec_context = 0, "video", None
 
-    monkeypatch.setattr(probe, "_video_streams", lambda container: [Stream()])
+    monkeypatch.setattr(opening, "video_streams", lambda container: [Stream()])
     with pytest.raises(DecodeError, match="FFmpeg has no decoder for its video stream"):
         open_video(video)
 

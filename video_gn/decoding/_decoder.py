@@ -11,7 +11,8 @@ import numpy as np
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
-from video_gn.decoding.probe import PacketTable, header_fps, late, limit_of, open_stream, packets_of, read_table
+from video_gn.decoding.opening import late, limit_of, open_stream
+from video_gn.decoding.probe import PacketTable, header_fps, packets_of, read_table
 from video_gn.errors import DecodeError
 
 

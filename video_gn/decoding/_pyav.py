@@ -26,7 +26,8 @@ from video_gn.clips import VideoInfo
 from video_gn.decoding._base import ReaderBase, check_indices, group_repeats
 from video_gn.decoding._decoder import PacketDecoder
 from video_gn.decoding._rgb import RgbConverter
-from video_gn.decoding.probe import PacketTable, describe, rate_and_duration
+from video_gn.decoding.opening import describe
+from video_gn.decoding.probe import PacketTable, rate_and_duration
 from video_gn.errors import DecodeError, FrameCountError
 
 # With several threads, each seek flushes all of them.
@@ -41,7 +42,7 @@ class PyAVReader(ReaderBase):
     """Reads frames of a video with PyAV. See `video_gn.decoding.VideoReader` and `open_video`.
 
     Raises:
-        DecodeError: for a file that cannot be opened, holds no frame, or does not answer in time (see `probe`).
+        DecodeError: for a file that cannot be opened, holds no frame, or does not answer in time (see `opening`).
     """
 
     def __init__(self, path: str, *, num_threads: int = 1, short_side_px: int | None = None) -> None:

@@ -16,7 +16,7 @@ import torch
 
 from video_gn.decoding._held import HeldReader
 from video_gn.decoding.libraries import import_torchcodec
-from video_gn.decoding.probe import open_stream
+from video_gn.decoding.opening import open_stream
 from video_gn.decoding.tar_members import is_member, member_url
 
 # Formats that name other files or hosts, which torchcodec cannot be kept from opening.

@@ -1,50 +1,24 @@
-"""Opens a file with PyAV and lists its video packets, without decoding: counts, times, places to start from.
-
-No file may block a worker for ever. VIDEO_GN_DECODE_TIMEOUT_SECONDS (60) limits each of these:
-
-- looking at the file, opening it and reading its first bytes, in a thread that is abandoned in time. A stale mount
-  shows here: each such file costs the wait once, and a thread that sleeps on.
-- FFmpeg's opening, and its reading of each packet, through its interrupt callback.
-- packets without content, one after the other.
-
-What cannot be limited: FFmpeg asks its callback before each system call, so one read of a mount that dies between
-two packets waits in the kernel as long as the kernel allows (mount NFS with `soft`), as does PyAV's seeking.
-"""
+"""Lists a file's video packets with PyAV, without decoding: counts, times, places to start from."""
 
 from __future__ import annotations
 
-import errno
-import math
-import os
-import stat
-import threading
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
 from video_gn.decoding._bitstream import PacketFacts, make_inspector
-from video_gn.decoding.frame_folders import FolderError
-from video_gn.decoding.tar_members import PROTOCOLS, is_member, member_url
-from video_gn.errors import ConfigError, DecodeError
+from video_gn.decoding.opening import describe, late, limit_of, video_streams
+from video_gn.errors import DecodeError
 
-_TIMEOUT_VARIABLE = "VIDEO_GN_DECODE_TIMEOUT_SECONDS"
-# Generous: a network file system that is merely busy answers within seconds.
-_TIMEOUT_SECONDS = 60.0
 # Up to this share of a file's frames, damaged packets do not count as frames.
 _MAX_TORN_SHARE = 0.05
-# Read by the first look at a file.
-_HEAD_BYTES = 4096
-# A playlist with a video's name must not make FFmpeg open other files or the network.
-_OPTIONS = {"protocol_whitelist": PROTOCOLS}
 _NO_TIME = np.iinfo(np.int64).min
 # FFmpeg's own rate for files without one, such as single pictures.
 DEFAULT_FPS = 25.0
@@ -77,138 +51,6 @@ class PacketTable:
     def num_frames(self) -> int:
         """Frames that the packets promise."""
         return int(self.is_shown.sum())
-
-
-def open_stream(path: str, *, num_threads: int = 1) -> tuple[InputContainer, VideoStream]:
-    """Open a file, or a member of a tar, and choose its first video stream that is not a cover picture.
-
-    Raises:
-        ConfigError: see `timeout_seconds`.
-        DecodeError: for a file that is missing, empty, not a video, holds no video, or does not answer in time.
-        FolderError: for a directory.
-    """
-    limit = timeout_seconds()
-    _check_within(path, limit)
-    # "file:" keeps FFmpeg from taking "a:b.mp4" for a protocol.
-    url = member_url(path) if is_member(path) else f"file:{path}"
-    try:
-        container = av.open(url, mode="r", options=_OPTIONS, metadata_errors="ignore", timeout=(limit, limit))
-    except av.error.ExitError as error:
-        raise late(path, limit, "while opening it") from error
-    except av.error.FFmpegError as error:
-        raise DecodeError(path, f"not a video that FFmpeg can read ({describe(error)})") from error
-    try:
-        stream = _choose_stream(path, container)
-        context = stream.codec_context
-        context.thread_count = num_threads
-        context.thread_type = "AUTO" if num_threads > 1 else "NONE"
-    except BaseException:
-        container.close()
-        raise
-    return container, stream
-
-
-def timeout_seconds() -> float:
-    """How long to wait for data, from VIDEO_GN_DECODE_TIMEOUT_SECONDS; data loader workers inherit it.
-
-    Raises:
-        ConfigError: if it is set to anything but a number of seconds above 0.
-    """
-    text = os.environ.get(_TIMEOUT_VARIABLE)
-    if not text:
-        return _TIMEOUT_SECONDS
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds <= threading.TIMEOUT_MAX:
-        raise ConfigError(
-            f"{_TIMEOUT_VARIABLE} must be a number of seconds above 0, got {text!r}. "
-            f"Leave it unset for {_TIMEOUT_SECONDS:g}."
-        )
-    return seconds
-
-
-def limit_of(container: InputContainer) -> float:
-    """Seconds that reading an open file's next packet may take."""
-    return math.inf if container.read_timeout is None else float(container.read_timeout)
-
-
-def late(path: str, limit: float, when: str) -> DecodeError:
-    """The error for a file that does not answer in time."""
-    return DecodeError(
-        path,
-        f"no data for {limit:g} seconds {when}. Look at the disk or mount it lies on, or raise {_TIMEOUT_VARIABLE}",
-    )
-
-
-def _check_within(path: str, limit: float) -> None:
-    """`_check_file` in a thread, the only way to leave a system call that does not return."""
-    errors: list[DecodeError] = []
-
-    def work() -> None:
-        try:
-            _check_file(path)
-        except DecodeError as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=work, name="video_gn: first look at a file", daemon=True)
-    thread.start()
-    thread.join(limit)
-    if thread.is_alive():
-        raise late(path, limit, "at the first look at it")
-    if errors:
-        raise errors[0]
-
-
-def _check_file(path: str) -> None:
-    if is_member(path):
-        member_url(path)  # reads the shard's index, and the member's header
-        return
-    try:
-        status = Path(path).stat()
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            raise DecodeError(path, "the file is missing") from error
-        raise DecodeError(path, f"cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise DecodeError(path, f"cannot be read ({error})") from error
-    if stat.S_ISDIR(status.st_mode):
-        raise FolderError(path)
-    if not stat.S_ISREG(status.st_mode):
-        raise DecodeError(path, "a pipe or device, not a video file")
-    if status.st_size == 0:
-        raise DecodeError(path, "the file is empty (0 bytes)")
-    if not os.access(path, os.R_OK):
-        raise DecodeError(path, "cannot be read (Permission denied)")
-    try:
-        with Path(path).open("rb", buffering=0) as file:
-            file.read(_HEAD_BYTES)
-    except OSError as error:
-        raise DecodeError(path, f"cannot be read ({error.strerror})") from error
-
-
-def _video_streams(container: InputContainer) -> list[VideoStream]:
-    return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-
-
-def _choose_stream(path: str, container: InputContainer) -> VideoStream:
-    streams = _video_streams(container)
-    if not streams:
-        has = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
-        raise DecodeError(path, f"no video stream in it (it has: {has})")
-    stream = streams[0]
-    if stream.codec_context is None:
-        raise DecodeError(path, "FFmpeg has no decoder for its video stream")
-    for other in container.streams:
-        if other.index != stream.index:
-            other.discard = Discard.all  # the demuxer then skips their bytes
-    return stream
-
-
-def describe(error: av.error.FFmpegError) -> str:
-    """FFmpeg's own words, without the path and number."""
-    return error.strerror or type(error).__name__
 
 
 def packets_of(path: str, container: InputContainer, stream: VideoStream) -> Generator[Packet, None, None]:
@@ -296,7 +138,7 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
         doubt=doubt,
         has_times=not (is_packed or is_reordered_avi or len(shown) == 0 or shown[0] == _NO_TIME)
         and bool((np.diff(shown) > 0).all()),
-        num_video_streams=len(_video_streams(container)),
+        num_video_streams=len(video_streams(container)),
     )
 
 

@@ -20,7 +20,8 @@ from av.video.stream import VideoStream
 from video_gn.clips import VideoInfo
 from video_gn.decoding import open_video
 from video_gn.decoding.frame_folders import FolderError, folder_state
-from video_gn.decoding.probe import DEFAULT_FPS, PacketTable, header_fps, open_stream, rate_and_duration, read_table
+from video_gn.decoding.opening import open_stream
+from video_gn.decoding.probe import DEFAULT_FPS, PacketTable, header_fps, rate_and_duration, read_table
 from video_gn.decoding.tar_members import Member, is_member, locate
 from video_gn.errors import DecodeError, FrameCountError
 from video_gn.lists.scan_columns import FileFacts
