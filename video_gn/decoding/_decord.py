@@ -1,8 +1,12 @@
 """The decord back end (the package `decord2`), compared with PyAV's reading.
 
 decord takes the largest of several video streams, does not know edit lists, packed B-frames or open GOPs,
-and patches damaged pictures silently. Files where that matters are refused here before decord opens them, so that its
-frames are PyAV's frames.
+and patches damaged pictures silently. Files where that matters are refused here before decord opens them.
+
+It seeks to a key frame and counts from there, without a look at the times; where the container seeks to another place
+(MPEG-TS, MPEG-PS, FLV, AVI, ASF and MXF do for some frames), it gives another frame and does not notice. Its own times
+come from the packets, not from the frames that it gave, and prove nothing. So each frame that it gives is compared, all
+pixels of it, with the frame that PyAV decoded.
 """
 
 from __future__ import annotations
@@ -13,9 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from av.video.frame import VideoFrame
 
 from video_gn.decoding._held import HeldReader
 from video_gn.decoding._pyav import PyAVReader
+from video_gn.decoding._rgb import RgbConverter
 from video_gn.decoding.libraries import import_decord
 from video_gn.decoding.tar_members import is_member, read_member
 
@@ -49,6 +55,8 @@ class DecordReader(HeldReader):
         except self._errors as error:
             self._refuse(f"it cannot open the file ({_last_line(error)})", error)
         self._refuse_count(len(self._reader))
+        self._converter: RgbConverter | None = None
+        self._hashes: list[int] = []  # of PyAV's frames, in order
 
     def _get(self, wanted: np.ndarray) -> torch.Tensor:
         try:
@@ -58,12 +66,25 @@ class DecordReader(HeldReader):
         # With decord.bridge.set_bridge elsewhere in the program, this is a tensor of another library.
         frames = batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)
         self._refuse_shape(frames, len(wanted))
+        self._refuse_wrong(wanted, np.array([_hash(f) == self._hashes[i] for f, i in zip(frames, wanted, strict=True)]))
         return torch.from_numpy(frames)
+
+    def _note(self, frame: VideoFrame) -> None:
+        if self._converter is None:
+            self._converter = RgbConverter(frame, self.path)
+            self._rgb = np.empty((*self._converter.size, 3), dtype=np.uint8)
+        self._converter.write(frame, self._rgb)
+        self._hashes.append(_hash(self._rgb))
 
     def _refuse_what_is_wrong(self, reader: PyAVReader) -> None:
         super()._refuse_what_is_wrong(reader)
         if self._table.num_video_streams > 1:
             self._refuse(f"the file has {self._table.num_video_streams} video streams, and it takes the largest")
+
+
+def _hash(frame_HWC: np.ndarray) -> int:
+    """64 bits that only this process can compare; the fastest hash of Python's own."""
+    return hash(frame_HWC.tobytes())
 
 
 def _last_line(error: Exception) -> str:

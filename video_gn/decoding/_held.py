@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
+from av.video.frame import VideoFrame
 
 from video_gn.decoding._base import ReaderBase, check_indices, group_repeats
 from video_gn.decoding._decoder import PacketDecoder
@@ -48,8 +49,11 @@ class HeldReader(ReaderBase):
         return _in_order(self._get(wanted), places)
 
     def _get(self, wanted: np.ndarray) -> torch.Tensor:
-        """Different frames, ascending, as the library gives them, or an error."""
+        """Different frames, ascending, proven to be those that PyAV gives, or an error."""
         raise NotImplementedError
+
+    def _note(self, frame: VideoFrame) -> None:
+        """Called with each frame as PyAV decodes it, in order, before the first `_get`."""
 
     def _refuse(self, reason: str, error: Exception | None = None) -> NoReturn:
         raise DecodeError(self.path, f"{self.NAME} cannot be relied on here: {reason}. Use backend='pyav'.") from error
@@ -64,6 +68,10 @@ class HeldReader(ReaderBase):
             self._refuse("it starts at key frames that cannot be decoded by themselves")
         if reader.pix_fmt not in self.SAME_PIXELS:
             self._refuse(f"it may convert {reader.pix_fmt} to other colours")
+
+    def _refuse_wrong(self, wanted: np.ndarray, is_right: np.ndarray) -> None:
+        if not is_right.all():
+            self._refuse(f"it gives another frame for frame {int(wanted[np.argmin(is_right)])}")
 
     def _refuse_count(self, num_frames: int) -> None:
         if num_frames != self.info.num_frames:
@@ -83,7 +91,9 @@ class HeldReader(ReaderBase):
             decoder.reopen()
             sizes: set[tuple[int, int]] = set()
             while not decoder.is_at_end:
-                sizes.update((frame.width, frame.height) for frame in decoder.feed())
+                for frame in decoder.feed():
+                    sizes.add((frame.width, frame.height))
+                    self._note(frame)
                 if decoder.is_damaged:
                     self._refuse("packets of it are damaged")
             if decoder.num_decoded != self.info.num_frames:

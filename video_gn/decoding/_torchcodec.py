@@ -76,8 +76,7 @@ class TorchCodecReader(HeldReader):
         frames: torch.Tensor = batch.data
         self._refuse_shape(frames, len(wanted))
         late = np.abs(batch.pts_seconds.cpu().numpy() - self._times[wanted])
-        if not (late < self._time_base / 2).all():
-            self._refuse(f"it gives another frame for frame {int(wanted[np.argmax(late)])}")
+        self._refuse_wrong(wanted, late < self._time_base / 2)
         return frames
 
     def _find_stream(self) -> int:
