@@ -8,12 +8,13 @@ not pass for a number.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+from av.stream import Discard, Disposition
 
 MAX_NUMBER = (1 << 12) - 1
 _CELLS = 4
@@ -155,28 +156,71 @@ def write_numbered_video(
     return Path(path)
 
 
-def decode_in_order(path: str | Path) -> list[np.ndarray]:
+def _matrix_of(frame: av.VideoFrame) -> np.ndarray:
+    """The display matrix of a frame, by rows: int32 (3, 3)."""
+    for data in frame.side_data:
+        if data.type.name == "DISPLAYMATRIX":
+            return np.frombuffer(data, np.int32).reshape(3, 3)
+    return np.eye(3, dtype=np.int32)
+
+
+def as_shown(pixels_HWC: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Turn and mirror a picture as its display matrix asks, where that moves rows and columns as a whole.
+
+    A pixel at (x, y) is shown at (a x + c y, b x + d y), up to a shift.
+    """
+    (a, b), (c, d) = matrix[:2, :2]
+    if a and d and not b and not c:
+        return pixels_HWC[:: np.sign(d), :: np.sign(a)]
+    if b and c and not a and not d:
+        return pixels_HWC.swapaxes(0, 1)[:: np.sign(b), :: np.sign(c)]
+    return pixels_HWC
+
+
+def frames_in_order(path: str | Path, *, alone: bool = False) -> Iterator[tuple[av.VideoFrame, np.ndarray]]:
     """The oracle: decode the first video stream from its first packet to its last, and convert each frame.
 
-    Packets that do not decode are passed over. One thread, since FFmpeg patches damaged pictures
-    differently with more. BICUBIC is what decord asks for; it matters above 8 bits.
+    Packets that do not decode are passed over, and a container that breaks off has ended. One thread, since FFmpeg
+    patches damaged pictures differently with more. BICUBIC is what decord asks for; it matters above 8 bits.
 
-    Returns:
-        uint8 (H, W, 3) each, turned as the metadata asks.
+    Args:
+        path: the file.
+        alone: tell the demuxer that nobody wants the other streams, so that their damage does no harm.
+
+    Yields:
+        A frame and its pixels: uint8 (H, W, 3), all of the first one's size, turned as its metadata asks.
     """
-    frames: list[np.ndarray] = []
+    size: dict[str, int] = {}
+    matrix = np.eye(3, dtype=np.int32)
     with av.open(str(path), metadata_errors="ignore") as container:
-        stream = container.streams.video[0]
+        stream = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic][0]  # noqa: RUF015
         stream.codec_context.thread_count = 1
-        for packet in container.demux(stream):
+        for other in container.streams:
+            if alone and other.index != stream.index:
+                other.discard = Discard.all
+        packets = container.demux(stream)
+        is_at_end = False
+        while not is_at_end:
             try:
-                decoded = stream.codec_context.decode(packet if packet.size else None)
+                packet = next(packets, None)
+            except av.error.FFmpegError:
+                packet = None
+            if packet is not None and not packet.size:
+                continue
+            is_at_end = packet is None
+            try:
+                frames = stream.codec_context.decode(packet)
             except av.error.FFmpegError:
                 continue
-            for frame in decoded:
-                pixels = frame.to_ndarray(format="rgb24", interpolation="BICUBIC")
-                frames.append(np.rot90(pixels, frame.rotation // 90))
-    return frames
+            for frame in frames:
+                if not size:
+                    size, matrix = {"width": frame.width, "height": frame.height}, _matrix_of(frame)
+                yield frame, as_shown(frame.to_ndarray(format="rgb24", interpolation="BICUBIC", **size), matrix)
+
+
+def decode_in_order(path: str | Path) -> list[np.ndarray]:
+    """The pixels of `frames_in_order`: uint8 (H, W, 3) each."""
+    return [pixels for _, pixels in frames_in_order(path)]
 
 
 def all_frames(path: str | Path) -> np.ndarray:
