@@ -32,14 +32,6 @@ def video(tmp_path: Path) -> Path:
     return write_numbered_video(tmp_path / "video.mp4", 60)
 
 
-def write_live_playlist(directory: Path) -> Path:
-    """A playlist without an end: FFmpeg reads what is there and waits for more."""
-    write_numbered_video(directory / "part.ts", 25)
-    path = directory / "live.m3u8"
-    path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1.0,\npart.ts\n")
-    return path
-
-
 def test_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     assert timeout_seconds() == 60
@@ -82,13 +74,6 @@ def test_a_first_look_that_does_not_return(tmp_path: Path, monkeypatch: pytest.M
         if thread.daemon and thread.name.startswith("video_gn"):
             thread.join(10)
             assert not thread.is_alive()
-
-
-def test_a_stream_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_live_playlist(tmp_path)
-    monkeypatch.setenv(VARIABLE, "0.3")
-    with pytest.raises(DecodeError, match=r"live\.m3u8: no data for 0\.3 seconds while reading its packets"):
-        open_video(path)
 
 
 def test_opening_that_is_interrupted(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:

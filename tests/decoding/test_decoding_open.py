@@ -6,8 +6,10 @@ import logging
 import multiprocessing
 import os
 import pickle
+import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import av
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 from decoding_cases import TORCHCODEC
 from media import numbered_frame, read_number, read_numbers, write_numbered_video
+from PIL import Image
 
 from video_gn import decoding
 from video_gn.decoding import VideoReader, open_video
@@ -23,6 +26,14 @@ from video_gn.decoding.libraries import import_decord
 from video_gn.errors import DecodeError
 
 BACKENDS = ["auto", "pyav", "decord", TORCHCODEC]
+# Texts that FFmpeg takes for lists of other files.
+LISTS = {
+    "concat": "ffconcat version 1.0\nfile PART\n",
+    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nPART\n#EXT-X-ENDLIST\n",
+    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=PART\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
+    "dash": '<?xml version="1.0"?>\n<MPD type="static"><Period><BaseURL>PART</BaseURL></Period></MPD>\n',
+    "vobsub": "# VobSub index file, v7\nid: en, index: 0\ntimestamp: 00:00:01:000, filepos: 0\n",
+}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +68,7 @@ class TestWhatIsNoVideo:
 
     def test_pipe(self, tmp_path: Path, backend: str) -> None:
         os.mkfifo(tmp_path / "pipe.mp4")  # opening it would wait for ever
-        with pytest.raises(DecodeError, match="a pipe or device, not a video file"):
+        with pytest.raises(DecodeError, match="a pipe, device or socket, not a video file"):
             open_video(tmp_path / "pipe.mp4", backend)
 
     def test_zero_byte_in_the_name(self, backend: str) -> None:
@@ -70,11 +81,26 @@ class TestWhatIsNoVideo:
         with pytest.raises(DecodeError, match=r"no video stream in it \(it has: audio\)"):
             open_video(path, backend)
 
-    def test_playlist_does_not_reach_out(self, tmp_path: Path, backend: str) -> None:
-        path = tmp_path / "list.mp4"
-        path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n")
-        with pytest.raises(DecodeError, match=r"list\.mp4: (not a video|no video)"):
-            open_video(path, backend)
+    @pytest.mark.parametrize("name", ["list.mp4", "list.m3u8", "shard.tar::list.mp4"])
+    @pytest.mark.parametrize("kind", LISTS)
+    def test_lists_of_other_files(self, video: Path, tmp_path: Path, kind: str, name: str, backend: str) -> None:
+        os.mkfifo(tmp_path / "pipe")  # opening it would block
+        for part in ("pipe", video, "http://127.0.0.1:9/a.ts"):
+            (tmp_path / "list").write_text(LISTS[kind].replace("PART", str(part)))
+            with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+                tar.add(tmp_path / "list", "list.mp4")
+            if "::" not in name:
+                shutil.copy(tmp_path / "list", tmp_path / name)
+            with pytest.raises(DecodeError, match="not a video, but a playlist or the like: .*Make one video of them"):
+                open_video(tmp_path / name, backend)
+
+
+def test_a_picture_whose_name_is_a_pattern(tmp_path: Path) -> None:
+    for name, number in (("a%03d.jpg", 7), ("a001.jpg", 3), ("b?.jpg", 7), ("b1.jpg", 3), ("c%*.jpg", 7)):
+        Image.fromarray(numbered_frame(number)).save(tmp_path / name, quality=95)
+    for name in ("a%03d.jpg", "b?.jpg", "c%*.jpg"):
+        with open_video(tmp_path / name) as reader:
+            assert reader.info.num_frames == 1 and read_numbers(reader.frames_at([0])) == [7]
 
 
 def write_sound(path: Path, *, cover: bool = False) -> None:

@@ -122,15 +122,6 @@ class TestRefused:
         with pytest.raises(DecodeError, match=rf"torchcodec cannot be relied on here: .*({reason})"):
             open_video(path, "torchcodec").frames_at([0])
 
-    def test_a_list_of_other_files(self, video: Path, tmp_path: Path) -> None:
-        segment = write_numbered_video(tmp_path / "a.ts", 20, bframes=0)
-        path = tmp_path / "list.m3u8"
-        path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:0.8,\n{segment.name}\n#EXT-X-ENDLIST\n")
-        with open_video(path) as reader:
-            assert reader.info.num_frames == 20
-        with pytest.raises(DecodeError, match=r"the file is a list of others \(hls\)"):
-            open_video(path, "torchcodec")
-
     def test_a_count_that_differs(self, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from torchcodec.decoders import VideoDecoder
 

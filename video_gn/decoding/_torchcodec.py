@@ -19,8 +19,6 @@ from video_gn.decoding.libraries import import_torchcodec
 from video_gn.decoding.opening import open_stream
 from video_gn.decoding.tar_members import is_member, member_url
 
-# Formats that name other files or hosts, which torchcodec cannot be kept from opening.
-_LISTS = frozenset({"concat", "dash", "hls", "imf", "sdp", "rtsp"})
 # What its C++ side raises; UnicodeError for paths that are no text.
 _ERRORS = (RuntimeError, ValueError, IndexError, UnicodeError)
 
@@ -82,10 +80,8 @@ class TorchCodecReader(HeldReader):
     def _find_stream(self) -> int:
         """The stream that PyAV reads; torchcodec's own choice is the largest."""
         container, stream = open_stream(self.path)
-        name, index = container.format.name, int(stream.index)
+        index = int(stream.index)
         container.close()
-        if _LISTS & set(name.split(",")):
-            self._refuse(f"the file is a list of others ({name})")
         return index
 
 

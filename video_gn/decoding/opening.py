@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import re
 import stat
 import threading
 from pathlib import Path
@@ -26,7 +27,7 @@ from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
 from video_gn.decoding.frame_folders import FolderError
-from video_gn.decoding.tar_members import PROTOCOLS, is_member, member_url
+from video_gn.decoding.tar_members import PROTOCOLS, is_member, locate, member_url
 from video_gn.errors import ConfigError, DecodeError
 
 _TIMEOUT_VARIABLE = "VIDEO_GN_DECODE_TIMEOUT_SECONDS"
@@ -34,8 +35,17 @@ _TIMEOUT_VARIABLE = "VIDEO_GN_DECODE_TIMEOUT_SECONDS"
 _TIMEOUT_SECONDS = 60.0
 # Read by the first look at a file.
 _HEAD_BYTES = 4096
-# A playlist with a video's name must not make FFmpeg open other files or the network.
-_OPTIONS = {"protocol_whitelist": PROTOCOLS}
+# Formats that name other files or hosts, run scripts, or open files beside their own. FFmpeg recognizes a format by its
+# content, so a playlist may have a video's name; and a pipe that it names would block for ever.
+_OPENS_OTHERS = frozenset(
+    {"avisynth", "concat", "dash", "hls", "imf", "mlv", "rtsp", "sdp", "vapoursynth", "vobsub", "webm_dash_manifest"}
+)
+_HEAD_OF_A_LIST = re.compile(rb"ffconcat |#EXTM3U|v=0\s|MLVI|# VobSub|\s*(<\?xml[^>]*>\s*)?<MPD[\s>]")
+_OPTIONS = {
+    "protocol_whitelist": PROTOCOLS,
+    "format_whitelist": ",".join(sorted(av.formats_available - _OPENS_OTHERS)),  # checked before a header is read
+    "pattern_type": "none",  # a picture called `a%03d.jpg` is that file
+}
 
 
 def open_stream(path: str, *, num_threads: int = 1) -> tuple[InputContainer, VideoStream]:
@@ -43,7 +53,8 @@ def open_stream(path: str, *, num_threads: int = 1) -> tuple[InputContainer, Vid
 
     Raises:
         ConfigError: see `timeout_seconds`.
-        DecodeError: for a file that is missing, empty, not a video, holds no video, or does not answer in time.
+        DecodeError: for a file that is missing, empty, not a video, names other files as playlists do, holds no video,
+            or does not answer in time.
         FolderError: for a directory.
     """
     limit = timeout_seconds()
@@ -55,6 +66,12 @@ def open_stream(path: str, *, num_threads: int = 1) -> tuple[InputContainer, Vid
     except av.error.ExitError as error:
         raise late(path, limit, "while opening it") from error
     except av.error.FFmpegError as error:
+        if _HEAD_OF_A_LIST.match(_read_head(path)):
+            raise DecodeError(
+                path,
+                "not a video, but a playlist or the like: the files that it names are not opened. Make one video of "
+                "them, as by `ffmpeg -i LIST VIDEO.mp4`",
+            ) from error
         raise DecodeError(path, f"not a video that FFmpeg can read ({describe(error)})") from error
     try:
         stream = _choose_stream(path, container)
@@ -135,14 +152,20 @@ def _check_file(path: str) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise FolderError(path)
     if not stat.S_ISREG(status.st_mode):
-        raise DecodeError(path, "a pipe or device, not a video file")
+        raise DecodeError(path, "a pipe, device or socket, not a video file")
     if status.st_size == 0:
         raise DecodeError(path, "the file is empty (0 bytes)")
     if not os.access(path, os.R_OK):
         raise DecodeError(path, "cannot be read (Permission denied)")
+    _read_head(path)
+
+
+def _read_head(path: str) -> bytes:
+    """The first bytes of a file or member."""
+    name, start = locate(path)[:2] if is_member(path) else (path, 0)
     try:
-        with Path(path).open("rb", buffering=0) as file:
-            file.read(_HEAD_BYTES)
+        with Path(name).open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), _HEAD_BYTES, start)
     except OSError as error:
         raise DecodeError(path, f"cannot be read ({error.strerror})") from error
 

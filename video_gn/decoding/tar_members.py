@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 INDEX_SUFFIX = ".idx"
 # Between a shard and its member. Ordinary file names do not end in two colons, and a tar is no folder.
 SEPARATOR = "::"
-# What FFmpeg may open: a playlist with a video's name must not lead to other files or the network.
+# How FFmpeg may open a file: not over the network.
 PROTOCOLS = "file,subfile"
 _MARK = f".tar{SEPARATOR}"
 _MAGIC = b"video-gn tar index 2\n"
