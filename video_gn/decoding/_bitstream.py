@@ -7,127 +7,23 @@ packs two pictures into a packet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable
 
-
-class PacketFacts(NamedTuple):
-    """One packet."""
-
-    num_shown: int = 1  # pictures to be shown
-    num_pictures: int = 1  # all pictures, hidden and empty ones included
-    # Its first picture needs nothing from before, nor does any picture that follows it both in the file and on the
-    # screen. (Pictures that follow it in the file but are shown before it may.)
-    is_restart: bool = False
-    has_b_picture: bool = False  # it holds a bidirectional picture (known for MPEG-4 only)
-    has_sets: bool = True  # it carries every parameter set that its pictures need
-    has_new_sets: bool = False  # it carries a parameter set that the container's header does not have
-
-
-Inspector = Callable[[bytes], PacketFacts]
+from video_gn.decoding._nal import Bits, Inspector, PacketFacts, make_h264, make_hevc
 
 _PLAIN = PacketFacts()  # most packets: made once, since a file has thousands of them
 
 
-def make_inspector(codec: str, extradata: bytes) -> Inspector | None:
+def make_inspector(codec: str, extradata: bytes, *, is_intra: bool = False) -> Inspector | None:
     """The function that reads the packets of a codec, by FFmpeg's name of it, or None for one that is not known here.
 
-    `extradata` is the codec's header as the container stores it, or empty. Unknown codecs are decoded from the start.
+    `extradata` is the codec's header as the container stores it, or empty. `is_intra`: whether FFmpeg says that no
+    picture of the codec refers to another. Other unknown codecs are decoded from the start.
     """
     make = _INSPECTORS.get(codec)
+    if make is None and is_intra and codec not in _NOT_INTRA:
+        make = _make_intra
     return None if make is None else make(extradata)
-
-
-def _nal_units(data: bytes, length_size: int) -> Iterator[tuple[int, int]]:
-    """Start and end of each NAL unit; a length_size of 0 means start codes (Annex B)."""
-    if length_size:
-        at = 0
-        while at + length_size < len(data):
-            start = at + length_size
-            at = start + int.from_bytes(data[at:start], "big")
-            yield start, min(at, len(data))
-        return
-    at = data.find(b"\0\0\1")
-    while at >= 0:
-        start = at + 3
-        at = data.find(b"\0\0\1", start)
-        yield start, at if at >= 0 else len(data)
-
-
-_PLAIN_NAL = PacketFacts(has_sets=False)
-
-
-class _NalCodec(NamedTuple):
-    """How H.264 and HEVC differ. Source: H.264 table 7-1, HEVC table 7-1, ISO/IEC 14496-15."""
-
-    type_shift: int
-    type_mask: int
-    length_size_at: int  # in the container's header, a byte whose low two bits are the length's size less 1
-    set_types: frozenset[int]
-    needed_set_types: frozenset[int]
-    picture_types: frozenset[int]
-    restart_types: frozenset[int]
-
-
-_NAL_CODECS = {
-    # Sequence and picture parameter sets are 7 and 8, slices 1 to 5, IDR slices 5.
-    "h264": _NalCodec(0, 0x1F, 4, frozenset({7, 8}), frozenset({7, 8}), frozenset(range(1, 6)), frozenset({5})),
-    # Video, sequence and picture parameter sets are 32 to 34, slices 0 to 31, BLA, IDR and CRA slices 16 to 21.
-    # What follows a CRA picture on the screen may not refer to what came before it (HEVC 3.x, trailing pictures).
-    "hevc": _NalCodec(
-        1, 0x3F, 21, frozenset({32, 33, 34}), frozenset({33, 34}), frozenset(range(32)), frozenset(range(16, 22))
-    ),
-}
-
-
-def _make_nal(codec: str) -> Callable[[bytes], Inspector]:
-    rule = _NAL_CODECS[codec]
-
-    def make(extradata: bytes) -> Inspector:
-        is_boxed = len(extradata) > rule.length_size_at and extradata[0] == 1
-        length_size = (extradata[rule.length_size_at] & 3) + 1 if is_boxed else 0
-
-        plain = rule.picture_types - rule.restart_types
-
-        def inspect(data: bytes) -> PacketFacts:
-            # The short way for most packets: they begin with a picture that is no restart.
-            if is_boxed and len(data) > length_size and data[length_size] >> rule.type_shift & rule.type_mask in plain:
-                return _PLAIN_NAL
-            found: set[int] = set()
-            has_new = False
-            for start, end in _nal_units(data, length_size):
-                if start >= end:
-                    continue
-                kind = data[start] >> rule.type_shift & rule.type_mask
-                if kind in rule.set_types:
-                    found.add(kind)
-                    has_new = has_new or data[start:end].rstrip(b"\0") not in extradata
-                elif kind in rule.picture_types:
-                    return PacketFacts(
-                        is_restart=kind in rule.restart_types,
-                        has_sets=rule.needed_set_types <= found,
-                        has_new_sets=has_new,
-                    )
-            return PacketFacts(num_shown=0, num_pictures=0, has_sets=False, has_new_sets=has_new)
-
-        return inspect
-
-    return make
-
-
-class _Bits:
-    """Reads bits, the highest first; past the end it reads zeros."""
-
-    def __init__(self, data: bytes, start: int) -> None:
-        self.data, self.at = data, start * 8
-
-    def read(self, count: int) -> int:
-        value = 0
-        for _ in range(count):
-            byte = self.data[self.at >> 3] if self.at >> 3 < len(self.data) else 0
-            value = value << 1 | (byte >> (7 - (self.at & 7)) & 1)
-            self.at += 1
-        return value
 
 
 def _mpeg4_time_bits(data: bytes) -> int | None:
@@ -137,7 +33,7 @@ def _mpeg4_time_bits(data: bytes) -> int | None:
         at = data.find(b"\0\0\1", at + 3)
     if at < 0:
         return None
-    bits = _Bits(data, at + 4)
+    bits = Bits(data, at + 4)
     bits.read(1 + 8)  # random access, object type
     if bits.read(1):
         bits.read(4 + 3)  # version, priority
@@ -197,7 +93,7 @@ def _make_vp8(extradata: bytes) -> Inspector:
 def _make_vp9(extradata: bytes) -> Inspector:
     def inspect(data: bytes) -> PacketFacts:
         # VP9 specification, 6.2: marker, profile, show_existing_frame, frame_type (0 for key), show_frame.
-        bits = _Bits(data, 0)
+        bits = Bits(data)
         bits.read(2)
         if bits.read(1) + 2 * bits.read(1) == 3:
             bits.read(1)
@@ -257,15 +153,84 @@ def _make_intra(extradata: bytes) -> Inspector:
     return lambda data: facts
 
 
+def _make_mpeg2(extradata: bytes) -> Inspector:
+    def inspect(data: bytes) -> PacketFacts:
+        # ISO/IEC 13818-2, 6.2.2 and 6.2.3; MPEG-1 alike. Pictures refer to the two nearest I or P pictures, so that
+        # nothing reaches past an I picture but the B pictures that are shown before it.
+        at = data.find(b"\0\0\1\0")
+        if at < 0 or at + 6 > len(data):
+            return PacketFacts(num_shown=0, num_pictures=0)
+        kind, order = data[at + 5] >> 3 & 7, data[at + 4] << 2 | data[at + 5] >> 6
+        extension = data.find(b"\0\0\1\xb5", at, at + 32)
+        structure = data[extension + 6] & 3 if 0 < extension < len(data) - 6 else 3
+        is_field = structure in (1, 2)
+        return PacketFacts(
+            # A sequence header sets back the quantization matrices. The second field of an I picture may be a P field.
+            is_restart=kind == 1 and not is_field and data.find(b"\0\0\1\xb3", 0, at) >= 0,
+            field=(structure, order) if is_field and data.find(b"\0\0\1\0", at + 4) < 0 else None,
+        )
+
+    return inspect
+
+
+def _make_kind(is_first: Callable[[bytes], bool]) -> Callable[[bytes], Inspector]:
+    """For codecs whose pictures refer to the one before alone: decoding may begin at each I picture.
+
+    Args:
+        is_first: Whether a packet, of at least 16 bytes, holds an I picture.
+    """
+    intra = PacketFacts(is_restart=True)
+
+    def make(extradata: bytes) -> Inspector:
+        return lambda data: intra if is_first(data if len(data) >= 16 else data.ljust(16, b"\xff")) else _PLAIN
+
+    return make
+
+
+def _is_h263_intra(data: bytes) -> bool:
+    """ITU-T H.263, 5.1: start code, time, and the kind of picture: by the short header or the extended one."""
+    bits = Bits(data)
+    if bits.read(22) != 0b100000:
+        return False
+    bits.read(8 + 5)
+    if bits.read(3) != 7:
+        return not bits.read(1)
+    return bits.read(3) == 1 and bits.read(18) >= 0 and bits.read(3) == 0
+
+
+def _is_flv1_intra(data: bytes) -> bool:
+    """Flash's H.263 (SWF file format, H263VIDEOPACKET): start code, version, time, size, kind."""
+    bits = Bits(data)
+    if bits.read(17) != 1:
+        return False
+    bits.read(5 + 8)
+    bits.read({0: 16, 1: 32}.get(bits.read(3), 0))
+    return bits.read(2) == 0
+
+
+# FFmpeg calls these intra, but they repeat pictures, refer to earlier ones, or put several into a packet.
+_NOT_INTRA = frozenset({"fraps", "lagarith", "mss2", "mszh", "smvjpeg", "zlib"})
+
 _INSPECTORS: dict[str, Callable[[bytes], Inspector]] = {
-    "h264": _make_nal("h264"),
-    "hevc": _make_nal("hevc"),
+    "h264": make_h264,
+    "hevc": make_hevc,
     "mpeg4": _make_mpeg4,
+    "mpeg1video": _make_mpeg2,
+    "mpeg2video": _make_mpeg2,
     "vp8": _make_vp8,
     "vp9": _make_vp9,
     "av1": _make_av1,
     "mjpeg": _make_mjpeg,
-    "prores": _make_intra,
-    "dnxhd": _make_intra,
-    "rawvideo": _make_intra,
+    # The range coder's first bit, at even chances, says whether a picture sets back all contexts (RFC 9043, 3.8, 4.4).
+    "ffv1": _make_kind(lambda data: data[0] << 8 | data[1] >= 0x7F80),
+    "theora": _make_kind(lambda data: data[0] >> 6 == 0),  # Theora specification, 7.1: a frame, intra
+    "msmpeg4v2": _make_kind(lambda data: data[0] >> 6 == 0),
+    "msmpeg4": _make_kind(lambda data: data[0] >> 6 == 0),
+    "msmpeg4v3": _make_kind(lambda data: data[0] >> 6 == 0),
+    "wmv1": _make_kind(lambda data: data[0] >> 6 == 0),
+    "wmv2": _make_kind(lambda data: data[0] >> 7 == 0),
+    "h263": _make_kind(_is_h263_intra),
+    "flv1": _make_kind(_is_flv1_intra),
+    # Pictures that refer to others are not flagged as key frames.
+    "png": _make_intra,
 }

@@ -85,7 +85,11 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
         DecodeError: if there are none, or the file cannot be read.
     """
     codec = stream.codec_context.codec.canonical_name
-    inspect = make_inspector(codec, stream.codec_context.extradata or b"")
+    inspect = make_inspector(
+        codec,
+        stream.codec_context.extradata or b"",
+        is_intra=stream.codec_context.codec.intra_only,
+    )
     rows: list[tuple[int, int, int, int, bool, bool, bool]] = []
     facts: list[PacketFacts] = []
     is_reconfigured = False
@@ -111,6 +115,7 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
     pts, dts, sizes, durations = columns[:4]
     is_key, is_corrupt, is_discard = columns[4:].astype(bool)
     num_shown, num_pictures = np.array([fact[:2] for fact in facts], dtype=np.int64).T
+    num_shown[_find_second_fields(facts)] = 0
     is_packed = bool((num_pictures > 1).any())
     is_shown = _leave_out_torn((_count_packed(num_shown) if is_packed else num_shown > 0) & ~is_discard, is_corrupt)
     has_b = any(fact.has_b_picture for fact in facts) if codec == "mpeg4" else bool(stream.codec_context.has_b_frames)
@@ -167,6 +172,19 @@ def rate_and_duration(table: PacketTable, header_fps: float) -> tuple[float, flo
         fps = fps if abs(fps / full - 1) <= _FPS_TOLERANCE else full
     fps = fps or DEFAULT_FPS
     return fps, span + (last if table.end_duration > 0 else 1 / fps)
+
+
+def _find_second_fields(facts: list[PacketFacts]) -> list[int]:
+    """Rows that complete the frame of the field before them."""
+    seconds: list[int] = []
+    first: tuple[int, int] | None = None
+    for row, fact in enumerate(facts):
+        if first and fact.field and fact.field == (3 - first[0], first[1]):
+            seconds.append(row)
+            first = None
+        else:
+            first = fact.field
+    return seconds
 
 
 def _leave_out_torn(is_shown: np.ndarray, is_corrupt: np.ndarray) -> np.ndarray:

@@ -1,0 +1,281 @@
+"""Reads the packets of H.264 and HEVC: where decoding may begin, and which of them hold a picture's second field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+
+class PacketFacts(NamedTuple):
+    """One packet."""
+
+    num_shown: int = 1  # pictures to be shown
+    num_pictures: int = 1  # all pictures, hidden and empty ones included
+    # Its first picture needs nothing from before, nor does any picture that follows it both in the file and on the
+    # screen. (Pictures that follow it in the file but are shown before it may.)
+    is_restart: bool = False
+    has_b_picture: bool = False  # it holds a bidirectional picture (known for MPEG-4 only)
+    has_sets: bool = True  # it carries every parameter set that its pictures need
+    has_new_sets: bool = False  # it carries a parameter set that the container's header does not have
+    # A picture of one field: its parity (1 or 2) and its picture's number. Another of the same number and of the
+    # other parity that comes next belongs to the same frame.
+    field: tuple[int, int] | None = None
+
+
+Inspector = Callable[[bytes], PacketFacts]
+
+
+class Bits:
+    """Reads bits, the highest first; past the end it reads zeros."""
+
+    def __init__(self, data: bytes, start: int = 0) -> None:
+        self.data, self.at = data, start * 8
+
+    def read(self, count: int) -> int:
+        value = 0
+        for _ in range(count):
+            byte = self.data[self.at >> 3] if self.at >> 3 < len(self.data) else 0
+            value = value << 1 | (byte >> (7 - (self.at & 7)) & 1)
+            self.at += 1
+        return value
+
+    def read_golomb(self) -> int:
+        """An unsigned exponential Golomb code, of at most 32 bits (H.264 9.1)."""
+        num_zeros = 0
+        while num_zeros < 32 and not self.read(1):
+            num_zeros += 1
+        return (1 << num_zeros) - 1 + self.read(num_zeros)
+
+
+def _nal_units(data: bytes, length_size: int) -> Iterator[tuple[int, int]]:
+    """Start and end of each NAL unit; a length_size of 0 means start codes (Annex B)."""
+    if length_size:
+        at = 0
+        while at + length_size < len(data):
+            start = at + length_size
+            at = start + int.from_bytes(data[at:start], "big")
+            yield start, min(at, len(data))
+        return
+    at = data.find(b"\0\0\1")
+    while at >= 0:
+        start = at + 3
+        at = data.find(b"\0\0\1", start)
+        yield start, at if at >= 0 else len(data)
+
+
+_PLAIN_NAL = PacketFacts(has_sets=False)
+# What a slice's first numbers and an entry of supplemental information take, generously.
+_HEAD_BYTES = 32
+
+
+class _NalCodec(NamedTuple):
+    """How H.264 and HEVC differ. Source: H.264 table 7-1, HEVC table 7-1, ISO/IEC 14496-15."""
+
+    type_shift: int
+    type_mask: int
+    length_size_at: int  # in the container's header, a byte whose low two bits are the length's size less 1
+    set_types: frozenset[int]
+    needed_set_types: frozenset[int]
+    picture_types: frozenset[int]
+    restart_types: frozenset[int]
+
+
+_H264 = _NalCodec(
+    # Sequence and picture parameter sets are 7 and 8, slices 1 to 5, IDR slices 5.
+    0,
+    0x1F,
+    4,
+    frozenset({7, 8}),
+    frozenset({7, 8}),
+    frozenset(range(1, 6)),
+    frozenset({5}),
+)
+_HEVC = _NalCodec(
+    # Video, sequence and picture parameter sets are 32 to 34, slices 0 to 31, BLA, IDR and CRA slices 16 to 21.
+    # What follows a CRA picture on the screen may not refer to what came before it (HEVC 3.x, trailing pictures).
+    1,
+    0x3F,
+    21,
+    frozenset({32, 33, 34}),
+    frozenset({33, 34}),
+    frozenset(range(32)),
+    frozenset(range(16, 22)),
+)
+_H264_INFORMATION = 6
+
+
+def make_hevc(extradata: bytes) -> Inspector:
+    """HEVC's inspector; see `make_inspector`."""
+    return _make(_HEVC, extradata, None)
+
+
+def make_h264(extradata: bytes) -> Inspector:
+    """H.264's inspector; see `make_inspector`."""
+    fields = _Fields()
+    is_boxed = len(extradata) > _H264.length_size_at and extradata[0] == 1
+    for start, end in _boxed_sets(extradata) if is_boxed else _nal_units(extradata, 0):
+        fields.note(extradata[start:end])
+    return _make(_H264, extradata, fields)
+
+
+def _make(rule: _NalCodec, extradata: bytes, fields: _Fields | None) -> Inspector:
+    is_boxed = len(extradata) > rule.length_size_at and extradata[0] == 1
+    length_size = (extradata[rule.length_size_at] & 3) + 1 if is_boxed else 0
+    plain = rule.picture_types - rule.restart_types
+
+    def inspect(data: bytes) -> PacketFacts:
+        # The short way for most packets: they begin with a picture that is no restart.
+        if (
+            is_boxed
+            and len(data) > length_size
+            and data[length_size] >> rule.type_shift & rule.type_mask in plain
+            and not (fields and fields.may_be)
+        ):
+            return _PLAIN_NAL
+        found: set[int] = set()
+        has_new = is_recovery = False
+        for start, end in _nal_units(data, length_size):
+            if start >= end:
+                continue
+            kind = data[start] >> rule.type_shift & rule.type_mask
+            if kind in rule.set_types:
+                found.add(kind)
+                unit = data[start:end].rstrip(b"\0")
+                if unit not in extradata:
+                    has_new = True
+                    if fields:
+                        fields.note(unit)
+            elif fields and kind == _H264_INFORMATION:
+                is_recovery = is_recovery or _is_exact_recovery(data[start + 1 : end])
+            elif kind in rule.picture_types:
+                is_restart = kind in rule.restart_types
+                field = None
+                if fields and (is_recovery or fields.may_be):
+                    is_intra, field = fields.read_slice(data[start + 1 : start + _HEAD_BYTES])
+                    is_restart = is_restart or (is_recovery and is_intra)
+                return PacketFacts(
+                    is_restart=is_restart,
+                    has_sets=rule.needed_set_types <= found,
+                    has_new_sets=has_new,
+                    field=field,
+                )
+        return PacketFacts(num_shown=0, num_pictures=0, has_sets=False, has_new_sets=has_new)
+
+    return inspect
+
+
+def _boxed_sets(extradata: bytes) -> Iterator[tuple[int, int]]:
+    """Start and end of each parameter set in an mp4's header (ISO/IEC 14496-15, 5.3.3.1)."""
+    at = 5
+    for mask in (0x1F, 0xFF):
+        count = extradata[at] & mask if at < len(extradata) else 0
+        at += 1
+        for _ in range(count):
+            size = int.from_bytes(extradata[at : at + 2], "big")
+            yield at + 2, at + 2 + size
+            at += 2 + size
+
+
+def _unescape(data: bytes) -> bytes:
+    """Without the bytes that keep start codes out of a NAL unit (H.264 7.4.1)."""
+    return data.replace(b"\0\0\3", b"\0\0")
+
+
+def _is_exact_recovery(unit: bytes) -> bool:
+    """Whether supplemental information promises that all pictures from this one on are exact (H.264 D.2.8).
+
+    Then they may be decoded from here: the recovery point is this picture, the match exact, no link broken.
+    """
+    data = _unescape(unit)
+    at = 0
+    while at + 2 < len(data):
+        kind_and_size = [0, 0]
+        for which in range(2):
+            while at + 1 < len(data) and data[at] == 0xFF:
+                kind_and_size[which] += 0xFF
+                at += 1
+            kind_and_size[which] += data[at]
+            at += 1
+            if at >= len(data):
+                return False
+        if kind_and_size[0] == 6:
+            return data[at] >> 5 == 0b110  # no frames until recovery, exact, no broken link
+        at += kind_and_size[1]
+    return False
+
+
+class _Fields:
+    """Reads the first numbers of H.264's slices, which tell I pictures and fields (H.264 7.3.2.1 to 7.3.3)."""
+
+    def __init__(self) -> None:
+        # By a sequence parameter set's number: bits of a picture's number, whether fields may be coded by themselves,
+        # whether a slice names its colour plane.
+        self._sequences: dict[int, tuple[int, bool, bool]] = {}
+        self._sequence_of: dict[int, int] = {}  # by a picture parameter set's number
+        self.may_be = False  # whether pictures of one field may come
+
+    def note(self, unit: bytes) -> None:
+        """Read a parameter set, from its NAL unit."""
+        bits = Bits(_unescape(unit), 1)
+        if unit[0] & 0x1F == 8:
+            number = bits.read_golomb()
+            self._sequence_of[number] = bits.read_golomb()
+        elif unit[0] & 0x1F == 7:
+            profile = bits.read(8)
+            bits.read(16)
+            number = bits.read_golomb()
+            has_planes = _skip_colours(bits) if profile in _HIGH_PROFILES else False
+            num_bits = bits.read_golomb() + 4
+            order = bits.read_golomb()
+            if order == 0:
+                bits.read_golomb()
+            elif order == 1:
+                bits.read(1)
+                bits.read_golomb()
+                bits.read_golomb()
+                for _ in range(min(bits.read_golomb(), 255)):
+                    bits.read_golomb()
+            bits.read_golomb()
+            bits.read(1)
+            bits.read_golomb()
+            bits.read_golomb()
+            may_be = not bits.read(1)
+            self._sequences[number] = (num_bits, may_be, has_planes)
+            self.may_be = self.may_be or may_be
+
+    def read_slice(self, head: bytes) -> tuple[bool, tuple[int, int] | None]:
+        """Whether a slice is an I slice, and `PacketFacts.field`; `head`: the bytes after its type."""
+        bits = Bits(_unescape(head))
+        bits.read_golomb()
+        is_intra = bits.read_golomb() % 5 == 2
+        sequence = self._sequences.get(self._sequence_of.get(bits.read_golomb(), -1))
+        if sequence is None:
+            return is_intra, None
+        num_bits, may_be_field, has_planes = sequence
+        bits.read(2 * has_planes)
+        number = bits.read(num_bits)
+        if may_be_field and bits.read(1):
+            return is_intra, (1 + bits.read(1), number)
+        return is_intra, None
+
+
+# Profiles whose sequence parameter sets say how colours are coded (H.264 7.3.2.1.1).
+_HIGH_PROFILES = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135})
+
+
+def _skip_colours(bits: Bits) -> bool:
+    """Whether colour planes are coded apart."""
+    chroma = bits.read_golomb()
+    has_planes = chroma == 3 and bits.read(1) == 1
+    bits.read_golomb()
+    bits.read_golomb()
+    bits.read(1)
+    if bits.read(1):
+        for i in range(8 if chroma != 3 else 12):
+            last = following = 8
+            for _ in range(16 if i < 6 else 64) if bits.read(1) else ():
+                if following:
+                    code = bits.read_golomb()
+                    following = (last + (code + 1 >> 1 if code & 1 else -(code >> 1))) % 256
+                last = following or last
+    return has_planes
