@@ -150,6 +150,8 @@ def test_mjpeg_tables() -> None:
     assert inspect("mjpeg", head + b"\xff\xdb" + scan).has_sets is False
 
 
-@pytest.mark.parametrize("codec", ["prores", "dnxhd", "rawvideo"])
-def test_intra_codecs_start_anywhere(codec: str) -> None:
-    assert inspect(codec, b"\x00") == PacketFacts(is_restart=True)
+def test_intra_codecs_start_anywhere() -> None:
+    for codec in ("prores", "dnxhd", "rawvideo", "ffvhuff"):
+        inspector = make_inspector(codec, b"", is_intra=True)
+        assert inspector is not None and inspector(b"\x00") == PacketFacts(is_restart=True)
+    assert make_inspector("lagarith", b"", is_intra=True) is None  # repeats pictures

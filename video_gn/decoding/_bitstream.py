@@ -167,6 +167,7 @@ def _make_mpeg2(extradata: bytes) -> Inspector:
         return PacketFacts(
             # A sequence header sets back the quantization matrices. The second field of an I picture may be a P field.
             is_restart=kind == 1 and not is_field and data.find(b"\0\0\1\xb3", 0, at) >= 0,
+            has_b_picture=kind == 3,
             field=(structure, order) if is_field and data.find(b"\0\0\1\0", at + 4) < 0 else None,
         )
 

@@ -15,6 +15,9 @@ from video_gn.decoding.opening import late, limit_of, open_stream
 from video_gn.decoding.probe import PacketTable, header_fps, packets_of, read_table
 from video_gn.errors import DecodeError
 
+# How far back to look for a packet that a seek has passed, generously.
+_ROWS_BACK = 32
+
 
 class PacketDecoder:
     """The open file, the decoder, and the row of the packet that comes next; errors as `open_stream`, `read_table`."""
@@ -77,6 +80,8 @@ class PacketDecoder:
         times = [int(table.dts[row]), int(table.pts[row])]
         if "mov" not in self._container.format.name:
             times.reverse()
+        # Without an index FFmpeg looks for the time in the file's bytes, and may land behind it.
+        times.append(int(table.dts[max(0, row - _ROWS_BACK)]))
         for start in times:
             if start == np.iinfo(np.int64).min:
                 continue
@@ -85,22 +90,31 @@ class PacketDecoder:
             except av.error.FFmpegError:
                 continue
             packets = packets_of(self.path, self._container, self._stream)
-            packet = next(packets, None)
+            packet = self._pass_to(row, packets)
             if packet is None:
-                continue
-            found = np.flatnonzero((table.pts == packet.pts) & (table.sizes == packet.size))
-            if len(found) != 1 or found[0] > row:
-                packets.close()
-                continue
-            for _ in range(row - int(found[0])):
-                packet = next(packets, None)
-            if packet is None or (packet.pts, packet.size) != (table.pts[row], table.sizes[row]):
                 packets.close()
                 continue
             self._stream.codec_context.flush_buffers()
             self._stand(chain([packet], packets), row)
             return True
         return False
+
+    def _pass_to(self, row: int, packets: Iterator[Packet]) -> Packet | None:
+        """The packet of a row, if it is among those that come."""
+        table = self.table
+        at = -1
+        for num_passed, packet in enumerate(packets):
+            if at < 0:
+                found = np.flatnonzero((table.pts == packet.pts) & (table.sizes == packet.size))
+                at = int(found[0]) if len(found) == 1 else -1
+                # FFmpeg may land within a picture, whose rest comes first.
+                if at > row or num_passed > 0 > at:
+                    return None
+            else:
+                at += 1
+            if at == row:
+                return packet if (packet.pts, packet.size) == (table.pts[row], table.sizes[row]) else None
+        return None
 
     def _set_skipping(self, skips: bool) -> None:
         if skips != self._skips:

@@ -14,7 +14,7 @@ class PacketFacts(NamedTuple):
     # Its first picture needs nothing from before, nor does any picture that follows it both in the file and on the
     # screen. (Pictures that follow it in the file but are shown before it may.)
     is_restart: bool = False
-    has_b_picture: bool = False  # it holds a bidirectional picture (known for MPEG-4 only)
+    has_b_picture: bool = False  # it holds a bidirectional picture (known for MPEG-1, 2 and 4 only)
     has_sets: bool = True  # it carries every parameter set that its pictures need
     has_new_sets: bool = False  # it carries a parameter set that the container's header does not have
     # A picture of one field: its parity (1 or 2) and its picture's number. Another of the same number and of the

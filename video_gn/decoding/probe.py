@@ -118,7 +118,8 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
     num_shown[_find_second_fields(facts)] = 0
     is_packed = bool((num_pictures > 1).any())
     is_shown = _leave_out_torn((_count_packed(num_shown) if is_packed else num_shown > 0) & ~is_discard, is_corrupt)
-    has_b = any(fact.has_b_picture for fact in facts) if codec == "mpeg4" else bool(stream.codec_context.has_b_frames)
+    tells_b = codec in ("mpeg1video", "mpeg2video", "mpeg4")
+    has_b = any(fact.has_b_picture for fact in facts) if tells_b else bool(stream.codec_context.has_b_frames)
     is_reordered_avi = has_b and container.format.name == "avi"
     doubt = _find_doubt(
         pts[is_shown],
