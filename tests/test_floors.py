@@ -24,10 +24,10 @@ FLOORS = (
     ("weights",),
     ("lists",),
     ("models", "decoding"),
-    ("journal", "processes"),
+    ("journal", "processes", "damage"),
     ("files",),
     ("sampling", "parts"),
-    ("errors", "clips", "checks"),
+    ("errors", "clips", "checks", "shown"),
 )
 MOST_FILES = 17
 LIGHTNING_ONLY_IN = ("data", "training", "evaluation", "run", "study", "commands")

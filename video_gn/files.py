@@ -196,7 +196,7 @@ def hold(path: Path, *, wait_seconds: float | None = None) -> IO[str]:
     """
     seconds = LEFT_OVER_SECONDS if wait_seconds is None else wait_seconds
     while True:
-        file = path.open("a+")
+        file = open(path, "a+", opener=_not_through_a_link)  # noqa: SIM115
         if not _take(file, seconds):
             content = _content(path)
             if not _is_of_this_jobs_past(content):
@@ -211,6 +211,11 @@ def hold(path: Path, *, wait_seconds: float | None = None) -> IO[str]:
     file.write(f"process {os.getpid()} on {os.uname().nodename}{_job()}\n")
     file.flush()
     return file
+
+
+def _not_through_a_link(path: str, flags: int) -> int:
+    """Open a file whose content is replaced in place, unless it is a link: what that leads to may be anybody's."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _take(file: IO[Any], seconds: float) -> bool:
@@ -269,6 +274,6 @@ def _is_free(file: IO[Any]) -> bool:
 
 def _content(path: Path) -> str:
     try:
-        return path.read_text().strip() or "unknown"
+        return path.read_text(errors="replace")[:200].strip() or "unknown"
     except FileNotFoundError:
         return "unknown"

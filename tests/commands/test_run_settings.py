@@ -18,12 +18,12 @@ from video_gn.errors import ConfigError
 
 @pytest.fixture
 def a_run(tmp_path, monkeypatch):
-    """A run directory with files of no content."""
+    """A run directory with files of hardly any content."""
     monkeypatch.chdir(tmp_path)
     for name in ("config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "test/config.yaml"):
         path = tmp_path / "runs/mine" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        path.write_text("a: 1\n")
     return tmp_path / "runs/mine"
 
 
@@ -76,7 +76,7 @@ def test_the_config_of_a_training(a_run, words, expected):
 
 def test_a_resumes_config_is_newer_and_a_launcher_counts_the_processes(a_run, monkeypatch):
     for number in (9, 10):
-        (a_run / f"config.resume-{number:03d}.yaml").touch()
+        (a_run / f"config.resume-{number:03d}.yaml").write_text("a: 1\n")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     found = with_run_config("fit", ["--run_dir", "runs/mine", "--ckpt_path=last"])
     assert str(found.config) == "runs/mine/config.resume-010.yaml"

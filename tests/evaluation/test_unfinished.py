@@ -80,8 +80,8 @@ def test_every_place_where_a_kill_can_cut(tmp_path):
         (None, {**SETTINGS, "checkpoint": "SHA-256 1"}, "checkpoint: 'SHA-256 0' -> 'SHA-256 1'"),
         (None, {**SETTINGS, "data": {"views": {"num_clips": 3}}}, "num_clips: 2 -> 3"),
         (None, None, "its settings are not known"),
-        ("{", SETTINGS, "its settings are not known"),
-        ("[]", SETTINGS, "its settings are not known"),
+        ("{", SETTINGS, "u is damaged (its settings are not known): it is kept as u.damaged."),
+        ("[]", SETTINGS, "u is damaged (its settings are not known): it is kept as u.damaged."),
         ('{"version": 0, "settings": {}, "environment": {}}', SETTINGS, "version: 0 -> 1"),
     ],
 )
@@ -94,7 +94,10 @@ def test_another_test_starts_anew(tmp_path, caplog, content, settings, message):
     assert kept.start == 1 and not kept.video_ids
     assert [p.name for p in (tmp_path / "u").iterdir()] == ["about.json"]
     assert json.loads((tmp_path / "u/about.json").read_text())["settings"] == json.loads(json.dumps(settings))
-    assert f"{tmp_path / 'u'} belongs to another test (" in caplog.text and message in caplog.text
+    is_damaged = "damaged" in message
+    assert (f"{tmp_path / 'u'} belongs to another test (" in caplog.text) != is_damaged
+    assert (tmp_path / "u.damaged/001-00000.f32").is_file() == is_damaged
+    assert message in caplog.text
     assert "starting anew" in caplog.text
 
 

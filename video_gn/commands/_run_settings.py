@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from jsonargparse import Namespace
 
 from video_gn.commands._options import Options
+from video_gn.damage import read_settings
 from video_gn.errors import CheckpointError, ConfigError, RunError
 from video_gn.run import directory, torchrun
 from video_gn.run.checkpoint_files import environment_differences, newest_checkpoint, read_checkpoint
@@ -89,7 +89,15 @@ def _saved_config(path: Path) -> tuple[Path, Path | None]:
     elif not path.exists():  # another process of this launch has just set it aside
         path = (run.displaced() or run.path) / path.name
     is_saved = path.name == directory.CONFIG or path.match(directory.RESUME_CONFIGS)
-    return path, run.path if is_saved and (path.parent / directory.CHECKPOINTS).is_dir() else None
+    if not is_saved or not (path.parent / directory.CHECKPOINTS).is_dir():
+        return path, None
+    if path.is_file():
+        try:
+            read_settings(path)
+        except (OSError, ValueError) as error:
+            advice = "Give the config that it was trained with: -c CONFIG."
+            raise ConfigError(f"{path} is damaged ({error}). {advice}") from error
+    return path, run.path
 
 
 def _implied_config(
@@ -272,10 +280,16 @@ def _log_other_split(command: str, checkpoint: Path, options: Namespace, data: V
     manifests = data.manifests
     tested = manifests["val" if command == "validate" else "test"]
     run = run_of(checkpoint)
-    config = None if run is None else RunDirectory(run).settings()
-    if config is None or "train" not in manifests or tested.origin != manifests["train"].origin:
+    if run is None or "train" not in manifests or tested.origin != manifests["train"].origin:
         return
-    stored = yaml.safe_load(config.read_text(encoding="utf-8"))
+    try:
+        config = RunDirectory(run).settings()
+    except ConfigError as error:
+        log.warning("whether other videos are held out than in the training is not known: %s", error)
+        return
+    if config is None:
+        return
+    stored = read_settings(config)
     for line in config_differences(stored, options.as_dict()):
         if line.startswith(_OF_SPLIT):
             log.warning(

@@ -313,6 +313,7 @@ class VideoCLI(LightningCLI):
         if not self.trainer.is_global_zero:
             return
         self.run_directory.lock(directory.LOCK)
+        self.run_directory.set_strange_files_aside("fit")
         has_checkpoint = (self.checkpoints / directory.LAST).is_file()
         nothing_yet = self.wanted == "last" and self.options.ckpt_path is None and not has_checkpoint
         if not self.start.resumes and not nothing_yet:
@@ -352,6 +353,7 @@ class VideoCLI(LightningCLI):
         self.config_init[self.subcommand].verbose = False
         if self.trainer.is_global_zero:
             self.run_directory.lock(directory.TEST_LOCK)
+            self.run_directory.set_strange_files_aside("test")
 
     def after_test(self) -> None:
         """Write the report with the test's figures, and print them."""

@@ -5,7 +5,7 @@
     001-00002.f32     scores of those videos, float32 (views, classes) each, in the order of the lines
 
 Each start writes files of its own, never into an earlier start's. A video's scores are written before its line, and the
-line has their checksum: what a kill or a full disk has cut off is noticed, and scored again.
+line has a checksum of them and of itself: what a kill or a full disk has cut off is noticed, and scored again.
 
 Shape letters: K views of a video, Y classes.
 """
@@ -26,8 +26,9 @@ import numpy as np
 import numpy.typing as npt
 
 from video_gn.clips import Failure
+from video_gn.damage import DAMAGE, read_object, set_damaged_aside
 from video_gn.files import naming_unwritable, write_json
-from video_gn.journal import Journal, decode, whole_lines, write_all
+from video_gn.journal import Journal, decode, encode, whole_lines, write_all
 from video_gn.run.checkpoint_files import environment, environment_differences
 from video_gn.run.saved_config import config_differences
 
@@ -85,7 +86,9 @@ class Unfinished:
             for line in environment_differences(there["environment"]):
                 log.warning("scores of this start and the last may differ in their rounding: %s", line)
             return self._read()
-        if self.directory.is_dir():
+        if self.directory.is_dir() and there is None:
+            set_damaged_aside(self.directory, "its settings are not known", "The test is starting anew.")
+        elif self.directory.is_dir():
             log.warning("%s belongs to another test (%s): starting anew", self.directory, "; ".join(differences[:3]))
         shutil.rmtree(self.directory, ignore_errors=True)
         write_json(place, about)
@@ -96,7 +99,8 @@ class Unfinished:
         failures: dict[int, Failure] = {}
         last = 0
         for lines in sorted(self.directory.glob("*.jsonl")):
-            last = max(last, int(lines.name.split("-")[0]))
+            number = lines.name.partition("-")[0]
+            last = max(last, int(number) if number.isdecimal() else 0)
             for entry in _entries(lines):
                 if isinstance(entry, Failure):
                     failures.setdefault(entry.video_id, entry)
@@ -128,14 +132,16 @@ class ScoreFiles:
         data = np.ascontiguousarray(scores_KY).tobytes()
         place = Place(self.path, self.num_rows, label, (scores_KY.shape[0], scores_KY.shape[1]))
         write_all(self._scores, data)
-        crc32 = zlib.crc32(data)
-        self._lines.add({"video": video_id, "path": path, "label": label, "shape": place.shape, "crc32": crc32})
+        self._add({"video": video_id, "path": path, "label": label, "shape": list(place.shape)}, data)
         self.num_rows += 1
         return place
 
     def add_failure(self, failure: Failure) -> None:
         """Note that a video cannot be read; errors as `add`."""
-        self._lines.add({"video": failure.video_id, "path": failure.path, "reason": failure.reason})
+        self._add({"video": failure.video_id, "path": failure.path, "reason": failure.reason})
+
+    def _add(self, entry: dict[str, Any], data: bytes = b"") -> None:
+        self._lines.add({**entry, "check": _checksum(entry, data)})
 
     def close(self) -> None:
         """Close both files."""
@@ -143,12 +149,17 @@ class ScoreFiles:
         self._lines.close()
 
 
+def _checksum(entry: Mapping[str, Any], data: bytes) -> int:
+    return zlib.crc32(data, zlib.crc32(encode(list(entry.items()))))
+
+
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(path.read_bytes().decode("utf-8", "surrogateescape"))
-        return content if {"version", "settings", "environment"} <= content.keys() else None
-    except (FileNotFoundError, ValueError, AttributeError):
+        content = read_object(path)
+    except DAMAGE:
         return None
+    is_whole = {"version", "settings"} <= content.keys() and isinstance(content.get("environment"), dict)
+    return content if is_whole else None
 
 
 def _entries(lines: Path) -> Iterator[tuple[int, Place] | Failure]:
@@ -158,22 +169,36 @@ def _entries(lines: Path) -> Iterator[tuple[int, Place] | Failure]:
         return
     with path.open("rb") as scores:
         for line in whole_lines(lines):
-            entry = decode(line)
             try:
-                if "reason" in entry:
-                    yield Failure(entry["video"], entry["path"], entry["reason"])
-                    continue
-                place = Place(path, row, entry["label"], (entry["shape"][0], entry["shape"][1]))
-                if zlib.crc32(_read_row(scores, row, place.shape).tobytes()) != entry["crc32"]:
-                    raise ValueError("other scores")
-            except (ValueError, KeyError, TypeError, IndexError):
-                log.info("%s: line %d is cut off; its video and any after it are scored again", lines, row + 1)
+                found = _entry(decode(line), scores, row)
+            except DAMAGE:
+                log.info("%s: line %d is damaged; its video and any after it are scored again", lines, row + 1)
                 return
-            yield entry["video"], place
-            row += 1
+            yield found
+            row += not isinstance(found, Failure)
+
+
+def _entry(entry: Any, scores: IO[bytes], row: int) -> tuple[int, Place] | Failure:
+    """What a line and its scores say.
+
+    Raises:
+        ValueError: If a checksum is wrong; others of `DAMAGE` for other lines.
+    """
+    check = entry.pop("check", None)  # earlier versions had the scores' alone
+    data, shape = b"", (0, 0)
+    if "reason" not in entry:
+        shape = (int(entry["shape"][0]), int(entry["shape"][1]))
+        data = _read_row(scores, row, shape).tobytes()
+    if (_checksum(entry, data) != check) if check is not None else (zlib.crc32(data) != entry.get("crc32", 0)):
+        raise ValueError("other scores")
+    if "reason" in entry:
+        return Failure(int(entry["video"]), str(entry["path"]), str(entry["reason"]))
+    return int(entry["video"]), Place(Path(scores.name), row, int(entry["label"]), shape)
 
 
 def _read_row(file: IO[bytes], row: int, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
     size = shape[0] * shape[1] * 4
+    if not 0 < size <= os.fstat(file.fileno()).st_size:
+        raise ValueError(f"scores must have a shape that the file holds, got {shape}")
     file.seek(row * size, os.SEEK_SET)
     return np.frombuffer(file.read(size), np.float32).reshape(shape)

@@ -12,8 +12,10 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from video_gn.clips import ClipBatch
+from video_gn.damage import DAMAGE, check_file, in_words, set_damaged_aside
 from video_gn.errors import RunError
 from video_gn.files import whole_file
+from video_gn.shown import csv_cell, from_csv_cell
 
 log = logging.getLogger(__name__)
 
@@ -86,11 +88,11 @@ class BrokenVideos(Callback):
         """Write all of them, also those that an earlier, killed process of this run found after its checkpoint."""
         if self.table is None:
             return
-        rows = {row["path"]: row["reason"] for row in _read_table(self.table)} | self.broken
+        rows = _read_table(self.table) | self.broken
         with whole_file(self.table) as file:
             writer = csv.writer(file)
             writer.writerow(("path", "reason"))
-            writer.writerows(rows.items())
+            writer.writerows((csv_cell(path), csv_cell(reason)) for path, reason in rows.items())
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log how many there were."""
@@ -98,8 +100,16 @@ class BrokenVideos(Callback):
             log.warning("%d of %d training videos could not be read", len(self.broken), self.num_videos)
 
 
-def _read_table(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return list(csv.DictReader(file))
+def _read_table(path: Path) -> dict[str, str]:
+    """Reasons by path, up to a damaged row; then the file is set aside."""
+    rows: dict[str, str] = {}
+    try:
+        check_file(path)
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            for row in csv.DictReader(file, strict=True):
+                rows[from_csv_cell(row["path"])] = from_csv_cell(row["reason"])
+    except FileNotFoundError:
+        pass
+    except DAMAGE as error:
+        set_damaged_aside(path, in_words(error), f"Its {len(rows)} rows before that are kept.")
+    return rows

@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import IO
 
-from video_gn.errors import CheckpointError, RefusedError, RunError
+from video_gn.damage import read_settings, set_damaged_aside
+from video_gn.errors import CheckpointError, ConfigError, RefusedError, RunError
 from video_gn.files import HeldError, hold, write_text
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ _SET_ASIDE = (
     PREDICT,
     REPORT,
 )
+_DIRECTORIES = (CHECKPOINTS, TENSORBOARD, TEST, VALIDATE, PREDICT, PREVIOUS)
 _DISPLACED = "previous/.displaced"  # "moving NNN" or "moved NNN": comes back unless the next one saves a checkpoint
 
 
@@ -81,6 +84,7 @@ class RunDirectory:
         """
         target = self.path / name
         try:
+            self._set_strange_aside(Path(name).parent.name, name)
             target.parent.mkdir(parents=True, exist_ok=True)
             self._lock = hold(target, wait_seconds=wait_seconds)
         except OSError as error:
@@ -91,6 +95,22 @@ class RunDirectory:
             raise RefusedError(
                 f"{self.path} is in use by another run ({error.holder}). Wait for it, or choose another --run_dir."
             ) from error
+
+    def set_strange_files_aside(self, stage: str) -> None:
+        """Rename what lies where a training ("fit") or a test ("test") writes its files, and is no such file.
+
+        Call it while holding the directory. A link that leads nowhere is no file, a link to a directory is one.
+        """
+        test = [TEST_CONFIG, TEST_METRICS, TEST_PREDICTIONS, TEST_SCORES, TEST_UNFINISHED]
+        self._set_strange_aside(*(test if stage == "test" else [n for n in _SET_ASIDE if "*" not in n]), PREVIOUS)
+
+    def _set_strange_aside(self, *names: str) -> None:
+        for name in filter(None, names):
+            path = self.path / name
+            is_right = path.is_dir() if name in (*_DIRECTORIES, TEST_UNFINISHED) else path.is_file()
+            # A lock is written to as it is: a link would have what it leads to overwritten.
+            if os.path.lexists(path) and (not is_right or (name in (LOCK, TEST_LOCK) and path.is_symlink())):
+                set_damaged_aside(path, "it is not what a run writes there", "A new one takes its place.")
 
     def unlock(self) -> None:
         """Release the directory."""
@@ -134,8 +154,11 @@ class RunDirectory:
         marker = self.path / _DISPLACED
         aside = self.displaced()
         if aside is None:
+            if os.path.lexists(marker):
+                so = f"Whether one of the earlier runs in {marker.parent} belongs back here is not known."
+                set_damaged_aside(marker, "it names no run", so)
             return None
-        is_moved = marker.read_text().startswith("moved")
+        is_moved = self._marked()[0] == "moved"
         if not aside.is_dir() or (is_moved and self.has_checkpoint()):
             marker.unlink()
             return None
@@ -153,7 +176,7 @@ class RunDirectory:
 
     def settle_after_kill(self) -> None:
         """Do what a killed training could not, unless another one is running, or nothing may be moved here."""
-        if self.displaced() is None:
+        if not os.path.lexists(self.path / _DISPLACED):
             return
         with contextlib.suppress(RefusedError, PermissionError):
             self.lock(LOCK, wait_seconds=0)
@@ -164,8 +187,17 @@ class RunDirectory:
 
     def displaced(self) -> Path | None:
         """Where the training lies that was set aside for one which may not have saved a checkpoint yet."""
+        name = self._marked()[1]
+        return self.path / PREVIOUS / name if name else None
+
+    def _marked(self) -> tuple[str, str]:
+        """The displaced run's state and directory; two empty texts without one, or if the mark is damaged."""
         marker = self.path / _DISPLACED
-        return marker.with_name(marker.read_text().split()[1]) if marker.is_file() else None
+        if not marker.is_file():
+            return "", ""
+        with marker.open("rb") as file:
+            found = re.fullmatch(rb"(moving|moved) (\d{3,9})\n", file.read(100))
+        return (found[1].decode(), found[2].decode()) if found else ("", "")
 
     def _clear(self) -> None:
         """Remove the files of a training that saved no checkpoint, or set them aside if it has logged something."""
@@ -183,11 +215,12 @@ class RunDirectory:
                 entry.unlink()
 
     def _files(self) -> list[Path]:
-        return [entry for pattern in _SET_ASIDE for entry in sorted(self.path.glob(pattern))]
+        patterns = (p for name in _SET_ASIDE for p in (name, f"{name}.damaged*"))
+        return [entry for pattern in patterns for entry in sorted(self.path.glob(pattern))]
 
     def _next_previous(self) -> Path:
         previous = self.path / PREVIOUS
-        numbers = [int(p.name) for p in previous.glob("*") if p.name.isdigit()]
+        numbers = [int(p.name) for p in previous.glob("*") if re.fullmatch(r"[0-9]{1,9}", p.name)]
         return previous / f"{max(numbers, default=0) + 1:03d}"
 
     def _mark(self, state: str, aside: Path) -> None:
@@ -196,12 +229,28 @@ class RunDirectory:
     # ---- settings and checkpoints ----------------------------------------------------------------
 
     def settings(self) -> Path | None:
-        """The config of the training: that of its newest resume, else the first one; None without any."""
-        for place in (self.path, self.displaced()):  # the second for other processes of a launch that displaces it
-            for pattern in (RESUME_CONFIGS, CONFIG):
-                found = sorted(place.glob(pattern)) if place is not None else []
-                if found:
-                    return found[-1]
+        """The config of the training: that of its newest resume, else the first one; None without any.
+
+        A damaged one is passed over.
+
+        Raises:
+            ConfigError: If all are damaged.
+        """
+        # The second for other processes of a launch that displaces it.
+        for place in filter(None, (self.path, self.displaced())):
+            problem = ""
+            for path in (path for name in (RESUME_CONFIGS, CONFIG) for path in sorted(place.glob(name), reverse=True)):
+                try:
+                    read_settings(path, within=self.path)
+                    return path
+                except (OSError, ValueError) as error:
+                    problem = f"{path} is damaged ({error})"
+                    log.warning("%s: passed over", problem)
+            if problem:
+                raise ConfigError(
+                    f"{problem}, so the settings of the run are not known. Give the config that it was trained with: "
+                    "-c CONFIG."
+                )
         return None
 
     def has_checkpoint(self) -> bool:

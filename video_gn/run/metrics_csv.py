@@ -10,11 +10,12 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from video_gn.files import naming_full_disk, write_text
+from video_gn.damage import set_damaged_aside
+from video_gn.files import naming_unwritable, write_text
 from video_gn.run.batch_change import clips_seen
 from video_gn.run.checkpoints import RunCheckpoint
 from video_gn.run.lightning_internals import callbacks_of, is_within_window
-from video_gn.run.metrics_file import format_metrics, read_metrics
+from video_gn.run.metrics_file import format_metrics, whole_metrics
 
 COLUMNS = ("step", "epoch", "lr", "train/loss", "val/loss", "val/top1", "val/top5", "clips")
 
@@ -38,7 +39,7 @@ class MetricsCSV(Callback):
         """Keep the rows up to the step that the run resumes from, and drop later ones."""
         if not trainer.is_global_zero:
             return
-        rows = read_metrics(self.path) if self.path.exists() else []
+        rows = self._kept()
         change = next((c.change for c in callbacks_of(trainer) if isinstance(c, RunCheckpoint)), None)
         if change is not None:
             rows = change.renumbered(rows)
@@ -48,6 +49,25 @@ class MetricsCSV(Callback):
         for row in rows:
             self._columns += [name for name in row if name not in self._columns]
         self._rewrite(rows)
+
+    def _kept(self) -> list[dict[str, Any]]:
+        """Rows that are there; a damaged file is set aside, and its rows before the damage are kept."""
+        try:
+            rows, problem = whole_metrics(self.path)
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError) as error:
+            rows, problem = [], str(error)
+        if problem:
+            kept = f"Its {len(rows)} rows before that are kept, up to step {rows[-1]['step']}." if rows else ""
+            set_damaged_aside(self.path, problem, kept or "The curves begin anew.")
+        return rows
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Have the rows up to this checkpoint on the disk before it is."""
+        if trainer.is_global_zero and self.path.is_file():
+            with naming_unwritable(self.path), self.path.open("rb") as file:
+                os.fsync(file.fileno())
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Note the learning rate of this step: its scheduler has moved on when the batch ends."""
@@ -81,10 +101,10 @@ class MetricsCSV(Callback):
         new = [name for name in values if name not in self._columns]
         if new:
             self._columns += new
-            self._rewrite(read_metrics(self.path))
+            self._rewrite(self._kept())
         step = trainer.global_step
         # Half a row of a killed run is cut off when it resumes.
-        with naming_full_disk(self.path), self.path.open("r+b") as file:
+        with naming_unwritable(self.path), self.path.open("r+b") as file:
             if self._row.get("step") == step:
                 file.seek(self._offset)  # the row of this step again, with more in it
             else:

@@ -9,6 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from video_gn.damage import check_file, in_words
+
+# Counts stay below this, so that arithmetic with them is exact.
+_MAX_COUNT = 2**53
+
 
 def format_metrics(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, header: bool) -> str:
     """Rows of a metrics.csv as text; a missing value is left empty."""
@@ -21,19 +26,54 @@ def format_metrics(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, he
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """Rows of a metrics.csv; a last line that a kill cut short is left out.
+    """Rows of a metrics.csv, as `whole_metrics` gives them.
+
+    Raises:
+        ValueError: For a damaged file; it names the line. OSError for one that cannot be read.
+    """
+    rows, problem = whole_metrics(Path(path))
+    if problem:
+        raise ValueError(problem)
+    return rows
+
+
+def whole_metrics(path: Path, *, within: Path | None = None) -> tuple[list[dict[str, Any]], str]:
+    """Rows of a metrics.csv up to its first damaged line, and what is wrong with that; "" if nothing is.
+
+    A last line that a kill cut short is left out, which is no damage. `within` as in `video_gn.damage.check_file`.
 
     Returns:
         For each row the columns that have a value: step, epoch and clips as int, the others as float.
+
+    Raises:
+        ValueError: If it is no file; OSError if it cannot be read.
     """
-    text = Path(path).read_text()
-    whole = text[: text.rfind("\n") + 1]
-    rows = []
-    for raw in csv.DictReader(io.StringIO(whole)):
-        row: dict[str, Any] = {k: float(v) for k, v in raw.items() if v not in (None, "")}
-        row.update({name: int(row[name]) for name in ("step", "epoch", "clips") if name in row})
-        rows.append(row)
-    return rows
+    check_file(path, within=within)
+    rows: list[dict[str, Any]] = []
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = csv.reader(io.StringIO(text[: text.rfind("\n") + 1]), strict=True)
+    try:
+        columns = next(lines, [])
+        missing = [name for name in ("step", "epoch") if name not in columns]
+        if missing or len(set(columns)) < len(columns):
+            return [], f"line 1: it must name each column once, also {' and '.join(missing) or 'no two alike'}"
+        for cells in lines:
+            if len(cells) != len(columns):
+                raise ValueError(f"a row must have {len(columns)} fields, got {len(cells)}")
+            row: dict[str, Any] = {k: float(v) for k, v in zip(columns, cells, strict=True) if v}
+            for name in ("step", "epoch", "clips"):
+                if name in row or name != "clips":
+                    row[name] = _count(name, row.get(name, math.nan))
+            rows.append(row)
+    except (ValueError, csv.Error) as error:
+        return rows, f"line {lines.line_num}: {in_words(error).partition(': ')[2]}"
+    return rows, ""
+
+
+def _count(name: str, value: float) -> int:
+    if not (0 <= value < _MAX_COUNT and value == int(value)):
+        raise ValueError(f"{name} must be a whole number, got {value:g}")
+    return int(value)
 
 
 def is_best(value: float, best: float | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import yaml
 from lightning import Callback, LightningModule, Trainer
 
+from video_gn.damage import read_settings, set_damaged_aside
 from video_gn.files import write_text
 from video_gn.run.directory import CONFIG, RESUME_CONFIGS
 
@@ -25,6 +27,7 @@ class SaveConfig(Callback):
         self.stage = stage
         self.resumes = resumes
         self._is_due = False
+        self._damage = ""  # of the first config
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the file, once everything has been built; log how a resume's differs from the first."""
@@ -33,22 +36,36 @@ class SaveConfig(Callback):
         first = self.run_dir / CONFIG
         if self.stage != "fit":
             write_text(self.run_dir / self.stage / CONFIG, self.text)
-        elif self.resumes and first.is_file():
+        elif self.resumes and os.path.lexists(first):
             self._is_due = True
-            for line in config_differences(yaml.safe_load(first.read_text()), yaml.safe_load(self.text)):
+            try:
+                differences = config_differences(read_settings(first), yaml.safe_load(self.text))
+            except (OSError, ValueError) as error:
+                self._damage = str(error)
+                return
+            for line in differences:
                 log.warning("config differs from %s: %s", first, line)
         else:
             write_text(first, self.text)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write a resume's file once its checkpoint is restored: a later command without a config takes the newest."""
+        if self._damage:
+            lost = "Which settings the training began with is not known; those of this resume are stored beside it."
+            set_damaged_aside(self.run_dir / CONFIG, self._damage, lost)
+        for path in sorted(self.run_dir.glob(RESUME_CONFIGS), reverse=True) if self._is_due else ():
+            try:
+                read_settings(path)
+                break
+            except (OSError, ValueError) as error:
+                set_damaged_aside(path, str(error), "Those of this resume are stored beside it.")
         if self._is_due:
             write_text(_next_resume_name(self.run_dir), self.text)
 
 
 def _next_resume_name(run_dir: Path) -> Path:
     number = 1
-    while (path := run_dir / RESUME_CONFIGS.replace("*", f"{number:03d}")).exists():
+    while os.path.lexists(path := run_dir / RESUME_CONFIGS.replace("*", f"{number:03d}")):
         number += 1
     return path
 

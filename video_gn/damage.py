@@ -1,0 +1,131 @@
+"""Reads files that may be damaged or come from elsewhere: whatever they hold, within bounds of time and memory."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+import struct
+import tokenize
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from video_gn.files import naming_unwritable
+
+log = logging.getLogger(__name__)
+
+# All that the parsers of text, csv, json, yaml, zip and npy raise for bytes that are not theirs.
+DAMAGE = (
+    OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, MemoryError,
+    SyntaxError, EOFError, csv.Error, yaml.YAMLError, zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError,
+)  # fmt: skip
+# The settings of a run are some 5 kB; a table of 400,000 videos that all failed is some 100 MB.
+_MAX_SETTINGS_BYTES = 1_000_000
+MAX_BYTES = 256_000_000
+_MAX_DEPTH = 50
+
+
+def in_words(error: BaseException) -> str:
+    """What is wrong with a file, as one short line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text if len(text) <= 200 else text[:200] + ' ...'}"
+
+
+def check_file(path: Path, *, within: Path | None = None, max_bytes: int = MAX_BYTES) -> None:
+    """Refuse what is no file, such as a pipe whose reader would wait, and a file that is larger than any of its kind.
+
+    `within` is the directory that a link must not lead out of: a run from elsewhere may link to anybody's files.
+
+    Raises:
+        ValueError: It says what the path is; FileNotFoundError and other errors of the system pass.
+    """
+    size = path.stat().st_size
+    if not path.is_file():
+        raise ValueError("it is no file")
+    if within is not None and not path.resolve().is_relative_to(within.resolve()):
+        raise ValueError(f"it is a link that leads out of {within}, which is not followed")
+    if size > max_bytes:
+        raise ValueError(f"it has {size:,} bytes, more than {max_bytes:,}")
+
+
+def read_settings(path: Path, *, within: Path | None = None) -> dict[str, Any]:
+    """Read a yaml file of settings; aliases and nesting are bounded.
+
+    Raises:
+        ValueError: For a file that holds no settings, in a line; OSError for one that cannot be read.
+    """
+    check_file(path, within=within, max_bytes=_MAX_SETTINGS_BYTES)
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_BoundedLoader)
+    except OSError:
+        raise
+    except DAMAGE as error:
+        raise ValueError(f"it is not yaml: {in_words(error)}") from error
+    if not isinstance(content, dict) or not content:
+        found = type(content).__name__ if content else "nothing"
+        raise ValueError(f"it must hold settings, KEY: VALUE, got {found}")
+    return content
+
+
+def read_object(path: Path, *, within: Path | None = None) -> dict[str, Any]:
+    """Read a json file that holds an object.
+
+    Raises:
+        ValueError: For other content; OSError, RecursionError and MemoryError may pass: see `DAMAGE`.
+    """
+    check_file(path, within=within)
+    value = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+    if not isinstance(value, dict):
+        raise ValueError(f"it must hold an object, not {type(value).__name__}")
+    return value
+
+
+class _BoundedLoader(yaml.SafeLoader):
+    """Counts the nodes and letters that a text stands for with its aliases written out, and its nesting."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._size = self._depth = 0
+        self._sizes: dict[str, int] = {}  # by anchor
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event: Any = self.peek_event()
+        before, self._size, self._depth = self._size, self._size + 1, self._depth + 1
+        if isinstance(event, yaml.AliasEvent):
+            # An alias within its own anchor stands for an endless text.
+            self._size += self._sizes.get(event.anchor, _MAX_SETTINGS_BYTES)
+        elif isinstance(event, yaml.ScalarEvent):
+            self._size += len(event.value)
+        if self._size > _MAX_SETTINGS_BYTES or self._depth > _MAX_DEPTH:
+            raise ValueError(f"it is nested or repeated beyond what settings are, at line {event.start_mark.line + 1}")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if event.anchor and not isinstance(event, yaml.AliasEvent):
+            self._sizes[event.anchor] = self._size - before
+        return node
+
+
+def set_damaged_aside(path: Path, problem: str, so: str) -> Path:
+    """Rename a damaged file to NAME.damaged, or NAME.damaged-2 and so on, and say so; nothing is removed.
+
+    Args:
+        path: File, or what is in its place: a directory, a link, a pipe.
+        problem: What is wrong with it.
+        so: What is done without it, as a sentence.
+
+    Raises:
+        UnwritableError, DiskFullError: if it cannot be renamed.
+    """
+    number, aside = 1, path.with_name(f"{path.name}.damaged")
+    while os.path.lexists(aside):
+        number += 1
+        aside = path.with_name(f"{path.name}.damaged-{number}")
+    with naming_unwritable(path):
+        path.rename(aside)
+    log.warning("%s is damaged (%s): it is kept as %s. %s", path, problem, aside.name, so)
+    return aside
