@@ -19,7 +19,8 @@ from video_gn.errors import DiskFullError, RefusedError, RunError, StoppedError,
 from video_gn.files import naming_full_disk, remove_temporary, whole_file, whole_path, write_json, write_text
 from video_gn.run import checkpoints
 from video_gn.run.checkpoints import AtomicCheckpointIO, link
-from video_gn.run.metrics_csv import MetricsCSV, read_metrics
+from video_gn.run.metrics_csv import MetricsCSV
+from video_gn.run.metrics_file import read_metrics
 
 
 @pytest.fixture
