@@ -25,6 +25,7 @@ class VideoInfo:
         rotation_degrees: Clockwise rotation that the reader has applied: 0, 90, 180 or 270.
         codec: FFmpeg's name of the codec.
         duration_seconds: Time from the start of the first frame to the end of the last one.
+        is_mirrored: Whether the reader has mirrored the frames left to right, before rotation.
     """
 
     path: str
@@ -35,6 +36,7 @@ class VideoInfo:
     rotation_degrees: int
     codec: str
     duration_seconds: float
+    is_mirrored: bool = False
 
     def __post_init__(self) -> None:
         for name in ("num_frames", "fps", "width", "height"):

@@ -3,6 +3,7 @@
 import av
 import numpy as np
 import pytest
+from containers import MATRICES, set_matrix
 from media import all_frames, read_numbers, write_numbered_video
 
 from video_gn.decoding import open_video
@@ -83,6 +84,18 @@ def test_rotation_goes_into_the_pixels(tmp_path, rotation, size):
     assert info.rotation_degrees == 0
     assert (info.width, info.height) == ((96, 64) if size == (96, 64) else (356, 320))
     assert read_numbers(all_frames(tmp_path / "b.mp4")) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_mirrored_videos_look_the_same_afterwards(tmp_path, matrix):
+    source = write_numbered_video(tmp_path / "a.mp4", 3, size=(98, 66))
+    set_matrix(source, matrix)
+    encode(str(source), tmp_path / "b.mp4", EncodeSettings(320, 16, 1.0))
+    with open_video(tmp_path / "b.mp4") as reader:
+        assert (reader.info.rotation_degrees, reader.info.is_mirrored) == (0, False)
+    before, after = all_frames(source), all_frames(tmp_path / "b.mp4")
+    assert before.shape == after.shape
+    assert psnr(before.mean(axis=-1), after.mean(axis=-1)) > 30
 
 
 def test_times_of_a_variable_rate_are_kept_from_zero(tmp_path):

@@ -66,6 +66,8 @@ class HeldReader(ReaderBase):
             self._refuse("packets of it show no frame")
         if not table.is_closed[table.is_key].all():
             self._refuse("it starts at key frames that cannot be decoded by themselves")
+        if reader.info.is_mirrored:
+            self._refuse("it does not mirror frames, as this file asks")
         if reader.pix_fmt not in self.SAME_PIXELS:
             self._refuse(f"it may convert {reader.pix_fmt} to other colours")
 

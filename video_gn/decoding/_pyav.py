@@ -255,6 +255,7 @@ class PyAVReader(ReaderBase):
             rotation_degrees=self._converter.rotation_degrees,
             codec=self._decoder.codec,
             duration_seconds=duration,
+            is_mirrored=self._converter.is_mirrored,
         )
         return info, self._seconds_of(times, fps)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
+from typing import Any
 
 import numpy as np
+from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
@@ -20,8 +23,41 @@ _logger = logging.getLogger(__name__)
 _SCALING = Interpolation.AREA
 
 
+def orientation_of(frame: VideoFrame) -> tuple[int, bool]:
+    """How the frame's display matrix asks to show it.
+
+    Returns:
+        (degrees, is_mirrored): degrees clockwise, [0, 360), by which to turn it, after mirroring it left to right.
+        (0, False) without a matrix.
+
+    Source: the turns and flips that FFmpeg's command line inserts (fftools/ffmpeg_filter.c).
+    """
+    try:
+        side_data: Any = frame.side_data
+    except ValueError:
+        # PyAV 18 gives nothing at all if there is a kind that it has no name for, such as JPEG's EXIF; now it has one.
+        # To be removed when the package requires a PyAV that names EXIF.
+        kinds: Any = Type
+        kinds._missing_ = classmethod(lambda cls, value: cls.SEI_UNREGISTERED)
+        side_data = frame.side_data
+    if "DISPLAYMATRIX" not in side_data:
+        return 0, False
+    # A pixel at (x, y) is shown at (a x + c y, b x + d y); y points down.
+    a, b, _, c, d = np.frombuffer(bytes(side_data["DISPLAYMATRIX"]), np.int32)[:5].tolist()
+    if not (a or c) or not (b or d):
+        return 0, False
+    degrees = round(math.degrees(math.atan2(b / math.hypot(b, d), a / math.hypot(a, c))))
+    is_mirrored = a * d < b * c
+    return (degrees + 180 * is_mirrored) % 360, is_mirrored
+
+
+def turn(pixels: np.ndarray, rotation_degrees: int, is_mirrored: bool) -> np.ndarray:
+    """A view of (H, W, ...), mirrored left to right if so asked, then turned clockwise by a multiple of 90 degrees."""
+    return np.rot90(pixels[:, ::-1] if is_mirrored else pixels, -rotation_degrees // 90)
+
+
 class RgbConverter:
-    """Writes decoded frames as RGB into an array, rotated as the metadata asks, all of the first one's size.
+    """Writes decoded frames as RGB into an array, turned as the metadata asks, all of the first one's size.
 
     Unscaled 8-bit 4:2:0 takes FFmpeg's fast path, which decord takes too. Otherwise chroma is interpolated, by BICUBIC
     as decord does. A short side above `short_side_px` is scaled down in the same pass.
@@ -30,23 +66,17 @@ class RgbConverter:
     def __init__(self, first: VideoFrame, path: str, short_side_px: int | None = None) -> None:
         self._height, self._width = scaled_size(first.height, first.width, short_side_px)
         self._is_scaled = (self._height, self._width) != (first.height, first.width)
-        # FFmpeg gives the angle counterclockwise, numpy turns counterclockwise.
-        turns, rest = divmod(first.rotation, 90)
-        if rest:
-            _logger.warning("%s: asks to be rotated by %d degrees, which is not done", path, first.rotation)
-            turns = 0
-        self._turns = turns % 4
+        self.rotation_degrees, self.is_mirrored = orientation_of(first)
+        if self.rotation_degrees % 90:
+            _logger.warning("%s: asks to be rotated by %d degrees, which is not done", path, self.rotation_degrees)
+            self.rotation_degrees, self.is_mirrored = 0, False
+        self._is_turned = self.is_mirrored or self.rotation_degrees != 0
         self._reformatter = VideoReformatter()
-
-    @property
-    def rotation_degrees(self) -> int:
-        """The rotation, clockwise."""
-        return -90 * self._turns % 360
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of written frames."""
-        return (self._width, self._height) if self._turns % 2 else (self._height, self._width)
+        return (self._width, self._height) if self.rotation_degrees % 180 else (self._height, self._width)
 
     def write(self, frame: VideoFrame, out_HWC: np.ndarray) -> None:
         """Convert one frame into `out_HWC`, uint8 (H, W, 3).
@@ -66,4 +96,4 @@ class RgbConverter:
         plane = rgb.planes[0]
         lines = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
         pixels = lines[: self._height, : 3 * self._width].reshape(self._height, self._width, 3)
-        out_HWC[...] = np.rot90(pixels, self._turns) if self._turns else pixels
+        out_HWC[...] = turn(pixels, self.rotation_degrees, self.is_mirrored) if self._is_turned else pixels

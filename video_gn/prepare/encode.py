@@ -43,7 +43,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 
 from video_gn import sampling
 from video_gn.checks import check_integer
-from video_gn.decoding.raw import RawReader, StartOverError, open_raw
+from video_gn.decoding.raw import RawReader, StartOverError, open_raw, turn
 from video_gn.errors import DecodeError, SettingError
 
 _VERSION = 1  # to be raised when the same settings give other files
@@ -179,12 +179,13 @@ def _frames_of(reader: RawReader, segment: tuple[float | None, float | None]) ->
 
 
 class _Pictures:
-    """Scales, rotates and cuts frames for the encoder: yuv420p of even sizes, the same for all."""
+    """Scales, turns and cuts frames for the encoder: yuv420p of even sizes, the same for all."""
 
     def __init__(self, reader: RawReader, settings: EncodeSettings) -> None:
         info = reader.info
-        self._turns = -info.rotation_degrees // 90 % 4
-        self._stored = (info.height, info.width) if self._turns % 2 else (info.width, info.height)
+        self._degrees, self._is_mirrored = info.rotation_degrees, info.is_mirrored
+        is_on_its_side = self._degrees % 180 != 0
+        self._stored = (info.height, info.width) if is_on_its_side else (info.width, info.height)
         short, long = sorted(self._stored)
         self._scaled = self._stored
         if short > settings.short_side_px:
@@ -195,7 +196,7 @@ class _Pictures:
         width, height = (side // 2 * 2 for side in self._scaled)
         if min(width, height) < 2:
             raise DecodeError(reader.path, f"a picture of {info.width} x {info.height} px is too small for a video")
-        self.size = (height, width) if self._turns % 2 else (width, height)
+        self.size = (height, width) if is_on_its_side else (width, height)
         self._cut = (width, height)
         self._reformatter = VideoReformatter()
 
@@ -218,7 +219,7 @@ class _Pictures:
             dst_color_range=full,
             threads=1,
         )
-        if self._turns or self._cut != self._scaled:
+        if self._degrees or self._is_mirrored or self._cut != self._scaled:
             made = self._turn_and_cut(made)
         made.colorspace = matrix
         made.color_range = full if is_full or is_rgb else int(frame.color_range)
@@ -230,7 +231,7 @@ class _Pictures:
         for plane, (source, target) in enumerate(zip(frame.planes, out.planes, strict=True)):
             width, height = (side >> (plane > 0) for side in self._cut)
             rows = _rows(source)[:height, :width]
-            turned = np.rot90(rows, self._turns)
+            turned = turn(rows, self._degrees, self._is_mirrored)
             _rows(target)[: turned.shape[0], : turned.shape[1]] = turned
         return out
 
