@@ -39,7 +39,7 @@ class RawVideo(PyAVReader):
         skips_none = np.zeros(len(self._index_of_row), dtype=bool)
         for index in range(first, stop):
             try:
-                frame = self._next_frame(index, skips_none)
+                frame = self._converter.as_progressive(self._next_frame(index, skips_none))
             except UntrustedError as error:
                 self._distrust(str(error))
                 raise StartOverError from error
