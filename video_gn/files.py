@@ -75,7 +75,7 @@ def write_text(target: str | os.PathLike[str], text: str) -> None:
 
 def write_json(target: str | os.PathLike[str], value: Any) -> None:
     """Write a JSON file, whole or not at all; errors are those of `whole_path`."""
-    write_text(target, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(target, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def remove_temporary(directory: Path, *, name: str = "*", recursive: bool = False) -> None:

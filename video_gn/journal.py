@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 def encode(entry: Any) -> bytes:
     """A line with its end. Line breaks in names are escaped; bytes of a file name that are no text stay as they are."""
-    return json.dumps(entry, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
+    return json.dumps(entry, ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogateescape") + b"\n"
 
 
 def decode(line: bytes) -> Any:

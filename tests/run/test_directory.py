@@ -1,9 +1,11 @@
 """A run's directory: the names in it, its lock, and where an earlier run goes."""
 
 import ast
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 
 from video_gn.errors import CheckpointError, RunError
 from video_gn.files import HeldError, hold, holder
@@ -163,6 +165,30 @@ def test_finding_checkpoints(tmp_path):
     assert run.find_checkpoint("last") == tmp_path / "checkpoints/last.ckpt"
     with pytest.raises(RunError, match=r"ckpt_path 'lost.ckpt' is not a file"):
         run.find_checkpoint("lost.ckpt")
+
+
+def test_a_damaged_best_one_gives_way_and_a_named_one_does_not(tmp_path, caplog):
+    run, place = RunDirectory(tmp_path), tmp_path / "checkpoints"
+    place.mkdir()
+    for name in ("best", "last", "step-00000003", "step-00000012"):
+        torch.save({"a": torch.ones(100)}, place / f"{name}.ckpt")
+    assert checkpoint_of(tmp_path) == place / "best.ckpt" and not caplog.text
+    order = ["best.ckpt", "last.ckpt", "step-00000012.ckpt", "step-00000003.ckpt"]
+    for name, next_name in pairwise(order):
+        data = bytearray((place / name).read_bytes())
+        data[data.index(torch.ones(9).numpy().tobytes())] ^= 4
+        (place / name).write_bytes(data)
+        caplog.clear()
+        assert checkpoint_of(tmp_path) == place / next_name
+        assert caplog.messages[0].startswith(
+            f"Taking {place / next_name}: {place / 'best.ckpt'}: damaged: the checksum"
+        )
+        assert f"{place / name}: damaged" in caplog.text and "again" not in caplog.text
+        assert run.whole_checkpoint() == run.find_checkpoint(str(tmp_path)) == place / next_name
+        assert run.find_checkpoint("best") == place / "best.ckpt", "what is named is what is taken"
+        assert checkpoint_of(place / name) == place / name
+    (place / next_name).write_bytes(b"")
+    assert checkpoint_of(tmp_path) == place / "best.ckpt", "its reader says what is wrong"
 
 
 def string_constants(path):

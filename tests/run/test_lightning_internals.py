@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
 import video_gn
+from video_gn.errors import CheckpointError
 from video_gn.run import lightning_internals as internals
 
 PACKAGE = Path(video_gn.__file__).parent
@@ -79,6 +80,24 @@ def test_the_setters_set_names_that_are_there(trainer, tmp_path):
     assert strategy._data_parallel_size == "auto"
     internals.set_data_parallel_size(strategy, 2)
     assert strategy._data_parallel_size == 2
+
+
+def test_what_cannot_be_restored_is_named(trainer, loader, tmp_path):
+    path = tmp_path / "a.ckpt"
+    trainer.fit(Net(), loader, loader)
+    trainer.save_checkpoint(path)
+    whole = torch.load(path, weights_only=True)
+    for change in (
+        {"loops": {"fit_loop": 5}},
+        {"state_dict": {"layer.weight": 1}},
+        {"optimizer_states": [{}]},
+        {"lr_schedulers": None},
+    ):
+        torch.save({**whole, **change}, path)
+        again = Trainer(**QUIET, enable_progress_bar=False, max_epochs=2)
+        internals.name_restore_errors(again)
+        with pytest.raises(CheckpointError, match=r"a\.ckpt: cannot be restored \(\w+: "):
+            again.fit(Net(), loader, loader, ckpt_path=path)
 
 
 def test_what_is_asked_of_a_trainer():

@@ -126,7 +126,7 @@ def test_what_cannot_be_converted(ours, tmp_path):
 
 def test_a_network_that_cannot_be_built_is_named(tmp_path):
     net = i3d(50, layout="nonlocal", norm="batch", width=4, num_classes=3)
-    about = {"net": {**net.arguments, "dropout": 2.0}, **ABOUT}
+    about = {"net": {**net.arguments, "dropout": 1.0}, **ABOUT}
     torch.save({"video_gn": about, "state_dict": net.state_dict()}, tmp_path / "a.ckpt")
     with pytest.raises(CheckpointError, match=r"a\.ckpt: describes a network that cannot be built: dropout must be"):
         build(tmp_path / "a.ckpt")

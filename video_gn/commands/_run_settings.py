@@ -193,12 +193,10 @@ def find_start(command: str, options: Namespace, run: RunDirectory, *, weights_c
     content: dict[str, Any] | None = None
     if command == "fit" and wanted == "last":
         found, content = newest_checkpoint(checkpoints) or (None, None)
+    elif wanted is None:
+        found = run.whole_checkpoint()
     else:
-        found = run.find_checkpoint(wanted or "best")
-    if found is None and wanted is None:
-        found = run.find_checkpoint("last")
-        if found is not None:
-            log.warning("%s has no %s; taking %s", found.parent, directory.BEST, directory.LAST)
+        found = run.find_checkpoint(wanted)
     if found is not None:
         return _read(command, options, found, content, checkpoints)
     if command == "fit":

@@ -41,7 +41,7 @@ from video_gn.models import warn_of_slow_bfloat16
 from video_gn.run import directory, slurm, torchrun
 from video_gn.run.broken_videos import BrokenVideos
 from video_gn.run.checkpoints import AtomicCheckpointIO
-from video_gn.run.lightning_internals import built, keep_signal_handlers, subcommand_parser
+from video_gn.run.lightning_internals import built, keep_signal_handlers, name_restore_errors, subcommand_parser
 from video_gn.run.memory import keep_freed_memory
 from video_gn.run.metrics_csv import MetricsCSV
 from video_gn.run.preemption import Preemption
@@ -232,6 +232,7 @@ class VideoCLI(LightningCLI):
             warn_of_slow_bfloat16(trainer.strategy.root_device.type, advice="Set --trainer.precision 32-true.")
         ddp.check(trainer.strategy)
         keep_signal_handlers(trainer)
+        name_restore_errors(trainer)
         num_batches = options.precise_bn.num_batches if self.subcommand == "fit" else 0
         check_sharding(trainer, precise_bn_batches=num_batches, compiles=options.model.compile)
         if self.subcommand == "fit":

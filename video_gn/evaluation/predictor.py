@@ -21,7 +21,7 @@ from video_gn.data.dataset import ClipConfig, EvalDataset, Sample
 from video_gn.data.loader import WatchedLoader
 from video_gn.errors import DecodeError
 from video_gn.evaluation.results import video_result
-from video_gn.evaluation.scores import score_views
+from video_gn.evaluation.scores import check_scores, score_views
 from video_gn.lists.records import VideoRecord
 from video_gn.models.resnet3d import I3D
 from video_gn.run.directory import checkpoint_of
@@ -125,6 +125,7 @@ class Predictor:
 
         Raises:
             DecodeError: the video cannot be read.
+            CheckpointError: the network's scores are not finite.
         """
         result = next(iter(self.predict_many([os.fspath(video)], top_k=top_k, backend=backend, num_workers=0)))
         if isinstance(result, Failure):
@@ -153,6 +154,9 @@ class Predictor:
 
         Yields:
             For each video the result that `predict` describes, or why the video cannot be read.
+
+        Raises:
+            CheckpointError: the network's scores are not finite.
         """
         if num_workers is None:
             num_workers = min(8, len(os.sched_getaffinity(0)))
@@ -179,6 +183,7 @@ class Predictor:
                     std_C=self.std,
                     views_per_forward=views_per_forward,
                 )
+            check_scores(scores, video=sample.note.path, checkpoint=self.checkpoint)
             scores_KY, num_crops = scores.cpu().numpy(), self.crops.num_crops
             yield video_result(sample.note, scores_KY, self.classes, num_crops=num_crops, top_k=top_k)
 

@@ -81,7 +81,7 @@ def _write_json(file: IO[str], videos: Iterable[dict[str, Any]], failed: Iterabl
         separator = "\n"
         for entry in entries:
             # Line breaks within strings are escaped: these are between json's tokens.
-            text = json.dumps(entry, indent=2, ensure_ascii=False).replace("\n", "\n    ")
+            text = json.dumps(entry, indent=2, ensure_ascii=False, allow_nan=False).replace("\n", "\n    ")
             file.write(f"{separator}    {text}")
             separator = ",\n"
         file.write("]" if separator == "\n" else "\n  ]")

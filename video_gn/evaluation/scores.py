@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from video_gn.errors import CheckpointError
+
 
 def normalize_clips(frames_NTCHW: torch.Tensor, mean_C: torch.Tensor, std_C: torch.Tensor) -> torch.Tensor:
     """Turn uint8 frames, in any memory order, into the network's input, on their own device.
@@ -47,3 +49,21 @@ def score_views(
         net.forward(normalize_clips(chunk, mean_C, std_C)).float() for chunk in frames_KTCHW.split(views_per_forward)
     ]
     return torch.cat(chunks)
+
+
+def check_scores(scores: torch.Tensor, *, video: str, checkpoint: object) -> None:
+    """Refuse scores that are not finite: they would become labels.
+
+    Args:
+        scores: Of any shape.
+        video: Path of the video.
+        checkpoint: What the network was read from; None if it was not.
+
+    Raises:
+        CheckpointError: naming both.
+    """
+    if not bool(scores.isfinite().all()):
+        raise CheckpointError(
+            f"{checkpoint or 'the network'}: its scores of {video} are not finite (NaN or infinite). Its training has "
+            "diverged, or its mean and std do not fit. Take another checkpoint."
+        )

@@ -23,6 +23,7 @@ from video_gn.errors import RunError, StoppedError
 from video_gn.evaluation.accuracy import MultiViewAccuracy
 from video_gn.evaluation.clip_curve import ClipCurve
 from video_gn.evaluation.results import video_result, write_predictions, write_results, write_scores
+from video_gn.evaluation.scores import check_scores
 from video_gn.evaluation.unfinished import Kept, Place, ScoreFiles, Unfinished
 from video_gn.files import write_json
 from video_gn.run.directory import PREDICT_RESULTS, TEST_METRICS, TEST_PREDICTIONS, TEST_SCORES, TEST_UNFINISHED
@@ -63,10 +64,19 @@ class EvaluationWriter(Callback):
         self._places: dict[int, Place] = {}
         self._labels: dict[int, dict[str, Any]] = {}
 
-    def _count(self, scores_NKY: torch.Tensor, batch: ClipBatch) -> None:
+    def _count(self, trainer: Any, scores_NKY: torch.Tensor, batch: ClipBatch, stage: str) -> None:
         self._failures.extend(batch.failures)
         if len(batch):
+            self._check(trainer, scores_NKY, batch, stage)
             self._metric.update(batch.video_ids, scores_NKY.sum(1), batch.labels, scores_NKY.shape[1])
+
+    @staticmethod
+    def _check(trainer: Any, scores_NKY: torch.Tensor, batch: ClipBatch, stage: str) -> None:
+        if bool(scores_NKY.isfinite().all()):
+            return
+        records = trainer.datamodule.manifests[stage].records
+        for scores_KY, video_id in zip(scores_NKY, batch.video_ids.tolist(), strict=True):
+            check_scores(scores_KY, video=records[video_id].path, checkpoint=trainer.ckpt_path)
 
     def _warn_of_failures(self, stage: str) -> None:
         for failure in self._failures:
@@ -85,7 +95,7 @@ class EvaluationWriter(Callback):
         self, trainer: Any, pl_module: Any, outputs: Any, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Count a batch."""
-        self._count(outputs, batch)
+        self._count(trainer, outputs, batch, "val")
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Log val/loss, val/top1 and val/top5 over the decoded videos."""
@@ -126,7 +136,7 @@ class EvaluationWriter(Callback):
     ) -> None:
         """Count a batch, and keep its scores on disk."""
         assert self._files is not None
-        self._count(outputs, batch)
+        self._count(trainer, outputs, batch, "test")
         for failure in batch.failures:
             self._files.add_failure(failure)
         records = trainer.datamodule.manifests["test"].records
@@ -198,6 +208,7 @@ class EvaluationWriter(Callback):
     ) -> None:
         """Keep a few labels of each video, not all scores."""
         self._failures.extend(batch.failures)
+        self._check(trainer, outputs, batch, "predict")
         num_crops = trainer.datamodule.test_crops.num_crops
         for row, note in enumerate(batch.notes):
             scores_KY = outputs[row].cpu().numpy()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import platform
-import zipfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -14,8 +13,8 @@ import torch
 
 from video_gn.errors import CheckpointError
 from video_gn.run.directory import BEST, LAST, STEPS
-from video_gn.weights.about import KEY
-from video_gn.weights.files import naming_damage, read_file
+from video_gn.weights.about import KEY, check_words
+from video_gn.weights.files import read_file, without_advice
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +27,8 @@ def read_checkpoint(path: str | Path, *, resume: bool = False) -> dict[str, Any]
     """Read a checkpoint that a run has written, and check that it has what a run needs.
 
     Args:
-        path: Checkpoint file. Its tensors are mapped, not read.
-        resume: Also check every byte of the file and require the state that training resumes from.
+        path: Checkpoint file. Its checksums are compared; its tensors are mapped, not read.
+        resume: Also require the state that training resumes from.
 
     Returns:
         The whole checkpoint.
@@ -44,8 +43,7 @@ def read_checkpoint(path: str | Path, *, resume: bool = False) -> dict[str, Any]
             raise CheckpointError(
                 f"{path}: has no key {key!r}: it is no checkpoint of a run{' to resume' if resume else ''}. {advice}"
             )
-    if resume:
-        _check_bytes(Path(path))
+    check_words(str(path), content[KEY])
     return content
 
 
@@ -71,21 +69,13 @@ def read_plain(path: str | Path, *, mapped: bool = True) -> dict[str, Any]:
     return found.content
 
 
-def _check_bytes(path: Path) -> None:
-    """Compare the file's checksums: a flipped bit in a weight would go unseen otherwise."""
-    with naming_damage(path), zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise CheckpointError(f"{path}: damaged: the checksum of {damaged} is wrong. Resume from another checkpoint.")
-
-
 def newest_checkpoint(directory: Path) -> tuple[Path, dict[str, Any]] | None:
     """The checkpoint that a training resumes from: last.ckpt, or if that is damaged the newest whole one.
 
     Returns its path and content; None if the directory has no checkpoints.
 
     Raises:
-        CheckpointError: If all are damaged: the error of last.ckpt.
+        CheckpointError: If all are damaged: the error of the first.
     """
     last = directory / LAST
     paths = [last, *sorted(directory.glob(STEPS), reverse=True), directory / BEST]
@@ -95,7 +85,6 @@ def newest_checkpoint(directory: Path) -> tuple[Path, dict[str, Any]] | None:
         try:
             found.append((path, read_checkpoint(path, resume=True)))
         except CheckpointError as error:
-            log.warning("%s", error)
             damages.append(error)
         if found and found[0][0] == last:
             return found[0]
@@ -104,8 +93,8 @@ def newest_checkpoint(directory: Path) -> tuple[Path, dict[str, Any]] | None:
             raise damages[0]
         return None
     path, content = max(found, key=lambda item: int(item[1]["global_step"]))
-    why = "is damaged" if last.is_file() else "is not there"
-    log.warning("Resuming from %s (step %d): %s %s.", path, content["global_step"], last, why)
+    why = "; ".join(([] if last.is_file() else [f"{last} is not there"]) + without_advice(damages))
+    log.warning("Resuming from %s (step %d): %s.", path, content["global_step"], why)
     return path, content
 
 

@@ -277,14 +277,37 @@ class RunDirectory:
             )
         return path
 
+    def whole_checkpoint(self) -> Path | None:
+        """The best checkpoint, or if that is damaged or not there the newest whole one, with a warning.
+
+        None if there is none; if all are damaged the first, for its reader to refuse.
+        """
+        from video_gn.weights.files import check_bytes, without_advice  # it imports torch
+
+        place = self.path / CHECKPOINTS
+        paths = [place / BEST, place / LAST, *sorted(place.glob(STEPS), reverse=True)]
+        found = list(filter(Path.is_file, paths))
+        damages: list[CheckpointError] = []
+        for path in found:
+            try:
+                check_bytes(path)
+            except CheckpointError as error:
+                damages.append(error)
+                continue
+            why = "; ".join(without_advice(damages)) or f"{place} has no {BEST}"
+            if path != paths[0]:
+                log.warning("Taking %s: %s.", path, why)
+            return path
+        return found[0] if found else None
+
 
 def checkpoint_of(path: str | os.PathLike[str]) -> Path:
-    """The checkpoint that a path stands for: of a run's directory the best, else the last; any other path is itself.
+    """The checkpoint that a path stands for: of a run's directory its `whole_checkpoint`; any other path is itself.
 
     A run that a killed training has set aside comes back first.
 
     Raises:
-        CheckpointError: For a directory without either.
+        CheckpointError: For a directory without one.
     """
     path = Path(path)
     if not path.is_dir():
@@ -293,12 +316,9 @@ def checkpoint_of(path: str | os.PathLike[str]) -> Path:
         return path
     run = RunDirectory(path)
     run.settle_after_kill()
-    for name in ("best", "last"):
-        found = run.find_checkpoint(name)
-        if found is not None:
-            if name == "last":
-                log.warning("%s has no %s; taking %s", found.parent, BEST, LAST)
-            return found
+    found = run.whole_checkpoint()
+    if found is not None:
+        return found
     earlier = f" Its earlier trainings lie in {path / PREVIOUS}." if (path / PREVIOUS).is_dir() else ""
     raise CheckpointError(
         f"{path}: is a directory without {CHECKPOINTS}/{BEST} or {LAST}. Give a run's directory or a file of weights."

@@ -7,9 +7,13 @@ Written for Lightning 2.6; a test checks that the installed one has every name.
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from video_gn.errors import CheckpointError, VideoGNError
 
 # ---- the trainer ---------------------------------------------------------------------------------
 
@@ -46,6 +50,31 @@ def keep_signal_handlers(trainer: Any) -> None:
     wait for ever.
     """
     trainer._signal_connector.register_signal_handlers = lambda: None
+
+
+def name_restore_errors(trainer: Any) -> None:
+    """Let whatever Lightning raises over what is in a checkpoint be a `CheckpointError` with its path."""
+    connector = trainer._checkpoint_connector
+    for name in ("_restore_modules_and_callbacks", "restore_training_state"):
+        setattr(connector, name, _naming_checkpoint(connector, getattr(connector, name)))
+
+
+def _naming_checkpoint(connector: Any, restore: Callable[..., None]) -> Callable[..., None]:
+    def named(*args: Any, **more: Any) -> None:
+        try:
+            restore(*args, **more)
+        except torch.OutOfMemoryError:
+            raise
+        except (LookupError, TypeError, AttributeError, ValueError, RuntimeError, ArithmeticError) as error:
+            if isinstance(error, VideoGNError):
+                raise
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise CheckpointError(
+                f"{connector._ckpt_path}: cannot be restored ({reason}). Take another checkpoint, or the settings that "
+                "it was trained with."
+            ) from error
+
+    return named
 
 
 # ---- the training loop ---------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import torch
 
 MAX_DEPTH = 100  # checkpoints nest ten deep; later code may recurse, and Python's limit is 1000
 BULK_BYTES = 1 << 16  # from this size on bytes are held once: read into the memory that the tensor then uses
+MOST_KEY_PARTS = 16  # of a tuple: three levels that share their parts would take 16 ** 3 steps to hash
 MAX_REPEATED_BYTES = 1 << 26  # an expanded tensor may be larger than its storage, but not endlessly
 ITEM_BYTES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8)}  # what torch has, by numpy's kinds
 
@@ -188,9 +189,11 @@ def checked_key(key: Any, depth: int = 3) -> Any:
 
     A tuple nested a million deep hashes by recursion in C and ends the process; so do other traps of hashing.
     """
-    if type(key) in (str, int, float, bool, bytes, complex, type(None), Foreign):
+    if type(key) in (str, float, bool, bytes, complex, type(None), Foreign):
         return key
-    if type(key) is tuple and depth:
+    if type(key) is int and -(1 << 64) < key < 1 << 64:
+        return key
+    if type(key) is tuple and depth and len(key) <= MOST_KEY_PARTS:
         return tuple(checked_key(part, depth - 1) for part in key)
     if isinstance(key, Known | torch.dtype | torch.device):
         return key

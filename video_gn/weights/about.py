@@ -7,8 +7,8 @@ hold anything, so everything is checked before it is used.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -68,80 +68,115 @@ def write_about(
 
 # ---- rules ---------------------------------------------------------------------------------------
 
-Rules = dict[str, tuple[Callable[[Any], bool], str]]
+# Whether a value fits, and what it must be.
+Rule = tuple[Callable[[Any], bool], str]
+Rules = dict[str, Rule]
 
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _is_count_or_none(value: object) -> bool:
-    return value is None or _is_count(value)
+# The frames of all views of a video lie in memory at once: 10 clips of 3 crops of 64 frames of 256 px take 0.4 GB.
+MOST_VIEW_BYTES = 1 << 34
+_LARGE = 1_000_000
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
+def _is_table(value: object, kinds: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(k, str) and isinstance(v, kinds) for k, v in value.items())
 
 
-def _is_triple(value: object) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 3 and all(map(_is_number, value))
+def _count(most: int, unit: str, *, least: int = 1) -> Rule:
+    """A whole number; comparing it with both ends is safe for an integer of any length."""
+    return lambda v: isinstance(v, int) and _is_number(v) and least <= v <= most, f"{unit} from {least} to {most:,}"
 
 
-def _is_plain_table(value: object) -> bool:
-    plain = (str, int, float, bool, type(None))
-    return isinstance(value, Mapping) and all(isinstance(k, str) and isinstance(v, plain) for k, v in value.items())
+def _number(least: float, most: float, what: str) -> Rule:
+    """A number; NaN lies between no two ends."""
+    return lambda v: _is_number(v) and least <= v <= most, f"{what} from {least:g} to {most:g}"
 
+
+def _or_none(rule: Rule) -> Rule:
+    return lambda v: v is None or rule[0](v), f"{rule[1]}, or none"
+
+
+def _text(most: int, what: str) -> Rule:
+    return lambda v: isinstance(v, str) and len(v) <= most, f"{what} of up to {most} characters"
+
+
+def _triple(rule: Rule) -> Rule:
+    return lambda v: isinstance(v, list | tuple) and len(v) == 3 and all(map(rule[0], v)), f"three {rule[1]}"
+
+
+def _one_of(names: Iterable[str]) -> Rule:
+    known = tuple(names)
+    return lambda v: isinstance(v, str) and v in known, f"one of {', '.join(known)}"
+
+
+_TABLE: Rule = (lambda v: _is_table(v, object), "a table")
+_NAME = _text(1000, "a name")
+_PIXELS = _count(16_384, "a length in px")
+_FLAG: Rule = (lambda v: isinstance(v, bool), "true or false")
+_GROUPS = _or_none(_count(65_536, "a number of groups"))
 
 _NET: Rules = {
-    "depth": (_is_count, "a number of layers"),
-    "width": (_is_count, "a number of channels"),
-    "layout": (_is_text, "a name"),
-    "norm": (_is_text, "a name"),
-    "num_classes": (_is_count, "a number of classes"),
-    "num_groups": (_is_count_or_none, "a number of groups or none"),
-    "channels_per_group": (_is_count_or_none, "a number of channels or none"),
+    "depth": _count(1000, "a number of layers"),
+    "width": _count(65_536, "a number of channels"),
+    "layout": _NAME,
+    "norm": _NAME,
+    "num_classes": _count(_LARGE, "a number of classes"),
+    "num_groups": _GROUPS,
+    "channels_per_group": _or_none(_count(65_536, "a number of channels")),
+    "dropout": _number(0, 1, "a probability"),
+    "in_channels": _count(1000, "a number of channels"),
+    "zero_init_last_norm": _FLAG,
+    "norm_eps": _number(1e-30, 1e6, "a number"),
+    "norm_momentum": _number(0, 1, "a weight"),
     "norm_options": (
-        lambda v: v is None or (_is_plain_table(v) and all(map(_is_number, v.values()))),
+        lambda v: v is None or (_is_table(v, int | float) and all(map(_number(-1e12, 1e12, "")[0], v.values()))),
         "a table of numbers or none",
     ),
-    "drop_path": (lambda v: _is_number(v) and 0 <= v < 1, "a probability"),
+    "drop_path": _number(0, 1, "a probability"),
 }
+# Beyond these a pixel, a frame's scaled one or their square is no number in float32.
 INPUT: Rules = {
-    "mean": (_is_triple, "three numbers"),
-    "std": (lambda v: _is_triple(v) and all(s > 0 for s in v), "three numbers above 0"),
+    "mean": _triple(_number(-1e6, 1e6, "numbers")),
+    "std": _triple(_number(1e-6, 1e6, "numbers above 0,")),
 }
 _ABOUT: Rules = {
-    "version": (_is_text, "a text"),
-    "net": (
-        lambda v: isinstance(v, Mapping) and _is_plain_table({k: w for k, w in v.items() if k != "norm_options"}),
-        "a table of plain values",
-    ),
+    "version": _text(1000, "a text"),
+    "net": _TABLE,
     **INPUT,
-    "classes": (lambda v: isinstance(v, list | tuple) and all(map(_is_text, v)), "a list of names"),
-    "clip": (_is_plain_table, "a table of plain values"),
-    "views": (_is_plain_table, "a table of plain values"),
+    "classes": (
+        lambda v: isinstance(v, list | tuple) and len(v) <= _LARGE and all(map(_NAME[0], v)),
+        f"a list of names of up to 1000 characters, {_LARGE:,} at most",
+    ),
+    "clip": _TABLE,
+    "views": _TABLE,
+}
+_ENVIRONMENT: Rules = {
+    "environment": (
+        lambda v: v is None or (_is_table(v, str) and all(len(text) <= 1000 for text in v.values())),
+        "a table of texts or none",
+    ),
 }
 CLIP: Rules = {
-    "num_frames": (_is_count, "a number of frames"),
-    "stride": (_is_count, "a number of frames"),
-    "target_fps": (lambda v: v is None or (_is_number(v) and v > 0), "a rate or none"),
-    "past_end": (lambda v: v in ("loop", "last"), "loop or last"),
-    "decode_short_side_px": (_is_count_or_none, "a length in px or none"),
+    "num_frames": _count(10_000, "a number of frames"),
+    "stride": _count(100_000, "a number of frames"),
+    "target_fps": _or_none(_number(1e-3, 1e6, "a rate")),
+    "past_end": _one_of(("loop", "last")),
+    "decode_short_side_px": _or_none(_PIXELS),
 }
 _VIEWS: Rules = {
-    "num_clips": (_is_count, "a number of clips"),
-    "spacing": (lambda v: v in SPACINGS, f"one of {', '.join(SPACINGS)}"),
-    "crops": (lambda v: v in ("center", "three", "full"), "center, three or full"),
-    "short_side_px": (_is_count, "a length in px"),
-    "crop_px": (_is_count, "a length in px"),
-    "val": (lambda v: v in ("center", "random"), "center or random"),
+    "num_clips": _count(100_000, "a number of clips"),
+    "spacing": _one_of(SPACINGS),
+    "crops": _one_of(("center", "three", "full")),
+    "short_side_px": _PIXELS,
+    "crop_px": _PIXELS,
+    "val": _one_of(("center", "random")),
 }
-_NEEDED_OF_NET = ("depth", "width", "layout", "norm", "num_classes")
-_NOT_NEEDED = ("decode_short_side_px", "val")  # checkpoints of earlier versions lack them
+_TABLES = {"net": _NET, "clip": CLIP, "views": _VIEWS}
+# Checkpoints of earlier versions lack some of these, and a network has a default for others.
+_OPTIONAL = {"decode_short_side_px", "val", *_NET} - {"depth", "width", "layout", "norm", "num_classes"}
 
 
 def check_table(path: str, place: str, table: Mapping[str, Any], rules: Rules, *, needed: Sequence[str] = ()) -> None:
@@ -152,9 +187,29 @@ def check_table(path: str, place: str, table: Mapping[str, Any], rules: Rules, *
     """
     for name, (fits, what) in rules.items():
         if name in table and not fits(table[name]):
-            raise CheckpointError(f"{path}: {place}.{name} must be {what}, got {str(table[name])[:80]!r}")
-        if name in needed and name not in table:
+            raise CheckpointError(f"{path}: {place}.{name} must be {what}, got {_shown(table[name])}")
+    for name in needed:
+        if name not in table:
             raise CheckpointError(f"{path}: {place} lacks {name}")
+
+
+def check_words(path: str, words: Mapping[str, Any]) -> None:
+    """Check each word that a checkpoint has on itself; some or all may be missing.
+
+    Raises:
+        CheckpointError: naming the file and the key whose value cannot be.
+    """
+    check_table(path, KEY, words, _ABOUT | _ENVIRONMENT)
+    for name, rules in _TABLES.items():
+        check_table(path, f"{KEY}.{name}", words.get(name, {}), rules)
+
+
+def _shown(value: object) -> str:
+    """A value for a message, bounded: it may hold itself a billion times, or be a number of a million digits."""
+    try:
+        return repr((value if isinstance(value, str) else reprlib.repr(value))[:80])
+    except ValueError:
+        return "a number of thousands of digits"
 
 
 # ---- reading -------------------------------------------------------------------------------------
@@ -174,22 +229,40 @@ def read_about(content: FileContent) -> dict[str, Any]:
         return {}
     if not isinstance(words, Mapping) or not isinstance(words.get("net"), Mapping):
         raise CheckpointError(f"{path}: {KEY!r} does not describe a network of this package")
+    check_words(path, words)
     # What is not known here is not passed on: it may be anything.
     about = {name: words[name] for name in _ABOUT if name in words}
-    check_table(path, KEY, about, _ABOUT, needed=("net",))
-    check_table(path, f"{KEY}.net", about["net"], _NET, needed=_NEEDED_OF_NET)
-    for name, rules in (("clip", CLIP), ("views", _VIEWS)):
+    for name, rules in _TABLES.items():
         if name in about:
-            unknown = sorted(set(about[name]) - set(rules))
+            unknown = [str(key)[:40] for key in sorted(set(about[name]) - set(rules))[:5]]
             if unknown:
                 raise CheckpointError(
                     f"{path}: {KEY}.{name} has unknown entries {unknown}. It may be of a later version."
                 )
-            needed = [n for n in rules if n not in _NOT_NEEDED]
-            check_table(path, f"{KEY}.{name}", about[name], rules, needed=needed)
+            check_table(path, f"{KEY}.{name}", about[name], rules, needed=[n for n in rules if n not in _OPTIONAL])
     if ("mean" in about) != ("std" in about):
         raise CheckpointError(f"{path}: {KEY} has one of mean and std alone")
+    _check_views(path, about)
     return about
+
+
+def _check_views(path: str, about: Mapping[str, Any]) -> None:
+    """Check what clips and views of a video ask for together."""
+    clip, views = about.get("clip"), about.get("views")
+    if views and views["crops"] != "full" and views["crop_px"] > views["short_side_px"]:
+        raise CheckpointError(
+            f"{path}: {KEY}.views.crop_px must be at most short_side_px ({views['short_side_px']}), got "
+            f"{views['crop_px']}"
+        )
+    if clip and views:
+        side = views["short_side_px" if views["crops"] == "full" else "crop_px"]
+        num_views = views["num_clips"] * (3 if views["crops"] == "three" else 1)
+        num_bytes = num_views * clip["num_frames"] * 3 * side**2
+        if num_bytes > MOST_VIEW_BYTES:
+            raise CheckpointError(
+                f"{path}: {KEY}.clip and views must ask for at most {MOST_VIEW_BYTES / 1e9:.0f} GB of a video, got "
+                f"{num_views} views of {clip['num_frames']} frames of {side} px: {num_bytes / 1e9:.0f} GB"
+            )
 
 
 def read_json(content: FileContent, name: str) -> Any:

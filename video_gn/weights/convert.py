@@ -15,7 +15,7 @@ from video_gn.errors import CheckpointError
 from video_gn.files import whole_file, whole_path
 from video_gn.weights.about import CLASSIFIER, KEY, NET_PREFIX
 from video_gn.weights.build import build_net, describe
-from video_gn.weights.files import read_file
+from video_gn.weights.files import CHECKSUM, NO_CHECKSUM, read_file, write_checksum
 from video_gn.weights.formats import OWN, recognize
 from video_gn.weights.keymaps import KEYMAPS
 from video_gn.weights.named import find_weights
@@ -78,7 +78,8 @@ def convert(
         state = {str(KEYMAPS[wanted].to_theirs(name)): tensor for name, tensor in state.items()}
     if target.suffix == ".safetensors":
         with whole_path(target) as part:
-            save_file(state, part, metadata={KEY: json.dumps(about)})
+            save_file(state, part, metadata={KEY: json.dumps(about), CHECKSUM: NO_CHECKSUM})
+            write_checksum(part)
     else:
         with whole_file(target, "wb") as file:
             torch.save(_container(target.suffix, state, about), file)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import struct
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +24,12 @@ from video_gn.errors import CheckpointError
 # What torch.save wrote first before 1.6, in each pickle protocol. Source: torch/serialization.py, MAGIC_NUMBER.
 TORCH_MAGIC = tuple(pickle.dumps(0x1950A86A20F9469CFC6C, protocol) for protocol in range(6))
 HEAD_BYTES = 4096
+CHUNK_BYTES = 1 << 20
 AGAIN = "Download or copy it again"
+# In the metadata of safetensors of ours: the CRC-32 of the whole file, with zeros in the place of its own digits.
+CHECKSUM = "video_gn_crc32"
+NO_CHECKSUM = "0" * 8
+_CHECKSUM = re.compile(rb'"%s":"([0-9a-f]{8})"' % CHECKSUM.encode())
 
 # First bytes -> (what the file is, what to do).
 FOREIGN_FILES: tuple[tuple[bytes, str, str], ...] = (
@@ -117,6 +124,8 @@ def read_file(path: str | os.PathLike[str], *, header_only: bool = False, mapped
         mapped: Map torch's files and safetensors instead of reading them: values are read when they are used, so the
             file must stay as it is. False reads torch's files into memory, so that the tensors outlive the file.
 
+    Checksums are compared before anything is parsed; with `header_only` those of safetensors are not.
+
     Raises:
         CheckpointError: for a file that is missing, cut short, damaged, no checkpoint, or a program.
     """
@@ -139,8 +148,32 @@ def naming_damage(path: str | os.PathLike[str]) -> Iterator[None]:
     except DAMAGE as error:
         lines = str(error).strip().splitlines()
         reason = "more memory than there is" if isinstance(error, MemoryError) else lines[0] if lines else ""
+        advises_trust = "weights_only" in str(error)  # torch's advice is to run what is in the file
+        reason = reason.split(". ")[0] if advises_trust else reason
         reason = "".join(c if c.isprintable() else "?" for c in reason)[:200] or type(error).__name__
-        raise CheckpointError(f"{path}: damaged, or not a checkpoint ({reason}). {AGAIN}") from error
+        refusal = CheckpointError(f"{path}: damaged, or not a checkpoint ({reason}). {AGAIN}")
+        raise refusal from (None if advises_trust else error)
+
+
+def check_bytes(path: str | os.PathLike[str]) -> None:
+    """Compare the checksums that a file has; nothing in it is parsed.
+
+    Raises:
+        CheckpointError: for a file that is missing, cut short, damaged, or no checkpoint.
+    """
+    name = os.fspath(path)
+    head, size = _head(name)
+    with naming_damage(name):
+        container = _recognize(name, head, size)
+        if container == "torch":
+            _check_zip(name, size)
+        elif container == "safetensors":
+            _check_safetensors(name)
+
+
+def without_advice(errors: Iterable[CheckpointError]) -> list[str]:
+    """The errors of files without the advice to get the file again, for who has another one."""
+    return [str(error).partition(f". {AGAIN}")[0] for error in errors]
 
 
 def _head(path: str) -> tuple[bytes, int]:
@@ -213,6 +246,8 @@ def _is_tar(path: str) -> bool:
 
 def _read_safetensors(path: str, *, header_only: bool) -> FileContent:
     content: dict[str, torch.Tensor] = {}
+    if not header_only:
+        _check_safetensors(path)
     with safetensors.safe_open(path, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118  (it is no dict)
             if not header_only:
@@ -238,15 +273,35 @@ def _read_caffe2(path: str, size: int) -> FileContent:
     return FileContent(path, "caffe2 pickle", content)
 
 
-def _storage_sizes(path: str) -> dict[str, int]:
-    """Bytes of each storage in a zip of torch, by key; CheckpointError for a zip that holds something else."""
+def _check_zip(path: str, size: int) -> dict[str, int]:
+    """Compare the checksum of each record in a zip of torch.
+
+    Returns:
+        Bytes of each storage, by key.
+
+    Raises:
+        CheckpointError: for a damaged zip, or one that holds something else.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
+            _check_entries(path, size, entries)
+            # `torch.serialization.set_crc32_options(False)` writes none: zeros.
+            for entry in entries if any(entry.CRC for entry in entries) else ():
+                with archive.open(entry) as record:
+                    while record.read(CHUNK_BYTES):
+                        pass
     except zipfile.BadZipFile as error:
-        raise CheckpointError(
-            f"{path}: a zip archive that is cut short or damaged ({error}). {AGAIN}, in full"
-        ) from error
+        words = re.match(r"Bad CRC-32 for file '(.*)'", str(error))
+        what = f"damaged: the checksum of {words[1]} is wrong" if words else None
+        what = what or f"a zip archive that is cut short or damaged ({error})"
+        raise CheckpointError(f"{path}: {what}. {AGAIN}, in full") from error
+    root = entries[0].filename.split("/")[0]
+    return {entry.filename.removeprefix(f"{root}/data/"): entry.file_size for entry in entries}
+
+
+def _check_entries(path: str, size: int, entries: list[zipfile.ZipInfo]) -> None:
+    """Refuse a zip whose records are not what torch.save writes, or not told apart."""
     names = [entry.filename for entry in entries]
     root = names[0].split("/")[0] if names else ""
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
@@ -262,8 +317,45 @@ def _storage_sizes(path: str) -> dict[str, int]:
         raise CheckpointError(  # torch would map the compressed bytes as values
             f"{path}: a torch file whose zip was packed again with compression. Use the original file"
         )
-    prefix = f"{root}/data/"
-    return {entry.filename.removeprefix(prefix): entry.file_size for entry in entries}
+    # torch's reader and Python's may take different ones of two, and each of many costs a pass over the same bytes.
+    if len({name.lower() for name in names}) < len(names) or sum(entry.file_size for entry in entries) > size:
+        raise CheckpointError(f"{path}: damaged: a zip archive whose records overlap. {AGAIN}, in full")
+
+
+# ---- checksums of safetensors ----------------------------------------------------------------------
+
+
+def write_checksum(path: str | os.PathLike[str]) -> None:
+    """Write the checksum of a safetensors file into its metadata, which must have `CHECKSUM`: `NO_CHECKSUM`."""
+    found = _find_checksum(path)
+    assert found is not None
+    with Path(path).open("r+b") as file:
+        file.seek(found[1])
+        file.write(b"%08x" % found[2])
+
+
+def _check_safetensors(path: str) -> None:
+    found = _find_checksum(path)
+    if found is not None and int(found[0], 16) != found[2]:
+        raise CheckpointError(f"{path}: damaged: its checksum is wrong. {AGAIN}, in full")
+
+
+def _find_checksum(path: str | os.PathLike[str]) -> tuple[bytes, int, int] | None:
+    """The digits in a file, their place, and the CRC-32 of the file as it is; None for a file without a checksum."""
+    with Path(path).open("rb") as file:
+        header = file.read(8)
+        header += file.read(int.from_bytes(header, "little"))
+        found = _CHECKSUM.search(header)
+        if found is None:
+            return None
+        start, end = found.span(1)
+        crc = zlib.crc32(header[:start] + NO_CHECKSUM.encode() + header[end:])
+        while chunk := file.read(CHUNK_BYTES):
+            crc = zlib.crc32(chunk, crc)
+    return found[1], start, crc
+
+
+# ---- torch's files ---------------------------------------------------------------------------------
 
 
 def _read_torch(path: str, size: int, container: str, *, mapped: bool) -> FileContent:
@@ -276,7 +368,7 @@ def _read_torch(path: str, size: int, container: str, *, mapped: bool) -> FileCo
     from video_gn.weights._recipes import plain
     from video_gn.weights._unpickle import Reading, bind
 
-    records = _storage_sizes(path) if container == "torch" else None
+    records = _check_zip(path, size) if container == "torch" else None
     reading = Reading(path, size, strict=False, records=records)
     options: dict[str, Any] = {"weights_only": False, "pickle_module": bind(reading), "encoding": "latin1"}
     if os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0").lower() in ("1", "y", "yes", "true"):

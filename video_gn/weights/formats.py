@@ -29,6 +29,8 @@ _SECTIONS = ("model_state", "state_dict", "model_state_dict", "model", "net", "b
 # What trainers put before a network's own names.
 _WRAPPERS = re.compile(r"^(?:(?:module|model|net|_orig_mod)\.)+")
 
+_MOST_NAME = 1000  # characters
+
 
 @dataclass(frozen=True)
 class Source:
@@ -233,15 +235,25 @@ def _find_state(content: FileContent) -> tuple[dict[str, Any], dict[str, str]]:
             from video_gn.weights.zoos import num_known
 
             section = max(found, key=lambda name: num_known([_WRAPPERS.sub("", str(key)) for key in tree[name]]))
-        outside = {str(k): _in_words(v) for k, v in tree.items() if k != section}
-        return {str(k): v for k, v in tree[section].items()}, outside
+        outside = {str(k)[:_MOST_NAME]: _in_words(v) for k, v in tree.items() if k != section}
+        return _named(content.path, tree[section]), outside
     if not any(isinstance(v, torch.Tensor) for v in tree.values()):
-        keys = ", ".join(f"{k!s}: {_in_words(v)}" for k, v in list(tree.items())[:5])
+        keys = ", ".join(f"{str(k)[:80]}: {_in_words(v)}" for k, v in list(tree.items())[:5])
         raise CheckpointError(
             f"{content.path}: holds no tensors where weights are looked for (under {', '.join(_SECTIONS)}, or flat); "
             f"it holds {keys or 'nothing'}"
         )
-    return {str(k): v for k, v in tree.items()}, {}
+    return _named(content.path, tree), {}
+
+
+def _named(path: str, table: Mapping[Any, Any]) -> dict[str, Any]:
+    named = {str(key): value for key, value in table.items()}
+    longest = max(named, key=len)
+    if len(longest) > _MOST_NAME:
+        raise CheckpointError(
+            f"{path}: a tensor's name must have at most {_MOST_NAME} characters, got {len(longest)}: {longest[:40]!r}"
+        )
+    return named
 
 
 def _has_tensors(value: Any) -> bool:
@@ -263,8 +275,15 @@ def _in_words(value: Any) -> str:
 
 
 def _count_tensors(value: Any) -> int:
-    if isinstance(value, torch.Tensor):
-        return 1
-    if isinstance(value, Mapping):
-        return sum(_count_tensors(v) for v in value.values())
-    return sum(_count_tensors(v) for v in value) if isinstance(value, list | tuple) else 0
+    """The tensors in a tree, those of a part that it holds more than once counted once."""
+    seen: set[int] = set()
+
+    def count(node: Any) -> int:
+        if isinstance(node, torch.Tensor):
+            return 1
+        if not isinstance(node, Mapping | list | tuple) or id(node) in seen:
+            return 0
+        seen.add(id(node))
+        return sum(map(count, node.values() if isinstance(node, Mapping) else node))
+
+    return count(value)

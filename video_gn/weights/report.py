@@ -141,7 +141,7 @@ class LoadReport:
 
     def write(self, path: str | Path) -> None:
         """Write all of it as json."""
-        write_text(path, json.dumps(asdict(self), indent=1) + "\n")
+        write_text(path, json.dumps(asdict(self), indent=1, allow_nan=False) + "\n")
 
     def rows(self) -> list[tuple[str, int, str]]:
         """(what, how many, which) for a table: one row for each kind of result."""

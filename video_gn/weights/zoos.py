@@ -48,6 +48,16 @@ _TELL_TALES = (
 )
 
 
+_MOST_CONFIG = 1 << 20  # characters: a SlowFast config has 10,000
+
+
+class _ConfigLoader(yaml.SafeLoader):
+    """Without `<<`, which SlowFast does not write and which doubles a table again and again."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        pass
+
+
 # ---- names ---------------------------------------------------------------------------------------
 
 
@@ -151,7 +161,7 @@ def _slowfast_config(content: FileContent) -> dict[str, Any]:
     if not isinstance(text, str):
         return {}
     try:
-        tree = yaml.safe_load(text)
+        tree = yaml.load(text, _ConfigLoader) if len(text) <= _MOST_CONFIG else None
     except (yaml.YAMLError, RecursionError, ValueError):
         return {}  # its weights are still what they are
     data = tree.get("DATA") if isinstance(tree, dict) else None
