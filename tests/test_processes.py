@@ -1,7 +1,9 @@
 """The process pool: crashes, hangs, starts that fail, a parent that is killed."""
 
+import errno
 import faulthandler
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from video_gn import processes
-from video_gn.errors import RunError
+from video_gn.errors import DiskFullError, RunError
+from video_gn.files import error_of_system
 from video_gn.processes import Lost, run_tasks
 
 
@@ -33,6 +36,10 @@ def _act(task, beat):
         raise SystemExit(3)
     if name == "error":
         raise OSError("no answer")
+    if name == "full":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), rest)
+    if name == "refused":
+        raise DiskFullError(rest)
     if name == "once" and not Path(rest).exists():
         Path(rest).touch()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -60,6 +67,28 @@ def test_a_task_that_crashes_or_hangs_is_named_and_the_others_are_done(tmp_path,
         "error": "its worker process ended with exit status 1 (its error is in the log)",
     }
     assert all(result == task.upper() for task, result in found.items() if task not in lost)
+
+
+@pytest.mark.parametrize(
+    ("task", "error", "words"),
+    [
+        ("full /nowhere/x", DiskFullError, "/nowhere/x could not be written: No space left on device"),
+        ("refused x is full", DiskFullError, "^x is full$"),
+    ],
+)
+def test_a_full_disk_ends_all_and_is_no_tasks_fault(task, error, words):
+    with pytest.raises(error, match=words):
+        outcomes(["a", task, "b"], num_workers=1, tasks_at_once=3)
+
+
+def test_too_many_open_files_are_an_error(monkeypatch):
+    def refuse(_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(processes.os, "dup", refuse)
+    with pytest.raises(OSError, match="Too many open files") as found:
+        outcomes(["a"])
+    assert re.search(r"Too many open files\. Allow more open files \(ulimit -n", str(error_of_system(found.value)))
 
 
 def test_tasks_are_taken_up_as_workers_become_free():

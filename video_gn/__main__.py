@@ -10,7 +10,16 @@ from collections.abc import Callable, Sequence
 
 import video_gn
 from video_gn.checks import did_you_mean
-from video_gn.errors import CheckpointError, ConfigError, ManifestError, StoppedError, VideoGNError
+from video_gn.errors import (
+    CheckpointError,
+    ConfigError,
+    DiskFullError,
+    ManifestError,
+    RefusedError,
+    StoppedError,
+    VideoGNError,
+)
+from video_gn.files import error_of_system
 
 # Command -> (help line, module of commands/, whose `main(command, words)` returns the exit status).
 COMMANDS = {
@@ -34,10 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Words after `video-gn`; None takes the process's.
 
     Returns:
-        The exit status: 0; 1 for a run that failed; 2 for bad arguments, lists or checkpoints; 3 if some videos could
-        not be read; 128 + N after signal N.
+        The exit status: 0; 1 for a run that failed; 2 for what another start would not cure: bad arguments, lists or
+        checkpoints, a full or read-only disk; 3 if some videos could not be read; 128 + N after signal N.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    _open_standard_streams()
+    return _with_errors_in_a_line(lambda: _run(words))
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         sys.stdout.write(_overview() + "\n")
         return 0 if words else 2
@@ -54,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Loading workers share the cores with torch's threads; threads that spin while they wait take the workers'
         # time (on two cores 84 clips/s against 50). It must be set before torch is imported.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    return _with_errors_in_a_line(lambda: importlib.import_module(f"video_gn.commands.{module}").main(command, rest))
+    status: int = importlib.import_module(f"video_gn.commands.{module}").main(command, rest)
+    return status
 
 
 def _overview() -> str:
@@ -65,23 +80,51 @@ def _overview() -> str:
     return "\n".join(lines)
 
 
+def _open_standard_streams() -> None:
+    """Have the null device in place of streams that the caller has closed.
+
+    Otherwise the next files to be opened, such as pipes to workers, would take their numbers, and what libraries print
+    would go there.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
+
+
 def _with_errors_in_a_line(run: Callable[[], int]) -> int:
     """Run a command; print errors about files and settings in one line each, without a traceback."""
     try:
-        return run()
+        try:
+            return run()
+        finally:
+            sys.stdout.flush()
     except StoppedError as error:
         sys.stderr.write(f"video-gn: {error}\n")
         return error.status
     except VideoGNError as error:
-        from video_gn.run.slurm import place
-
-        sys.stderr.write(f"video-gn{place()}: error: {error}\n")
-        return 2 if isinstance(error, ManifestError | CheckpointError | ConfigError) else 1
+        return _fail(error)
     except KeyboardInterrupt:  # commands without a `StopFlag`; what is in a journal is resumed
         sys.stderr.write("video-gn: SIGINT: stopped.\n")
         return 128 + signal.SIGINT
-    except BrokenPipeError:
+    except BrokenPipeError:  # the reader has seen enough, as in `| head`; nothing is left to flush at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
+    except OSError as error:
+        if error.errno is None:
+            raise
+        return _fail(error_of_system(error))
+
+
+def _fail(error: VideoGNError) -> int:
+    from video_gn.run.slurm import place
+
+    sys.stderr.write(f"video-gn{place()}: error: {error}\n")
+    refusals = ManifestError | CheckpointError | ConfigError | RefusedError | DiskFullError
+    return 2 if isinstance(error, refusals) else 1
 
 
 if __name__ == "__main__":

@@ -14,12 +14,13 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from video_gn.errors import DiskFullError, RunError, UnwritableError, VideoGNError
+from video_gn.errors import DiskFullError, RefusedError, RunError, UnwritableError, VideoGNError
 
 log = logging.getLogger(__name__)
 
@@ -91,10 +92,12 @@ def remove_temporary(directory: Path, *, name: str = "*", recursive: bool = Fals
 
 # ---- errors of the disk -------------------------------------------------------------------------
 
+_OF_TRAININGS = " A training resumes with --ckpt_path last, and takes less room with fewer checkpoint.keep_steps."
 # No room, no room for this user, and a file above the shell's limit (ulimit -f).
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Errors that pass by themselves, as of a file server: another start may cure them.
 _PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOMEM)
+_TOO_MANY = (errno.EMFILE, errno.ENFILE)
 
 
 @contextlib.contextmanager
@@ -135,7 +138,7 @@ def _full_disk(error: BaseException, path: Path) -> DiskFullError | None:
     return DiskFullError(
         f"{path} could not be written: {os.strerror(number)}. {usage.free / 1e6:.1f} of {usage.total / 1e6:.1f} MB are "
         f"free there. What was saved before is whole. Make room, or raise the quota or limit, and run the command "
-        "again. A training resumes with --ckpt_path last, and takes less room with fewer checkpoint.keep_steps."
+        f"again.{_OF_TRAININGS if path.suffix == '.ckpt' else ''}"
     )
 
 
@@ -160,12 +163,48 @@ def naming_unwritable(path: Path) -> Iterator[None]:
         with naming_full_disk(path):
             yield
     except OSError as error:
-        what = f"{path} could not be written: {error.strerror or error} ({path.parent})."
-        if error.errno in _PASSING:
-            raise RunError(f"{what} Run the command again.") from error
-        raise UnwritableError(
-            f"{what} Choose a directory that this user may write to, or change its permissions."
-        ) from error
+        raise _of_system(f"{path} could not be written", error, f" ({path.parent})") from error
+
+
+def is_of_machine(error: OSError) -> bool:
+    """Whether any task would fail so: the disk is full or read-only, or too many files are open."""
+    return error.errno in (*_FULL, *_TOO_MANY, errno.EROFS)
+
+
+def error_of_system(error: OSError) -> RunError:
+    """What to raise or print in place of an error of the system: one that names its file and says what to do."""
+    name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
+    full = None if name is None else _full_disk(error, Path(name))
+    return full or _of_system(name or "the system refused", error)
+
+
+def _of_system(what: str, error: OSError, where: str = "") -> RunError:
+    told = f"{what}: {error.strerror or error}{where}."
+    if error.errno in _PASSING:
+        return RunError(f"{told} Run the command again.")
+    if error.errno in _FULL:
+        return DiskFullError(f"{told} Make room, and run the command again.")
+    if error.errno in _TOO_MANY:
+        return RefusedError(f"{told} Allow more open files (ulimit -n 65536), or take fewer workers.")
+    if error.errno == errno.ENOENT:
+        return UnwritableError(f"{told} If it was removed meanwhile, run the command again.")
+    return UnwritableError(f"{told} Choose a directory that this user may write to, or change its permissions.")
+
+
+def check_place(target: Path) -> None:
+    """Write and remove a small file where a result is to be written: the work would be lost if it could not be.
+
+    Raises:
+        DiskFullError, UnwritableError, RunError: as `whole_path`.
+    """
+    with naming_unwritable(target):
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name[:100]}.", suffix=".tmp") as file:
+            file.write(bytes(4096))
+            file.flush()
+            os.fsync(file.fileno())
 
 
 # ---- locks ------------------------------------------------------------------------------------
@@ -207,9 +246,13 @@ def hold(path: Path, *, wait_seconds: float | None = None) -> IO[str]:
         elif _is_at(file, path):
             break
         file.close()
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {os.uname().nodename}{_job()}\n")
-    file.flush()
+    try:
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}{_job()}\n")
+        file.flush()
+    except OSError as error:
+        error.filename = str(path)
+        raise
     return file
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Self
 
-from video_gn.errors import RunError
+from video_gn.errors import RefusedError
 from video_gn.files import HeldError, hold, naming_unwritable
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class Journal:
         lock: Lock file to hold until `close`; None if what lies around the file is held already.
 
     Raises:
-        RunError: another process holds the lock.
+        RefusedError: another process holds the lock.
         DiskFullError, UnwritableError: the directory cannot be written to.
     """
 
@@ -90,7 +90,7 @@ class Journal:
             try:
                 self._lock: IO[str] | None = None if lock is None else hold(lock)
             except HeldError as error:
-                raise RunError(
+                raise RefusedError(
                     f"{path} is being written by another run ({error.holder}). Wait for it, or choose another name."
                 ) from error
 

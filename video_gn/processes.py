@@ -5,6 +5,7 @@ Such a task is named, and the others continue in a new process.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import multiprocessing
 import os
@@ -19,11 +20,13 @@ from multiprocessing.connection import wait
 from typing import Any, Generic, TypeVar
 
 from video_gn.errors import RunError
+from video_gn.files import error_of_system, is_of_machine
 
 # Not fork: the caller may have threads, and a fork would copy their locks in any state. The fork server imports once
 # and forks every worker.
 START_METHOD = "forkserver"
 _START_SECONDS = 300.0  # imports on a busy file system
+_START_FILES = 6  # that the start of a worker opens, the server's included
 _MAX_FAILED_STARTS = 3
 _BEAT_SECONDS = 1.0
 # Between the end of a worker's pipe and its exit code.
@@ -60,7 +63,7 @@ def run_tasks(
     Args:
         tasks: Arguments of `work`, taken up in their order as workers become free.
         work: `(task, beat) -> result`, importable by other processes. It may call `beat()` as it makes progress. An
-            error that it raises ends its process.
+            error that it raises ends its process; a `RunError`, or a full or read-only disk, ends all.
         num_workers: Processes, at least 1.
         stall_seconds: A worker that sends neither a beat nor a result for so long is killed.
         tasks_at_once: Tasks that a worker gets in one message. More are faster where each takes a moment only.
@@ -71,7 +74,7 @@ def run_tasks(
         cause, such as a process beside it that took the memory.
 
     Raises:
-        RunError: if processes cannot be started.
+        RunError: if processes cannot be started, or one that a task has raised.
     """
     pool = _Pool(iter(tasks), work, num_workers, stall_seconds, tasks_at_once, preload)
     try:
@@ -87,6 +90,9 @@ class _Worker(Generic[TaskT]):
 
     def __init__(self, context: Any, work: Work[TaskT, Any], stall_seconds: float) -> None:
         self.pipe, other = context.Pipe()
+        with contextlib.ExitStack() as stack:  # a start that fails half-way for lack of files prints a traceback
+            for _ in range(_START_FILES):
+                stack.callback(os.close, os.dup(other.fileno()))
         self.process = context.Process(target=_serve, args=(other, work, stall_seconds), daemon=True)
         self.process.start()
         other.close()  # so that the end of the process is the end of the pipe
@@ -168,7 +174,7 @@ class _Pool(Generic[TaskT, ResultT]):
                 yield from self._bury(worker, reason, may_try_again=False)
 
     def _receive(self, worker: _Worker[TaskT]) -> Iterator[tuple[TaskT, ResultT | Lost]]:
-        """Read messages: None for a sign of life, (result,) for a result."""
+        """Read messages: None for a sign of life, (result,) for a result, an error that is no task's fault."""
         try:
             while worker.pipe.poll():
                 message = worker.pipe.recv()
@@ -176,6 +182,8 @@ class _Pool(Generic[TaskT, ResultT]):
                 if not worker.is_ready:
                     worker.is_ready = True
                     self.num_failed_starts = 0
+                if isinstance(message, RunError):
+                    raise message
                 if message is not None:
                     yield worker.queue.popleft(), message[0]
         except (EOFError, OSError):
@@ -245,7 +253,17 @@ def _serve(pipe: Any, work: Work[Any, Any], stall_seconds: float) -> None:
             return
         signal.alarm(math.ceil(stall_seconds) + 60)
         for task in tasks:
-            send((work(task, beat),))
+            try:
+                result = work(task, beat)
+            except RunError as error:  # such as a full disk
+                send(error)
+                return
+            except OSError as error:
+                if not is_of_machine(error):
+                    raise
+                send(error_of_system(error))
+                return
+            send((result,))
 
 
 def _end_with_parent() -> None:

@@ -1,5 +1,6 @@
 """The console script: what it sets before torch is imported, and how it ends after errors and signals."""
 
+import errno
 import io
 import logging
 import os
@@ -14,7 +15,15 @@ import pytest
 from video_gn import __main__ as script
 from video_gn.commands import fit
 from video_gn.commands._terminal import set_up_logging
-from video_gn.errors import CheckpointError, ConfigError, ManifestError, RunError, StoppedError
+from video_gn.errors import (
+    CheckpointError,
+    ConfigError,
+    DiskFullError,
+    ManifestError,
+    RefusedError,
+    RunError,
+    StoppedError,
+)
 
 
 def test_threads_that_wait_sleep(monkeypatch):
@@ -37,6 +46,9 @@ def test_a_stopped_study_says_how_to_resume(monkeypatch, capsys, number):
     assert capsys.readouterr().err == told
 
 
+PERMISSIONS = "Choose a directory that this user may write to, or change its permissions."
+
+
 @pytest.mark.parametrize(
     ("error", "status", "line"),
     [
@@ -45,6 +57,26 @@ def test_a_stopped_study_says_how_to_resume(monkeypatch, capsys, number):
         (ManifestError("why"), 2, "video-gn: error: why"),
         (CheckpointError("why"), 2, "video-gn: error: why"),
         (RunError("why"), 1, "video-gn: error: why"),
+        (DiskFullError("why"), 2, "video-gn: error: why"),
+        (RefusedError("why"), 2, "video-gn: error: why"),
+        (OSError(errno.EROFS, "Read-only", "/a/b"), 2, f"video-gn: error: /a/b: Read-only. {PERMISSIONS}"),
+        (PermissionError(errno.EACCES, "Denied", "/a/b"), 2, f"video-gn: error: /a/b: Denied. {PERMISSIONS}"),
+        (
+            OSError(errno.EIO, "Input/output error", "/a"),
+            1,
+            "video-gn: error: /a: Input/output error. Run the command again.",
+        ),
+        (
+            OSError(errno.EMFILE, "Too many open files"),
+            2,
+            "video-gn: error: the system refused: Too many open files. "
+            "Allow more open files (ulimit -n 65536), or take fewer workers.",
+        ),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file", b"/a"),
+            2,
+            "video-gn: error: /a: No such file. If it was removed meanwhile, run the command again.",
+        ),
         (StoppedError("SIGTERM: stopped.", status=143), 143, "video-gn: SIGTERM: stopped."),
     ],
 )
@@ -58,6 +90,49 @@ def test_errors_in_a_line(monkeypatch, capsys, error, status, line):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert script.main(["fit"]) == status
     assert (os.uname().nodename in capsys.readouterr().err) == (status < 128)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_wherever_it_shows(monkeypatch, capsys, tmp_path, number):
+    def fails(*_):
+        raise OSError(number, os.strerror(number), str(tmp_path / "x"))
+
+    monkeypatch.setattr(fit, "main", fails)
+    assert script.main(["fit"]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"video-gn: error: {tmp_path / 'x'} could not be written: {os.strerror(number)}. ")
+    assert "Make room" in printed and printed.count("\n") == 1
+
+
+STREAMS = """
+import os, sys
+from video_gn import __main__ as script
+from video_gn.commands import report
+def main(*_):
+    numbers = os.pipe()
+    os.write(1, b"one"); os.write(2, b"two"); print("three"); print("four", file=sys.stderr)
+    open(sys.argv[1], "w").write(repr(numbers))
+    return 0
+report.main = main
+sys.exit(script.main(["report"]))
+"""
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_become_no_other_file(tmp_path, closed):
+    """What is printed then would go into the next file that is opened, such as a pipe between processes."""
+    words = ["sh", "-c", f'exec "$@" {closed}', "-", sys.executable, "-c", STREAMS, tmp_path / "numbers"]
+    assert subprocess.run(words, capture_output=True, timeout=60).returncode == 0
+    assert min(eval((tmp_path / "numbers").read_text())) > 2
+
+
+@pytest.mark.parametrize("words", ["--help", "bench --help"])
+def test_a_reader_that_leaves_and_a_full_disk_behind_the_output(words):
+    command = f"{sys.executable} -m video_gn {words}"
+    lines = f"({command}; echo $? >&2) | (exec <&-; sleep 0.1)\n{command} >/dev/full; echo $? >&2"
+    done = subprocess.run(["bash", "-c", lines], capture_output=True, text=True, timeout=120)
+    full = "video-gn: error: the system refused: No space left on device. Make room, and run the command again.\n"
+    assert done.stderr in (f"1\n{full}2\n", "0\n0\n"), done.stderr  # argparse keeps such errors to itself
 
 
 def test_fit_imports_neither_the_report_nor_the_unpickler_before_it_needs_them():

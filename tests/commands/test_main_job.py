@@ -334,7 +334,7 @@ def test_a_directory_that_is_in_use_is_refused(tiny_videos, tmp_path):
     holder = RunDirectory(tmp_path / "run")
     holder.lock(".lock")
     status, printed = run(words("fit", tiny_videos, tmp_path / "run", "--trainer.max_epochs=1"), tmp_path)
-    assert status == 1
+    assert status == 2
     assert "is in use by another run" in printed
     holder.unlock()
 

@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from video_gn.errors import ConfigError, RunError
+from video_gn.errors import ConfigError, RefusedError
 from video_gn.files import HeldError, hold, naming_unwritable, remove_temporary
 from video_gn.journal import Journal, append, decode, whole_lines
 from video_gn.parts import Part, check_parts, find_parts, missing_parts
@@ -157,10 +157,10 @@ def claimed(directory: Path, part: Part | None = None) -> Iterator[None]:
 
     Raises:
         ConfigError: for a part beside those of another division.
-        RunError: if another run is writing to it, it is no directory, or it cannot be written.
+        RefusedError: if another run is writing to it, it is no directory, or it cannot be written.
     """
     if directory.exists() and not directory.is_dir():
-        raise RunError(f"{directory}: out_dir must be a directory, got a file. Choose another name.")
+        raise RefusedError(f"{directory}: out_dir must be a directory, got a file. Choose another name.")
     with ExitStack() as stack:
         try:
             with naming_unwritable(directory / _LOCK):
@@ -173,7 +173,7 @@ def claimed(directory: Path, part: Part | None = None) -> Iterator[None]:
                     stack.enter_context(hold(part.path(directory / _LOCK)))
                     hold(directory / _LOCK).close()  # a run without parts keeps it to its end
         except HeldError as error:
-            raise RunError(
+            raise RefusedError(
                 f"{directory}: another run ({error.holder}) is writing to out_dir. Wait for it, or choose another."
             ) from error
         if part is None:

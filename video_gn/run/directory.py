@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import IO
 
 from video_gn.damage import read_settings, set_damaged_aside
-from video_gn.errors import CheckpointError, ConfigError, RefusedError, RunError
-from video_gn.files import HeldError, hold, write_text
+from video_gn.errors import CheckpointError, ConfigError, RefusedError, RunError, UnwritableError
+from video_gn.files import HeldError, hold, naming_full_disk, write_text
 
 log = logging.getLogger(__name__)
 
@@ -81,14 +81,16 @@ class RunDirectory:
 
         Raises:
             RefusedError: If another run holds it, or it cannot be written.
+            DiskFullError: If there is no room.
         """
         target = self.path / name
         try:
-            self._set_strange_aside(Path(name).parent.name, name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = hold(target, wait_seconds=wait_seconds)
+            with naming_full_disk(target):
+                self._set_strange_aside(Path(name).parent.name, name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self._lock = hold(target, wait_seconds=wait_seconds)
         except OSError as error:
-            raise RefusedError(
+            raise UnwritableError(
                 f"--run_dir {self.path} cannot be written: {error.strerror} ({error.filename})"
             ) from error
         except HeldError as error:
