@@ -8,10 +8,11 @@ import av
 import numpy as np
 import pytest
 from decoding_cases import TORCHCODEC
-from media import write_numbered_video
+from media import numbered_frame, write_numbered_video
 
 from video_gn.decoding import open_video
 from video_gn.decoding.raw import RawVideo
+from video_gn.errors import DecodeError
 
 
 @pytest.mark.parametrize("backend", ["pyav", "decord", TORCHCODEC])
@@ -27,3 +28,24 @@ def test_interlaced_pictures_are_converted_as_whole_ones(tmp_path: Path, backend
         assert np.array_equal(reader.frames_at(range(4)).numpy(), expected)
     with RawVideo(str(path)) as raw:  # what is encoded
         assert not any(frame.interlaced_frame for frame in raw.frames(0, 4))
+
+
+@pytest.mark.parametrize("backend", ["pyav", "decord", TORCHCODEC])
+@pytest.mark.parametrize("matrix", ["YCgCo", "bt2020c", "ICtCp"])
+def test_colours_that_cannot_be_converted_are_found_when_opening(tmp_path: Path, matrix: str, backend: str) -> None:
+    params = {"x264-params": f"colormatrix={matrix}"}
+    path = write_numbered_video(tmp_path / "a.mp4", 2, codec_options=params)
+    with pytest.raises(DecodeError, match=rf"cannot convert it to RGB \(yuv420p, colour matrix {matrix.lower()}\)"):
+        open_video(path, backend)
+
+
+@pytest.mark.parametrize(
+    "pix_fmt", ["rgb565be", "rgb555be", "bgr565be", "bgr555be", "rgb565le", "bgr555le", "gray", "rgba"]
+)
+def test_packed_pixels(tmp_path: Path, pix_fmt: str) -> None:
+    path = write_numbered_video(tmp_path / "a.nut", 3, codec="rawvideo", pix_fmt=pix_fmt, bframes=0)
+    with open_video(path) as reader:
+        frames = reader.frames_at(range(3)).numpy().astype(int)
+    for i, frame in enumerate(frames):
+        grey = numbered_frame(i).mean(axis=2)
+        assert np.abs(frame.mean(axis=2) - grey).mean() < 12

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from fractions import Fraction
 from typing import Any
 
+import av
 import numpy as np
 from av.filter import Graph
 from av.sidedata.sidedata import Type
@@ -14,6 +16,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from video_gn.decoding._base import scaled_size
+from video_gn.errors import DecodeError
 
 _logger = logging.getLogger(__name__)
 
@@ -23,6 +26,10 @@ _logger = logging.getLogger(__name__)
 # From 720 BICUBIC saves nothing (0.97 to 1.00) and BILINEAR less; test clips are at 45.9 dB from those of full size,
 # with BICUBIC at 46.5, with BILINEAR at 44.7.
 _SCALING = Interpolation.AREA
+# FFmpeg 8 reads the bytes of these in the wrong order, unless it converts them to little endian first.
+_BIG_ENDIAN = frozenset({"rgb565be", "rgb555be", "bgr565be", "bgr555be"})
+# Names of FFmpeg's for the matrices of ITU-T H.273 that it does not convert.
+_MATRICES = {8: "ycgco", 10: "bt2020c", 11: "smpte2085", 12: "chroma-derived-nc", 13: "chroma-derived-c", 14: "ictcp"}
 
 
 def orientation_of(frame: VideoFrame) -> tuple[int, bool]:
@@ -53,6 +60,18 @@ def orientation_of(frame: VideoFrame) -> tuple[int, bool]:
     return (degrees + 180 * is_mirrored) % 360, is_mirrored
 
 
+@functools.cache
+def _converts(pix_fmt: str, matrix: int) -> bool:
+    """Whether FFmpeg converts the pixel format and colour matrix to RGB: asked with a tiny picture."""
+    tiny = VideoFrame(16, 16, pix_fmt)
+    tiny.colorspace = matrix
+    try:
+        tiny.reformat(format="rgb24")
+    except av.error.FFmpegError:
+        return False
+    return True
+
+
 def turn(pixels: np.ndarray, rotation_degrees: int, is_mirrored: bool) -> np.ndarray:
     """A view of (H, W, ...), mirrored left to right if so asked, then turned clockwise by a multiple of 90 degrees."""
     return np.rot90(pixels[:, ::-1] if is_mirrored else pixels, -rotation_degrees // 90)
@@ -63,9 +82,16 @@ class RgbConverter:
 
     Unscaled 8-bit 4:2:0 takes FFmpeg's fast path, which decord takes too. Otherwise chroma is interpolated, by BICUBIC
     as decord does. A short side above `short_side_px` is scaled down in the same pass.
+
+    Raises:
+        DecodeError: if FFmpeg cannot convert such frames.
     """
 
     def __init__(self, first: VideoFrame, path: str, short_side_px: int | None = None) -> None:
+        matrix = int(first.colorspace)
+        if not _converts(first.format.name, matrix):
+            colours = f"{first.format.name}, colour matrix {_MATRICES.get(matrix, matrix)}"
+            raise DecodeError(path, f"FFmpeg cannot convert it to RGB ({colours}). Encode it anew, as in bt709")
         self._height, self._width = scaled_size(first.height, first.width, short_side_px)
         self._is_scaled = (self._height, self._width) != (first.height, first.width)
         self.rotation_degrees, self.is_mirrored = orientation_of(first)
@@ -108,9 +134,12 @@ class RgbConverter:
         Raises:
             av.error.FFmpegError: if FFmpeg cannot convert it.
         """
+        frame = self.as_progressive(frame)
+        if frame.format.name in _BIG_ENDIAN:
+            frame = self._reformatter.reformat(frame, format=frame.format.name[:-2] + "le")
         # One reformatter for all frames: a new one for each costs as much as the conversion itself.
         rgb = self._reformatter.reformat(
-            self.as_progressive(frame),
+            frame,
             width=self._width,
             height=self._height,
             format="rgb24",
