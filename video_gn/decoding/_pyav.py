@@ -27,11 +27,13 @@ from video_gn.decoding._base import ReaderBase, check_indices, group_repeats
 from video_gn.decoding._decoder import PacketDecoder
 from video_gn.decoding._rgb import RgbConverter
 from video_gn.decoding.opening import describe
-from video_gn.decoding.probe import PacketTable, rate_and_duration
+from video_gn.decoding.probe import PacketTable, time_frames, timing_of
 from video_gn.errors import DecodeError, FrameCountError
 
 # With several threads, each seek flushes all of them.
 _MIN_SKIP_PACKETS_PER_THREAD = 8
+
+_NO_TIME = int(np.iinfo(np.int64).min)
 
 
 class UntrustedError(Exception):
@@ -68,7 +70,7 @@ class PyAVReader(ReaderBase):
         self._restart_indices[:1] = 0
         self._may_skip = num_threads == 1 and self._decoder.codec == "h264"
         self._was_skipped = np.zeros(table.num_frames, dtype=bool)
-        self._times: list[int | None] = []
+        self._times: list[tuple[int, int]] = []  # of each frame counted, its own and its packet's
         # The decoder has given its first frame, and continues from there.
         self._position = -1  # index of the last frame taken from the queue
         self._first_index = 0  # index of the frame that decoding began with
@@ -226,7 +228,9 @@ class PyAVReader(ReaderBase):
                 if self._decoder.num_threads > 1:
                     self._check_undamaged()
             self._position += 1
-            self._times.append(self._queue[0].pts)
+            frame = self._queue[0]
+            self._times.append((_known(frame.pts), _known(frame.dts)))
+            del frame  # see PacketDecoder.feed
             if self._position == target:
                 return self._queue.popleft()
             self._queue.popleft()
@@ -235,39 +239,41 @@ class PyAVReader(ReaderBase):
         promised, num_frames = self._info.num_frames, self._position + 1
         if num_frames == 0:
             raise DecodeError(self.path, f"none of its {promised} frames can be decoded")
-        self._seconds = self._seconds_of(self._times[:num_frames], self._info.fps)
-        duration = float(self._seconds[-1]) + 1 / self._info.fps
-        self._info = replace(self._info, num_frames=num_frames, duration_seconds=duration)
+        times, packet_times = np.array(self._times[:num_frames], dtype=np.int64).T
+        is_exact = bool((times != _NO_TIME).all())
+        timing = time_frames(
+            times if is_exact else packet_times,
+            self._decoder.table.time_base,
+            self._decoder.header_fps,
+            is_exact=is_exact,
+        )
+        self._seconds = timing.frame_seconds
+        self._info = replace(
+            self._info, num_frames=num_frames, fps=timing.fps, duration_seconds=timing.duration_seconds
+        )
         raise FrameCountError(self.path, num_frames, promised)
 
     # Facts
 
     def _describe(self, table: PacketTable) -> tuple[VideoInfo, np.ndarray]:
-        fps, duration = rate_and_duration(table, self._decoder.header_fps)
-        times = np.sort(table.pts[table.is_shown]).tolist() if table.has_times else [None] * table.num_frames
+        timing = timing_of(table, self._decoder.header_fps)
         height, width = self._converter.size
         info = VideoInfo(
             path=self.path,
             num_frames=table.num_frames,
-            fps=fps,
+            fps=timing.fps,
             width=width,
             height=height,
             rotation_degrees=self._converter.rotation_degrees,
             codec=self._decoder.codec,
-            duration_seconds=duration,
+            duration_seconds=timing.duration_seconds,
             is_mirrored=self._converter.is_mirrored,
         )
-        return info, self._seconds_of(times, fps)
+        return info, timing.frame_seconds
 
-    def _seconds_of(self, times: Sequence[int | None], fps: float) -> np.ndarray:
-        """Seconds from the first frame; evenly spaced where the times are not all known and ascending."""
-        known = np.array([t for t in times if t is not None], dtype=np.int64)
-        if len(known) == len(times) and (np.diff(known) > 0).all():
-            seconds = (known - known[0]) * float(self._decoder.table.time_base)
-        else:
-            seconds = np.arange(len(times)) / fps
-        seconds.flags.writeable = False
-        return seconds
+
+def _known(time: int | None) -> int:
+    return _NO_TIME if time is None else time
 
 
 def _index_rows(table: PacketTable) -> tuple[np.ndarray, dict[int, int]]:

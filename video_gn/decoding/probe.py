@@ -6,6 +6,7 @@ import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -25,6 +26,8 @@ DEFAULT_FPS = 25.0
 # A header's rate that differs more from the frames' own times is not believed; rounding to milliseconds in short
 # videos stays well below.
 _FPS_TOLERANCE = 0.05
+# No frame is shown so long within a video that is shorter by far. Counters of 32 bits run over after an hour or more.
+_WILD_SECONDS = 600
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,7 +118,9 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
     pts, dts, sizes, durations = columns[:4]
     is_key, is_corrupt, is_discard = columns[4:].astype(bool)
     num_shown, num_pictures = np.array([fact[:2] for fact in facts], dtype=np.int64).T
-    num_shown[_find_second_fields(facts)] = 0
+    second = np.array(_find_second_fields(facts), dtype=np.int64)
+    num_shown[second] = 0
+    durations[second - 1] += durations[second]
     is_packed = bool((num_pictures > 1).any())
     is_shown = _leave_out_torn((_count_packed(num_shown) if is_packed else num_shown > 0) & ~is_discard, is_corrupt)
     tells_b = codec in ("mpeg1video", "mpeg2video", "mpeg4")
@@ -153,26 +158,76 @@ def header_fps(stream: VideoStream) -> float:
     return float(stream.average_rate or stream.guessed_rate or 0)
 
 
-def rate_and_duration(table: PacketTable, header_fps: float) -> tuple[float, float]:
-    """Frames per second, and seconds from the first frame to the end of the last, of a table with a frame.
+class Timing(NamedTuple):
+    """When a video's frames are shown."""
 
-    The header's rate is used if it agrees with the frames' own times. If the file has no usable times, frames are
-    1 / fps apart.
+    fps: float
+    duration_seconds: float  # from the first frame to the end of the last
+    frame_seconds: np.ndarray  # float64 (num_frames,), from the first frame, ascending; read-only
+
+
+def timing_of(table: PacketTable, header_fps: float) -> Timing:
+    """See `time_frames`; of a table with a frame."""
+    times = np.sort((table.pts if table.has_times else table.dts)[table.is_shown])
+    return time_frames(
+        times,
+        table.time_base,
+        header_fps,
+        end_duration=table.end_duration if table.has_times else 0,
+        is_exact=table.has_times,
+    )
+
+
+def time_frames(
+    times: np.ndarray, time_base: Fraction, header_fps: float, *, end_duration: int = 0, is_exact: bool = True
+) -> Timing:
+    """Find the rate of frames from their times.
+
+    The header's rate is used if it agrees with the times. Otherwise it is their mean rate. A time, or the last frame's
+    duration, so far away that it dwarfs the rest of the video is damage: the usual distance takes its place.
+
+    Args:
+        times: int64 (num_frames,), one or more; the lowest int64 if unknown.
+        time_base: Seconds of a unit of time.
+        header_fps: See `header_fps`.
+        end_duration: How long the last frame is shown; 0 if unknown.
+        is_exact: Whether these are the times when the frames are shown. Otherwise (when their packets come) they give
+            the rate, and no more than that if the header agrees: frames are then 1 / fps apart, as they are if times
+            are missing or not ascending.
     """
-    fps, num_frames = header_fps, table.num_frames
-    if not table.has_times:
-        fps = fps or DEFAULT_FPS
-        return fps, (num_frames - 1) / fps + 1 / fps
-    shown = table.pts[table.is_shown]
-    base = float(table.time_base)
-    span, last = float(shown.max() - shown.min()) * base, table.end_duration * base
-    measured = (num_frames - 1) / span if span > 0 else 0.0
-    # In a few frames of variable rate the last one's duration weighs too much.
-    if measured and not abs(fps / measured - 1) <= _FPS_TOLERANCE:
-        full = num_frames / (span + last) if table.end_duration > 0 else measured
+    places = np.flatnonzero(times != _NO_TIME)
+    gaps, end = np.diff(times[places]), max(0, end_duration)
+    has_times = len(places) > 0 and bool((gaps > 0).all())
+    if has_times:
+        closed = _close(np.append(gaps, end), float(time_base))
+        gaps, end = closed[:-1], int(closed[-1])
+    span, last = float(gaps.sum()) * float(time_base), end * float(time_base)
+    measured = float(places[-1] - places[0]) / span if span > 0 else 0.0
+    fps = header_fps
+    is_measured = measured > 0 and not abs(fps / measured - 1) <= _FPS_TOLERANCE
+    if is_measured:
+        # A last frame that is shown longer than any other has too much weight if there are few. One that is shown
+        # shorter than any other has the duration that the wrong rate gave it.
+        end = end if end >= gaps.min() else 0
+        full = len(times) / (span + last) if 0 < end <= gaps.max() else measured
         fps = fps if abs(fps / full - 1) <= _FPS_TOLERANCE else full
     fps = fps or DEFAULT_FPS
-    return fps, span + (last if table.end_duration > 0 else 1 / fps)
+    if has_times and len(places) == len(times) and (is_exact or is_measured):
+        seconds = np.concatenate(([0], np.cumsum(gaps))) * float(time_base)
+        duration = span + (last if end > 0 else 1 / fps)
+    else:
+        seconds = np.arange(len(times)) / fps
+        duration = (len(times) - 1) / fps + 1 / fps
+    seconds.flags.writeable = False
+    return Timing(fps, duration, seconds)
+
+
+def _close(gaps: np.ndarray, time_base: float) -> np.ndarray:
+    """How long frames are shown, without the times that dwarf the rest of the video."""
+    usual = int(np.sort(gaps)[(len(gaps) - 1) // 2])
+    is_wild = (gaps * time_base > _WILD_SECONDS) & (gaps / 1000 > usual)
+    is_wild &= gaps / 10 > gaps[~is_wild].sum()
+    return np.where(is_wild, max(1, usual), gaps)
 
 
 def _find_second_fields(facts: list[PacketFacts]) -> list[int]:

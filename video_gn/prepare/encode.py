@@ -52,6 +52,7 @@ _MAX_ATTEMPTS = 3
 _MAX_RATE = 1000  # frames per second; a header with more is not believed
 # Time units of a second that the mp4 format and players accept.
 _MAX_UNITS = 1_000_000
+_MAX_DURATION = 1 << 31  # of a frame, in units of time
 _BT709, _BT601 = int(Colorspace.ITU709), 6  # 6: FFmpeg's SMPTE170M, BT.601 of new files
 
 
@@ -278,13 +279,14 @@ def _write(
 
 def _rate(reader: RawReader) -> Fraction:
     """Frames per second as a fraction that an mp4 file can hold."""
-    return Fraction(min(reader.info.fps, _MAX_RATE)).limit_denominator(1001)
+    return Fraction(max(1 / 1001, min(reader.info.fps, _MAX_RATE))).limit_denominator(1001)
 
 
 def _clock(reader: RawReader) -> Fraction:
     """Seconds of a unit of time: the file's own, where it has one that mp4 can hold."""
     base = reader.time_base
-    usable = base is not None and base.numerator * _MAX_UNITS >= base.denominator
+    longest = np.diff(np.append(reader.frame_seconds, reader.info.duration_seconds)).max()
+    usable = base is not None and base.numerator * _MAX_UNITS >= base.denominator and longest / base < _MAX_DURATION
     return base if base is not None and usable else 1 / (_rate(reader) * 1000)
 
 

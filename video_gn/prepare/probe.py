@@ -21,7 +21,7 @@ from video_gn.clips import VideoInfo
 from video_gn.decoding import open_video
 from video_gn.decoding.frame_folders import FolderError, folder_state
 from video_gn.decoding.opening import open_stream
-from video_gn.decoding.probe import DEFAULT_FPS, PacketTable, header_fps, rate_and_duration, read_table
+from video_gn.decoding.probe import DEFAULT_FPS, PacketTable, header_fps, read_table, timing_of
 from video_gn.decoding.tar_members import Member, is_member, locate
 from video_gn.errors import DecodeError, FrameCountError
 from video_gn.lists.scan_columns import FileFacts
@@ -143,8 +143,8 @@ def _facts(
 def _from_table(path: str, table: PacketTable, stream: VideoStream) -> FileFacts:
     if table.num_frames == 0:
         raise DecodeError(path, f"none of its {len(table.pts)} video packets is whole and to be shown")
-    fps, duration = rate_and_duration(table, header_fps(stream))
-    return _facts(stream, table.num_frames, fps, duration, key_frame_interval(table))
+    timing = timing_of(table, header_fps(stream))
+    return _facts(stream, table.num_frames, timing.fps, timing.duration_seconds, key_frame_interval(table))
 
 
 def key_frame_interval(table: PacketTable) -> int:
