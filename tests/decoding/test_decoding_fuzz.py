@@ -317,7 +317,7 @@ def test_a_torn_picture_counts_where_there_are_few(tmp_path: Path, num_whole: in
     assert all(np.array_equal(a, b) for a, b in zip(frames, expected, strict=True))
 
 
-def test_a_torn_picture_that_does_not_decode_is_counted_out(tmp_path: Path) -> None:
+def test_a_torn_picture_that_cannot_decode_is_not_counted(tmp_path: Path) -> None:
     path = write_numbered_video(tmp_path / "torn.mp4", 9, bframes=0, container_options={"movflags": "faststart"})
     with av.open(str(path)) as container:
         last = [packet for packet in container.demux(video=0) if packet.size][8]
@@ -325,9 +325,7 @@ def test_a_torn_picture_that_does_not_decode_is_counted_out(tmp_path: Path) -> N
     expected = decode_in_order(path)
     assert len(expected) == 8
     with PyAVReader(str(path)) as reader:
-        assert reader.info.num_frames == 9
-        with pytest.raises(FrameCountError, match="only 8 of 9 frames decode"):
-            reader.frames_at([8])
+        assert reader.info.num_frames == 8
         frames = reader.frames_at(range(8)).numpy()
     assert all(np.array_equal(a, b) for a, b in zip(frames, expected, strict=True))
 

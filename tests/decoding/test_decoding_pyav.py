@@ -108,8 +108,11 @@ def test_frames_that_get_lost_without_a_word(write, monkeypatch: pytest.MonkeyPa
     path, expected = write("long_gop.mp4")
     left = [frame for i, frame in enumerate(expected) if i not in lost]
     with PyAVReader(str(path)) as reader:
-        with pytest.raises(FrameCountError, match=f"only {len(left)} of 60 frames decode"):
-            reader.frames_at(range(60))
+        if 0 in lost:  # known at once
+            assert reader.info.num_frames == len(left)
+        else:
+            with pytest.raises(FrameCountError, match=f"only {len(left)} of 60 frames decode"):
+                reader.frames_at(range(60))
         frames = reader.frames_at(range(len(left))).numpy()
         assert all(np.array_equal(a, b) for a, b in zip(frames, left, strict=True))
         assert np.array_equal(reader.frames_at([20])[0].numpy(), left[20])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from itertools import chain
+from dataclasses import replace
+from itertools import chain, pairwise
 
 import av
 import numpy as np
@@ -17,6 +18,7 @@ from video_gn.errors import DecodeError
 
 # How far back to look for a packet that a seek has passed, generously.
 _ROWS_BACK = 32
+_NO_TIME = int(np.iinfo(np.int64).min)
 
 
 class PacketDecoder:
@@ -26,6 +28,8 @@ class PacketDecoder:
         self.path = path
         self.num_threads = num_threads
         self.num_decoded = 0
+        # Rows before the first frame of a file that begins in the middle: they need what is not there.
+        self.num_lead = 0
         self._packets: Iterator[Packet] = iter(())
         self._skips = False
         self._last: list[VideoFrame] = []
@@ -83,7 +87,7 @@ class PacketDecoder:
         # Without an index FFmpeg looks for the time in the file's bytes, and may land behind it.
         times.append(int(table.dts[max(0, row - _ROWS_BACK)]))
         for start in times:
-            if start == np.iinfo(np.int64).min:
+            if start == _NO_TIME:
                 continue
             try:
                 self._container.seek(start, stream=self._stream)
@@ -155,7 +159,7 @@ class PacketDecoder:
         try:
             frames: list[VideoFrame] = self._stream.codec_context.decode(packet)
         except av.error.FFmpegError:
-            self.is_damaged = True
+            self.is_damaged = self.is_damaged or self.next_row > self.num_lead
             return []
         # FFmpeg patches a damaged picture with the present content of its buffer. Holding the last frame until the
         # next one is decoded, whether or not it is wanted, makes that the same in every pass.
@@ -170,14 +174,47 @@ class PacketDecoder:
         That also shows the decoder the first packet, in which encoders name themselves; FFmpeg treats some of them
         specially, so it must see that before it begins in the middle of a file.
 
+        The beginning of a file that was cut out of another one may give no frames: it is left out of the table.
+
         Raises:
             DecodeError: if no frame decodes.
         """
-        if self.table.doubt or not self.seek(0):
+        if not self.table.is_whole_start:
+            self.num_lead = len(self.table.pts)
+        if self.num_lead or self.table.doubt:
+            self.num_threads = 1  # in several, FFmpeg patches what is missing differently
+        if self.table.doubt or self.num_lead or self.table.is_given_once or not self.seek(0):
             self.reopen()
+        frames = self._until_frame()
+        if self.table.has_times and (self.num_lead or frames[0].pts != self.table.pts[self.table.is_shown].min()):
+            self._leave_out_lead(frames)
+            self.reopen()
+            frames = self._until_frame()
+        return frames
+
+    def _until_frame(self) -> list[VideoFrame]:
         frames: list[VideoFrame] = []
         while not frames and not self.is_at_end:
             frames = self.feed()
         if not frames:
             raise DecodeError(self.path, f"none of its {len(self.table.pts)} video packets can be decoded")
+        self.num_lead = min(self.num_lead, self.next_row)
         return frames
+
+    def _leave_out_lead(self, frames: list[VideoFrame]) -> None:
+        """Find out which pictures before the first restart on the way give a frame, or before the first frame."""
+        table = self.table
+        restarts = np.flatnonzero(table.is_restart[1:]) + 1
+        times = [_time_of(frame) for frame in frames]
+        until = table.pts[restarts[0]] if len(restarts) else times[0]
+        while not self.is_at_end and times[-1] < until:
+            times += map(_time_of, self.feed())
+        if self.is_damaged or any(a >= b for a, b in pairwise(times)):
+            self.table = replace(table, doubt=table.doubt or "its beginning is damaged")
+        else:
+            is_lost = table.is_shown & (table.pts < until) & ~np.isin(table.pts, times)
+            self.table = replace(table, is_shown=table.is_shown & ~is_lost)
+
+
+def _time_of(frame: VideoFrame) -> int:
+    return _NO_TIME if frame.pts is None else frame.pts

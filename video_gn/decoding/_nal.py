@@ -104,6 +104,24 @@ _HEVC = _NalCodec(
 _H264_INFORMATION = 6
 
 
+_CODECS = {"h264": _H264, "hevc": _HEVC}
+
+
+def is_torn(codec: str, extradata: bytes, data: bytes) -> bool:
+    """Whether a packet breaks off within a NAL unit that is stored with its length: FFmpeg then decodes none of it."""
+    length_size = _length_size(_CODECS[codec], extradata) if codec in _CODECS else 0
+    at = 0
+    while length_size and at + length_size <= len(data):
+        at += length_size + int.from_bytes(data[at : at + length_size], "big")
+    return at > len(data)
+
+
+def _length_size(rule: _NalCodec, extradata: bytes) -> int:
+    """Bytes of a NAL unit's length; 0 for start codes (Annex B)."""
+    is_boxed = len(extradata) > rule.length_size_at and extradata[0] == 1
+    return (extradata[rule.length_size_at] & 3) + 1 if is_boxed else 0
+
+
 def make_hevc(extradata: bytes) -> Inspector:
     """HEVC's inspector; see `make_inspector`."""
     return _make(_HEVC, extradata, None)
@@ -112,22 +130,19 @@ def make_hevc(extradata: bytes) -> Inspector:
 def make_h264(extradata: bytes) -> Inspector:
     """H.264's inspector; see `make_inspector`."""
     fields = _Fields()
-    is_boxed = len(extradata) > _H264.length_size_at and extradata[0] == 1
-    for start, end in _boxed_sets(extradata) if is_boxed else _nal_units(extradata, 0):
+    for start, end in _boxed_sets(extradata) if _length_size(_H264, extradata) else _nal_units(extradata, 0):
         fields.note(extradata[start:end])
     return _make(_H264, extradata, fields)
 
 
 def _make(rule: _NalCodec, extradata: bytes, fields: _Fields | None) -> Inspector:
-    is_boxed = len(extradata) > rule.length_size_at and extradata[0] == 1
-    length_size = (extradata[rule.length_size_at] & 3) + 1 if is_boxed else 0
+    length_size = _length_size(rule, extradata)
     plain = rule.picture_types - rule.restart_types
 
     def inspect(data: bytes) -> PacketFacts:
         # The short way for most packets: they begin with a picture that is no restart.
         if (
-            is_boxed
-            and len(data) > length_size
+            0 < length_size < len(data)
             and data[length_size] >> rule.type_shift & rule.type_mask in plain
             and not (fields and fields.may_be)
         ):

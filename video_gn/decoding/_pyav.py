@@ -5,7 +5,9 @@ How frames are identified:
 - By time, if the packet table has no doubts: each frame carries its packet's time, which gives its index.
   Decoding starts at the last restart at or before the wanted frame, if that is ahead of the decoder.
 - By counting from the start of the file, if the table has doubts, and from the moment that something does not fit
-  (a damaged packet, a missing frame). Damaged files are decoded with one thread.
+  (a damaged packet, a missing frame). Such files are decoded with one thread.
+
+The beginning of a file that was cut out of another one may give no frames: `PacketDecoder.first_frames` finds out.
 
 Unnoticed: damage in parts of the file that no call has decoded, damage that the codec cannot see (VP8 has no checks),
 and a whole picture that refers to a damaged one which is shown after all that was asked for.
@@ -53,8 +55,8 @@ class PyAVReader(ReaderBase):
         self._decoder = decoder
         self._queue: deque[VideoFrame] = deque()
         try:
-            table = self._decoder.table
             self._queue.extend(decoder.first_frames())
+            table = decoder.table
             first = self._queue[0]
             if table.num_frames == 0:
                 raise DecodeError(path, f"none of its {len(table.pts)} video packets is whole and to be shown")
@@ -169,6 +171,7 @@ class PyAVReader(ReaderBase):
         if self._may_skip and self._doubt is None:
             skip = (self._index_of_row >= 0) & (self._index_of_row < wanted[-1])
             skip &= ~np.isin(self._index_of_row, wanted)
+            skip[: self._decoder.num_lead] = False
         return skip
 
     def _stand_before(self, target: int) -> None:
@@ -225,8 +228,6 @@ class PyAVReader(ReaderBase):
                 if self._decoder.is_at_end:
                     self._correct_count()
                 self._queue.extend(self._decoder.feed())
-                if self._decoder.num_threads > 1:
-                    self._check_undamaged()
             self._position += 1
             frame = self._queue[0]
             self._times.append((_known(frame.pts), _known(frame.dts)))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import av
 import numpy as np
@@ -14,13 +15,14 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from video_gn.decoding._bitstream import PacketFacts, make_inspector
+from video_gn.decoding._bitstream import make_inspector
+from video_gn.decoding._nal import PacketFacts, is_torn
 from video_gn.decoding.opening import describe, late, limit_of, video_streams
 from video_gn.errors import DecodeError
 
-# Up to this share of a file's frames, damaged packets do not count as frames.
-_MAX_TORN_SHARE = 0.05
 _NO_TIME = np.iinfo(np.int64).min
+# Side data that demuxers attach to a packet once in a freshly opened file.
+_GIVEN_ONCE: tuple[Literal["palette", "new_extradata"], ...] = ("palette", "new_extradata")
 # FFmpeg's own rate for files without one, such as single pictures.
 DEFAULT_FPS = 25.0
 # A header's rate that differs more from the frames' own times is not believed; rounding to milliseconds in short
@@ -42,18 +44,24 @@ class PacketTable:
     # bool, decoding may begin here for this row's frame and all that are shown after it; true for the first row
     is_restart: np.ndarray
     is_closed: np.ndarray  # bool, a restart that no later row's frame is shown before (a closed GOP)
+    # Whether the file begins with a picture that needs nothing from before, as do all that follow it. Otherwise
+    # pictures of its beginning may give no frame (see `PacketDecoder.first_frames`).
+    is_whole_start: bool
+    # Whether the first row's packet brings a palette or header that FFmpeg gives only after opening, not after a seek.
+    is_given_once: bool
     time_base: Fraction  # seconds of a unit of time
     end_duration: int  # how long the last frame is shown; 0 if the file does not say
     # Why frames must be identified by counting them from the start of the file. None: each frame has its own time, and
     # decoding from any restart gives the same frames.
     doubt: str | None
     has_times: bool  # whether `pts` of shown rows are the times of the frames
+    num_extra: int  # frames that no packet promises: MPEG-4's decoder makes up one for a picture before a cut
     num_video_streams: int  # cover pictures not counted
 
     @property
     def num_frames(self) -> int:
-        """Frames that the packets promise."""
-        return int(self.is_shown.sum())
+        """Frames that are promised."""
+        return int(self.is_shown.sum()) + self.num_extra
 
 
 def packets_of(path: str, container: InputContainer, stream: VideoStream) -> Generator[Packet, None, None]:
@@ -77,7 +85,7 @@ def packets_of(path: str, container: InputContainer, stream: VideoStream) -> Gen
     except av.error.FFmpegError as error:
         if isinstance(error, av.error.ExitError):
             raise late(path, limit_of(container), "while reading its packets") from error
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno != errno.EPERM:  # -1: what some demuxers say of a torn end
             raise DecodeError(path, f"reading failed ({describe(error)})") from error
 
 
@@ -88,14 +96,12 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
         DecodeError: if there are none, or the file cannot be read.
     """
     codec = stream.codec_context.codec.canonical_name
-    inspect = make_inspector(
-        codec,
-        stream.codec_context.extradata or b"",
-        is_intra=stream.codec_context.codec.intra_only,
-    )
+    extradata = stream.codec_context.extradata or b""
+    inspect = make_inspector(codec, extradata, is_intra=stream.codec_context.codec.intra_only)
     rows: list[tuple[int, int, int, int, bool, bool, bool]] = []
     facts: list[PacketFacts] = []
-    is_reconfigured = False
+    given_once: list[tuple[int, str]] = []
+    is_paletted = stream.codec_context.pix_fmt == "pal8"
     for packet in packets_of(path, container, stream):
         rows.append(
             (
@@ -109,9 +115,11 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
             )
         )
         facts.append(PacketFacts() if inspect is None else inspect(bytes(packet)))
-        # Asking for side data is slow, and a new header comes with a key frame.
-        if packet.is_keyframe and len(rows) > 1 and packet.has_sidedata("new_extradata"):
-            is_reconfigured = True
+        if packet.is_corrupt and is_torn(codec, extradata, bytes(packet)):
+            facts[-1] = facts[-1]._replace(num_shown=0)
+        # A new header comes with a key frame, a new palette with any.
+        if packet.is_keyframe or is_paletted or len(rows) == 1:
+            given_once += [(len(rows) - 1, kind) for kind in _GIVEN_ONCE if packet.has_sidedata(kind)]
     if not rows:
         raise DecodeError(path, "no video packets in it: the file is cut off or damaged")
     columns = np.array(rows, dtype=np.int64).T
@@ -122,20 +130,26 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
     num_shown[second] = 0
     durations[second - 1] += durations[second]
     is_packed = bool((num_pictures > 1).any())
-    is_shown = _leave_out_torn((_count_packed(num_shown) if is_packed else num_shown > 0) & ~is_discard, is_corrupt)
+    is_shown = (_count_packed(num_shown) if is_packed else num_shown > 0) & ~is_discard
     tells_b = codec in ("mpeg1video", "mpeg2video", "mpeg4")
     has_b = any(fact.has_b_picture for fact in facts) if tells_b else bool(stream.codec_context.has_b_frames)
     is_reordered_avi = has_b and container.format.name == "avi"
+    first = int(np.argmax(num_pictures > 0))
+    is_whole_start = bool(is_key[first] if inspect is None else facts[first].is_restart)
+    is_whole_start = is_whole_start and not (pts[is_shown] < pts[first]).any()
+    num_extra = int(codec == "mpeg4" and not is_whole_start)
     doubt = _find_doubt(
         pts[is_shown],
         is_corrupt=bool(is_corrupt.any()),
         is_discard=bool(is_discard.any()),
         is_packed=is_packed,
         is_reordered_avi=is_reordered_avi,
-        is_reconfigured=is_reconfigured,
+        is_cut_mpeg4=num_extra > 0,
+        is_reconfigured=any(row > 0 and kind == "new_extradata" for row, kind in given_once),
     )
     shown = np.sort(pts[is_shown])
     is_restart = np.zeros(len(pts), dtype=bool) if doubt else _find_restarts(pts, is_shown, is_key, facts)
+    is_restart[1:] &= all(row == 0 for row, _ in given_once)  # palettes that follow each other
     return PacketTable(
         pts=pts,
         dts=dts,
@@ -144,11 +158,14 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
         is_key=is_key,
         is_restart=is_restart,
         is_closed=is_restart & _is_first_of_rest(pts, is_shown),
+        is_whole_start=is_whole_start,
+        is_given_once=any(row == 0 for row, _ in given_once),
         time_base=Fraction(stream.time_base or 1),
         end_duration=int(durations[np.argmax(np.where(is_shown, pts, _NO_TIME))]),
         doubt=doubt,
-        has_times=not (is_packed or is_reordered_avi or len(shown) == 0 or shown[0] == _NO_TIME)
+        has_times=not (is_packed or is_reordered_avi or num_extra or len(shown) == 0 or shown[0] == _NO_TIME)
         and bool((np.diff(shown) > 0).all()),
+        num_extra=num_extra,
         num_video_streams=len(video_streams(container)),
     )
 
@@ -243,16 +260,6 @@ def _find_second_fields(facts: list[PacketFacts]) -> list[int]:
     return seconds
 
 
-def _leave_out_torn(is_shown: np.ndarray, is_corrupt: np.ndarray) -> np.ndarray:
-    """Which packets promise a frame if some are damaged.
-
-    A torn picture, often the last one of a file that was cut, may decode in part. It is left out if there are many
-    other frames, and counted if there are few.
-    """
-    is_torn = is_shown & is_corrupt
-    return is_shown & ~is_torn if is_torn.sum() <= _MAX_TORN_SHARE * is_shown.sum() else is_shown
-
-
 def _count_packed(num_shown: np.ndarray) -> np.ndarray:
     """Which packets give a frame if a packet may hold two pictures (MPEG-4's packed B-frames).
 
@@ -274,6 +281,7 @@ def _find_doubt(
     is_discard: bool,
     is_packed: bool,
     is_reordered_avi: bool,
+    is_cut_mpeg4: bool,
     is_reconfigured: bool,
 ) -> str | None:
     has_gaps = bool((shown_pts == _NO_TIME).any())
@@ -282,6 +290,7 @@ def _find_doubt(
         (is_discard, "an edit list hides frames of it"),
         (is_packed, "its packets hold two pictures (packed B-frames)"),
         (is_reordered_avi, "it has B-frames in AVI, which does not store when they are shown"),
+        (is_cut_mpeg4, "it begins in the middle of a longer MPEG-4 video"),
         (is_reconfigured, "its coding changes on the way"),
         (has_gaps, "frames of it have no time"),
         (not has_gaps and len(np.unique(shown_pts)) < len(shown_pts), "frames of it have the same time"),
