@@ -187,7 +187,7 @@ def timing_of(table: PacketTable, header_fps: float) -> Timing:
     """See `time_frames`; of a table with a frame."""
     times = np.sort((table.pts if table.has_times else table.dts)[table.is_shown])
     return time_frames(
-        times,
+        np.append(times, np.full(table.num_extra, _NO_TIME)),
         table.time_base,
         header_fps,
         end_duration=table.end_duration if table.has_times else 0,
