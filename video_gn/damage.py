@@ -61,7 +61,7 @@ def read_settings(path: Path, *, within: Path | None = None) -> dict[str, Any]:
     """
     check_file(path, within=within, max_bytes=_MAX_SETTINGS_BYTES)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_BoundedLoader)
+        content = bounded_yaml(path.read_text(encoding="utf-8"))
     except OSError:
         raise
     except DAMAGE as error:
@@ -70,6 +70,17 @@ def read_settings(path: Path, *, within: Path | None = None) -> dict[str, Any]:
         found = type(content).__name__ if content else "nothing"
         raise ValueError(f"it must hold settings, KEY: VALUE, got {found}")
     return content
+
+
+def bounded_yaml(text: str) -> Any:
+    """Parse yaml whose size with its aliases written out, and nesting, are those of settings.
+
+    Raises:
+        ValueError or yaml.YAMLError: For other texts.
+    """
+    if len(text) > _MAX_SETTINGS_BYTES:
+        raise ValueError(f"it has {len(text):,} letters, more than {_MAX_SETTINGS_BYTES:,}")
+    return yaml.load(text, Loader=_BoundedLoader)
 
 
 def read_object(path: Path, *, within: Path | None = None) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """From one form to another and back: the same bits; and what `inspect` tells of each."""
 
 import json
+import zlib
 from pathlib import Path
 
 import pytest
@@ -8,15 +9,17 @@ import torch
 import weight_files as files
 from pytorchvideo.models.hub import i3d_r50
 from safetensors import safe_open
-from small import ABOUT
+from safetensors.torch import save_file
+from small import ABOUT, assert_same
 from torchvision.models import resnet50
 
 from video_gn.errors import CheckpointError, UnwritableError
 from video_gn.models import i3d
 from video_gn.weights import load_into
+from video_gn.weights.about import KEY
 from video_gn.weights.build import build_net
 from video_gn.weights.convert import convert
-from video_gn.weights.files import read_file
+from video_gn.weights.files import CHECKSUM, read_file
 from video_gn.weights.formats import recognize
 from video_gn.weights.inspect import inspect
 from video_gn.weights.keymaps import KEYMAPS
@@ -224,3 +227,20 @@ def test_classes_of_a_converted_zoo_are_kinetics(tmp_path):
     assert about["views"]["spacing"] == "slowfast"
     net = i3d(50, layout="slowfast", norm="batch", width=4, num_classes=400)
     assert load_into(net, tmp_path / "p.ckpt").preprocessing.mean == (0.45, 0.45, 0.45)
+
+
+def test_safetensors_of_ours_have_a_checksum(ours, tmp_path):
+    path, old = tmp_path / "a.safetensors", tmp_path / "old.safetensors"
+    convert(ours[1], path)
+    data, content = path.read_bytes(), read_file(path)
+    digits = content.metadata[CHECKSUM].encode()
+    assert int(digits, 16) == zlib.crc32(data.replace(digits, b"0" * 8))
+    for place in (data.index(b"mean") + 10, data.index(b"weight"), data.index(digits), len(data) // 2, len(data) - 1):
+        damaged = bytearray(data)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"a\.safetensors: damaged: its checksum is wrong"):
+            read_file(path)
+    save_file(content.content, old, metadata={KEY: content.metadata[KEY]})  # as earlier versions wrote it
+    assert_same(read_file(old).content, content.content)
+    assert "3: a, b, ç, d" in inspect(old)

@@ -1,13 +1,17 @@
 """Files of weights by their content: what each is, what is read of it, and damage of every kind."""
 
+import copy
 import gzip
 import io
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tarfile
+import traceback
+import warnings
 import zipfile
 
 import numpy as np
@@ -158,7 +162,11 @@ def test_only_torch_is_allowed_by_the_environment(tmp_path, monkeypatch):
     path = write("torch", tmp_path / "a")
     assert torch.equal(read_file(path).content["conv1.weight"], STATE["conv1.weight"])
     torch.save({"a": np.ones(2)}, path)
-    refused(path, "damaged, or not a checkpoint .*Weights only load failed")
+    refused(path, r"damaged, or not a checkpoint \(Weights only load failed\). Download or copy it again$")
+    with pytest.raises(CheckpointError) as caught:
+        read_file(path)
+    assert "weights_only" not in "".join(traceback.format_exception(caught.value)).split("CheckpointError: ")[-1]
+    assert caught.value.__suppress_context__, "torch's advice to run what is in the file"
 
 
 def test_every_dtype_of_safetensors(tmp_path):
@@ -206,6 +214,34 @@ print(tensor.device.type, tensor.numel(), *(b - a for a, b in zip(before, after)
         shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
         assert (shown[0], int(shown[1])) == (device, num_items)
         assert int(shown[2]) < 5e6 and int(shown[3]) < 1e8, shown  # of 4.3e9 bytes
+
+
+def test_a_file_without_checksums_is_read(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = write("torch", tmp_path / "a")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(read_file(path).content["conv1.weight"], STATE["conv1.weight"])
+
+
+def test_records_that_overlap(tmp_path):
+    whole = write("torch", tmp_path / "whole")
+    names = zipfile.ZipFile(whole).namelist()
+    for more in (names[0], names[-1].upper()):
+        shutil.copy(whole, tmp_path / "a")
+        with warnings.catch_warnings(), zipfile.ZipFile(tmp_path / "a", "a") as archive:
+            warnings.simplefilter("ignore")
+            archive.writestr(more, b"another")
+        refused(tmp_path / "a", "damaged: a zip archive whose records overlap")
+    with zipfile.ZipFile(tmp_path / "a", "w") as archive:  # a thousand names for the same bytes
+        archive.writestr("a/data.pkl", bytes(1_000_000))
+        for number in range(1000):
+            again = copy.copy(archive.infolist()[0])
+            again.filename = f"a/data/{number}"
+            archive.filelist.append(again)
+        archive._didModify = True
+    refused(tmp_path / "a", "damaged: a zip archive whose records overlap")
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from video_gn.damage import bounded_yaml
 from video_gn.errors import CheckpointError
 from video_gn.lists.class_names import kinetics400
 from video_gn.weights.about import CLIP, INPUT, UNKNOWN, VIDEO_INPUT, Preprocessing, check_table, read_json
@@ -46,16 +47,6 @@ _TELL_TALES = (
     (r"\.se\.|se_module|b_bn_fc", "a network with squeeze-and-excitation"),
     (r"^(backbone\.)?conv1\.[0-9]+\.", "a ResNet with a deep stem"),
 )
-
-
-_MOST_CONFIG = 1 << 20  # characters: a SlowFast config has 10,000
-
-
-class _ConfigLoader(yaml.SafeLoader):
-    """Without `<<`, which SlowFast does not write and which doubles a table again and again."""
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        pass
 
 
 # ---- names ---------------------------------------------------------------------------------------
@@ -161,7 +152,7 @@ def _slowfast_config(content: FileContent) -> dict[str, Any]:
     if not isinstance(text, str):
         return {}
     try:
-        tree = yaml.load(text, _ConfigLoader) if len(text) <= _MOST_CONFIG else None
+        tree = bounded_yaml(text)
     except (yaml.YAMLError, RecursionError, ValueError):
         return {}  # its weights are still what they are
     data = tree.get("DATA") if isinstance(tree, dict) else None
