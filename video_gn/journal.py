@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Self
 
-from video_gn.errors import RefusedError
+from video_gn.errors import RefusedError, UnwritableError
 from video_gn.files import HeldError, hold, naming_unwritable
 
 log = logging.getLogger(__name__)
@@ -122,9 +122,15 @@ class Journal:
             self.add(self._header)
 
     def add(self, entry: Any) -> None:
-        """Append a line; errors as `write_all`."""
+        """Append a line; errors as `write_all`.
+
+        Raises:
+            UnwritableError: the file was removed meanwhile: nobody would see the line.
+        """
         assert self._file is not None, "resume() or start() first"
         write_all(self._file, encode(entry))
+        if not os.fstat(self._file.fileno()).st_nlink:
+            raise UnwritableError(f"{self.path} was removed while it was being written. Run the command again.")
 
     def sync(self) -> None:
         """Have all lines on the disk on return."""

@@ -1,5 +1,6 @@
 """`video-gn infer` on video files: many at once, in parts, stopped and killed, and merged."""
 
+import errno
 import io
 import json
 import logging
@@ -330,6 +331,42 @@ def test_a_worker_that_dies_is_told(here, capsys, monkeypatch):
         assert "a loading worker died (DataLoader worker (pid 7) is killed by signal: Segmentation fault. )" in printed
         assert "Take such a file out of the list, or read it with another --backend; videos in a .jsonl" in printed
         assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.csv", "x.jsonl"])
+def test_a_place_that_cannot_be_written_is_named_before_the_work(here, tmp_path, capsys, monkeypatch, name):
+    monkeypatch.setattr("video_gn.commands.infer._predictor", lambda *_: pytest.fail("the work must not begin"))
+    (tmp_path / "file").touch()
+    (tmp_path / name).mkdir()
+    for output, why in ((tmp_path / "file" / name, "File exists|Not a directory"), (tmp_path / name, "Is a directory")):
+        status, printed = in_process(infer(output), here, capsys)
+        assert status == 2
+        assert re.search(rf"^video-gn: error: {output} could not be written: ({why}) \(.*\)\. Choose", printed), printed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", name]
+
+
+def test_the_table_is_printed_whatever_happens_and_is_bounded(here, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("video_gn.commands.infer._TABLE_ROWS", 9)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def no_room(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "x.json"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("video_gn.labelling.lines.write_results", no_room)
+        status, printed = in_process(infer(tmp_path / "x.json"), here, capsys)
+    assert status == 2
+    assert f"error: {tmp_path / 'x.json'} could not be written: No space left on device. " in printed
+    check_table(printed)
+    status, printed = in_process(infer(tmp_path / "x.json"), here, capsys)
+    assert status == 3 and "resuming after 30 videos" in printed
+    check_table(printed)
+
+
+def check_table(printed):
+    assert "28 labelled, 2 failed" in printed
+    assert "the first 9 of them; the file has all" in " ".join(printed.split())
+    assert "v/08 ü.mp4 │" in printed and "v/09 ü.mp4 │" not in printed
 
 
 @pytest.mark.parametrize(("total", "shown"), [(None, "7/?"), (9, "7/9")])

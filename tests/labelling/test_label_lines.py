@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import threading
 import time
@@ -11,8 +12,10 @@ import tracemalloc
 import pytest
 from stubs import SETTINGS, Predict, lines_of, result_of, run, write_list
 
+from video_gn import files
 from video_gn.clips import Failure
-from video_gn.errors import ConfigError, RunError
+from video_gn.errors import ConfigError, DiskFullError, RefusedError, RunError, UnwritableError
+from video_gn.labelling import lines
 from video_gn.labelling.inputs import read_list
 from video_gn.labelling.lines import about_path, read_about
 from video_gn.parts import Part, check_parts
@@ -249,3 +252,82 @@ def test_memory_does_not_grow_with_a_long_list(tmp_path, no_warnings):
     peak(tmp_path, 100)
     small, large = peak(tmp_path, 20_000), peak(tmp_path, 200_000)
     assert large < small + 50_000, (small, large)
+
+
+# ---- .json and .csv, whose lines lie beside them until all are there ----------------------------------------
+
+
+def left_in(directory):
+    return sorted(path.name for path in directory.iterdir() if path.name.startswith("."))
+
+
+@pytest.mark.parametrize("suffix", [".json", ".csv"])
+@pytest.mark.parametrize("paths", [(), ("gone.mp4",)])
+def test_a_stopped_run_into_a_whole_file_resumes(listed, tmp_path, monkeypatch, suffix, paths):
+    wanted, output, again = tmp_path / f"wanted{suffix}", tmp_path / "deep" / f"x{suffix}", Predict()
+    run(listed, wanted, paths=paths)
+    with monkeypatch.context() as patched:
+        patched.setattr(lines, "write_results", no_room)
+        with pytest.raises(DiskFullError, match="x"):
+            run(listed, output, paths=paths)
+        with pytest.raises(DiskFullError, match="x"):
+            run(listed, output, paths=paths, predict=again)
+    assert not again.seen
+    path = output.with_name(f".x{suffix}.lines")
+    kept = path.read_bytes().splitlines(keepends=True)[:3]
+    path.write_bytes(b"".join([*kept, b'{"pa']))
+    tally = run(listed, output, paths=paths, predict=again)
+    assert (tally.before, len(again.seen)) == (3, 2 + len(paths))
+    assert output.read_bytes() == wanted.read_bytes()
+    assert [p.name for p in output.parent.iterdir()] == [output.name], "nothing is left beside it"
+    assert run(listed, output, paths=paths).before == 0, "what is finished is made anew"
+
+
+def no_room(*_):
+    raise DiskFullError("x")
+
+
+@pytest.mark.parametrize("change", ["settings", "list", "damage", "no settings"])
+def test_what_a_stopped_run_has_left_of_other_things_is_dropped(listed, tmp_path, monkeypatch, caplog, change):
+    output = tmp_path / "x.json"
+    with monkeypatch.context() as patched:
+        patched.setattr(lines, "write_results", no_room)
+        with pytest.raises(DiskFullError):
+            run(listed, output)
+    left = tmp_path / ".x.json.lines"
+    if change == "list":
+        write_list(listed, NAMES[::-1])
+    elif change == "damage":
+        left.write_bytes(b"garbage\n" + left.read_bytes())
+    elif change == "no settings":
+        about_path(left).unlink()
+    tally = run(listed, output, settings={"top_k": 1} if change == "settings" else SETTINGS)
+    assert tally.before == 0 and "starting anew" in caplog.text
+    assert len(json.loads(output.read_text())["videos"]) == 4
+    assert not left_in(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.csv", "x.jsonl"])
+def test_two_runs_into_one_file_are_never_mixed(listed, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(files, "LEFT_OVER_SECONDS", 0)
+
+    def second(records):
+        with pytest.raises(RefusedError, match=rf"{name}.* is being written by another run \(process \d+"):
+            run(listed, tmp_path / name)
+        return Predict()(records)
+
+    run(listed, tmp_path / "wanted" / name)
+    run(listed, tmp_path / name, predict=second)
+    assert (tmp_path / name).read_bytes() == (tmp_path / "wanted" / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.jsonl"])
+def test_a_directory_that_is_removed_in_mid_run(listed, tmp_path, name):
+    def predict(records):
+        for number, result in enumerate(Predict()(records)):
+            if number == 2:
+                shutil.rmtree(tmp_path / "gone")
+            yield result
+
+    with pytest.raises(UnwritableError, match=rf"{name}.* was removed while it was being written\. Run"):
+        run(listed, tmp_path / "gone" / name, predict=predict)

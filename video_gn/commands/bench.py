@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from video_gn.checks import positive
 from video_gn.commands._options import Options
 from video_gn.commands._terminal import set_up_logging
-from video_gn.files import write_json
+from video_gn.files import check_place, write_json
 from video_gn.models import LAYOUTS
 
 # Sizes of `EvalSetup`: name, default, what.
@@ -37,6 +38,8 @@ def main(command: str, words: Sequence[str]) -> int:
         added.add_argument("--output", "--json", metavar="FILE", help="json file to write the figures to")
     options = parser.parse_args(words)
     set_up_logging()
+    if options.output is not None:
+        check_place(Path(options.output))
     result, page = options.run(options)
     sys.stdout.write(page)
     if options.output is not None:

@@ -9,23 +9,25 @@ import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from video_gn.checks import did_you_mean, not_negative, positive
 from video_gn.commands._options import Options
 from video_gn.commands._terminal import set_up_logging, with_progress
 from video_gn.errors import ConfigError
+from video_gn.files import check_place
 from video_gn.models import LAYOUTS
 
 if TYPE_CHECKING:
     from video_gn.evaluation.predictor import Predictor
     from video_gn.labelling.inputs import Inputs
-    from video_gn.labelling.running import Predict
+    from video_gn.labelling.running import Predict, Tally
 
 log = logging.getLogger(__name__)
 
 _LINES_SUFFIX = ".jsonl"
 _SUFFIXES = (".json", ".csv", _LINES_SUFFIX)
+_TABLE_ROWS = 100  # with --output; without, the table is all there is
 
 
 def main(command: str, words: Sequence[str]) -> int:
@@ -45,9 +47,7 @@ def main(command: str, words: Sequence[str]) -> int:
     part = None if options.part is None else parse_part(options.part, os.environ)
     inputs = Inputs(options.videos, options.list, part=part)
     try:
-        if options.output is not None and options.output.endswith(_LINES_SUFFIX):
-            return _label_lines(options, inputs)
-        return _label_at_once(options, inputs)
+        return _label_for_table(options, inputs) if options.output is None else _label_into_file(options, inputs)
     except RuntimeError as error:
         explained = explain(error, advice=DEAD_WORKER_ADVICE)
         if explained is None:
@@ -90,7 +90,7 @@ def _parser() -> Options:
     parser.add_argument("--quiet", action="store_true", help="print no table")
     group = parser.add_argument_group(
         "many videos",
-        "With --output X.jsonl each result is a line, written as it comes; the same command resumes a stopped one.",
+        "Results are written as they come, with --output X.jsonl a line each; the same command resumes a stopped one.",
     )
     group.add_argument("--list", metavar="FILE", help="list of videos, a path a line; - reads standard input")
     group.add_argument(
@@ -193,50 +193,57 @@ def _predictor(options: argparse.Namespace) -> tuple[Predictor, Predict]:
     )
 
 
-def _label_at_once(options: argparse.Namespace, inputs: Inputs) -> int:
-    """Hold the results to the end, for a table and one .json or .csv."""
+def _label_for_table(options: argparse.Namespace, inputs: Inputs) -> int:
+    """Hold the results to the end, for a table."""
     from video_gn.clips import Failure
-    from video_gn.evaluation.results import write_results
+    from video_gn.labelling.lines import to_entry
+    from video_gn.labelling.running import Tally
 
     _, predict = _predictor(options)
     records = list(inputs)
-    videos: list[dict[str, Any]] = []
-    failed: list[dict[str, str]] = []
+    tally = Tally(num_shown=0 if options.quiet else None)
     for result in with_progress(predict(records), len(records)):
+        tally.add(to_entry(result))
         if isinstance(result, Failure):
-            failed.append({"path": result.path, "reason": result.reason})
             log.warning("%s could not be read: %s", result.path, result.reason)
-        else:
-            videos.append(result)
-    if options.output:
-        write_results(options.output, videos, failed)
-    if not options.quiet:
-        _print_table(videos, failed)
-    if options.output:
-        log.info("results: %s", options.output)
-    return 3 if failed else 0
+    _print_table(tally)
+    return tally.exit_status
 
 
-def _label_lines(options: argparse.Namespace, inputs: Inputs) -> int:
-    """Write each result as it comes, and hold none."""
-    from video_gn.labelling.running import describe, label
+def _label_into_file(options: argparse.Namespace, inputs: Inputs) -> int:
+    """Write each result as it comes; the table shows the first ones, also after an error."""
+    from video_gn.labelling.running import Tally, describe, label
     from video_gn.parts import check_parts
 
     output = Path(options.output)
     if inputs.part is not None:
         check_parts(output, inputs.part, beside=" and their .meta.json")
         output = inputs.part.path(output)
+    check_place(output)
     predictor, predict = _predictor(options)
     about = describe(
         predictor, str(predictor.checkpoint), top_k=options.top_k, backend=options.backend, part=inputs.part
     )
-    tally = label(predict, inputs, output, about=about, overwrite=options.overwrite, progress=with_progress)
+    is_lines = output.suffix == _LINES_SUFFIX
+    tally = Tally(num_shown=0 if is_lines or options.quiet else _TABLE_ROWS)
+    try:
+        label(
+            predict,
+            inputs,
+            output,
+            about=about,
+            overwrite=options.overwrite,
+            progress=with_progress,
+            tally=tally,
+        )
+    finally:
+        _print_table(tally)
     words = f"{tally.labelled} labelled, {tally.failed} failed, {tally.before} of them before: {output}"
     if tally.stopped_by:
         name = signal.Signals(tally.stopped_by).name
         log.warning("stopped by %s; %s; the same command resumes from there", name, words)
     else:
-        log.info("%s", words)
+        log.info("%s", words if is_lines else f"results: {output}")
     return tally.exit_status
 
 
@@ -249,7 +256,7 @@ def _merge(options: argparse.Namespace) -> int:
     return tally.exit_status
 
 
-def _print_table(videos: Sequence[dict[str, Any]], failed: Sequence[dict[str, str]]) -> None:
+def _print_table(tally: Tally) -> None:
     from rich.console import Console
     from rich.markup import escape as escape_markup
     from rich.table import Table
@@ -258,19 +265,24 @@ def _print_table(videos: Sequence[dict[str, Any]], failed: Sequence[dict[str, st
         # A file name may hold bytes that are no text, which a terminal refuses.
         return escape_markup(text.encode("utf-8", "replace").decode())
 
-    table = Table(title=f"{len(videos)} labelled, {len(failed)} failed")
+    if not tally.shown:
+        return
+    num_more = tally.labelled + tally.failed - len(tally.shown)
+    more = f"the first {len(tally.shown)} of them; the file has all" if num_more else None
+    table = Table(title=f"{tally.labelled} labelled, {tally.failed} failed", caption=more)
     table.add_column("video", overflow="fold")
     table.add_column("seconds", justify="right")
     table.add_column("labels and scores", overflow="fold")
-    for video in videos:
-        seconds = f"{video['num_frames'] / video['fps']:.1f}"
+    for entry in sorted(tally.shown, key=lambda entry: "reason" in entry):
+        if "reason" in entry:
+            table.add_row(escape(entry["path"]), "", f"[red]failed:[/red] {escape(entry['reason'])}")
+            continue
+        seconds = f"{entry['num_frames'] / entry['fps']:.1f}"
         table.add_row(
-            escape(video["path"]), seconds, ", ".join(f"{escape(t['label'])} {t['score']:.2f}" for t in video["top"])
+            escape(entry["path"]), seconds, ", ".join(f"{escape(t['label'])} {t['score']:.2f}" for t in entry["top"])
         )
-        for clip in video["clips"] if len(videos) == 1 else ():
+        for clip in entry["clips"] if tally.labelled == 1 else ():
             best = clip["top"][0]
             span = f"{clip['start_seconds']:.1f}-{clip['end_seconds']:.1f}"
             table.add_row("  clip", span, f"{escape(best['label'])} {best['score']:.2f}")
-    for failure in failed:
-        table.add_row(escape(failure["path"]), "", f"[red]failed:[/red] {escape(failure['reason'])}")
     Console().print(table)

@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, count
 from pathlib import Path
 from typing import IO
@@ -49,7 +49,6 @@ class Inputs:
             raise ConfigError("PATH must name at least one video, or --list a file with a path a line, got neither.")
         self.part = part
         self.num_seen = 0
-        self._hash = hashlib.sha256()
         named = find_named(paths)
         num_listed: int | None = 0
         listed: Iterator[VideoRecord] = iter(())
@@ -61,11 +60,17 @@ class Inputs:
             if first is None:
                 raise ManifestError(f"{list_name}: --list must have at least one path, got none. Is the file complete?")
             listed = chain([first], listed)
-        self._stream = chain(named, listed)
+        self._stream: Iterable[VideoRecord] = chain(named, listed)
         total = None if num_listed is None else len(named) + num_listed
         self.total = total if total is None or part is None else part.size(total)
 
+    def hold(self) -> None:
+        """Take all records into memory: their number and hash are known before the work, and each pass is the same."""
+        self._stream = list(self._stream)
+        self.total = sum(1 for _ in self)
+
     def __iter__(self) -> Iterator[VideoRecord]:
+        self._hash = hashlib.sha256()
         for place, record in enumerate(self._stream):
             self.num_seen = place + 1
             segment = f"{record.start_seconds} {record.end_seconds}".encode()

@@ -8,6 +8,7 @@ last line; earlier lines are never written again.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,14 @@ from typing import Any, Self
 
 from video_gn.clips import Failure
 from video_gn.errors import ConfigError
+from video_gn.evaluation.results import write_results
 from video_gn.files import write_json
-from video_gn.journal import Journal, decode
+from video_gn.journal import Journal, decode, whole_lines
 from video_gn.lists.records import VideoRecord
 
+log = logging.getLogger(__name__)
+
+LINES_SUFFIX = ".jsonl"
 _VERSION = 1
 _ANEW = "Label all anew with --overwrite, or choose another --output."
 
@@ -99,26 +104,37 @@ def read_entry(line: bytes, path: Path, number: int) -> dict[str, Any]:
 class LinesFile:
     """The lines of one run; no other process can write the file while it is open.
 
-    `about` is what this run writes with; `overwrite` removes the lines that are there.
+    `about` is what this run writes with; `overwrite` removes the lines that are there, `replace` those that are damaged
+    or were made with other settings.
 
     Raises:
         ConfigError: the lines that are there were made with other settings, or their settings are missing.
         RunError: another process writes the file, or it cannot be written.
     """
 
-    def __init__(self, path: Path, about: About, *, overwrite: bool = False) -> None:
+    def __init__(self, path: Path, about: About, *, overwrite: bool = False, replace: bool = False) -> None:
         self.path = path
         self._about = about
         self._num_lines = 0
         self._journal = Journal(path, lock=path.with_name(f".{path.name}.lock"))
         try:
-            if overwrite:
+            if overwrite or (replace and not self._fit()):
                 path.unlink(missing_ok=True)
                 about_path(path).unlink(missing_ok=True)
             self._check_about()
         except BaseException:
             self._journal.close()
             raise
+
+    def _fit(self) -> bool:
+        try:
+            self._check_about()
+            for number, line in enumerate(whole_lines(self.path), 1):
+                read_entry(line, self.path, number)
+        except ConfigError:
+            log.warning("%s: what a stopped run has left is of other videos or settings: starting anew", self.path)
+            return False
+        return True
 
     def _check_about(self) -> None:
         if not self.path.exists() or self.path.stat().st_size == 0:
@@ -168,6 +184,16 @@ class LinesFile:
         self._journal.sync()
         complete = {"videos": self._num_lines, "listed": listed, "sha256": sha256}
         write_about(self.path, About(**{**vars(self._about), "complete": complete}))
+
+    def write_whole(self, output: Path) -> None:
+        """Write all entries as json or csv, and remove the lines; errors are those of `video_gn.files.whole_path`."""
+
+        def entries(*, failed: bool) -> Iterator[Any]:
+            return (entry for entry in map(decode, whole_lines(self.path)) if ("reason" in entry) == failed)
+
+        write_results(output, entries(failed=False), entries(failed=True))
+        self._journal.remove()
+        about_path(self.path).unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self

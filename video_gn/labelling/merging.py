@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from video_gn.errors import ConfigError
 from video_gn.evaluation.results import write_results
 from video_gn.files import whole_file
-from video_gn.journal import decode, encode
-from video_gn.labelling.lines import About, about_path, difference, read_about, read_entry, write_about
+from video_gn.journal import encode
+from video_gn.labelling.lines import LINES_SUFFIX, About, about_path, difference, read_about, read_entry, write_about
 from video_gn.labelling.running import Tally
 from video_gn.parts import Part, find_parts, missing_parts
 
@@ -39,13 +38,20 @@ def merge(name: Path, output: Path, *, partial: bool = False, overwrite: bool = 
     sources = _find(name, output, partial=partial)
     about = _check(sources, name, partial=partial)
     tally = Tally()
-    with tempfile.TemporaryFile() as failures:
-        entries = _interleave(sources, about, partial=partial)
-        if output.suffix == ".jsonl":
-            _write_lines(output, entries, about, tally, overwrite=overwrite)
-        else:
-            videos = _without_failures(entries, failures, tally)
-            write_results(output, videos, _read_back(failures))
+
+    def entries() -> Iterator[dict[str, Any]]:
+        return _interleave(sources, about, partial=partial)
+
+    def counted(*, failed: bool) -> Iterator[dict[str, Any]]:
+        for entry in entries():
+            if ("reason" in entry) == failed:
+                tally.add(entry)
+                yield entry
+
+    if output.suffix == LINES_SUFFIX:
+        _write_lines(output, entries(), about, tally, overwrite=overwrite)
+    else:
+        write_results(output, counted(failed=False), counted(failed=True))  # failures come at the end
     return tally
 
 
@@ -169,22 +175,6 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
         for line in whole[:-1].split(b"\n"):
             number += 1
             yield read_entry(line, path, number)
-
-
-def _without_failures(entries: Iterator[dict[str, Any]], aside: IO[bytes], tally: Tally) -> Iterator[dict[str, Any]]:
-    """The labelled videos. Failures come at the end of a .json and .csv: until then they wait in a file."""
-    for entry in entries:
-        tally.add(entry)
-        if "reason" in entry:
-            aside.write(encode(entry))
-        else:
-            yield entry
-
-
-def _read_back(aside: IO[bytes]) -> Iterator[dict[str, str]]:
-    aside.seek(0)
-    for line in aside:
-        yield decode(line)
 
 
 def _write_lines(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from video_gn.clips import Failure
 from video_gn.errors import StoppedError
 from video_gn.labelling.inputs import Inputs
-from video_gn.labelling.lines import About, LinesFile, to_entry
+from video_gn.labelling.lines import LINES_SUFFIX, About, LinesFile, to_entry
 from video_gn.lists.records import VideoRecord
 from video_gn.parts import Part
 from video_gn.run.signals import StopFlag
@@ -41,9 +41,13 @@ class Tally:
     failed: int = 0  # videos that could not be read
     before: int = 0  # number of both that were there already
     stopped_by: int = 0  # signal that stopped the run; 0 for none
+    num_shown: int | None = 0  # entries to keep in memory; None for all
+    shown: list[Mapping[str, Any]] = field(default_factory=list)
 
     def add(self, entry: Mapping[str, Any]) -> None:
         """Count a line."""
+        if self.num_shown is None or len(self.shown) < self.num_shown:
+            self.shown.append(entry)
         if "reason" in entry:
             self.failed += 1
         else:
@@ -75,20 +79,35 @@ def describe(predictor: Predictor, checkpoint: str, *, top_k: int, backend: str,
 
 
 def label(
-    predict: Predict, inputs: Inputs, output: Path, *, about: About, overwrite: bool = False, progress: Progress
+    predict: Predict,
+    inputs: Inputs,
+    output: Path,
+    *,
+    about: About,
+    overwrite: bool = False,
+    progress: Progress,
+    tally: Tally | None = None,
 ) -> Tally:
     """Label the videos that have no line yet, write a line for each at once, and count all lines of the file.
 
+    An output that ends in .json or .csv is written from the lines when all are done. They lie beside it until then, and
+    are dropped if they are of other videos or settings.
+
     `predict` gives the results of records in their order; `progress` wraps them in a bar; `overwrite` removes the lines
-    that are there.
+    that are there. `tally` is what to count in, for a caller that needs the counts after an error too.
 
     Raises:
         ConfigError: the lines that are there belong to other videos or settings.
         RunError: another process writes the file.
     """
-    tally, flag = Tally(), StopFlag()
+    tally, flag = tally or Tally(), StopFlag()
+    path, is_whole = output, output.suffix != LINES_SUFFIX
+    if is_whole:
+        inputs.hold()
+        path = output.with_name(f".{output.name}.lines")
+        about = replace(about, settings={**about.settings, "list": f"SHA-256 {inputs.sha256}"})
     try:
-        with flag.installed(), LinesFile(output, about, overwrite=overwrite) as lines:
+        with flag.installed(), LinesFile(path, about, overwrite=overwrite, replace=is_whole) as lines:
             videos = iter(inputs)
             for entry in lines.resume(videos):
                 tally.add(entry)
@@ -97,11 +116,15 @@ def label(
                 log.info("%s: resuming after %d videos", output, tally.before)
             first = next(videos, None)
             if first is not None:
-                results = progress(predict(chain([first], videos)), inputs.total, tally.before)
+                records = [first, *videos] if is_whole else chain([first], videos)
+                results = progress(predict(records), inputs.total, tally.before)
                 with flag.waiting("video", grace_seconds=_GRACE_SECONDS):
                     _write_all(results, lines, tally, flag)
             assert tally.labelled + tally.failed == (inputs.part or Part(0, 1)).size(inputs.num_seen)
-            lines.finish(listed=inputs.num_seen, sha256=inputs.sha256)
+            if is_whole:
+                lines.write_whole(output)
+            else:
+                lines.finish(listed=inputs.num_seen, sha256=inputs.sha256)
     except StoppedError:
         tally.stopped_by = flag.number
     return tally
