@@ -26,6 +26,8 @@ class VideoInfo:
         codec: FFmpeg's name of the codec.
         duration_seconds: Time from the start of the first frame to the end of the last one.
         is_mirrored: Whether the reader has mirrored the frames left to right, before rotation.
+        pixel_aspect: Width of a pixel as it is to be shown, divided by its height, after rotation. Frames have the
+            pixels that are stored: nothing is stretched.
     """
 
     path: str
@@ -37,6 +39,7 @@ class VideoInfo:
     codec: str
     duration_seconds: float
     is_mirrored: bool = False
+    pixel_aspect: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("num_frames", "fps", "width", "height"):

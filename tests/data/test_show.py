@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from media import read_number, read_numbers, write_numbered_video
+from media import read_number, read_numbers, with_pixel_aspect, write_numbered_video
 from PIL import Image
 
 from video_gn.data.augment import (
@@ -61,6 +61,16 @@ def test_rows_show_the_frames_that_they_name(videos, tmp_path):
     assert failed.path.endswith("broken.mp4") and "could not be read" in failed.details
     assert failed.class_name == "juggling_balls"
     assert "64 x 64, 40 frames at 25 fps; resized to 64 x 64, crop 64 x 64 at (0, 0)" in read[-1].details
+
+
+def test_pixels_that_are_not_square_are_told(tmp_path):
+    for label in ("a", "b"):
+        path = tmp_path / label / "video.mp4"
+        path.parent.mkdir(parents=True)
+        with_pixel_aspect(write_numbered_video(path, 20, size=(64, 64)), "4/3").replace(path)
+        path.with_name("other.mp4").write_bytes(path.read_bytes())
+    (row,) = show(module(tmp_path), tmp_path / "out.png", num_train=1, num_test=0, epoch=0, frames_per_clip=2)
+    assert "64 x 64 (pixels 1.33 times as wide as high), 20 frames" in row.details
 
 
 def test_training_clips_are_those_of_the_epoch(videos):

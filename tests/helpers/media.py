@@ -156,6 +156,19 @@ def write_numbered_video(
     return Path(path)
 
 
+def with_pixel_aspect(path: Path, aspect: str) -> Path:
+    """The video with pixels that are `aspect` times as wide as high, by its header."""
+    wide = path.with_name(f"wide_{path.name}")
+    with av.open(str(path)) as source, av.open(str(wide), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        stream.sample_aspect_ratio = Fraction(aspect)
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                target.mux(packet)
+    return wide
+
+
 def _matrix_of(frame: av.VideoFrame) -> np.ndarray:
     """The display matrix of a frame, by rows: int32 (3, 3)."""
     for data in frame.side_data:

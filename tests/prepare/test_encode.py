@@ -1,10 +1,14 @@
 """One prepared video: the same frames, cut, scaled and turned, with colours and times kept."""
 
+import hashlib
+import json
+from fractions import Fraction
+
 import av
 import numpy as np
 import pytest
 from containers import MATRICES, set_matrix
-from media import all_frames, read_numbers, write_numbered_video
+from media import all_frames, read_numbers, with_pixel_aspect, write_numbered_video
 
 from video_gn.decoding import open_video
 from video_gn.decoding.raw import StartOverError
@@ -96,6 +100,43 @@ def test_mirrored_videos_look_the_same_afterwards(tmp_path, matrix):
     before, after = all_frames(source), all_frames(tmp_path / "b.mp4")
     assert before.shape == after.shape
     assert psnr(before.mean(axis=-1), after.mean(axis=-1)) > 30
+
+
+@pytest.mark.parametrize(("aspect", "size"), [("4/3", (256, 128)), ("1/2", (96, 128))])
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_pixels_that_are_not_square_are_told_and_kept_or_made_square(tmp_path, aspect, size, is_turned):
+    source = with_pixel_aspect(write_numbered_video(tmp_path / "a.mp4", 4, size=(192, 128)), aspect)
+    if is_turned:
+        set_matrix(source, (0, 1, -1, 0))
+    aspect = float(Fraction(aspect)) ** (-1 if is_turned else 1)
+    encode(str(source), tmp_path / "same.mp4", EncodeSettings(320, 16, 18.0))
+    for path in (source, tmp_path / "same.mp4"):
+        with open_video(path) as reader:
+            info = reader.info
+            assert (info.width, info.height) == ((128, 192) if is_turned else (192, 128))
+            assert info.pixel_aspect == pytest.approx(aspect)
+    encode(str(source), tmp_path / "square.mp4", EncodeSettings(320, 16, 18.0, square_pixels=True))
+    with open_video(tmp_path / "square.mp4") as reader:
+        info = reader.info
+        assert (info.width, info.height, info.pixel_aspect) == (*(size[::-1] if is_turned else size), 1)
+    frames = all_frames(tmp_path / "square.mp4")
+    assert read_numbers(np.rot90(frames, 1, (1, 2)) if is_turned else frames) == [0, 1, 2, 3]
+
+
+def test_pixels_that_are_absurd_are_refused_where_they_matter(tmp_path):
+    source = with_pixel_aspect(write_numbered_video(tmp_path / "a.mp4", 2), "1000/1")
+    encode(str(source), tmp_path / "b.mp4", SETTINGS)
+    with pytest.raises(DecodeError, match="a picture of 64000 x 48 px is too long for a video in H.264"):
+        encode(str(source), tmp_path / "b.mp4", EncodeSettings(320, 16, 18.0, square_pixels=True))
+
+
+def test_settings_of_earlier_versions_keep_their_fingerprint():
+    settings = EncodeSettings(320, 32, 20.0)
+    text = json.dumps(
+        [1, {"crf": 20.0, "key_frame_interval": 32, "short_side_px": 320}, settings.x264_params], sort_keys=True
+    )
+    assert settings.fingerprint() == hashlib.sha256(text.encode()).hexdigest()
+    assert settings.fingerprint() != EncodeSettings(320, 32, 20.0, square_pixels=True).fingerprint()
 
 
 def test_times_of_a_variable_rate_are_kept_from_zero(tmp_path):

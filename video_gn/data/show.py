@@ -94,12 +94,13 @@ class _Watched(ClipDataset):
     """Data set that records the size of its last video, and which frames of it are read."""
 
     size = (0, 0)  # height, width
+    pixel_aspect = 1.0
     indices_KT = np.zeros((0, 0), dtype=np.int64)
     frame_seconds = np.zeros(0)
 
     def _read(self, record: VideoRecord, draw: Draw, read: Read) -> tuple[torch.Tensor, VideoNote]:
         def watched_read(reader: VideoReader, indices_KT: np.ndarray) -> torch.Tensor:
-            self.size = (reader.info.height, reader.info.width)
+            self.size, self.pixel_aspect = (reader.info.height, reader.info.width), reader.info.pixel_aspect
             self.indices_KT, self.frame_seconds = indices_KT, reader.frame_seconds
             return read(reader, indices_KT)
 
@@ -195,7 +196,8 @@ def _rows_of(
     assert sample.frames_VTCHW is not None
     assert sample.note is not None
     record, (height, width) = dataset.records[sample.video_id], dataset.size
-    source = f"{width} x {height}, {sample.note.num_frames} frames at {sample.note.fps:.4g} fps"
+    pixels = "" if dataset.pixel_aspect == 1 else f" (pixels {dataset.pixel_aspect:.3g} times as wide as high)"
+    source = f"{width} x {height}{pixels}, {sample.note.num_frames} frames at {sample.note.fps:.4g} fps"
     crops_per_clip = len(sample.frames_VTCHW) // len(dataset.indices_KT)
     rows = []
     for view, (frames_TCHW, (title, details)) in enumerate(zip(sample.frames_VTCHW, captions, strict=True)):

@@ -39,6 +39,7 @@ class PacketDecoder:
             self.codec = self._stream.codec_context.codec.canonical_name
             self.table: PacketTable = read_table(path, self._container, self._stream)
             self.header_fps = header_fps(self._stream)
+            self.pixel_aspect = float(self._stream.sample_aspect_ratio or 1)
         except BaseException:
             self.close()
             raise

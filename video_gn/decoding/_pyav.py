@@ -259,6 +259,7 @@ class PyAVReader(ReaderBase):
     def _describe(self, table: PacketTable) -> tuple[VideoInfo, np.ndarray]:
         timing = timing_of(table, self._decoder.header_fps)
         height, width = self._converter.size
+        aspect = self._decoder.pixel_aspect
         info = VideoInfo(
             path=self.path,
             num_frames=table.num_frames,
@@ -269,6 +270,7 @@ class PyAVReader(ReaderBase):
             codec=self._decoder.codec,
             duration_seconds=timing.duration_seconds,
             is_mirrored=self._converter.is_mirrored,
+            pixel_aspect=1 / aspect if self._converter.rotation_degrees % 180 else aspect,
         )
         return info, timing.frame_seconds
 

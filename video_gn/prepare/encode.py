@@ -53,6 +53,7 @@ _MAX_RATE = 1000  # frames per second; a header with more is not believed
 # Time units of a second that the mp4 format and players accept.
 _MAX_UNITS = 1_000_000
 _MAX_DURATION = 1 << 31  # of a frame, in units of time
+_MAX_SIDE_PX = 16384  # of x264
 _BT709, _BT601 = int(Colorspace.ITU709), 6  # 6: FFmpeg's SMPTE170M, BT.601 of new files
 
 
@@ -64,11 +65,13 @@ class EncodeSettings:
         short_side_px: Short side that larger videos are scaled down to, even, at least 16.
         key_frame_interval: Frames from one key frame to the next, at least 1.
         crf: x264's constant rate factor, in [0, 51]; lower is better and larger.
+        square_pixels: Scale the width of videos whose pixels are not square (DV, DVD) to what is to be shown.
     """
 
     short_side_px: int
     key_frame_interval: int
     crf: float
+    square_pixels: bool = False
 
     def __post_init__(self) -> None:
         if self.short_side_px < 16 or self.short_side_px % 2:
@@ -97,7 +100,10 @@ class EncodeSettings:
 
     def fingerprint(self) -> str:
         """A hash that is the same for the same settings."""
-        text = json.dumps([_VERSION, asdict(self), self.x264_params], sort_keys=True)
+        settings = asdict(self)
+        if not self.square_pixels:
+            del settings["square_pixels"]  # of the first versions, whose files are the same
+        text = json.dumps([_VERSION, settings, self.x264_params], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -186,17 +192,24 @@ class _Pictures:
         info = reader.info
         self._degrees, self._is_mirrored = info.rotation_degrees, info.is_mirrored
         is_on_its_side = self._degrees % 180 != 0
-        self._stored = (info.height, info.width) if is_on_its_side else (info.width, info.height)
-        short, long = sorted(self._stored)
-        self._scaled = self._stored
+        self._shown = (info.height, info.width) if is_on_its_side else (info.width, info.height)
+        self.aspect = Fraction(info.pixel_aspect).limit_denominator(1000)
+        if settings.square_pixels and self.aspect != 1:
+            width, height = self._shown
+            ratio = 1 / info.pixel_aspect if is_on_its_side else info.pixel_aspect
+            self._shown, self.aspect = (2 * round(width * ratio / 2), height), Fraction(1)
+        short, long = sorted(self._shown)
+        self._scaled = self._shown
         if short > settings.short_side_px:
             scaled = 2 * round(long * settings.short_side_px / short / 2)
-            is_wide = self._stored[0] == long
+            is_wide = self._shown[0] == long
             self._scaled = (scaled, settings.short_side_px) if is_wide else (settings.short_side_px, scaled)
         # An odd row or column is cut off: scaling it away would blur all others.
         width, height = (side // 2 * 2 for side in self._scaled)
         if min(width, height) < 2:
             raise DecodeError(reader.path, f"a picture of {info.width} x {info.height} px is too small for a video")
+        if max(width, height) > _MAX_SIDE_PX:
+            raise DecodeError(reader.path, f"a picture of {width} x {height} px is too long for a video in H.264")
         self.size = (height, width) if is_on_its_side else (width, height)
         self._cut = (width, height)
         self._reformatter = VideoReformatter()
@@ -269,6 +282,8 @@ def _write(
             del frame  # FFmpeg patches a damaged picture with the content of a buffer that is no longer held
             if stream is None:
                 stream = _add_stream(container, reader, settings, picture)
+                if pictures.aspect != 1:
+                    stream.codec_context.sample_aspect_ratio = pictures.aspect
             picture.pts, picture.time_base = tick, clock
             picture.pict_type = 0  # or x264 would make the source's key frames its own
             _mux(container, stream.encode(picture), length_of)

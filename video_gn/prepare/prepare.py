@@ -60,6 +60,7 @@ def prepare(
     short_side_px: int = 320,
     key_frame_interval: int = KEY_FRAME_INTERVAL,
     crf: float = CRF,
+    square_pixels: bool = False,
     num_workers: int | None = None,
     shards: int | None = None,
     overwrite: bool = False,
@@ -80,6 +81,7 @@ def prepare(
         short_side_px: Short side that larger videos are scaled down to, even.
         key_frame_interval: Frames from one key frame to the next.
         crf: x264's quality; lower is better and larger.
+        square_pixels: Scale the width of videos whose pixels are not square to what is to be shown.
         num_workers: Processes; None takes the number of cores. A script must guard its main part with
             `if __name__ == "__main__"`.
         shards: Videos in a tar shard; None leaves loose files. Videos that fail leave a shard with fewer.
@@ -95,7 +97,7 @@ def prepare(
         RunError: if another run is writing to `out_dir`, workers cannot start, no video could be prepared, or
             nothing can be written.
     """
-    settings = EncodeSettings(short_side_px, key_frame_interval, float(crf))
+    settings = EncodeSettings(short_side_px, key_frame_interval, float(crf), square_pixels)
     num_workers = num_cores() if num_workers is None else check_integer("num_workers", num_workers)
     if shards is not None:
         check_integer("shards", shards)
