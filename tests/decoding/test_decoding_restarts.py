@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from media import decode_in_order, write_numbered_video
 from video_gn.decoding._pyav import PyAVReader
 
 NUM_FRAMES = 30
+# Files of drawn settings of x264.
+NUM_DRAWN = int(os.environ.get("VIDEO_GN_DRAWN_X264", "6"))
 EVERY_12 = [0, 12, 24]
 ALL = list(range(NUM_FRAMES))
 X264 = "keyint=12:min-keyint=12:scenecut=0:open-gop=1:"
@@ -86,3 +89,48 @@ def test_frames_in_any_order_are_those_of_decoding_in_order(tmp_path: Path, name
         # From the restart at or before it, and what the decoder holds back.
         last = max(index for index in restarts if index <= NUM_FRAMES - 2)
         assert reader.num_decoded - before <= NUM_FRAMES - last
+
+
+def draw_settings(rng: random.Random) -> str:
+    """Settings of x264 that change what refers to what."""
+    choices = {
+        "open-gop": [1, 1, 0],
+        "keyint": [5, 8, 12, 20],
+        "min-keyint": [1, 3],
+        "scenecut": [0, 40],
+        "bframes": [0, 1, 3, 7],
+        "b-adapt": [0, 1, 2],
+        "b-pyramid": ["none", "strict", "normal"],
+        "ref": [1, 2, 5, 9],
+        "weightp": [0, 1, 2],
+        "weightb": [0, 1],
+        "direct": ["spatial", "temporal", "auto"],
+        "slices": [1, 3],
+        "bluray-compat": [0, 0, 1],
+        "tff": [0, 0, 1],
+        "fake-interlaced": [0, 0, 1],
+        "intra-refresh": [0, 0, 0, 1],
+        "cabac": [0, 1],
+        "8x8dct": [0, 1],
+        "constrained-intra": [0, 1],
+        "mbtree": [0, 1],
+        "rc-lookahead": [0, 10],
+        "bitrate": [40, 400],
+    }
+    return ":".join(f"{name}={rng.choice(values)}" for name, values in choices.items())
+
+
+@pytest.mark.parametrize("number", range(NUM_DRAWN))
+def test_random_settings_of_x264(tmp_path: Path, number: int) -> None:
+    rng = random.Random(number)
+    options = {"preset": rng.choice(["veryfast", "medium", "slower"]), "x264-params": draw_settings(rng)}
+    path = tmp_path / f"drawn.{rng.choice(['mp4', 'mkv', 'ts', 'flv'])}"
+    write_numbered_video(path, 48, codec_options=options)
+    expected = decode_in_order(path)
+    with PyAVReader(str(path)) as reader:
+        assert reader.info.num_frames == len(expected) == 48
+        for _ in range(20):
+            indices = rng.sample(range(48), rng.choice([1, 2, 6]))
+            frames = reader.frames_at(indices).numpy()
+            for frame, index in zip(frames, indices, strict=True):
+                assert np.array_equal(frame, expected[index]), (options, path.suffix, index)

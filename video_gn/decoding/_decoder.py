@@ -16,6 +16,8 @@ from video_gn.decoding.opening import late, limit_of, open_stream
 from video_gn.decoding.probe import PacketTable, header_fps, packets_of, read_table
 from video_gn.errors import DecodeError
 
+# Packets after a seek that the table does not have.
+_MAX_STRANGE = 3
 # How far back to look for a packet that a seek has passed, generously.
 _ROWS_BACK = 32
 _NO_TIME = int(np.iinfo(np.int64).min)
@@ -112,8 +114,8 @@ class PacketDecoder:
             if at < 0:
                 found = np.flatnonzero((table.pts == packet.pts) & (table.sizes == packet.size))
                 at = int(found[0]) if len(found) == 1 else -1
-                # FFmpeg may land within a picture, whose rest comes first.
-                if at > row or num_passed > 0 > at:
+                # FFmpeg may land within a picture: its rest comes first, and what comes next may have no time yet.
+                if at > row or (at < 0 and num_passed == _MAX_STRANGE):
                     return None
             else:
                 at += 1
