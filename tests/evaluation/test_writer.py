@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from video_gn.clips import ClipBatch, Failure, VideoNote
-from video_gn.errors import RunError
+from video_gn.errors import CheckpointError, RunError
 from video_gn.evaluation.writer import EvaluationWriter
 
 NUM_CLASSES = 6
@@ -137,6 +137,28 @@ def test_other_settings_start_anew(tmp_path):
     writer.on_test_batch_end(running, module, scores(2, 3), batch([0, 1], 3), 0)
     for made_with in (lambda: {"precision": "bf16"}, None):
         assert start_test(tmp_path, made_with)[1].datamodule.tested == frozenset()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("stage", ["val", "test", "predict"])
+def test_scores_that_are_not_finite_are_no_result(tmp_path, stage, value):
+    writer, module, of = EvaluationWriter(tmp_path), Module(), trainer()
+    of.ckpt_path = "a.ckpt"
+    of.datamodule.manifests = dict.fromkeys(("val", "test", "predict"), of.datamodule.manifests["test"])
+    scores_NKY = scores(3, 3)
+    scores_NKY[2, 1, 4] = value
+    writer.setup(of, module, stage)
+    start, end = {
+        "val": (writer.on_validation_epoch_start, writer.on_validation_batch_end),
+        "test": (writer.on_test_epoch_start, writer.on_test_batch_end),
+        "predict": (writer.on_predict_start, writer.on_predict_batch_end),
+    }[stage]
+    start(of, module)
+    if stage == "test":
+        writer.on_test_start(of, module)
+    with pytest.raises(CheckpointError, match=r"a\.ckpt: its scores of 4\.mp4 are not finite"):
+        end(of, module, scores_NKY, batch([1, 3, 4], 3), 0)
+    assert not list(tmp_path.glob("*/*.json"))
 
 
 def test_a_prediction_keeps_a_few_labels_of_each_video(tmp_path):
