@@ -7,10 +7,12 @@ from torch.utils.data import DataLoader
 from video_gn import sampling
 from video_gn.clips import Failure, VideoNote
 from video_gn.data import dataset as dataset_module
+from video_gn.data import layout
 from video_gn.data.crops import TestCrops, TrainTransform
 from video_gn.data.dataset import ClipConfig, EvalDataset, RandomEvalDataset, Sample, TrainDataset
 from video_gn.data.layout import collate, read_views
 from video_gn.decoding import open_video
+from video_gn.decoding._pyav import PyAVReader
 from video_gn.errors import FrameCountError, RunError
 from video_gn.lists.records import VideoRecord
 
@@ -184,6 +186,26 @@ def test_a_random_validation_clip_is_the_same_every_time(videos):
     one, other = (RandomEvalDataset(records, clip=CLIP, transform=STILL, seed=0) for _ in range(2))
     assert torch.equal(one[3].frames_VTCHW, other[3].frames_VTCHW)
     assert one[3].frames_VTCHW.shape == (1, 8, 3, 48, 48)
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_only_so_many_large_frames_are_held_at_a_time(tmp_path, monkeypatch, repeats):
+    path = write_numbered_video(tmp_path / "video.mp4", 60)
+    record, asked = VideoRecord(str(path), 0), []
+
+    def samples():
+        whole = TrainTransform((48, 64), 32, 0.5)
+        train = TrainDataset([record], clip=CLIP, transform=whole, seed=3, repeats=repeats)
+        return train[(0, 0)].frames_VTCHW, eval_set([record], num_clips=3)[0].frames_VTCHW
+
+    at_once = samples()
+    monkeypatch.setattr(layout, "_CHUNK_BYTES", 3 * 64 * 48 * 3)
+    real = PyAVReader.frames_at
+    monkeypatch.setattr(PyAVReader, "frames_at", lambda self, rows: asked.append(len(rows)) or real(self, rows))
+    assert all(torch.equal(one, other) for one, other in zip(samples(), at_once, strict=True))
+    assert max(asked) == 3 and len(asked) > 8
+    monkeypatch.setattr(layout, "_CHUNK_BYTES", 1)  # less than a frame
+    assert all(torch.equal(one, other) for one, other in zip(samples(), at_once, strict=True))
 
 
 class ShrinkingReader:

@@ -7,7 +7,7 @@ W; h, w cropped. In a batch N is videos.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +19,9 @@ from video_gn.decoding import VideoReader
 
 Crop = Callable[[torch.Tensor], torch.Tensor]  # uint8 (n, H, W, 3) -> uint8 (P, n, 3, h, w)
 
-# Frames held at full size at a time: 64 frames of 1920 x 1080 are 400 MB.
+# Frames held at full size at a time: 64, or as many as fill 200 MB (32 of 1920 x 1080, 2 of 7680 x 4320), at least one.
 _FRAMES_PER_CHUNK = 64
+_CHUNK_BYTES = 200_000_000
 # Frames cropped at a time: few enough to stay in a core's cache from the resize to the copy. A training clip took 3%
 # less time with 4 than all at once, and about the same with 8.
 _FRAMES_PER_CROP = 4
@@ -53,8 +54,7 @@ def read_views(reader: VideoReader, indices_KT: np.ndarray, crop: Crop) -> torch
     num_clips, num_frames = indices_KT.shape
     is_one_in_order = num_clips == 1 and (np.diff(indices_KT[0]) > 0).all()
     out: torch.Tensor | None = None
-    for chunk_at in range(0, len(wanted), _FRAMES_PER_CHUNK):
-        frames_NHWC = reader.frames_at(wanted[chunk_at : chunk_at + _FRAMES_PER_CHUNK])
+    for chunk_at, frames_NHWC in _chunks(reader, wanted):
         for at, part_nHWC in enumerate(frames_NHWC.split(_FRAMES_PER_CROP)):
             first = chunk_at + at * _FRAMES_PER_CROP
             cropped_PnHWC = crop(part_nHWC).permute(0, 1, 3, 4, 2)
@@ -69,6 +69,7 @@ def read_views(reader: VideoReader, indices_KT: np.ndarray, crop: Crop) -> torch
             # A plain loop: advanced indexing over both sides takes four times as long.
             for clip, frame in np.argwhere((inverse_KT >= first) & (inverse_KT < first + count)).tolist():
                 out[clip, :, frame] = cropped_PnHWC[:, int(inverse_KT[clip, frame]) - first]
+        del frames_NHWC, part_nHWC, cropped_PnHWC  # before the next frames are read
     assert out is not None
     return out.flatten(0, 1).permute(0, 1, 4, 2, 3)
 
@@ -93,9 +94,29 @@ def read_repeats(reader: VideoReader, indices_KT: np.ndarray, crops: Sequence[Cr
         DecodeError: for a frame that cannot be decoded.
     """
     wanted, inverse = np.unique(indices_KT, return_inverse=True)
-    frames_NHWC = reader.frames_at(wanted)
-    rows = torch.from_numpy(inverse.reshape(indices_KT.shape))
-    return torch.cat([crop(frames_NHWC[row]) for crop, row in zip(crops, rows, strict=True)])
+    rows_KT = inverse.reshape(indices_KT.shape)
+    out: torch.Tensor | None = None
+    for chunk_at, frames_NHWC in _chunks(reader, wanted):
+        for clip, (crop, rows_T) in enumerate(zip(crops, rows_KT - chunk_at, strict=True)):
+            places = np.flatnonzero((rows_T >= 0) & (rows_T < len(frames_NHWC)))
+            for at in range(0, len(places), _FRAMES_PER_CROP):
+                part = places[at : at + _FRAMES_PER_CROP]
+                cropped_nCHW = crop(frames_NHWC[torch.from_numpy(rows_T[part])])[0]
+                if out is None:
+                    _, channels, height, width = cropped_nCHW.shape
+                    out = _unshared_frames((*indices_KT.shape, height, width, channels)).permute(0, 1, 4, 2, 3)
+                out[clip, torch.from_numpy(part)] = cropped_nCHW
+        del frames_NHWC  # before the next frames are read
+    assert out is not None
+    return out
+
+
+def _chunks(reader: VideoReader, wanted: np.ndarray) -> Iterator[tuple[int, torch.Tensor]]:
+    """Frames of ascending indices, as many at a time as are held at full size; and the place of the first of them."""
+    frame_bytes = 3 * reader.info.height * reader.info.width
+    step = min(_FRAMES_PER_CHUNK, max(1, _CHUNK_BYTES // frame_bytes))
+    for first in range(0, len(wanted), step):
+        yield first, reader.frames_at(wanted[first : first + step])
 
 
 def collate(samples: Sequence[Sample]) -> ClipBatch:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 import numpy as np
 
 from video_gn.clips import VideoInfo
+from video_gn.errors import DecodeError
 
 if TYPE_CHECKING:
     import torch
+
+
+# Pixels of a picture; 16K video has 15360 x 8640. Files of a few kB can ask for more than a machine holds.
+MAX_PIXELS = 2**27
+# Frames below this size are not held against the free memory, which takes a look at files of the system.
+_ALWAYS_BYTES = 500_000_000
 
 
 class VideoReader(Protocol):
@@ -145,6 +155,46 @@ def check_indices(indices: Sequence[int] | np.ndarray, *, num_frames: int, path:
             "Draw them from info.num_frames."
         )
     return array.astype(np.int64)
+
+
+def check_picture(path: str, width: int, height: int, *, name: str = "its pictures") -> None:
+    """Raise DecodeError for pictures of more than `MAX_PIXELS`; `name` begins the message."""
+    if width * height > MAX_PIXELS:
+        raise DecodeError(
+            path,
+            f"{name} must have at most {MAX_PIXELS / 1e6:.0f} million pixels, got {width} x {height}. Make a smaller "
+            "copy, as by `ffmpeg -i VIDEO -vf scale=-2:2160 COPY.mp4`",
+        )
+
+
+def empty_frames(path: str, num_frames: int, height: int, width: int) -> np.ndarray:
+    """Uninitialized uint8 (num_frames, height, width, 3), in huge pages.
+
+    Raises:
+        DecodeError: for more than the free memory.
+    """
+    num_bytes = 3 * num_frames * height * width
+    try:
+        if num_bytes < _ALWAYS_BYTES or num_bytes < _free_bytes():
+            return np.empty((num_frames, height, width, 3), dtype=np.uint8)
+    except MemoryError:  # the shell's limit
+        pass
+    raise DecodeError(
+        path,
+        f"its frames of {width} x {height} pixels take more memory than is free: {num_frames} of them "
+        f"{num_bytes / 1e9:.1f} GB. Read fewer at a time, or make a smaller copy with `video-gn data prepare`",
+    )
+
+
+def _free_bytes() -> float:
+    """Memory that the system, or the container around this process, has for new allocations."""
+    free = math.inf
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        free = 1024 * int(Path("/proc/meminfo").read_text().partition("MemAvailable:")[2].split()[0])
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # version 2 and 1; "max" is none
+        with contextlib.suppress(OSError, ValueError):
+            free = min(free, int((Path("/sys/fs/cgroup") / name).read_text()))
+    return free
 
 
 def scaled_size(height: int, width: int, short_side_px: int | None) -> tuple[int, int]:

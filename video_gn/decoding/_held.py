@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from av.video.frame import VideoFrame
 
-from video_gn.decoding._base import ReaderBase, check_indices, group_repeats
+from video_gn.decoding._base import ReaderBase, check_indices, empty_frames, group_repeats
 from video_gn.decoding._decoder import PacketDecoder
 from video_gn.decoding._pyav import PyAVReader
 from video_gn.errors import DecodeError
@@ -44,6 +44,7 @@ class HeldReader(ReaderBase):
         """
         self._check_usable()
         checked = check_indices(indices, num_frames=self._info.num_frames, path=self.path)
+        empty_frames(self.path, len(checked), self._info.height, self._info.width)  # an error if they do not fit
         self._check_undamaged()
         wanted, places = group_repeats(checked)
         return _in_order(self._get(wanted), places)

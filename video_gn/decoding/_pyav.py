@@ -25,7 +25,7 @@ import torch
 from av.video.frame import VideoFrame
 
 from video_gn.clips import VideoInfo
-from video_gn.decoding._base import ReaderBase, check_indices, group_repeats
+from video_gn.decoding._base import ReaderBase, check_indices, empty_frames, group_repeats
 from video_gn.decoding._decoder import PacketDecoder
 from video_gn.decoding._rgb import RgbConverter
 from video_gn.decoding.opening import describe
@@ -109,7 +109,7 @@ class PyAVReader(ReaderBase):
         self._check_usable()
         checked = check_indices(indices, num_frames=self._info.num_frames, path=self.path)
         wanted, places = group_repeats(checked)
-        out_THWC = np.empty((len(checked), self._info.height, self._info.width, 3), dtype=np.uint8)  # in huge pages
+        out_THWC = empty_frames(self.path, len(checked), self._info.height, self._info.width)
         try:
             try:
                 self._write(wanted, places, out_THWC)

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from video_gn.clips import VideoInfo
-from video_gn.decoding._base import ReaderBase, check_indices, group_repeats, scaled_size
+from video_gn.decoding._base import ReaderBase, check_indices, check_picture, empty_frames, group_repeats, scaled_size
 from video_gn.errors import DecodeError
 
 if TYPE_CHECKING:  # lists use this module too, and must not wait for torch
@@ -203,6 +203,7 @@ class FramesReader(ReaderBase):
         self._names = list_frames(path)
         with self._open(self._names[0]) as picture:
             self._size = picture.size
+        check_picture(path, *self._size, name=f"the picture {self._names[0]}")
         height, width = scaled_size(self._size[1], self._size[0], short_side_px)
         self._seconds = np.arange(len(self._names)) / FRAMES_FPS
         self._seconds.flags.writeable = False
@@ -228,7 +229,7 @@ class FramesReader(ReaderBase):
         self._check_usable()
         checked = check_indices(indices, num_frames=self._info.num_frames, path=self.path)
         wanted, places = group_repeats(checked)
-        out = np.empty((len(checked), self._info.height, self._info.width, 3), dtype=np.uint8)
+        out = empty_frames(self.path, len(checked), self._info.height, self._info.width)
         for index, where in zip(wanted.tolist(), places, strict=True):
             out[where[0]] = self._decode(self._names[index])
             for repeat in where[1:]:

@@ -26,6 +26,7 @@ from av.container import InputContainer
 from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
+from video_gn.decoding._base import MAX_PIXELS, check_picture
 from video_gn.decoding.frame_folders import FolderError
 from video_gn.decoding.tar_members import PROTOCOLS, is_member, locate, member_url
 from video_gn.errors import ConfigError, DecodeError
@@ -44,6 +45,7 @@ _HEAD_OF_A_LIST = re.compile(rb"ffconcat |#EXTM3U|v=0\s|MLVI|# VobSub|\s*(<\?xml
 _OPTIONS = {
     "protocol_whitelist": PROTOCOLS,
     "format_whitelist": ",".join(sorted(av.formats_available - _OPENS_OTHERS)),  # checked before a header is read
+    "max_pixels": str(MAX_PIXELS),
     "pattern_type": "none",  # a picture called `a%03d.jpg` is that file
 }
 
@@ -53,8 +55,8 @@ def open_stream(path: str, *, num_threads: int = 1) -> tuple[InputContainer, Vid
 
     Raises:
         ConfigError: see `timeout_seconds`.
-        DecodeError: for a file that is missing, empty, not a video, names other files as playlists do, holds no video,
-            or does not answer in time.
+        DecodeError: for a file that is missing, empty, not a video, names other files as playlists do, holds no video
+            or too large pictures, or does not answer in time.
         FolderError: for a directory.
     """
     limit = timeout_seconds()
@@ -76,6 +78,8 @@ def open_stream(path: str, *, num_threads: int = 1) -> tuple[InputContainer, Vid
     try:
         stream = _choose_stream(path, container)
         context = stream.codec_context
+        check_picture(path, context.width, context.height)
+        context.options = {"max_pixels": str(MAX_PIXELS)}  # the pictures may be larger than the container says
         context.thread_count = num_threads
         context.thread_type = "AUTO" if num_threads > 1 else "NONE"
     except BaseException:
