@@ -1,11 +1,13 @@
 """What a scan finds out about one file."""
 
 import csv
+import io
 import tarfile
 from pathlib import Path
 
 import pytest
 from media import write_numbered_video
+from PIL import Image
 
 from video_gn.decoding import open_video
 from video_gn.errors import DecodeError
@@ -70,6 +72,17 @@ def test_made_videos(tmp_path, depth, rotation):
         30, 20.0, 1.5, 64, 48, "h264", rotation, None if depth == "headers" else 12,
         path.stat().st_size, "", path.stat().st_mtime_ns,
     )  # fmt: skip
+
+
+def test_a_turn_in_the_pictures_of_jpeg_is_told(tmp_path):
+    exif = Image.Exif()
+    exif[0x112] = 6
+    picture = io.BytesIO()
+    Image.new("RGB", (64, 48)).save(picture, "JPEG", exif=exif)
+    path = tmp_path / "a.mjpeg"
+    path.write_bytes(picture.getvalue() * 3)
+    facts = probe(str(path), "packets")
+    assert (facts.width, facts.height, facts.rotation) == (48, 64, 90)
 
 
 def test_a_member_of_a_tar_is_as_the_loose_file(tmp_path):

@@ -118,15 +118,14 @@ class RgbConverter:
         kind = (frame.width, frame.height, frame.format.name)
         if kind not in self._graphs:
             graph = self._graphs[kind] = Graph()
+            graph.threads = 1
             source = graph.add_buffer(
                 width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1)
             )
             graph.link_nodes(source, graph.add("setfield", "prog"), graph.add("buffersink")).configure()
         graph = self._graphs[kind]
-        graph.push(frame)
-        plain = graph.pull()
-        assert isinstance(plain, VideoFrame)
-        return plain
+        graph.vpush(frame)
+        return graph.vpull()
 
     def write(self, frame: VideoFrame, out_HWC: np.ndarray) -> None:
         """Convert one frame into `out_HWC`, uint8 (H, W, 3).

@@ -102,7 +102,8 @@ def _from_packets(path: str, *, headers_only: bool) -> FileFacts:
             facts = _from_header(container, stream)
         else:
             facts = _from_table(path, read_table(path, container, stream), stream)
-        is_turned = _may_be_turned(path, container.format.name)
+        # JPEG pictures may have a rotation each, in their EXIF data.
+        is_turned = facts.codec == "mjpeg" or _may_be_turned(path, container.format.name)
     finally:
         container.close()
     if is_turned:
