@@ -207,3 +207,23 @@ def test_a_demuxer_that_ends_with_an_error_of_its_own(tmp_path: Path) -> None:
     path = write_numbered_video(tmp_path / "video.gxf", 20, codec="mjpeg", pix_fmt="yuvj420p", size=(720, 512))
     with open_video(path) as reader:
         assert read_numbers(reader.frames_at(range(reader.info.num_frames))) == list(range(20))
+
+
+@pytest.mark.parametrize(("codec", "ending"), [("mpeg1video", "m1v"), ("mpeg2video", "m2v")])
+@pytest.mark.parametrize("second", ["another size", "from its middle"])
+def test_pictures_lost_where_mpeg_is_spliced_shift_no_other(
+    tmp_path: Path, codec: str, ending: str, second: str
+) -> None:
+    size = (80, 64) if second == "another size" else (64, 48)
+    one = write_numbered_video(tmp_path / f"one.{ending}", 30, codec=codec).read_bytes()
+    two = write_numbered_video(tmp_path / f"two.{ending}", 40, codec=codec, size=size, first_number=30).read_bytes()
+    if second == "from its middle":
+        places = [at for at in range(len(two)) if two.startswith(b"\0\0\1\0", at)]
+        two = two[places[5] :]
+    path = tmp_path / f"spliced.{ending}"
+    path.write_bytes(one + two)
+    expected = decode_in_order(path)
+    assert 30 < len(expected) <= 70
+    check_orders(path, expected)
+    with PyAVReader(str(path)) as reader:
+        assert reader.doubt == "pictures of it are missing"

@@ -7,7 +7,7 @@ packs two pictures into a packet.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from video_gn.decoding._nal import Bits, Inspector, PacketFacts, make_h264, make_hevc
 
@@ -160,18 +160,53 @@ def _make_mpeg2(extradata: bytes) -> Inspector:
         at = data.find(b"\0\0\1\0")
         if at < 0 or at + 6 > len(data):
             return PacketFacts(num_shown=0, num_pictures=0)
+        header = data.find(b"\0\0\1\xb3", 0, at)
         kind, order = data[at + 5] >> 3 & 7, data[at + 4] << 2 | data[at + 5] >> 6
         extension = data.find(b"\0\0\1\xb5", at, at + 32)
         structure = data[extension + 6] & 3 if 0 < extension < len(data) - 6 else 3
         is_field = structure in (1, 2)
         return PacketFacts(
             # A sequence header sets back the quantization matrices. The second field of an I picture may be a P field.
-            is_restart=kind == 1 and not is_field and data.find(b"\0\0\1\xb3", 0, at) >= 0,
+            is_restart=kind == 1 and not is_field and header >= 0,
             has_b_picture=kind == 3,
             field=(structure, order) if is_field and data.find(b"\0\0\1\0", at + 4) < 0 else None,
+            sequence=data[header + 4 : header + 8] if header >= 0 else b"",
+            begins_group=data.find(b"\0\0\1\xb8", 0, at) >= 0,
+            number=order,
+            # In MPEG-2 each row begins a slice.
+            last_row=_last_row(data) if extension > 0 and not is_field else 0,
         )
 
     return inspect
+
+
+def _last_row(data: bytes) -> int:
+    """Number of the row of macroblocks that a packet's last slice begins; 0 without slices."""
+    at = data.rfind(b"\0\0\1", 0, len(data) - 1)
+    while at >= 0 and not 1 <= data[at + 3] <= 0xAF:
+        at = data.rfind(b"\0\0\1", 0, at)
+    return data[at + 3] if at >= 0 else 0
+
+
+def lacks_pictures(facts: Sequence[PacketFacts]) -> bool:
+    """Whether MPEG-1 or 2 lacks pictures on the way, or ends of pictures: FFmpeg does not say so.
+
+    A group's pictures are numbered without holes. Its first ones may be gone, with those that they refer to; and so
+    may, at the end of the file, those between the last two that are no B pictures. At a header that differs, FFmpeg
+    drops the picture that it holds back.
+    """
+    ends = [*facts[:-1], *(fact for fact in facts[-1:] if fact.is_restart)]
+    is_torn = len({fact.last_row for fact in ends if fact.last_row}) > 1
+    groups: list[list[PacketFacts]] = [[]]
+    for fact in facts:
+        if fact.begins_group:
+            groups.append([])
+        groups[-1].append(fact)
+    while groups[-1] and groups[-1].pop().has_b_picture:
+        pass
+    numbers = [sorted(fact.number for fact in group) for group in groups[1:]]
+    is_changed = len({fact.sequence for fact in facts if fact.sequence}) > 1
+    return is_torn or is_changed or any(n != list(range(n[0], n[0] + len(n))) for n in numbers if n)
 
 
 def _make_kind(is_first: Callable[[bytes], bool]) -> Callable[[bytes], Inspector]:

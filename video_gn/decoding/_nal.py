@@ -20,6 +20,12 @@ class PacketFacts(NamedTuple):
     # A picture of one field: its parity (1 or 2) and its picture's number. Another of the same number and of the
     # other parity that comes next belongs to the same frame.
     field: tuple[int, int] | None = None
+    # MPEG-1 and 2: its sequence header's size, shape of pixels and rate; whether it begins a group of pictures; the
+    # picture's number in the group in the order of showing; the number of its last row of macroblocks (0: unknown).
+    sequence: bytes = b""
+    begins_group: bool = False
+    number: int = 0
+    last_row: int = 0
 
 
 Inspector = Callable[[bytes], PacketFacts]

@@ -15,7 +15,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from video_gn.decoding._bitstream import make_inspector
+from video_gn.decoding._bitstream import lacks_pictures, make_inspector
 from video_gn.decoding._nal import PacketFacts, is_torn
 from video_gn.decoding.opening import describe, late, limit_of, video_streams
 from video_gn.errors import DecodeError
@@ -145,6 +145,7 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
         is_packed=is_packed,
         is_reordered_avi=is_reordered_avi,
         is_cut_mpeg4=num_extra > 0,
+        is_spliced=lacks_pictures([facts[row] for row in np.flatnonzero(num_shown)]),
         is_reconfigured=any(row > 0 and kind == "new_extradata" for row, kind in given_once),
     )
     shown = np.sort(pts[is_shown])
@@ -282,6 +283,7 @@ def _find_doubt(
     is_packed: bool,
     is_reordered_avi: bool,
     is_cut_mpeg4: bool,
+    is_spliced: bool,
     is_reconfigured: bool,
 ) -> str | None:
     has_gaps = bool((shown_pts == _NO_TIME).any())
@@ -291,6 +293,7 @@ def _find_doubt(
         (is_packed, "its packets hold two pictures (packed B-frames)"),
         (is_reordered_avi, "it has B-frames in AVI, which does not store when they are shown"),
         (is_cut_mpeg4, "it begins in the middle of a longer MPEG-4 video"),
+        (is_spliced, "pictures of it are missing"),
         (is_reconfigured, "its coding changes on the way"),
         (has_gaps, "frames of it have no time"),
         (not has_gaps and len(np.unique(shown_pts)) < len(shown_pts), "frames of it have the same time"),
