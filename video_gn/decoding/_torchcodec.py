@@ -4,7 +4,7 @@ torchcodec finds frames by the times of the packets and begins at key frames. It
 two pictures or none, if an edit list hides frames, or if key frames cannot be decoded by themselves; it patches
 damaged pictures silently. Files where that matters are refused here, and each frame's own time is compared with the
 packet table, so that its frames are PyAV's frames. It decodes with the system's FFmpeg, which may be of another
-version: 8-bit pixels may differ by two levels from PyAV's.
+version: 8-bit pixels may differ by two levels from PyAV's. (In odd sizes of MPEG-1, 2 and 4 by five: refused.)
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from video_gn.decoding.libraries import import_torchcodec
 from video_gn.decoding.opening import open_stream
 from video_gn.decoding.tar_members import is_member, member_url
 
+# Codecs whose decoding is defined to the bit: another version of FFmpeg gives the same pixels.
+_EXACT = frozenset({"h264", "hevc", "vp8", "vp9", "av1", "ffv1"})
 # What its C++ side raises; UnicodeError for paths that are no text.
 _ERRORS = (RuntimeError, ValueError, IndexError, UnicodeError)
 
@@ -42,6 +44,9 @@ class TorchCodecReader(HeldReader):
 
     def __init__(self, path: str, *, num_threads: int = 1, device: str = "cpu") -> None:
         super().__init__(path, import_torchcodec(), num_threads=num_threads)
+        if (self._info.width % 2 or self._info.height % 2) and self._info.codec not in _EXACT:
+            # Converting odd sizes to RGB enlarges what the decoders differ by.
+            self._refuse(f"it gives other colours in odd sizes of {self._info.codec}")
         self._time_base = float(self._table.time_base)
         self._times = np.sort(self._table.pts[self._table.is_shown]) * self._time_base
         try:
