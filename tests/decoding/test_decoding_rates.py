@@ -9,9 +9,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from containers import Boxes
 from fields import write_fields
 from media import decode_in_order, write_numbered_video
+from mp4_boxes import Boxes
 
 from video_gn.decoding import probe
 from video_gn.decoding._pyav import PyAVReader

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from containers import set_matrix
 from decoding_cases import TORCHCODEC
 from media import as_shown, decode_in_order, write_numbered_video
+from mp4_boxes import set_matrix
 from PIL import Image
 
 from video_gn.decoding import open_video

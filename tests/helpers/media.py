@@ -14,6 +14,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type
 from av.stream import Discard, Disposition
 
 MAX_NUMBER = (1 << 12) - 1
@@ -92,6 +93,7 @@ def write_numbered_video(
     pix_fmt: str = "yuv420p",
     codec_options: Mapping[str, str] | None = None,
     container_options: Mapping[str, str] | None = None,
+    audio: str = "",
 ) -> Path:
     """Write a video whose frame i shows the number first_number + i.
 
@@ -111,6 +113,7 @@ def write_numbered_video(
         pix_fmt: of the encoder.
         codec_options: for the encoder; they win over what the other arguments stand for.
         container_options: for the container.
+        audio: FFmpeg's name of an encoder for noise to be heard, if any.
 
     Returns:
         The path.
@@ -147,12 +150,17 @@ def write_numbered_video(
             stream.codec_context.bit_rate = 2_000_000
         if rotation:
             stream.set_display_rotation(-rotation)  # FFmpeg counts counterclockwise
+        sound = _Noise(container, audio) if audio else None
         for i in range(num_frames):
             picture = np.rot90(numbered_frame(first_number + i, size), rotation // 90)
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             frame.pts, frame.time_base = times[i] + start_ms, time_base
             container.mux(stream.encode(frame))
+            if sound:
+                sound.until(float(frame.pts * time_base))
         container.mux(stream.encode(None))
+        if sound:
+            sound.end()
     return Path(path)
 
 
@@ -169,12 +177,52 @@ def with_pixel_aspect(path: Path, aspect: str) -> Path:
     return wide
 
 
+class _Noise:
+    """An audio stream beside the video."""
+
+    _RATE_HZ, _SAMPLES = 48_000, 1152
+
+    def __init__(self, container: av.container.OutputContainer, codec: str) -> None:
+        self._container = container
+        self._stream = container.add_stream(codec, rate=self._RATE_HZ, layout="mono")
+        self._rng = np.random.default_rng(0)
+        self._at = 0
+
+    def until(self, seconds: float) -> None:
+        """Write the samples up to a time."""
+        while self._at < min(seconds, 10) * self._RATE_HZ:
+            samples = self._rng.integers(-9000, 9000, (1, self._SAMPLES), dtype=np.int16)
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            frame.sample_rate, frame.pts = self._RATE_HZ, self._at
+            self._container.mux(self._stream.encode(frame))
+            self._at += self._SAMPLES
+
+    def end(self) -> None:
+        """Write what the encoder still holds."""
+        self._container.mux(self._stream.encode(None))
+
+
 def _matrix_of(frame: av.VideoFrame) -> np.ndarray:
     """The display matrix of a frame, by rows: int32 (3, 3)."""
-    for data in frame.side_data:
-        if data.type.name == "DISPLAYMATRIX":
-            return np.frombuffer(data, np.int32).reshape(3, 3)
-    return np.eye(3, dtype=np.int32)
+    Type._missing_ = classmethod(lambda kinds, value: kinds.SEI_UNREGISTERED)  # PyAV 18 cannot list EXIF data
+    try:
+        data = frame.side_data.get(Type.DISPLAYMATRIX)
+    finally:
+        del Type._missing_
+    return np.eye(3, dtype=np.int32) if data is None else np.frombuffer(bytes(data), np.int32).reshape(3, 3)
+
+
+def _as_progressive(frame: av.VideoFrame) -> av.VideoFrame:
+    """A frame whose chroma PyAV converts as the command line does: not field by field."""
+    if not frame.interlaced_frame:
+        return frame
+    graph = av.filter.Graph()
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1)
+    )
+    graph.link_nodes(source, graph.add("setfield", "prog"), graph.add("buffersink")).configure()
+    graph.push(frame)
+    return graph.pull()
 
 
 def as_shown(pixels_HWC: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -228,7 +276,12 @@ def frames_in_order(path: str | Path, *, alone: bool = False) -> Iterator[tuple[
             for frame in frames:
                 if not size:
                     size, matrix = {"width": frame.width, "height": frame.height}, _matrix_of(frame)
-                yield frame, as_shown(frame.to_ndarray(format="rgb24", interpolation="BICUBIC", **size), matrix)
+                yield (
+                    frame,
+                    as_shown(
+                        _as_progressive(frame).to_ndarray(format="rgb24", interpolation="BICUBIC", **size), matrix
+                    ),
+                )
 
 
 def decode_in_order(path: str | Path) -> list[np.ndarray]:

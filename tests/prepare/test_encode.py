@@ -7,8 +7,8 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from containers import MATRICES, set_matrix
 from media import all_frames, read_numbers, with_pixel_aspect, write_numbered_video
+from mp4_boxes import MATRICES, set_matrix
 
 from video_gn.decoding import open_video
 from video_gn.decoding.raw import StartOverError
