@@ -25,7 +25,7 @@ DAMAGE = (
     SyntaxError, EOFError, csv.Error, yaml.YAMLError, zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError,
 )  # fmt: skip
 # The settings of a run are some 5 kB; a table of 400,000 videos that all failed is some 100 MB.
-_MAX_SETTINGS_BYTES = 1_000_000
+MAX_SETTINGS_BYTES = 1_000_000
 MAX_BYTES = 256_000_000
 _MAX_DEPTH = 50
 
@@ -59,7 +59,7 @@ def read_settings(path: Path, *, within: Path | None = None) -> dict[str, Any]:
     Raises:
         ValueError: For a file that holds no settings, in a line; OSError for one that cannot be read.
     """
-    check_file(path, within=within, max_bytes=_MAX_SETTINGS_BYTES)
+    check_file(path, within=within, max_bytes=MAX_SETTINGS_BYTES)
     try:
         content = bounded_yaml(path.read_text(encoding="utf-8"))
     except OSError:
@@ -109,10 +109,10 @@ class _BoundedLoader(yaml.SafeLoader):
         before, self._size, self._depth = self._size, self._size + 1, self._depth + 1
         if isinstance(event, yaml.AliasEvent):
             # An alias within its own anchor stands for an endless text.
-            self._size += self._sizes.get(event.anchor, _MAX_SETTINGS_BYTES)
+            self._size += self._sizes.get(event.anchor, MAX_SETTINGS_BYTES)
         elif isinstance(event, yaml.ScalarEvent):
             self._size += len(event.value)
-        if self._size > _MAX_SETTINGS_BYTES or self._depth > _MAX_DEPTH:
+        if self._size > MAX_SETTINGS_BYTES or self._depth > _MAX_DEPTH:
             raise ValueError(f"it is nested or repeated beyond what settings are, at line {event.start_mark.line + 1}")
         node = super().compose_node(parent, index)
         self._depth -= 1

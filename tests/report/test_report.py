@@ -109,13 +109,29 @@ def test_a_file_that_was_cut_short_is_no_end(tmp_path, name, part):
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("config.yaml", b"a: [1,", "config.yaml cannot be read: ParserError"),
-        ("config.yaml", b"- 1\n", "config.yaml cannot be read: ValueError: it must hold a mapping, not list"),
+        ("config.yaml", b"a: [1,", "config.yaml cannot be read: ValueError: it is not yaml: ParserError"),
+        (
+            "config.yaml",
+            b"- 1\n",
+            "config.yaml cannot be read: ValueError: it must hold settings, KEY: VALUE, got list",
+        ),
         ("test/metrics.json", b"[1]", "it must hold an object, not list"),
         ("test/metrics.json", b"\xff\xfe", "test/metrics.json cannot be read: JSONDecodeError"),
-        ("metrics.csv", b"a,b\n1,2\n", "metrics.csv cannot be read: KeyError: 'step'"),
-        ("metrics.csv", METRICS.encode() + b"1,0,x,,,,\n", "metrics.csv cannot be read: ValueError"),
-        ("metrics.csv", METRICS.encode() + b"1,0,1,1,1,1,1,1\n", "metrics.csv cannot be read: TypeError"),
+        (
+            "metrics.csv",
+            b"a,b\n1,2\n",
+            "metrics.csv is damaged at line 1: it must name each column once, also step and",
+        ),
+        (
+            "metrics.csv",
+            METRICS.encode() + b"1,0,x,,,,\n",
+            "metrics.csv is damaged at line 2: could not convert",
+        ),
+        (
+            "metrics.csv",
+            METRICS.encode() + b"1,0,1,1,1,1,1\n1,0,1,1,1,1,1,1\n",
+            "metrics.csv is damaged at line 3: a row must have 7 fields, got 8; only the 1 rows before it are shown.",
+        ),
         ("test/predictions.csv", b"", "line 1: its columns must hold video, label, pred, score, top5"),
     ],
 )

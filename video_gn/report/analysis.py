@@ -39,8 +39,9 @@ def natural_order(names: Iterable[str]) -> list[str]:
     """Names sorted as people do: 2 before 10."""
 
     def key(name: str) -> tuple[list[tuple[int, int, str]], str]:
-        # isdecimal, since int() rejects other digits such as superscripts, which \d does not match either.
-        parts = [part for part in re.split(r"(\d+)", name.casefold()) if part]
+        # isdecimal, since int() rejects other digits such as superscripts, which \d does not match either, and numbers
+        # of thousands of digits.
+        parts = [part for part in re.split(r"(\d{1,18})", name.casefold()) if part]
         return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], name
 
     return sorted(names, key=key)
@@ -175,7 +176,7 @@ def calibrate(predictions: Predictions, num_bins: int = 10) -> Calibration | Non
     scores = predictions.scores[use]
     correct = predictions.labels[use] == predictions.preds[use]
     # (0.1, 0.2] and so on; a score of 0 belongs to the first bin.
-    place = np.clip(np.ceil(scores * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
+    place = np.clip(np.ceil(scores * num_bins) - 1, 0, num_bins - 1).astype(np.int64)
     counts = np.bincount(place, minlength=num_bins)
     with np.errstate(invalid="ignore"):
         mean_score = np.bincount(place, weights=scores, minlength=num_bins) / counts

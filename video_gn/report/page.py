@@ -29,7 +29,7 @@ from video_gn.report.matrix import MAX_CLASSES, confusion_matrix
 from video_gn.report.plots import Axis, Curve, line_chart
 from video_gn.report.reading import MISSING, Run, read_views_right
 from video_gn.report.strips import Strip, read_strips
-from video_gn.report.text import count, file_size, percent, printable, whole
+from video_gn.report.text import count, file_size, long_text, percent, printable, whole
 from video_gn.run.directory import BEST, CHECKPOINTS, CONFIG, TEST_CONFIG, TEST_METRICS
 from video_gn.run.metrics_file import best_row
 
@@ -37,6 +37,7 @@ _NUM_PAIRS = 30
 _NUM_MISTAKES = 25
 _NUM_HARDEST = 12
 _MAX_FAILED = 500
+_MAX_CLASS_ROWS = 2000
 
 _SETTINGS = (
     ("network", "model.net.class_path"),
@@ -87,7 +88,8 @@ def build_page(run: Run, *, frames: bool = False) -> str:
     environment = Environment(
         loader=loader, autoescape=True, finalize=printable, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.globals.update(count=count, file_size=file_size, percent=percent, whole=whole, max_failed=_MAX_FAILED)
+    environment.globals.update(count=count, file_size=file_size, long_text=long_text, percent=percent, whole=whole)
+    environment.globals.update(max_class_rows=_MAX_CLASS_ROWS)
     predictions, failed = run.predictions, run.failed
     monitor = str(run.setting("checkpoint.monitor") or "val/top1")
     tested = {} if predictions is None or not predictions.num_labelled else _tested(predictions)

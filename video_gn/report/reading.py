@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
+import os
 import struct
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import yaml
 
+from video_gn.damage import DAMAGE, MAX_SETTINGS_BYTES, check_file, in_words, read_object, read_settings
 from video_gn.errors import RunError
 from video_gn.report.analysis import Predictions, natural_order
 from video_gn.run.directory import (
@@ -27,7 +27,8 @@ from video_gn.run.directory import (
     TEST_PREDICTIONS,
     TEST_SCORES,
 )
-from video_gn.run.metrics_file import read_metrics
+from video_gn.run.metrics_file import whole_metrics
+from video_gn.shown import from_csv_cell
 
 Value = TypeVar("Value")
 
@@ -42,8 +43,10 @@ FILES: Mapping[str, str] = {
 }
 MISSING = "missing"
 _PREDICTION_COLUMNS = ("video", "label", "pred", "score", "top5")
-# What reading a damaged file raises: OSError and ValueError cover json and utf-8.
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, csv.Error, yaml.YAMLError)
+# More resumes than anyone looks through; the newest are shown.
+_MAX_RESUMES = 50
+# Larger figures are damage.
+_MAX_FIGURE = 1e15
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class FileNote:
 
     name: str  # path relative to the run directory
     purpose: str  # what it holds
-    problem: str = MISSING  # why it could not be read; "" if it could, `MISSING` if there is none
+    # what is wrong with it, as the rest of a sentence; "" if nothing is, `MISSING` if there is none
+    problem: str = MISSING
     num_bytes: int = 0  # its size; 0 if it is missing
     changed: str = ""  # UTC time of its last change; "" if it is missing
 
@@ -75,6 +79,7 @@ class Run:
     notes: dict[str, FileNote] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)  # rows of metrics.csv, by step
     configs: dict[str, str] = field(default_factory=dict)  # text of each config
+    num_earlier_resumes: int = 0  # resumes whose configs are left out
     # config.yaml parsed, or test/config.yaml if there is no other
     config: Mapping[str, Any] = field(default_factory=dict)
     # the same of what ran later, if it could be read: of the last resume, of the test
@@ -96,7 +101,7 @@ class Run:
     def number(self, key: str) -> float | None:
         """A finite number of test/metrics.json; None if there is none."""
         value = self.test.get(key)
-        usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        usable = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MAX_FIGURE
         return float(value) if usable else None  # type: ignore[arg-type]
 
     @property
@@ -108,7 +113,7 @@ class Run:
             curve = ClipAccuracies(num_clips, top1, float(values["top1_single_view"]))
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
-        finite = all(map(math.isfinite, [*top1, curve.single_view]))
+        finite = all(abs(figure) < _MAX_FIGURE for figure in [*num_clips, *top1, curve.single_view])
         return curve if finite and len(num_clips) == len(top1) > 0 else None
 
     @property
@@ -116,7 +121,11 @@ class Run:
         """(path, reason) of the videos that the test could not read."""
         entries = self.test.get("failed")
         found = [e for e in entries if isinstance(e, Mapping)] if isinstance(entries, list) else []
-        return [(str(e.get("path", "")), str(e.get("reason", ""))) for e in found]
+        return [(_text(e.get("path")), _text(e.get("reason"))) for e in found]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _value(config: Mapping[str, Any], key: str) -> Any:
@@ -140,68 +149,68 @@ def read_run(directory: Path) -> Run:
             "Train or test with this --run_dir first."
         )
     run = Run(directory)
-    for name in (CONFIG, TEST_CONFIG, *sorted(p.name for p in directory.glob(RESUME_CONFIGS))):
-        text = _read(run, name, lambda path: path.read_text(encoding="utf-8", errors="surrogateescape"), "")
+    resumes = sorted(p.name for p in directory.glob(RESUME_CONFIGS))
+    run.num_earlier_resumes = max(0, len(resumes) - _MAX_RESUMES)
+    for name in (CONFIG, TEST_CONFIG, *resumes[-_MAX_RESUMES:]):
+        text = _read(run, name, _read_text, "")
         if text:
             run.configs[name] = text
     for name in (CONFIG, TEST_CONFIG):
-        if name in run.configs and not run.config:
-            run.config = _read(run, name, _parse_config, {})
+        if not run.notes[name].problem and not run.config:
+            run.config = _read(run, name, _read_config, {})
     resumes = [name for name in run.configs if name not in (CONFIG, TEST_CONFIG)]
     for when, names in (("after the last resume", resumes[-1:]), ("in the test", [TEST_CONFIG])):
         for name in names:
-            run.later[when] = _read(run, name, _parse_config, {})
-    run.rows = _read(run, METRICS, _read_rows, [])
-    run.test = _read(run, TEST_METRICS, _read_json, {})
-    run.predictions = _read(run, TEST_PREDICTIONS, read_predictions, None)
-    _read(run, TEST_SCORES, lambda path: None, None)
+            run.later[when] = _read(run, name, _read_config, {})
+    no_rows: tuple[list[dict[str, Any]], str] = [], ""
+    run.rows, problem = _read(run, METRICS, lambda path, run_dir: whole_metrics(path, within=run_dir), no_rows)
+    if problem:
+        shown = f"only the {len(run.rows)} rows before it are shown" if run.rows else "nothing of it is shown"
+        run.notes[METRICS] = replace(run.notes[METRICS], problem=f"is damaged at {problem}; {shown}")
+    run.rows.sort(key=lambda row: row["step"])
+    run.test = _read(run, TEST_METRICS, lambda path, run_dir: read_object(path, within=run_dir), {})
+    run.predictions = _read(run, TEST_PREDICTIONS, lambda path, run_dir: read_predictions(path, within=run_dir), None)
+    _read(run, TEST_SCORES, _open_scores, None)
     order = {name: place for place, name in enumerate(FILES)}
     run.notes = dict(sorted(run.notes.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
     return run
 
 
-def _read(run: Run, name: str, reader: Callable[[Path], Value], otherwise: Value) -> Value:
+def _read(run: Run, name: str, reader: Callable[[Path, Path], Value], otherwise: Value) -> Value:
+    """What a reader makes of a file and the run's directory, which links must not lead out of; notes the state."""
     path = run.directory / name
     purpose = FILES.get(name, "settings of a resume, written by video-gn fit")
-    if not path.is_file():
+    if not os.path.lexists(path):
         run.notes[name] = FileNote(name, purpose)
         return otherwise
     problem = ""
     value = otherwise
     try:
-        value = reader(path)
-    except _DAMAGE as error:
-        problem = f"cannot be read: {type(error).__name__}: {error}"
-    status = path.stat()
+        value = reader(path, run.directory)
+    except DAMAGE as error:
+        problem = f"cannot be read: {in_words(error)}"
+    status = path.lstat()
     changed = datetime.fromtimestamp(status.st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
     run.notes[name] = FileNote(name, purpose, problem, status.st_size, changed)
     return value
 
 
-def _parse_config(path: Path) -> Mapping[str, Any]:
-    value = yaml.safe_load(path.read_text(encoding="utf-8", errors="surrogateescape"))
-    if not isinstance(value, Mapping):
-        raise ValueError(f"it must hold a mapping, not {type(value).__name__}")
-    return value
+def _read_text(path: Path, run_dir: Path) -> str:
+    check_file(path, within=run_dir, max_bytes=MAX_SETTINGS_BYTES)
+    return path.read_text(encoding="utf-8", errors="surrogateescape")
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    return sorted(read_metrics(path), key=lambda row: row["step"])
+def _read_config(path: Path, run_dir: Path) -> Mapping[str, Any]:
+    return read_settings(path, within=run_dir)
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
-    value = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
-    if not isinstance(value, dict):
-        raise ValueError(f"it must hold an object, not {type(value).__name__}")
-    return value
-
-
-def read_predictions(path: Path) -> Predictions:
-    """Read a test/predictions.csv.
+def read_predictions(path: Path, *, within: Path | None = None) -> Predictions:
+    """Read a test/predictions.csv; `within` as in `video_gn.damage.check_file`.
 
     Raises:
-        ValueError: for a missing column, a short row or a score that is no number; it names the line.
+        ValueError: for a missing column, a short row or a score that is no number in [0, 1] or NaN; it names the line.
     """
+    check_file(path, within=within)
     videos: list[str] = []
     labels: list[str] = []
     preds: list[str] = []
@@ -218,15 +227,17 @@ def read_predictions(path: Path) -> Predictions:
         for row in lines:
             if len(row) != len(header):
                 raise ValueError(f"line {lines.line_num}: a row must have {len(header)} fields, got {len(row)}")
-            label, pred = row[column["label"]], row[column["pred"]]
+            video, label, pred, top5 = (from_csv_cell(row[column[name]]) for name in ("video", "label", "pred", "top5"))
             try:
                 scores.append(float(row[column["score"]]))
             except ValueError as error:
                 raise ValueError(f"line {lines.line_num}: {error}") from error
-            videos.append(row[column["video"]])
+            if not (0 <= scores[-1] <= 1.001 or math.isnan(scores[-1])):
+                raise ValueError(f"line {lines.line_num}: a score must be in [0, 1], got {scores[-1]:g}")
+            videos.append(video)
             labels.append(label)
             preds.append(pred)
-            ranks.append(rank_in_top5(label, pred, row[column["top5"]]))
+            ranks.append(rank_in_top5(label, pred, top5))
     classes = natural_order({*labels, *preds} - {""})
     number = {name: place for place, name in enumerate(classes)} | {"": -1}
     return Predictions(
@@ -260,30 +271,36 @@ def read_views_right(run: Run, places: Sequence[int]) -> dict[int, tuple[int, in
     """
     predictions, found = run.predictions, {}
     try:
-        labels, scores_VKY = _open_scores(run.directory / TEST_SCORES)
+        labels, scores_VKY = _open_scores(run.directory / TEST_SCORES, run.directory)
         for place in places:
             scores_KY = np.asarray(scores_VKY[place], dtype=np.float64)
             if predictions is None or abs(scores_KY.mean(0).max() - predictions.scores[place]) > 1e-3:
                 return {}
             if labels[place] >= 0:
                 found[place] = int((scores_KY.argmax(1) == labels[place]).sum()), len(scores_KY)
-    except (*_DAMAGE, IndexError, zipfile.BadZipFile, struct.error):
+    except DAMAGE:  # it is among the notes
         return {}
     return found
 
 
-def _open_scores(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _open_scores(path: Path, run_dir: Path) -> tuple[np.ndarray, np.ndarray]:
     """Labels (V,) and scores (V, K, Y) of a scores.npz; the scores are mapped, not read."""
+    check_file(path, within=run_dir, max_bytes=2**63)
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        info = archive.getinfo("scores.npy")
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("its arrays must be stored uncompressed")
         with archive.open("labels.npy") as entry:
             labels = np.lib.format.read_array(entry, allow_pickle=False)
-        info = archive.getinfo("scores.npy")
-        if info.compress_type != zipfile.ZIP_STORED:
-            raise ValueError("scores.npy must be stored uncompressed")
         # The entry's data follow its own header, whose last two numbers are the lengths of the name and of the rest.
         file.seek(info.header_offset + 26)
         file.seek(sum(struct.unpack("<HH", file.read(4))), 1)
         is_v1 = np.lib.format.read_magic(file) == (1, 0)
         read_header = np.lib.format.read_array_header_1_0 if is_v1 else np.lib.format.read_array_header_2_0
         shape, _, dtype = read_header(file)
+        is_whole = file.tell() + math.prod(shape) * dtype.itemsize <= path.stat().st_size
+        if labels.dtype.kind != "i" or dtype.kind != "f" or len(shape) != 3 or 0 in shape or not is_whole:
+            raise ValueError(f"scores must be numbers (videos, views, classes) that it holds, got {dtype} {shape}")
+        if labels.shape != shape[:1]:
+            raise ValueError(f"it must have {shape[0]} labels, got {labels.shape}")
         return labels, np.memmap(path, dtype=dtype, mode="r", offset=file.tell(), shape=shape)

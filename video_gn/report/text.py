@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import math
-import re
 import unicodedata
 from typing import Any
 
 from markupsafe import Markup, escape
 
-# Control characters are no valid HTML, and lone surrogates (bytes of a file name that are no text)
-# no valid UTF-8; the marks that turn the direction of writing could make a name look like another.
-# Line ends and tabs may stay.
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+from video_gn.shown import shown_text
+
+# Names and reasons are shorter; a config is some 5,000 letters. More would make a page that no browser opens.
+_MAX_LETTERS, _MAX_LONG_LETTERS = 1000, 100_000
 
 
 def printable(value: Any) -> Any:
-    """A value's text with every character that cannot be shown written as \\xNN; markup stays as it is."""
-    return value if hasattr(value, "__html__") else _UNPRINTABLE.sub(_spell_out, str(value))
+    """A value's text, cut after 1,000 letters, with every character that cannot be shown written as \\xNN.
+
+    Markup stays as it is.
+    """
+    return value if hasattr(value, "__html__") else _cut(value, _MAX_LETTERS)
 
 
-def _spell_out(match: re.Match[str]) -> str:
-    code = ord(match.group())
-    # os.fsdecode keeps byte 0xNN of a file name as U+DCNN.
-    return f"\\x{code & 0xFF:02x}" if code < 0x100 or 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+def long_text(value: Any) -> Markup:
+    """As `esc`, of up to 100,000 letters."""
+    return escape(_cut(value, _MAX_LONG_LETTERS))
+
+
+def _cut(value: Any, letters: int) -> str:
+    text = str(value)
+    more = len(text) - letters
+    return shown_text(text[:letters]) + (f" ... ({more:,} more letters)" if more > 0 else "")
 
 
 def esc(value: object) -> Markup:
@@ -63,6 +70,7 @@ def shorten(text: str, width_px: float, font_px: float) -> str:
     """The beginning of a text that fits, with an ellipsis if it was cut."""
     if text_width_px(text, font_px) <= width_px:
         return text
+    text = text[: int(width_px / (0.56 * font_px)) + 1]
     while text and text_width_px(text + "…", font_px) > width_px:
         text = text[:-1]
     return text + "…"

@@ -11,6 +11,8 @@ from typing import Any
 
 from video_gn.damage import check_file, in_words
 
+# A row for each of a million steps.
+_MAX_BYTES = 128_000_000
 # Counts stay below this, so that arithmetic with them is exact.
 _MAX_COUNT = 2**53
 
@@ -48,7 +50,7 @@ def whole_metrics(path: Path, *, within: Path | None = None) -> tuple[list[dict[
     Raises:
         ValueError: If it is no file; OSError if it cannot be read.
     """
-    check_file(path, within=within)
+    check_file(path, within=within, max_bytes=_MAX_BYTES)
     rows: list[dict[str, Any]] = []
     text = path.read_text(encoding="utf-8", errors="replace")
     lines = csv.reader(io.StringIO(text[: text.rfind("\n") + 1]), strict=True)
