@@ -20,6 +20,7 @@ from video_gn.errors import (
     VideoGNError,
 )
 from video_gn.files import error_of_system
+from video_gn.shown import shown_message
 
 # Command -> (help line, module of commands/, whose `main(command, words)` returns the exit status).
 COMMANDS = {
@@ -103,7 +104,7 @@ def _with_errors_in_a_line(run: Callable[[], int]) -> int:
         finally:
             sys.stdout.flush()
     except StoppedError as error:
-        sys.stderr.write(f"video-gn: {error}\n")
+        sys.stderr.write(f"video-gn: {shown_message(error)}\n")
         return error.status
     except VideoGNError as error:
         return _fail(error)
@@ -122,7 +123,7 @@ def _with_errors_in_a_line(run: Callable[[], int]) -> int:
 def _fail(error: VideoGNError) -> int:
     from video_gn.run.slurm import place
 
-    sys.stderr.write(f"video-gn{place()}: error: {error}\n")
+    sys.stderr.write(f"video-gn{place()}: error: {shown_message(error)}\n")
     refusals = ManifestError | CheckpointError | ConfigError | RefusedError | DiskFullError
     return 2 if isinstance(error, refusals) else 1
 

@@ -5,7 +5,10 @@ Files keep names as they are; only what is printed is escaped.
 
 from __future__ import annotations
 
+import csv
+import io
 import re
+from collections.abc import Iterable
 from typing import Any
 
 # Control characters steer a terminal and are no valid HTML, lone surrogates (bytes of a file name that are no text) are
@@ -60,6 +63,14 @@ def csv_cell(text: str) -> str:
     A text that a spreadsheet would run as a formula gets an apostrophe in front, as OWASP advises. Numbers stay.
     """
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def csv_line(cells: Iterable[Any]) -> str:
+    """A row of a table for people, with its line end; texts are cells as `csv_cell` makes them, None is empty."""
+    text = io.StringIO()
+    # The module quotes a carriage return only if it is of the line's end.
+    csv.writer(text, lineterminator="\r\n").writerow([csv_cell(c) if isinstance(c, str) else c for c in cells])
+    return f"{text.getvalue()[:-2]}\n"
 
 
 def from_csv_cell(cell: str) -> str:

@@ -145,7 +145,7 @@ def test_directories_that_are_not_ours(write, tmp_path):
     with pytest.raises(ConfigError, match=r"bn_16x2_b8_s0 holds a run without cell\.json: move it away"):
         run_study(path, out=out, runner=Commands())
     (directory.path / "cell.json").write_text("{")
-    with pytest.raises(RunError, match=r"cell\.json cannot be read .* Remove .*bn_16x2_b8_s0 to run the cell again"):
+    with pytest.raises(RunError, match=r"cell\.json cannot be read .* Move .*bn_16x2_b8_s0 away to run the cell again"):
         run_study(path, out=out, runner=Commands())
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from video_gn.shown import console
+
 _ACCURACIES = {"top1": "top-1", "top5": "top-5", "mean_class_accuracy": "mean class accuracy"}
 
 
 def print_figures(figures: Mapping[str, str]) -> None:
     """Print names and figures as a table."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -19,7 +20,7 @@ def print_figures(figures: Mapping[str, str]) -> None:
     table.add_column(overflow="fold")
     for name, figure in figures.items():
         table.add_row(name, escape(figure))
-    Console().print(table)
+    console().print(table)
 
 
 def test_figures(metrics: Mapping[str, Any]) -> dict[str, str]:

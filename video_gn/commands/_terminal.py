@@ -1,4 +1,4 @@
-"""What commands print on standard error: log lines and progress bars."""
+"""What commands print: results on standard output, log lines and progress bars on standard error."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from video_gn.shown import shown_message, shown_text
+
 log = logging.getLogger("video_gn")
 
 
 class _LevelFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        text = record.getMessage()
+        text = shown_message(record.getMessage())
         return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
 
 
@@ -32,13 +34,18 @@ class _CurrentStderr(logging.StreamHandler[Any]):
 
 def set_up_logging() -> None:
     """Print the package's log lines on standard error, warnings and errors with their level, Python's warnings too."""
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {shown_message(message)}\n"
     if not log.handlers:
         handler = _CurrentStderr()
         handler.setFormatter(_LevelFormatter())
         log.addHandler(handler)
         log.setLevel(logging.INFO)
         log.propagate = False
+
+
+def print_text(text: str) -> None:
+    """Print a text of several lines on standard output; what would steer the terminal is escaped."""
+    sys.stdout.write(f"{shown_text(text)}\n")
 
 
 def quieten_lightning() -> None:

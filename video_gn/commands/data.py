@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from video_gn.checks import not_negative, positive
 from video_gn.commands._options import Options
-from video_gn.commands._terminal import counted, set_up_logging, with_progress
+from video_gn.commands._terminal import counted, print_text, set_up_logging, with_progress
 from video_gn.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -119,7 +118,7 @@ def _scan(options: argparse.Namespace) -> int:
         merge=options.merge,
         progress=_with_progress,
     )
-    sys.stdout.write(summary.text() + "\n")
+    print_text(summary.text())
     log.info("%s: %s", "list" if options.part is None else f"part {options.part}", summary.target)
     return 3 if summary.readable < summary.listed else 0
 
@@ -194,7 +193,7 @@ def _prepare(options: argparse.Namespace) -> int:
                 **common,
             )
             summaries.append(summary)
-    sys.stdout.write("\n".join(summary.text() for summary in summaries) + "\n")
+    print_text("\n".join(summary.text() for summary in summaries))
     return 3 if any(summary.failed for summary in summaries) else 0
 
 

@@ -17,6 +17,7 @@ from video_gn.commands._terminal import set_up_logging, with_progress
 from video_gn.errors import ConfigError
 from video_gn.files import check_place
 from video_gn.models import LAYOUTS
+from video_gn.shown import console, shown
 
 if TYPE_CHECKING:
     from video_gn.evaluation.predictor import Predictor
@@ -257,13 +258,11 @@ def _merge(options: argparse.Namespace) -> int:
 
 
 def _print_table(tally: Tally) -> None:
-    from rich.console import Console
     from rich.markup import escape as escape_markup
     from rich.table import Table
 
     def escape(text: str) -> str:
-        # A file name may hold bytes that are no text, which a terminal refuses.
-        return escape_markup(text.encode("utf-8", "replace").decode())
+        return escape_markup(shown(text))
 
     if not tally.shown:
         return
@@ -285,4 +284,4 @@ def _print_table(tally: Tally) -> None:
             best = clip["top"][0]
             span = f"{clip['start_seconds']:.1f}-{clip['end_seconds']:.1f}"
             table.add_row("  clip", span, f"{escape(best['label'])} {best['score']:.2f}")
-    Console().print(table)
+    console().print(table)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from video_gn.checks import did_you_mean
 from video_gn.commands._options import Options
-from video_gn.commands._terminal import set_up_logging
+from video_gn.commands._terminal import print_text, set_up_logging
 from video_gn.models import LAYOUTS
 
 log = logging.getLogger(__name__)
@@ -58,7 +57,7 @@ def _inspect(options: argparse.Namespace) -> int:
     from video_gn.run.directory import checkpoint_of
     from video_gn.weights.inspect import inspect
 
-    sys.stdout.write(inspect(checkpoint_of(options.file), format=options.format, tensors=options.tensors) + "\n")
+    print_text(inspect(checkpoint_of(options.file), format=options.format, tensors=options.tensors))
     return 0
 
 
@@ -99,6 +98,6 @@ def _convert(options: argparse.Namespace) -> int:
         labels=read_classes(options.labels) if options.labels else (),
         overwrite=options.overwrite,
     )
-    sys.stdout.write(report.text() + "\n")
+    print_text(report.text())
     log.info("weights: %s", options.target)
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ import numpy as np
 
 from video_gn.clips import VideoNote
 from video_gn.files import whole_file, whole_path
+from video_gn.shown import csv_line
 
 if TYPE_CHECKING:
     from video_gn.evaluation.accuracy import VideoScores
@@ -59,8 +59,8 @@ def write_results(path: str | Path, videos: Iterable[dict[str, Any]], failed: It
     """Write results as json or csv, by the ending of the name, whole or not at all.
 
     The csv has a row for each label of a video (`clip` empty) and of each of its clips, and a row with
-    `reason` for each failed video, {"path", "reason"}. Videos, entries of `video_result`, are taken first; only one
-    entry is in memory at a time.
+    `reason` for each failed video, {"path", "reason"}; texts are cells of `video_gn.shown.csv_cell`. Videos,
+    entries of `video_result`, are taken first; only one entry is in memory at a time.
 
     Raises:
         ValueError: for another ending.
@@ -90,30 +90,29 @@ def _write_json(file: IO[str], videos: Iterable[dict[str, Any]], failed: Iterabl
 
 
 def _write_csv(file: IO[str], videos: Iterable[dict[str, Any]], failed: Iterable[dict[str, str]]) -> None:
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["path", "clip", "start_seconds", "end_seconds", "rank", "label", "score", "reason"])
+    file.write(csv_line(["path", "clip", "start_seconds", "end_seconds", "rank", "label", "score", "reason"]))
     for video in videos:
+        path = video["path"]
         for rank, top in enumerate(video["top"], 1):
-            writer.writerow([video["path"], "", "", "", rank, top["label"], top["score"], ""])
+            file.write(csv_line([path, "", "", "", rank, top["label"], top["score"], ""]))
         for number, clip in enumerate(video["clips"]):
             for rank, top in enumerate(clip["top"], 1):
                 span = (clip["start_seconds"], clip["end_seconds"])
-                writer.writerow([video["path"], number, *span, rank, top["label"], top["score"], ""])
+                file.write(csv_line([path, number, *span, rank, top["label"], top["score"], ""]))
     for failure in failed:
-        writer.writerow([failure["path"], "", "", "", "", "", "", failure["reason"]])
+        file.write(csv_line([failure["path"], "", "", "", "", "", "", failure["reason"]]))
 
 
 def write_predictions(path: Path, rows: VideoScores, manifest: Manifest, classes: Sequence[str]) -> None:
-    """Write predictions.csv, a row for each decoded video."""
+    """Write predictions.csv, a row for each decoded video; texts are cells of `video_gn.shown.csv_cell`."""
     order = np.argsort(-rows.scores, axis=1, kind="stable")[:, :5]
     with whole_file(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["video", "label", "pred", "score", "top5", "num_views"])
+        file.write(csv_line(["video", "label", "pred", "score", "top5", "num_views"]))
         for row, (video_id, label, best) in enumerate(zip(rows.video_ids, rows.labels, order, strict=True)):
             path, names = manifest.records[video_id].path, [classes[i] for i in best]
             score = f"{rows.scores[row, best[0]]:.6f}"
             right = classes[label] if label >= 0 else ""
-            writer.writerow([path, right, names[0], score, "|".join(names), rows.num_views[row]])
+            file.write(csv_line([path, right, names[0], score, "|".join(names), rows.num_views[row]]))
 
 
 def write_scores(path: Path, places: Mapping[int, Place], rows: VideoScores, curve: ClipCurve) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from video_gn.parts import Part
+from video_gn.shown import shown
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,6 @@ class PrepareSummary:
         ]
         if self.failed:
             lines.append(f"{len(self.failed)} failed" + ("" if self.part else f": {self.failed_path}"))
-            lines += [f"  {path}: {reason}" for path, reason in self.failed[:5]]
+            lines += [f"  {shown(path)}: {shown(reason)}" for path, reason in self.failed[:5]]
             lines += [f"  and {len(self.failed) - 5} more"] if len(self.failed) > 5 else []
         return "\n".join(lines)

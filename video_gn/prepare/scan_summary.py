@@ -14,6 +14,7 @@ import numpy as np
 
 from video_gn.lists.records import TextColumn
 from video_gn.lists.scan_columns import MISSING, FactColumns
+from video_gn.shown import console as shown_console
 
 _WIDTH = 80
 _NUM_SHOWN = 8
@@ -53,10 +54,9 @@ class ScanSummary:
 
     def text(self) -> str:
         """Tables for a terminal of 80 columns."""
-        from rich.console import Console
         from rich.table import Table
 
-        console = Console(file=io.StringIO(), width=_WIDTH, highlight=False, markup=False, emoji=False)
+        console = shown_console(file=io.StringIO(), width=_WIDTH, highlight=False, markup=False, emoji=False)
 
         def show(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             table = Table(title=title, title_justify="left", title_style="")
@@ -84,7 +84,7 @@ class ScanSummary:
             show("broken", ("reason", "videos"), _top(self.broken))
         if self.by_class:
             console.print(self._text_of_classes())
-        text = console.file.getvalue()  # type: ignore[attr-defined]
+        text = console.file.getvalue()
         return "\n".join(line.rstrip() for line in str(text).splitlines()) + "\n"
 
     def _text_of_classes(self) -> str:

@@ -15,7 +15,7 @@ from video_gn.clips import ClipBatch
 from video_gn.damage import DAMAGE, check_file, in_words, set_damaged_aside
 from video_gn.errors import RunError
 from video_gn.files import whole_file
-from video_gn.shown import csv_cell, from_csv_cell
+from video_gn.shown import csv_line, from_csv_cell
 
 log = logging.getLogger(__name__)
 
@@ -90,9 +90,7 @@ class BrokenVideos(Callback):
             return
         rows = _read_table(self.table) | self.broken
         with whole_file(self.table) as file:
-            writer = csv.writer(file)
-            writer.writerow(("path", "reason"))
-            writer.writerows((csv_cell(path), csv_cell(reason)) for path, reason in rows.items())
+            file.writelines(map(csv_line, [("path", "reason"), *rows.items()]))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log how many there were."""

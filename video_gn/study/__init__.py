@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from video_gn.errors import RunError
 from video_gn.files import write_text
+from video_gn.shown import console as shown_console
 from video_gn.study.cells import CellDirectory
 from video_gn.study.collecting import Results, collect, spread, write_csv
 from video_gn.study.plan import Cell, Study, read_study
@@ -23,6 +22,8 @@ from video_gn.study.running import Runner, pick_cells, run_cells, run_child
 from video_gn.study.table import markdown, print_tables, tables
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from video_gn.report.study_figures import StudyData
 
 __all__ = [
@@ -74,7 +75,7 @@ def run_study(
 
 def list_cells(study: Study, out: Path, console: Console | None = None) -> None:
     """Print number, name and state of every cell."""
-    console = console or Console(soft_wrap=True)
+    console = console or shown_console(soft_wrap=True)
     for cell in study.cells:
         directory = CellDirectory(out, cell)
         text = f"{cell.index:3d}  {directory.cell.name}  {directory.state(study)}"

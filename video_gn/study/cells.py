@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from video_gn import files as locks
+from video_gn.damage import DAMAGE, in_words, read_object
 from video_gn.errors import ConfigError, RunError
 from video_gn.files import write_json
 from video_gn.run.directory import CHECKPOINTS, LAST, LOCK, METRICS, TEST_LOCK, TEST_METRICS
@@ -42,11 +42,15 @@ class CellRecord:
 def _read(directory: Path) -> CellRecord | None:
     path = directory / "cell.json"
     try:
-        return CellRecord(**json.loads(path.read_text(encoding="utf-8")))
+        record = CellRecord(**read_object(path))
+        if not (isinstance(record.settings, dict) and isinstance(record.extra, list) and record.minutes >= 0):
+            raise ValueError("its entries are not those of a cell")
+        return record
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
-        raise RunError(f"{path} cannot be read ({error}). Remove {directory} to run the cell again.") from error
+    except DAMAGE as error:
+        problem = f"{path} cannot be read ({in_words(error)})"
+        raise RunError(f"{problem}. Move {directory} away to run the cell again.") from error
 
 
 def _was_trained(directory: Path, record: CellRecord | None) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import statistics
 from collections.abc import Sequence
@@ -11,10 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from video_gn.damage import DAMAGE, check_file, in_words, read_object
 from video_gn.errors import RunError
 from video_gn.files import whole_file
 from video_gn.run.directory import METRICS, TEST_PREDICTIONS
 from video_gn.run.metrics_file import read_metrics
+from video_gn.shown import csv_line, from_csv_cell
 from video_gn.study.cells import CellDirectory, CellRecord
 from video_gn.study.plan import Cell, Study, clip_of
 from video_gn.study.settings import FREE, differences
@@ -123,8 +124,10 @@ def collect(study: Study, out: Path) -> Results:
                 results.missing.append((directory.cell, _why(state, directory, study)))
                 continue
             results.cells.append(_read(directory, record))
-        except (RunError, OSError, ValueError, KeyError, TypeError) as error:
-            results.missing.append((cell, f"its files cannot be read: {error}"))
+        except RunError as error:
+            results.missing.append((cell, str(error)))
+        except DAMAGE as error:
+            results.missing.append((cell, f"its files cannot be read: {in_words(error)}"))
     results.notes += _notes(results)
     for result in results.cells[1:]:
         lines = differences(results.cells[0].given, result.given)
@@ -148,7 +151,10 @@ def _read(directory: CellDirectory, record: CellRecord) -> CellResult:
     cell = directory.cell
     if cell.any_clip:
         cell = replace(cell, clip="{}x{}".format(*clip_of(record.settings)))
-    test = json.loads(directory.metrics.read_text(encoding="utf-8", errors="surrogateescape"))
+    test = read_object(directory.metrics)
+    for name in ("top1", "top5", "mean_class_accuracy", "num_failed", "coverage", "num_videos"):
+        if test[name] is not None and not math.isfinite(test[name]):
+            raise ValueError(f"{directory.metrics}: {name} must be a finite number, got {test[name]}")
     rows = read_metrics(directory.path / METRICS)
     train, val, val_loss = (_by_epoch(rows, name) for name in ("train/loss", "val/top1", "val/loss"))
     row = {
@@ -178,8 +184,10 @@ def _by_epoch(rows: Sequence[dict[str, Any]], name: str) -> list[tuple[int, floa
 def _read_right(path: Path) -> dict[str, bool]:
     if not path.is_file():
         return {}
+    check_file(path)
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return {row["video"]: row["pred"] == row["label"] for row in csv.DictReader(file) if row["label"]}
+        rows = [row for row in csv.DictReader(file) if row["label"]]
+    return {from_csv_cell(row["video"]): row["pred"] == row["label"] for row in rows}
 
 
 def _notes(results: Results) -> list[str]:
@@ -215,7 +223,7 @@ def _range(values: set[float]) -> str:
 def write_csv(results: Results, path: Path) -> None:
     """Write study.csv: a row for each finished cell, whole or not at all."""
     with whole_file(path) as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for result in results.cells:  # csv writes None as nothing
-            writer.writerow({k: round(v, 6) if isinstance(v, float) else v for k, v in result.row.items()})
+        file.write(csv_line(COLUMNS))
+        for result in results.cells:
+            values = (result.row[name] for name in COLUMNS)
+            file.write(csv_line(round(v, 6) if isinstance(v, float) else v for v in values))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import shlex
@@ -12,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from video_gn.damage import DAMAGE, in_words, read_object
 from video_gn.errors import ConfigError, RunError
 from video_gn.run.signals import StopFlag
 from video_gn.study.cells import CellDirectory, CellRecord
@@ -158,11 +158,11 @@ def _title(cell: Cell, study: Study) -> str:
 
 def _outcome(directory: CellDirectory) -> str:
     try:
-        top1 = json.loads(directory.metrics.read_text(encoding="utf-8", errors="surrogateescape")).get("top1")
+        top1 = read_object(directory.metrics).get("top1")
+        accuracy = "no accuracy" if top1 is None else f"top-1 {100 * top1:.1f} %"
         record = directory.read()
-    except (OSError, ValueError) as error:
-        return f"{directory.metrics} cannot be read: {error}"
-    accuracy = "no accuracy" if top1 is None else f"top-1 {100 * top1:.1f} %"
+    except DAMAGE as error:
+        return f"{directory.metrics} cannot be read: {in_words(error)}"
     return f"{accuracy}, {record.minutes if record else 0:.1f} min"
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from video_gn.shown import console as shown_console
 from video_gn.study.collecting import NOT_STARTED, CellResult, Results, Spread, difference_spread, figure_spread, pooled
 
 _NOTHING = "–"
@@ -134,7 +135,7 @@ def _escape(text: str) -> str:
 
 def print_tables(results: Results, console: Console | None = None) -> None:
     """Print the tables, then the missing cells."""
-    console = console or Console()
+    console = console or shown_console()
     for table in tables(results):
         rich = RichTable(title=table.title, title_justify="left", title_style="bold")
         for number, head in enumerate(table.heads):

@@ -6,12 +6,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from video_gn.shown import shown
 from video_gn.weights.about import UNKNOWN
 from video_gn.weights.files import read_file
 from video_gn.weights.formats import Source, norm_family, recognize, rule_in_words
 from video_gn.weights.keymaps import KEYMAPS
 from video_gn.weights.named import find_weights
-from video_gn.weights.report import printable
 from video_gn.weights.zoos import other_network
 
 
@@ -27,7 +27,7 @@ def inspect(path: str | Path, *, format: str = "auto", tensors: bool = False) ->
     lines = [str(path), *(f"  {name:{width}}  {value}" for name, value in rows)]
     if tensors:
         lines += ["tensors", *_tensor_lines(source)]
-    return printable("\n".join(lines))
+    return "\n".join(map(shown, lines))
 
 
 def _rows(source: Source) -> list[tuple[str, str]]:

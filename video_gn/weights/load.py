@@ -16,11 +16,12 @@ import torch
 from video_gn.checks import check_choice
 from video_gn.errors import CheckpointError
 from video_gn.lists.class_names import class_key
+from video_gn.shown import shown
 from video_gn.weights.about import CLASSIFIER, UNKNOWN
 from video_gn.weights.files import read_file
 from video_gn.weights.formats import Source, group_rule, norm_family, recognize, rule_in_words
 from video_gn.weights.named import find_weights
-from video_gn.weights.report import DROPPED, MISSHAPEN, TAKEN, UNEXPECTED, UNFIT, Entry, Left, LoadReport, printable
+from video_gn.weights.report import DROPPED, MISSHAPEN, TAKEN, UNEXPECTED, UNFIT, Entry, Left, LoadReport
 
 if TYPE_CHECKING:
     from video_gn.models import I3D
@@ -356,10 +357,10 @@ def _without_ones(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
 
 def _error(source: Source, report: LoadReport, wrong: str | None) -> CheckpointError:
     if wrong is not None:
-        return CheckpointError(printable(f"{source.path}: {wrong}"), report=report)
+        return CheckpointError(shown(f"{source.path}: {wrong}"), report=report)
     problems = report.problems
     lines = [f"{source.path}: does not fit the network ({source.format})", *(f"  {p}" for p in problems[:_LISTED])]
     if len(problems) > _LISTED:
         lines.append(f"  and {len(problems) - _LISTED} more")
     lines.append("Check depth, norm and format; names in the file that should be left out go into `ignore`.")
-    return CheckpointError(printable("\n".join(lines)), report=report)
+    return CheckpointError("\n".join(map(shown, lines)), report=report)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from video_gn.files import write_text
+from video_gn.shown import console as shown_console
 from video_gn.weights.about import CLASSIFIER, Preprocessing
 
 # What became of a tensor of the file. The first two are good; the others make the load an error.
@@ -170,7 +171,6 @@ class LoadReport:
     def text(self, width: int | None = None) -> str:
         """The table as plain text, `width` columns wide; None takes the terminal's width, or 100 without one."""
         width = width or shutil.get_terminal_size((100, 24)).columns
-        from rich.console import Console
         from rich.table import Table
 
         table = Table("tensors", "number", "which", box=None, pad_edge=False)
@@ -178,18 +178,13 @@ class LoadReport:
         table.columns[2].overflow = "fold"
         for what, count, which in self.rows():
             table.add_row(what, str(count), which)
-        console = Console(width=width, no_color=True, highlight=False, markup=False, emoji=False)
+        console = shown_console(width=width, no_color=True, highlight=False, markup=False, emoji=False)
         with console.capture() as capture:
             console.print(self.title(), soft_wrap=True)
             console.print(table)
             for note in self.notes:
                 console.print(f"note: {note}")
-        return printable("\n".join(line.rstrip() for line in capture.get().splitlines()))
-
-
-def printable(text: str) -> str:
-    """Replace control characters, which would steer a terminal: a file's names may hold anything."""
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+        return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
 def _by_reason(status: str, items: Sequence[tuple[str, str]]) -> list[tuple[str, int, str]]:
