@@ -78,8 +78,8 @@ def bounded_yaml(text: str) -> Any:
     Raises:
         ValueError or yaml.YAMLError: For other texts.
     """
-    if len(text) > _MAX_SETTINGS_BYTES:
-        raise ValueError(f"it has {len(text):,} letters, more than {_MAX_SETTINGS_BYTES:,}")
+    if len(text) > MAX_SETTINGS_BYTES:
+        raise ValueError(f"it has {len(text):,} letters, more than {MAX_SETTINGS_BYTES:,}")
     return yaml.load(text, Loader=_BoundedLoader)
 
 
