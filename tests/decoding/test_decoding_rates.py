@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 from fields import write_fields
-from media import decode_in_order, write_numbered_video
+from media import decode_in_order, numbered_frame, read_numbers, write_numbered_video
 from mp4_boxes import Boxes
 
 from video_gn.decoding import probe
@@ -82,6 +82,49 @@ def test_a_packet_for_each_field_counts_as_half_a_frame(tmp_path: Path, name: st
         for indices in ([20, 3, 11], [23], list(range(24))):
             frames = reader.frames_at(indices).numpy()
             assert all(np.array_equal(frame, expected[i]) for frame, i in zip(frames, indices, strict=True))
+
+
+def write_mpeg2_fields(path: Path, num_frames: int) -> Path:
+    """64 x 64 pictures of two I fields, a packet each: frames of 64 x 32 whose headers say that they are fields."""
+    context = av.CodecContext.create("mpeg2video", "w")
+    context.width, context.height, context.pix_fmt, context.gop_size = 64, 32, "yuv420p", 1
+    context.time_base, context.framerate = Fraction(1, 25), Fraction(25)
+    packets: list[bytes] = []
+    for number in range(2 * num_frames):
+        rows = numbered_frame(number // 2, (64, 64))[number % 2 :: 2]
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rows), format="rgb24").reformat(format="yuv420p")
+        frame.pts, frame.pict_type = number, 0
+        packets += map(bytes, context.encode(frame))
+    packets += map(bytes, context.encode(None))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg2video", rate=25)
+        stream.width, stream.height, stream.pix_fmt, stream.time_base = 64, 64, "yuv420p", Fraction(1, 50)
+        for number, data in enumerate(map(bytearray, packets)):
+            # ISO/IEC 13818-2, 6.2.2 and 6.2.3: the height, not progressive; a field's parity, not progressive.
+            at = data.find(b"\0\0\1\xb3")
+            data[at + 5], data[at + 6] = data[at + 5] & 0xF0, 64
+            data[data.find(b"\0\0\1\xb5") + 5] &= ~0x08
+            picture = data.find(b"\0\0\1\0")
+            at = data.find(b"\0\0\1\xb5", picture)
+            data[at + 6] = data[at + 6] & ~3 | 1 + number % 2
+            data[at + 7] &= ~0xC0
+            data[at + 8] &= ~0x80
+            packet = av.Packet(bytes(data[picture if number % 2 else 0 :]))
+            packet.stream, packet.time_base, packet.duration = stream, Fraction(1, 50), 1
+            packet.pts = packet.dts = number
+            packet.is_keyframe = number % 2 == 0
+            container.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("name", ["fields.mkv", "fields.mp4", "fields.avi", "fields.ts"])
+def test_mpeg2_fields(tmp_path: Path, name: str) -> None:
+    path = write_mpeg2_fields(tmp_path / name, 24)
+    with PyAVReader(str(path)) as reader:
+        assert reader.info.num_frames == len(decode_in_order(path)) == 24
+        assert reader.info.fps == pytest.approx(25) and reader.info.duration_seconds == pytest.approx(0.96)
+        assert read_numbers(reader.frames_at([20, 3, 23, 11])) == [20, 3, 23, 11]
+        assert reader.doubt is None
 
 
 @pytest.mark.parametrize("name", ["fields.mp4", "fields.h264"])

@@ -118,7 +118,7 @@ def draw_settings(rng: random.Random) -> str:
         "ref": [1, 2, 5, 9],
         "weightp": [0, 1, 2],
         "weightb": [0, 1],
-        "direct": ["spatial"],
+        "direct": ["spatial", "temporal", "auto"],
         "slices": [1, 3],
         "bluray-compat": [0, 0, 1],
         "tff": [0, 0, 1],
@@ -132,8 +132,8 @@ def draw_settings(rng: random.Random) -> str:
         "bitrate": [40, 400],
     }
     drawn = {name: rng.choice(values) for name, values in choices.items()}
-    if not drawn["tff"]:  # FFmpeg fails at x264's temporal prediction in interlaced slices
-        drawn["direct"] = rng.choice(["spatial", "temporal", "auto"])
+    if drawn["tff"]:
+        drawn["constrained-intra"] = 0  # FFmpeg cannot decode what x264 then writes
     return ":".join(f"{name}={value}" for name, value in drawn.items())
 
 
