@@ -9,8 +9,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from decoding_cases import in_order
 from fields import write_fields
-from media import decode_in_order, numbered_frame, read_numbers, write_numbered_video
+from media import numbered_frame, read_numbers, write_numbered_video
 from mp4_boxes import Boxes
 
 from video_gn.decoding import probe
@@ -73,7 +74,7 @@ def test_packets_times_give_the_rate_alone_where_the_header_agrees() -> None:
 @pytest.mark.parametrize("second", ["I", "P"])
 def test_a_packet_for_each_field_counts_as_half_a_frame(tmp_path: Path, name: str, second: str) -> None:
     path = write_fields(tmp_path / name, 24, second=second, is_split=True)
-    expected = decode_in_order(path)
+    expected = in_order(path)
     assert len(expected) == 24
     with PyAVReader(str(path)) as reader:
         assert reader.info.num_frames == 24
@@ -121,7 +122,7 @@ def write_mpeg2_fields(path: Path, num_frames: int) -> Path:
 def test_mpeg2_fields(tmp_path: Path, name: str) -> None:
     path = write_mpeg2_fields(tmp_path / name, 24)
     with PyAVReader(str(path)) as reader:
-        assert reader.info.num_frames == len(decode_in_order(path)) == 24
+        assert reader.info.num_frames == len(in_order(path)) == 24
         assert reader.info.fps == pytest.approx(25) and reader.info.duration_seconds == pytest.approx(0.96)
         assert read_numbers(reader.frames_at([20, 3, 23, 11])) == [20, 3, 23, 11]
         assert reader.doubt is None

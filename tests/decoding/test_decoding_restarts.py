@@ -7,13 +7,12 @@ import random
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
+from decoding_cases import in_order
 from media import write_numbered_video
 
 from video_gn.decoding._pyav import PyAVReader
-from video_gn.decoding._rgb import RgbConverter
 
 NUM_FRAMES = 30
 # Files of drawn settings of x264.
@@ -68,18 +67,6 @@ CASES: dict[str, tuple[dict[str, Any], list[int]]] = {
     "snow.avi": ({"codec": "snow"}, [0]),
     "lcl.avi": ({"codec": "zlib", "pix_fmt": "bgr24"}, [0]),
 }
-
-
-def in_order(path: Path) -> list[np.ndarray]:
-    """All frames, decoded in order, and converted as the reader does, interlaced ones too."""
-    frames: list[np.ndarray] = []
-    converter: RgbConverter | None = None
-    with av.open(str(path)) as container:
-        for frame in container.decode(video=0):
-            converter = converter or RgbConverter(frame, str(path))
-            frames.append(np.empty((*converter.size, 3), dtype=np.uint8))
-            converter.write(frame, frames[-1])
-    return frames
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * n.startswith("dv")) for n in CASES])

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
+
+from video_gn.decoding._rgb import RgbConverter
 
 TORCHCODEC = pytest.param("torchcodec", marks=pytest.mark.needs_torchcodec)
 NUM_FRAMES = 60
@@ -79,6 +83,18 @@ CASES = [
     Case("444.mp4", {"pix_fmt": "yuv444p"}, decord=False),
     Case("a:b, c%d é.mp4"),
 ]
+
+
+def in_order(path: Path) -> list[np.ndarray]:
+    """All frames, decoded in order, and converted as the reader does, interlaced ones too."""
+    frames: list[np.ndarray] = []
+    converter: RgbConverter | None = None
+    with av.open(str(path)) as container:
+        for frame in container.decode(video=0):
+            converter = converter or RgbConverter(frame, str(path))
+            frames.append(np.empty((*converter.size, 3), dtype=np.uint8))
+            converter.write(frame, frames[-1])
+    return frames
 
 
 def assert_same(frames: np.ndarray, expected: np.ndarray, pix_fmt: str) -> None:
