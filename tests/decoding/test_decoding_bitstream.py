@@ -155,3 +155,35 @@ def test_intra_codecs_start_anywhere() -> None:
         inspector = make_inspector(codec, b"", is_intra=True)
         assert inspector is not None and inspector(b"\x00") == PacketFacts(is_restart=True)
     assert make_inspector("lagarith", b"", is_intra=True) is None  # repeats pictures
+
+
+def numbered_slice(number: int, *, is_reference: bool = True, is_first: bool = False) -> bytes:
+    """A P slice, or a first I slice, of a stream whose pictures are numbered with 4 bits."""
+    bits = "1" + ("011" if is_first else "1") + "1" + f"{number:04b}"
+    return bytes([0x65 if is_first else 0x41 if is_reference else 0x01]) + int(bits.ljust(16, "1"), 2).to_bytes(
+        2, "big"
+    )
+
+
+@pytest.mark.parametrize(
+    ("numbers", "want"),
+    [
+        ([0, 1, 2, 3], []),
+        ([0, 1, 3], [2]),
+        ([5, 6, 8, 9], [2]),  # begins in the middle
+        ([14, 15, 0, 1], []),  # 4 bits
+        ([0, 1, 1], [2]),
+        ([0, 1, -2, -2, 2, 3], []),  # below 0: nothing refers to it
+        ([0, 1, 2, -4], [3]),
+    ],
+)
+def test_h264_missing_pictures(numbers: list[int], want: list[int]) -> None:
+    # Baseline; numbers of 4 bits, the order of display by another 4; 1 reference, none left out, 1 x 1, frames only.
+    sequence = bytes([0x67, 66, 0, 30, 0b1_1_1_1_010_0, 0b1_1_1_1_1000])
+    inspector = make_inspector("h264", b"\0\0\1" + sequence + b"\0\0\1\x68\xe0")
+    assert inspector is not None
+    found = [
+        inspector(coded(numbered_slice(abs(n), is_reference=n >= 0, is_first=n == 0 and i == 0))).is_broken
+        for i, n in enumerate(numbers)
+    ]
+    assert [i for i, is_broken in enumerate(found) if is_broken] == want

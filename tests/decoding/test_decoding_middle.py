@@ -131,6 +131,37 @@ def test_whole_files_are_opened_without_decoding_more(write) -> None:
             assert reader.table.is_whole_start and reader.num_decoded <= 2
 
 
+# Splices
+
+
+@pytest.mark.parametrize("ending", ["ts", "mkv", "mp4"])
+@pytest.mark.parametrize("name", ["h264", "h264-open", "mpeg2"])
+def test_spliced_files(sources: Callable[[str], Path], tmp_path: Path, name: str, ending: str) -> None:
+    rng = random.Random(f"{name} {ending}")
+    for number in range(3):
+        first, second = sorted(rng.sample(range(5, 55), 2))
+        path = copy_packets(
+            sources(name), tmp_path / f"{number}.{ending}", [*range(first), *range(max(second, first + 3), 60)]
+        )
+        check_orders(path, decode_in_order(path))
+
+
+@pytest.mark.parametrize("name", ["hevc", "hevc-open", "mpeg4"])
+def test_transport_streams_whose_clock_leaps(sources: Callable[[str], Path], tmp_path: Path, name: str) -> None:
+    path = copy_packets(sources(name), tmp_path / "leap.ts", [*range(8), *range(17, 60)])
+    check_orders(path, decode_in_order(path))
+    with PyAVReader(str(path)) as reader:
+        assert reader.doubt == "pictures of it are missing or damaged"
+
+
+def test_a_leap_to_a_restart_is_no_splice(sources: Callable[[str], Path], tmp_path: Path) -> None:
+    path = copy_packets(sources("h264"), tmp_path / "leap.ts", [*range(12), *range(36, 60)])
+    expected = decode_in_order(path)
+    assert check_orders(path, expected) == len(expected) == 36
+    with PyAVReader(str(path)) as reader:
+        assert reader.doubt is None and len(reader.table.is_restart.nonzero()[0]) == 3
+
+
 # Lost packets
 
 
@@ -226,4 +257,4 @@ def test_pictures_lost_where_mpeg_is_spliced_shift_no_other(
     assert 30 < len(expected) <= 70
     check_orders(path, expected)
     with PyAVReader(str(path)) as reader:
-        assert reader.doubt == "pictures of it are missing"
+        assert reader.doubt == "pictures of it are missing or damaged"

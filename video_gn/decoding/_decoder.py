@@ -189,7 +189,9 @@ class PacketDecoder:
         if self.table.doubt or self.num_lead or self.table.is_given_once or not self.seek(0):
             self.reopen()
         frames = self._until_frame()
-        if self.table.has_times and (self.num_lead or frames[0].pts != self.table.pts[self.table.is_shown].min()):
+        table = self.table
+        is_late = table.doubt is None and frames[0].pts != table.pts[table.is_shown].min()
+        if is_late or (self.num_lead and table.has_times):
             self._leave_out_lead(frames)
             self.reopen()
             frames = self._until_frame()

@@ -20,6 +20,7 @@ class PacketFacts(NamedTuple):
     # A picture of one field: its parity (1 or 2) and its picture's number. Another of the same number and of the
     # other parity that comes next belongs to the same frame.
     field: tuple[int, int] | None = None
+    is_broken: bool = False  # pictures before it are missing that it, or others, may refer to
     # MPEG-1 and 2: its sequence header's size, shape of pixels and rate; whether it begins a group of pictures; the
     # picture's number in the group in the order of showing; the number of its last row of macroblocks (0: unknown).
     sequence: bytes = b""
@@ -70,8 +71,8 @@ def _nal_units(data: bytes, length_size: int) -> Iterator[tuple[int, int]]:
 
 
 _PLAIN_NAL = PacketFacts(has_sets=False)
-# What a slice's first numbers and an entry of supplemental information take, generously.
-_HEAD_BYTES = 32
+# What a slice's first numbers take, generously.
+_HEAD_BYTES = 16
 
 
 class _NalCodec(NamedTuple):
@@ -84,6 +85,7 @@ class _NalCodec(NamedTuple):
     needed_set_types: frozenset[int]
     picture_types: frozenset[int]
     restart_types: frozenset[int]
+    broken_type: int | None  # a restart some of whose leading pictures are lost
 
 
 _H264 = _NalCodec(
@@ -95,6 +97,7 @@ _H264 = _NalCodec(
     frozenset({7, 8}),
     frozenset(range(1, 6)),
     frozenset({5}),
+    None,
 )
 _HEVC = _NalCodec(
     # Video, sequence and picture parameter sets are 32 to 34, slices 0 to 31, BLA, IDR and CRA slices 16 to 21.
@@ -106,6 +109,7 @@ _HEVC = _NalCodec(
     frozenset({33, 34}),
     frozenset(range(32)),
     frozenset(range(16, 22)),
+    16,
 )
 _H264_INFORMATION = 6
 
@@ -135,24 +139,23 @@ def make_hevc(extradata: bytes) -> Inspector:
 
 def make_h264(extradata: bytes) -> Inspector:
     """H.264's inspector; see `make_inspector`."""
-    fields = _Fields()
+    slices = _Slices()
     for start, end in _boxed_sets(extradata) if _length_size(_H264, extradata) else _nal_units(extradata, 0):
-        fields.note(extradata[start:end])
-    return _make(_H264, extradata, fields)
+        slices.note(extradata[start:end])
+    return _make(_H264, extradata, slices)
 
 
-def _make(rule: _NalCodec, extradata: bytes, fields: _Fields | None) -> Inspector:
+def _make(rule: _NalCodec, extradata: bytes, slices: _Slices | None) -> Inspector:
     length_size = _length_size(rule, extradata)
     plain = rule.picture_types - rule.restart_types
 
     def inspect(data: bytes) -> PacketFacts:
         # The short way for most packets: they begin with a picture that is no restart.
-        if (
-            0 < length_size < len(data)
-            and data[length_size] >> rule.type_shift & rule.type_mask in plain
-            and not (fields and fields.may_be)
-        ):
-            return _PLAIN_NAL
+        if 0 < length_size < len(data) and data[length_size] >> rule.type_shift & rule.type_mask in plain:
+            if not slices:
+                return _PLAIN_NAL
+            _, field, is_broken = slices.read(data[length_size : length_size + _HEAD_BYTES])
+            return PacketFacts(has_sets=False, field=field, is_broken=is_broken) if field or is_broken else _PLAIN_NAL
         found: set[int] = set()
         has_new = is_recovery = False
         for start, end in _nal_units(data, length_size):
@@ -164,21 +167,22 @@ def _make(rule: _NalCodec, extradata: bytes, fields: _Fields | None) -> Inspecto
                 unit = data[start:end].rstrip(b"\0")
                 if unit not in extradata:
                     has_new = True
-                    if fields:
-                        fields.note(unit)
-            elif fields and kind == _H264_INFORMATION:
+                    if slices:
+                        slices.note(unit)
+            elif slices and kind == _H264_INFORMATION:
                 is_recovery = is_recovery or _is_exact_recovery(data[start + 1 : end])
             elif kind in rule.picture_types:
                 is_restart = kind in rule.restart_types
-                field = None
-                if fields and (is_recovery or fields.may_be):
-                    is_intra, field = fields.read_slice(data[start + 1 : start + _HEAD_BYTES])
+                field, is_broken = None, kind == rule.broken_type
+                if slices:
+                    is_intra, field, is_broken = slices.read(data[start : start + _HEAD_BYTES])
                     is_restart = is_restart or (is_recovery and is_intra)
                 return PacketFacts(
                     is_restart=is_restart,
                     has_sets=rule.needed_set_types <= found,
                     has_new_sets=has_new,
                     field=field,
+                    is_broken=is_broken,
                 )
         return PacketFacts(num_shown=0, num_pictures=0, has_sets=False, has_new_sets=has_new)
 
@@ -225,15 +229,19 @@ def _is_exact_recovery(unit: bytes) -> bool:
     return False
 
 
-class _Fields:
-    """Reads the first numbers of H.264's slices, which tell I pictures and fields (H.264 7.3.2.1 to 7.3.3)."""
+class _Slices:
+    """Reads the first numbers of H.264's slices (7.3.2.1 to 7.3.3).
+
+    They tell I pictures, fields, and whether pictures are missing: the number of a picture is that of the last one
+    that others may refer to, plus 1 (7.4.3, frame_num).
+    """
 
     def __init__(self) -> None:
         # By a sequence parameter set's number: bits of a picture's number, whether fields may be coded by themselves,
-        # whether a slice names its colour plane.
-        self._sequences: dict[int, tuple[int, bool, bool]] = {}
+        # whether a slice names its colour plane, whether numbers may be left out.
+        self._sequences: dict[int, tuple[int, bool, bool, bool]] = {}
         self._sequence_of: dict[int, int] = {}  # by a picture parameter set's number
-        self.may_be = False  # whether pictures of one field may come
+        self._last: int | None = None  # number of the last picture that others may refer to
 
     def note(self, unit: bytes) -> None:
         """Read a parameter set, from its NAL unit."""
@@ -257,27 +265,43 @@ class _Fields:
                 for _ in range(min(bits.read_golomb(), 255)):
                     bits.read_golomb()
             bits.read_golomb()
-            bits.read(1)
+            may_leave_out = bits.read(1) == 1
             bits.read_golomb()
             bits.read_golomb()
-            may_be = not bits.read(1)
-            self._sequences[number] = (num_bits, may_be, has_planes)
-            self.may_be = self.may_be or may_be
+            if num_bits <= 16:  # else it is damaged
+                self._sequences[number] = (num_bits, not bits.read(1), has_planes, may_leave_out)
 
-    def read_slice(self, head: bytes) -> tuple[bool, tuple[int, int] | None]:
-        """Whether a slice is an I slice, and `PacketFacts.field`; `head`: the bytes after its type."""
-        bits = Bits(_unescape(head))
-        bits.read_golomb()
-        is_intra = bits.read_golomb() % 5 == 2
-        sequence = self._sequences.get(self._sequence_of.get(bits.read_golomb(), -1))
+    def read(self, head: bytes) -> tuple[bool, tuple[int, int] | None, bool]:
+        """Whether a slice is an I slice, `PacketFacts.field` and `is_broken`; `head`: the first bytes of its unit."""
+        padded = _unescape(head[1:]).ljust(_HEAD_BYTES, b"\xff")
+        word, left = int.from_bytes(padded, "big"), 8 * len(padded)
+        _, left = _golomb(word, left)
+        kind, left = _golomb(word, left)
+        parameters, left = _golomb(word, left)
+        is_intra = kind % 5 == 2
+        sequence = self._sequences.get(self._sequence_of.get(parameters, -1))
         if sequence is None:
-            return is_intra, None
-        num_bits, may_be_field, has_planes = sequence
-        bits.read(2 * has_planes)
-        number = bits.read(num_bits)
-        if may_be_field and bits.read(1):
-            return is_intra, (1 + bits.read(1), number)
-        return is_intra, None
+            self._last = None
+            return is_intra, None, False
+        num_bits, may_be_field, has_planes, may_leave_out = sequence
+        left -= 2 * has_planes + num_bits
+        number = word >> left & (1 << num_bits) - 1
+        field = None
+        if may_be_field and word >> left - 1 & 1:
+            field = (1 + (word >> left - 2 & 1), number)
+        last, is_first = self._last, head[0] & 0x1F == 5
+        is_broken = last is not None and not is_first and not may_leave_out
+        is_broken = is_broken and number - (last or 0) & (1 << num_bits) - 1 not in ((0, 1) if field else (1,))
+        if head[0] & 0x60 or is_first:
+            self._last = number
+        return is_intra, field, is_broken
+
+
+def _golomb(word: int, left: int) -> tuple[int, int]:
+    """`Bits.read_golomb` of the last `left` bits of a number, and the bits that are left then; 32 bits stay there."""
+    rest = word & (1 << left) - 1
+    after = left - 2 * (left - rest.bit_length()) - 1
+    return ((rest >> after) - 1, after) if after >= 32 else (0, left)
 
 
 # Profiles whose sequence parameter sets say how colours are coded (H.264 7.3.2.1.1).

@@ -23,6 +23,10 @@ from video_gn.errors import DecodeError
 _NO_TIME = np.iinfo(np.int64).min
 # Side data that demuxers attach to a packet once in a freshly opened file.
 _GIVEN_ONCE: tuple[Literal["palette", "new_extradata"], ...] = ("palette", "new_extradata")
+# Containers of recorded streams (FFmpeg's names), whose clock runs evenly. Where it leaps, two were spliced.
+_STREAMS = ("mpegts", "mpeg")
+# Of the usual steps of a stream's clock: one that is larger is a leap. Repeated fields and rounding stay below.
+_MAX_STEPS = 3
 # FFmpeg's own rate for files without one, such as single pictures.
 DEFAULT_FPS = 25.0
 # A header's rate that differs more from the frames' own times is not believed; rounding to milliseconds in short
@@ -145,7 +149,9 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
         is_packed=is_packed,
         is_reordered_avi=is_reordered_avi,
         is_cut_mpeg4=num_extra > 0,
-        is_spliced=lacks_pictures([facts[row] for row in np.flatnonzero(num_shown)]),
+        is_spliced=lacks_pictures([facts[row] for row in np.flatnonzero(num_shown)])
+        or any(fact.is_broken for fact in facts)
+        or (container.format.name in _STREAMS and _has_leap(dts, facts)),
         is_reconfigured=any(row > 0 and kind == "new_extradata" for row, kind in given_once),
     )
     shown = np.sort(pts[is_shown])
@@ -261,6 +267,16 @@ def _find_second_fields(facts: list[PacketFacts]) -> list[int]:
     return seconds
 
 
+def _has_leap(dts: np.ndarray, facts: list[PacketFacts]) -> bool:
+    """Whether the times of a recorded stream leap, except to a restart."""
+    rows = np.flatnonzero(dts != _NO_TIME)
+    if len(rows) < 2:
+        return False
+    steps = np.diff(dts[rows]) / np.diff(rows)
+    is_leap = (steps <= 0) | (steps > _MAX_STEPS * np.median(steps))
+    return any(not facts[row].is_restart for row in rows[1:][is_leap])
+
+
 def _count_packed(num_shown: np.ndarray) -> np.ndarray:
     """Which packets give a frame if a packet may hold two pictures (MPEG-4's packed B-frames).
 
@@ -293,7 +309,7 @@ def _find_doubt(
         (is_packed, "its packets hold two pictures (packed B-frames)"),
         (is_reordered_avi, "it has B-frames in AVI, which does not store when they are shown"),
         (is_cut_mpeg4, "it begins in the middle of a longer MPEG-4 video"),
-        (is_spliced, "pictures of it are missing"),
+        (is_spliced, "pictures of it are missing or damaged"),
         (is_reconfigured, "its coding changes on the way"),
         (has_gaps, "frames of it have no time"),
         (not has_gaps and len(np.unique(shown_pts)) < len(shown_pts), "frames of it have the same time"),
