@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from av.video.frame import VideoFrame
 from decoding_cases import TORCHCODEC, assert_same
-from media import decode_in_order, write_numbered_video
+from media import decode_in_order, read_numbers, write_numbered_video
 
 from video_gn.decoding import open_video
+from video_gn.decoding._decord import DecordReader
 from video_gn.errors import DecodeError
 
 NUM_FRAMES = 40
@@ -50,3 +52,20 @@ def test_frames_are_pyavs_or_refused(folder: Path, container: str, backend: str)
             except DecodeError as error:
                 if container in ALWAYS_READ or "Use backend='pyav'" not in error.reason:
                     raise
+
+
+def test_an_interrupted_first_call_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_numbered_video(tmp_path / "a.mp4", 8)
+    with open_video(path, "decord") as reader:
+        real = DecordReader._note
+
+        def interrupted(self: DecordReader, frame: VideoFrame) -> None:
+            real(self, frame)
+            if len(self._hashes) == 3:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(DecordReader, "_note", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                reader.frames_at([2, 7])
+        assert read_numbers(reader.frames_at([2, 7])) == [2, 7]

@@ -15,6 +15,7 @@ import importlib
 import io
 from pathlib import Path
 
+import av
 import numpy as np
 import torch
 from av.video.frame import VideoFrame
@@ -69,11 +70,19 @@ class DecordReader(HeldReader):
         self._refuse_wrong(wanted, np.array([_hash(f) == self._hashes[i] for f, i in zip(frames, wanted, strict=True)]))
         return torch.from_numpy(frames)
 
+    def _check_undamaged(self) -> None:
+        if not self._is_undamaged:
+            self._hashes.clear()  # of a pass that was interrupted
+        super()._check_undamaged()
+
     def _note(self, frame: VideoFrame) -> None:
         if self._converter is None:
             self._converter = RgbConverter(frame, self.path)
             self._rgb = np.empty((*self._converter.size, 3), dtype=np.uint8)
-        self._converter.write(frame, self._rgb)
+        try:
+            self._converter.write(frame, self._rgb)
+        except av.error.FFmpegError as error:
+            self._refuse(f"FFmpeg cannot convert its frame {len(self._hashes)} to RGB", error)
         self._hashes.append(_hash(self._rgb))
 
     def _refuse_what_is_wrong(self, reader: PyAVReader) -> None:
