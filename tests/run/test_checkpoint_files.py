@@ -113,6 +113,23 @@ def test_what_is_resumed_is_what_was_saved(tmp_path):
     assert found["state_dict"]["part"][1] == 9
 
 
+@pytest.mark.parametrize("value", ["x", None, -1, 10**16, 10**400, float("nan"), True, [1]])
+def test_counts_of_a_training_are_counts(tmp_path, value):
+    path = tmp_path / "last.ckpt"
+    for name, change in (
+        ("global_step", {"global_step": value}),
+        (r"loops\.fit_loop\.total\.ready", {"loops": {"fit_loop": {"total": {"ready": value}}}}),
+        (r"lr_schedulers\.0\.last_epoch", {"lr_schedulers": [{"last_epoch": value}]}),
+        (r"VideoDataModule\.clips", {"VideoDataModule": {"clips": value, "batches": 2}}),
+    ):
+        torch.save({**whole_checkpoint(), **change}, path)
+        with pytest.raises(CheckpointError, match=rf"last\.ckpt: ({name} must be a whole number|has no key '{name}')"):
+            read_checkpoint(path, resume=True)
+    torch.save({**whole_checkpoint(), "VideoDataModule": {"clips": 8, "batches": 0}}, path)
+    with pytest.raises(CheckpointError, match=r"VideoDataModule\.clips must be 0 after 0 batches, got 8"):
+        read_checkpoint(path, resume=True)
+
+
 DEEP_KEY = b"\x80\x04}" + b")" + b"\x85" * 500_000 + b"K\x01s."  # torch's own unpickler ends the process
 
 

@@ -13,7 +13,7 @@ import torch
 
 from video_gn.errors import CheckpointError
 from video_gn.run.directory import BEST, LAST, STEPS
-from video_gn.weights.about import KEY, check_words
+from video_gn.weights.about import KEY, check_words, shown
 from video_gn.weights.files import read_file, without_advice
 
 log = logging.getLogger(__name__)
@@ -21,6 +21,10 @@ log = logging.getLogger(__name__)
 # What a checkpoint of a run holds, and what training needs beside it to resume.
 _CONTENT = {KEY: dict, "state_dict": dict, "global_step": int}
 _TRAINING = {"optimizer_states": list, "loops": dict}
+# What counts steps, batches, clips or epochs, in the state of loops, schedules and data; 9e15 is exact in any number.
+_COUNTS = {"ready", "started", "processed", "completed", "_batches_that_stepped", "last_epoch", "_step_count", "epoch"}
+_COUNTS |= {"batches", "clips", "clips_per_batch", "accumulate", "batches_per_epoch", "repeats", "global_step"}
+_MOST = 9 * 10**15
 
 
 def read_checkpoint(path: str | Path, *, resume: bool = False) -> dict[str, Any]:
@@ -44,7 +48,32 @@ def read_checkpoint(path: str | Path, *, resume: bool = False) -> dict[str, Any]
                 f"{path}: has no key {key!r}: it is no checkpoint of a run{' to resume' if resume else ''}. {advice}"
             )
     check_words(str(path), content[KEY])
+    _check_counts(path, content if resume else {"global_step": content["global_step"]})
     return content
+
+
+def _check_counts(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Check each count of a training's state; the trees of weights have none."""
+    seen: set[int] = set()
+
+    def check(node: Any, place: str) -> None:
+        if not isinstance(node, Mapping | list) or id(node) in seen:
+            return
+        seen.add(id(node))
+        for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+            name = f"{place}{key}"
+            if key in _COUNTS and not (type(value) is int and 0 <= value <= _MOST):
+                raise CheckpointError(
+                    f"{path}: {name} must be a whole number from 0 to {_MOST:.0e}, got {shown(value)}. Take another "
+                    "checkpoint."
+                )
+            check(value, f"{name}.")
+
+    parts = ("global_step", "epoch", "loops", "lr_schedulers", "VideoDataModule")
+    check({name: content[name] for name in parts if name in content}, "")
+    position = content.get("VideoDataModule")
+    if isinstance(position, Mapping) and position.get("clips") and not position.get("batches"):
+        raise CheckpointError(f"{path}: VideoDataModule.clips must be 0 after 0 batches, got {position['clips']}")
 
 
 def read_plain(path: str | Path, *, mapped: bool = True) -> dict[str, Any]:
