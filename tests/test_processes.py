@@ -3,7 +3,6 @@
 import errno
 import faulthandler
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -14,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from video_gn import processes
-from video_gn.errors import DiskFullError, RunError
-from video_gn.files import error_of_system
+from video_gn.errors import DiskFullError, RefusedError, RunError
 from video_gn.processes import Lost, run_tasks
 
 
@@ -81,14 +79,18 @@ def test_a_full_disk_ends_all_and_is_no_tasks_fault(task, error, words):
         outcomes(["a", task, "b"], num_workers=1, tasks_at_once=3)
 
 
-def test_too_many_open_files_are_an_error(monkeypatch):
+def test_too_few_open_files_are_an_error_before_the_work(monkeypatch):
+    from video_gn.data.loader import WatchedLoader
+
     def refuse(_):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(processes.os, "dup", refuse)
-    with pytest.raises(OSError, match="Too many open files") as found:
+    words = r"need \d+ more open files, got Too many open files\. Allow more \(ulimit -n 65536\), or take fewer workers"
+    with pytest.raises(RefusedError, match=words):
         outcomes(["a"])
-    assert re.search(r"Too many open files\. Allow more open files \(ulimit -n", str(error_of_system(found.value)))
+    with pytest.raises(RefusedError, match=words):
+        iter(WatchedLoader([1], num_workers=1))
 
 
 def test_tasks_are_taken_up_as_workers_become_free():

@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from video_gn.errors import RunError
+from video_gn.errors import RefusedError, RunError
 from video_gn.files import error_of_system, is_of_machine
 
 # Not fork: the caller may have threads, and a fork would copy their locks in any state. The fork server imports once
@@ -40,6 +41,24 @@ Work = Callable[[TaskT, Callable[[], None]], ResultT]
 def num_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_open_files(number: int) -> None:
+    """Check that this process may open so many more files: processes that are short of some hang or die half-way.
+
+    Raises:
+        RefusedError: it may not.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(Path(os.devnull).open())
+            for _ in range(number):
+                stack.callback(os.close, os.dup(file.fileno()))
+        except OSError as error:
+            raise RefusedError(
+                f"worker processes need {number} more open files, got {error.strerror}. Allow more (ulimit -n 65536), "
+                "or take fewer workers (data.loader.num_workers; of infer and data --num_workers)."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -90,9 +109,7 @@ class _Worker(Generic[TaskT]):
 
     def __init__(self, context: Any, work: Work[TaskT, Any], stall_seconds: float) -> None:
         self.pipe, other = context.Pipe()
-        with contextlib.ExitStack() as stack:  # a start that fails half-way for lack of files prints a traceback
-            for _ in range(_START_FILES):
-                stack.callback(os.close, os.dup(other.fileno()))
+        check_open_files(_START_FILES)  # a start that fails half-way prints a traceback
         self.process = context.Process(target=_serve, args=(other, work, stall_seconds), daemon=True)
         self.process.start()
         other.close()  # so that the end of the process is the end of the pipe

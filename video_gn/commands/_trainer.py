@@ -19,7 +19,7 @@ from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
 
 from video_gn.data.datamodule import VideoDataModule
-from video_gn.errors import ConfigError
+from video_gn.errors import ConfigError, VideoGNError
 from video_gn.run.checkpoints import RunCheckpoint
 from video_gn.run.lightning_internals import callbacks_of, raised_on_purpose, start_method
 from video_gn.run.progress import LineProgress, TerminalProgress
@@ -190,6 +190,8 @@ def refusals_in_a_line() -> Iterator[None]:
     except Exception as error:
         if not raised_on_purpose(error):
             raise
+        if isinstance(error.__context__, VideoGNError):  # what Lightning then fails on, on its way out, says nothing
+            raise error.__context__ from None
         raise ConfigError(" ".join(str(error).split())) from error
 
 
