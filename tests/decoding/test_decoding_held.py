@@ -69,3 +69,14 @@ def test_an_interrupted_first_call_is_made_again(tmp_path: Path, monkeypatch: py
             with pytest.raises(KeyboardInterrupt):
                 reader.frames_at([2, 7])
         assert read_numbers(reader.frames_at([2, 7])) == [2, 7]
+
+
+def test_decord_makes_no_room_for_frames_that_a_header_claims(folder: Path) -> None:
+    path = write_numbered_video(folder / "claims.avi", 20, codec="mpeg4", bframes=0)
+    data = bytearray(path.read_bytes())
+    data[(at := data.find(b"strh") + 40) : at + 4] = (5_000_000).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(DecodeError, match="room for the 5000000 frames that the file's header claims"):
+        open_video(path, "decord")
+    with open_video(path) as reader:
+        assert reader.info.num_frames == 20

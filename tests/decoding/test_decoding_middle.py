@@ -258,3 +258,14 @@ def test_pictures_lost_where_mpeg_is_spliced_shift_no_other(
     check_orders(path, expected)
     with PyAVReader(str(path)) as reader:
         assert reader.doubt == "pictures of it are missing or damaged"
+
+
+def test_times_that_begin_anew_after_a_beginning_that_does_not_decode(
+    sources: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = write_numbered_video(tmp_path / "late.ts", 60, start_ms=2000)
+    data = path.read_bytes()
+    path.write_bytes(data[200 * TS_PACKET :] + sources("h264").read_bytes())
+    expected = decode_in_order(path)
+    assert 60 < len(expected) < 120
+    check_orders(path, expected)

@@ -117,7 +117,7 @@ _OPTIONS: dict[str, list[dict[str, str]]] = {
 }
 _SOUNDS = {
     "mp4": "aac", "mov": "pcm_s16le", "mkv": "aac", "ts": "mp2", "m2ts": "ac3", "mpg": "mp2", "vob": "mp2",
-    "avi": "pcm_s16le", "flv": "aac", "nut": "pcm_s16le", "asf": "wmav2", "mxf": "pcm_s16le", "webm": "opus",
+    "avi": "pcm_s16le", "flv": "aac", "nut": "pcm_s16le", "mxf": "pcm_s16le", "webm": "opus",
 }  # fmt: skip
 
 

@@ -218,6 +218,7 @@ class PacketDecoder:
             self.table = replace(table, doubt=table.doubt or "its beginning is damaged")
         else:
             is_lost = table.is_shown & (table.pts < until) & ~np.isin(table.pts, times)
+            is_lost[self.next_row :] = False  # times may begin anew where files were joined
             self.table = replace(table, is_shown=table.is_shown & ~is_lost)
 
 

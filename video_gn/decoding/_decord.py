@@ -26,6 +26,9 @@ from video_gn.decoding._rgb import RgbConverter
 from video_gn.decoding.libraries import import_decord
 from video_gn.decoding.tar_members import is_member, read_member
 
+# decord takes some 32 bytes for each frame of the header, and ends the process where there is no such memory.
+_MAX_HEADER_FRAMES = 1_000_000
+
 
 class DecordReader(HeldReader):
     """Reads frames of a video with decord. See `video_gn.decoding.VideoReader` and `open_video`.
@@ -89,6 +92,8 @@ class DecordReader(HeldReader):
         super()._refuse_what_is_wrong(reader)
         if self._table.num_video_streams > 1:
             self._refuse(f"the file has {self._table.num_video_streams} video streams, and it takes the largest")
+        if self._table.header_frames > max(_MAX_HEADER_FRAMES, 100 * self._table.num_frames):
+            self._refuse(f"it makes room for the {self._table.header_frames} frames that the file's header claims")
 
 
 def _hash(frame_HWC: np.ndarray) -> int:

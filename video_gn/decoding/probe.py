@@ -61,6 +61,7 @@ class PacketTable:
     has_times: bool  # whether `pts` of shown rows are the times of the frames
     num_extra: int  # frames that no packet promises: MPEG-4's decoder makes up one for a picture before a cut
     num_video_streams: int  # cover pictures not counted
+    header_frames: int  # that the container's header claims; 0 if it does not say
 
     @property
     def num_frames(self) -> int:
@@ -174,6 +175,7 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
         and bool((np.diff(shown) > 0).all()),
         num_extra=num_extra,
         num_video_streams=len(video_streams(container)),
+        header_frames=int(stream.frames),
     )
 
 
