@@ -91,7 +91,11 @@ class RgbConverter:
         matrix = int(first.colorspace)
         if not _converts(first.format.name, matrix):
             colours = f"{first.format.name}, colour matrix {_MATRICES.get(matrix, matrix)}"
-            raise DecodeError(path, f"FFmpeg cannot convert it to RGB ({colours}). Encode it anew, as in bt709")
+            raise DecodeError(
+                path,
+                f"FFmpeg cannot convert it to RGB ({colours}). Encode it anew, as yuv420p in bt709; if only the label "
+                "is wrong, ffmpeg's bitstream filter h264_metadata (matrix_coefficients) corrects it",
+            )
         self._height, self._width = scaled_size(first.height, first.width, short_side_px)
         self._is_scaled = (self._height, self._width) != (first.height, first.width)
         self.rotation_degrees, self.is_mirrored = orientation_of(first)
