@@ -241,10 +241,13 @@ class _Slices:
         # whether a slice names its colour plane, whether numbers may be left out.
         self._sequences: dict[int, tuple[int, bool, bool, bool]] = {}
         self._sequence_of: dict[int, int] = {}  # by a picture parameter set's number
+        # What `_read_beginning` gives for a slice's first byte, if the byte holds all of it: most slices begin alike.
+        self._beginnings: dict[int, tuple[bool, int, tuple[int, bool, bool, bool] | None]] = {}
         self._last: int | None = None  # number of the last picture that others may refer to
 
     def note(self, unit: bytes) -> None:
         """Read a parameter set, from its NAL unit."""
+        self._beginnings.clear()
         bits = Bits(_unescape(unit), 1)
         if unit[0] & 0x1F == 8:
             number = bits.read_golomb()
@@ -273,28 +276,39 @@ class _Slices:
 
     def read(self, head: bytes) -> tuple[bool, tuple[int, int] | None, bool]:
         """Whether a slice is an I slice, `PacketFacts.field` and `is_broken`; `head`: the first bytes of its unit."""
-        padded = _unescape(head[1:]).ljust(_HEAD_BYTES, b"\xff")
-        word, left = int.from_bytes(padded, "big"), 8 * len(padded)
-        _, left = _golomb(word, left)
-        kind, left = _golomb(word, left)
-        parameters, left = _golomb(word, left)
-        is_intra = kind % 5 == 2
-        sequence = self._sequences.get(self._sequence_of.get(parameters, -1))
+        if len(head) < _HEAD_BYTES or b"\0\0\3" in head:
+            head = head[:1] + _unescape(head[1:]).ljust(_HEAD_BYTES, b"\xff")
+        word, left = int.from_bytes(head[1:], "big"), 8 * len(head) - 8
+        beginning = self._beginnings.get(head[1])
+        if beginning is None:
+            beginning = self._read_beginning(word, left)
+            if beginning[1] <= 8:
+                self._beginnings[head[1]] = beginning
+        is_intra, size, sequence = beginning
         if sequence is None:
             self._last = None
             return is_intra, None, False
         num_bits, may_be_field, has_planes, may_leave_out = sequence
-        left -= 2 * has_planes + num_bits
-        number = word >> left & (1 << num_bits) - 1
+        left -= size + 2 * has_planes + num_bits
+        mask = (1 << num_bits) - 1
+        number = word >> left & mask
         field = None
         if may_be_field and word >> left - 1 & 1:
             field = (1 + (word >> left - 2 & 1), number)
-        last, is_first = self._last, head[0] & 0x1F == 5
-        is_broken = last is not None and not is_first and not may_leave_out
-        is_broken = is_broken and number - (last or 0) & (1 << num_bits) - 1 not in ((0, 1) if field else (1,))
-        if head[0] & 0x60 or is_first:
+        is_broken = False
+        if head[0] & 0x1F != 5 and self._last is not None and not may_leave_out:
+            step = number - self._last & mask
+            is_broken = step != 1 and not (field and step == 0)
+        if head[0] & 0x60:
             self._last = number
         return is_intra, field, is_broken
+
+    def _read_beginning(self, word: int, left: int) -> tuple[bool, int, tuple[int, bool, bool, bool] | None]:
+        """Whether a slice is an I slice, the bits before its picture's number, and its sequence parameter set."""
+        _, after = _golomb(word, left)
+        kind, after = _golomb(word, after)
+        parameters, after = _golomb(word, after)
+        return kind % 5 == 2, left - after, self._sequences.get(self._sequence_of.get(parameters, -1))
 
 
 def _golomb(word: int, left: int) -> tuple[int, int]:
