@@ -1,6 +1,5 @@
 import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from video_gn.data.datamodule import (
 )
 from video_gn.data.dataset import ClipConfig
 from video_gn.errors import ConfigError, ManifestError
+from video_gn.lists import lines
 
 SMALL = {
     "clip": ClipConfig(num_frames=4, stride=2),
@@ -129,15 +129,15 @@ def test_one_class_alone_is_trained_if_it_is_named(tiny_videos, tmp_path):
 
 
 def test_a_list_with_parts_is_opened_once(tiny_videos, tmp_path, monkeypatch):
-    lines = ["path,label,split"]
+    rows = ["path,label,split"]
     for label in ("one", "two"):
         parts = ["train"] * 6 + ["val"] * 2 + ["test"] * 2
-        lines += [f"{tiny_videos}/{label}/{i:02d}.mp4,{label},{part}" for i, part in enumerate(parts)]
+        rows += [f"{tiny_videos}/{label}/{i:02d}.mp4,{label},{part}" for i, part in enumerate(parts)]
     listed = tmp_path / "labels.csv"
-    listed.write_text("\n".join(lines) + "\n")
+    listed.write_text("\n".join(rows) + "\n")
     opened = []
-    read_bytes = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda self: (opened.append(self), read_bytes(self))[1])
+    read_bytes = lines.read_text_bytes
+    monkeypatch.setattr(lines, "read_text_bytes", lambda path: (opened.append(path), read_bytes(path))[1])
     for paths in ((listed,), (listed, listed, listed)):
         opened.clear()
         data = module(*paths)

@@ -8,7 +8,7 @@ import pytest
 from list_files import count_by_class, fails, rows, touch, write
 
 from video_gn.errors import ManifestError
-from video_gn.lists import file_names
+from video_gn.lists import file_names, lines
 from video_gn.lists.file_names import VIDEO_EXTENSIONS
 from video_gn.lists.read import FORMATS, VideoList, find_videos, read_manifest
 
@@ -36,7 +36,7 @@ def test_unreadable_file_and_directory(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(lines, "read_text_bytes", refuse)
     fails(path, f"{path}: the file cannot be read: Permission denied")
     monkeypatch.setattr(file_names.os, "scandir", refuse)
     fails(tmp_path, f"{tmp_path}: the directory cannot be listed: Permission denied")
@@ -153,8 +153,8 @@ def test_parts_are_cut_from_a_list_that_is_read_once(tmp_path, monkeypatch):
     parts = ("train", "val", "test")
     want = {part: read_manifest(path, split=part) for part in parts[:2]}
     opened = []
-    read_bytes = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda self: (opened.append(self), read_bytes(self))[1])
+    read_bytes = lines.read_text_bytes
+    monkeypatch.setattr(lines, "read_text_bytes", lambda path: (opened.append(path), read_bytes(path))[1])
     videos = VideoList(path)
     assert [videos.has_part(part) for part in parts] == [True, True, False]
     assert {part: videos.manifest(part, classes=["a", "b"]) for part in parts[:2]} == want

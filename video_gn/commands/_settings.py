@@ -17,6 +17,7 @@ from video_gn.checks import did_you_mean
 from video_gn.commands._options import TYPES, list_of_configs, missing_config, unknown_option
 from video_gn.commands._trainer import PRECISIONS
 from video_gn.errors import ConfigError
+from video_gn.files import read_yaml_text
 from video_gn.models import i3d
 
 _NET = "model.net."
@@ -60,6 +61,8 @@ class SettingsParser(LightningArgumentParser):
             ConfigError: for words or configs that are not understood.
         """
         try:
+            for config in _Error(self, args or ()).configs:
+                _check_text(config)
             return super().parse_args(args, *rest, **kwargs)
         except _RefusedError as refused:
             message, parser = refused.args
@@ -175,15 +178,23 @@ def _line_of(node: Any, parts: Sequence[str]) -> int | None:
     return None
 
 
+def _check_text(path: str) -> None:
+    """Raise ConfigError for a config that is no text, or no yaml: the parser's loader is not made for those."""
+    if not Path(path).is_file():
+        return  # the parser says what it is; a pipe can be read only once
+    try:
+        read_yaml_text(path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not yaml: {' '.join(str(error).split())}") from error
+
+
 def _wrong_config(path: str) -> str | None:
     """What is wrong with a config as a whole."""
     if not Path(path).is_file():
         return missing_config(path)
-    try:
-        with Path(path).open(encoding="utf-8") as file:
-            content = yaml.safe_load(file)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        return f"{path} is not yaml: {' '.join(str(error).split())}"
+    content = yaml.safe_load(read_yaml_text(path))
     if not isinstance(content, dict):
         return f"{path} must hold settings, KEY: VALUE, got {type(content).__name__}."
     if {"base", "norms"} <= set(content):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from video_gn.errors import ConfigError, ManifestError
+from video_gn.files import open_text
 from video_gn.lists.file_names import is_video
 from video_gn.lists.lines import PATH_COLUMNS, SEPARATORS, YOUTUBE_COLUMN, fits
 from video_gn.lists.read import find_videos
@@ -110,7 +111,7 @@ def read_list(name: str) -> Iterator[VideoRecord]:
         yield from _read_lines(sys.stdin.buffer, "standard input", "")
         return
     try:
-        with Path(name).open("rb") as file:
+        with open_text(name) as file:
             base = str(Path(name).parent) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else "."
             yield from _read_lines(file, name, "" if base == "." else base)
     except OSError as error:

@@ -90,6 +90,8 @@ def _from_json(path: Path, text: str) -> tuple[list[Any], int | None]:
         content: Any = json.loads(text)
     except json.JSONDecodeError as error:
         raise ManifestError(f"{path}:{error.lineno}: the json cannot be read: {error.msg}") from error
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{path}: the json cannot be read: {error}") from error
     if isinstance(content, dict) and any(isinstance(value, list | dict) for value in content.values()):
         key = next((key for key in _JSON_KEYS if isinstance(content.get(key), list | dict)), None)
         if key is None:

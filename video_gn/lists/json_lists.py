@@ -25,6 +25,8 @@ def read_json(path: Path) -> tuple[Any, list[int]]:
         if error.msg != "Extra data":
             raise ManifestError(f"{path}:{error.lineno}: the json cannot be read: {error.msg}") from error
         return _read_json_lines(path, lines)
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of levels
+        raise ManifestError(f"{path}: the json cannot be read: {error}") from error
     if isinstance(content, dict) and path.suffix.lower() == ".jsonl":
         content = [content]
     return content, list(range(1, len(content) + 1)) if isinstance(content, list) else []
@@ -40,6 +42,8 @@ def _read_json_lines(path: Path, lines: Sequence[str]) -> tuple[list[Any], list[
             numbers.append(number)
         except json.JSONDecodeError as error:
             problems.add(number, f"a line must be one json object, got {line!r}: {error.msg}. Correct the line.")
+        except (ValueError, RecursionError) as error:
+            problems.add(number, f"the json cannot be read: {error}. Correct the line.")
     problems.check()
     return objects, numbers
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from video_gn.decoding.frame_folders import Folders, without_count
 from video_gn.errors import ManifestError
-from video_gn.files import whole_file
+from video_gn.files import read_text_bytes, whole_file
 from video_gn.lists.file_names import VIDEO_EXTENSIONS, is_video, not_videos
 from video_gn.lists.parquet import read_parquet
 from video_gn.lists.scan_columns import SCAN_COLUMNS, SCAN_MARKS
@@ -165,7 +165,7 @@ def read_lines(path: Path) -> list[str]:
         ManifestError: for a file that cannot be read, is not UTF-8 or is not text.
     """
     try:
-        data = path.read_bytes()
+        data = read_text_bytes(path)
     except OSError as error:
         raise ManifestError(f"{path}: the file cannot be read: {error.strerror}") from error
     try:

@@ -217,7 +217,7 @@ def _read_label(file: IO[bytes], tar: str, beside: dict[str, tuple[str, Member]]
                 label = _from_json(label, json.loads(text), where)
             else:
                 label = label._replace(text=text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ManifestError(f"{where}: the label must be text or json, got something else ({error}).") from error
     return label
 

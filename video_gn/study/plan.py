@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from video_gn.errors import ConfigError
+from video_gn.files import read_yaml_text
 from video_gn.study.settings import OWN, flatten, parse_words
 
 KEYS = ("base", "norms", "clips", "batch_sizes", "cells", "seeds", "settings", "reference")
@@ -87,7 +88,7 @@ class _UniqueKeys(yaml.SafeLoader):
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+        content = yaml.load(read_yaml_text(path), Loader=_UniqueKeys)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise ConfigError(f"{path} cannot be read: {reason}") from error
