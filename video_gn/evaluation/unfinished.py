@@ -98,10 +98,10 @@ class Unfinished:
         places: dict[int, Place] = {}
         failures: dict[int, Failure] = {}
         last = 0
-        for lines in sorted(self.directory.glob("*.jsonl")):
-            number = lines.name.partition("-")[0]
+        for path in sorted(self.directory.iterdir()):
+            number = path.name.partition("-")[0]
             last = max(last, int(number) if number.isdecimal() else 0)
-            for entry in _entries(lines):
+            for entry in _entries(path) if path.suffix == ".jsonl" and path.is_file() else ():
                 if isinstance(entry, Failure):
                     failures.setdefault(entry.video_id, entry)
                 else:
