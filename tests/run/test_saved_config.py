@@ -20,6 +20,9 @@ def test_where_a_config_is_saved(tmp_path, caplog):
         callback.setup(trainer, None, stage)
         if stage == "fit":
             callback.on_train_start(trainer, None)
+        else:
+            assert not (tmp_path / "test/config.yaml").exists()  # until there are results
+            callback.on_test_end(trainer, None)
 
     save("a: 0", "fit", rank=1)
     assert list(tmp_path.iterdir()) == []
@@ -43,3 +46,27 @@ def test_a_resume_that_is_refused_leaves_no_config(tmp_path):
     refused = SaveConfig(tmp_path, "a: 4", stage="fit", resumes=True)
     refused.setup(SimpleNamespace(is_global_zero=True), None, "fit")  # a checkpoint that does not fit is refused next
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_a_test_says_what_results_it_replaces(tmp_path, caplog):
+    def test_with(text):
+        caplog.clear()
+        callback = SaveConfig(tmp_path, text, stage="test", resumes=False)
+        callback.setup(SimpleNamespace(is_global_zero=True), None, "test")
+        stored = (tmp_path / "test/config.yaml").read_text() if caplog.messages else ""
+        (tmp_path / "test").mkdir(exist_ok=True)
+        (tmp_path / "test/metrics.json").write_text("{}")
+        callback.on_test_end(SimpleNamespace(is_global_zero=True), None)
+        return caplog.text, stored
+
+    first = "ckpt_path: best.ckpt\ndata: {views: {num_clips: 10}, loader: {num_workers: 1}, batch_size: 1}"
+    assert test_with(first) == ("", "")
+    assert test_with(first) == ("", "")
+    assert test_with(first.replace("1}, batch_size: 1", "2}, batch_size: 2")) == ("", "")
+    told, stored = test_with(first.replace("10", "3"))
+    assert "test holds the results of another test (data.views.num_clips: 10 -> 3): they are replaced when" in told
+    assert "num_clips: 10" in stored  # until then they lie together
+    told, _ = test_with(first.replace("10", "3").replace("best", "last"))
+    assert "(checkpoint: best.ckpt -> last.ckpt)" in told
+    (tmp_path / "test/config.yaml").write_text("\0")
+    assert test_with(first) == ("", "")

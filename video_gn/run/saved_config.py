@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from lightning import Callback, LightningModule, Trainer
 
 from video_gn.damage import read_settings, set_damaged_aside
 from video_gn.files import write_text
-from video_gn.run.directory import CONFIG, RESUME_CONFIGS
+from video_gn.run.directory import CONFIG, RESUME_CONFIGS, TEST, TEST_CONFIG, TEST_METRICS
 
 log = logging.getLogger(__name__)
+
+# Settings that a test's results follow from; how fast the videos are read changes none.
+_OF_RESULTS = r"model\.|data\.(?!loader\.|batch_size|val_batch_size)"
 
 
 class SaveConfig(Callback):
@@ -34,7 +38,9 @@ class SaveConfig(Callback):
         if not trainer.is_global_zero:
             return
         first = self.run_dir / CONFIG
-        if self.stage != "fit":
+        if self.stage == "test":
+            self._warn_of_replaced_test()  # its config is written with its results
+        elif self.stage != "fit":
             write_text(self.run_dir / self.stage / CONFIG, self.text)
         elif self.resumes and os.path.lexists(first):
             self._is_due = True
@@ -47,6 +53,26 @@ class SaveConfig(Callback):
                 log.warning("config differs from %s: %s", first, line)
         else:
             write_text(first, self.text)
+
+    def _warn_of_replaced_test(self) -> None:
+        """Say what an earlier test did otherwise, while its results can still be kept."""
+        try:
+            stored, now = read_settings(self.run_dir / TEST_CONFIG), yaml.safe_load(self.text)
+        except (OSError, ValueError):
+            return
+        lines = [f"checkpoint: {stored.get('ckpt_path')} -> {now.get('ckpt_path')}"]
+        lines = lines if stored.get("ckpt_path") != now.get("ckpt_path") else []
+        lines += [line for line in config_differences(stored, now) if re.match(_OF_RESULTS, line)]
+        if lines and (self.run_dir / TEST_METRICS).is_file():
+            log.warning(
+                "%s holds the results of another test (%s): they are replaced when this one ends. To keep them, "
+                "stop it and rename the directory.", self.run_dir / TEST, "; ".join(lines[:3]),
+            )  # fmt: skip
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write a test's file."""
+        if trainer.is_global_zero:
+            write_text(self.run_dir / self.stage / CONFIG, self.text)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write a resume's file once its checkpoint is restored: a later command without a config takes the newest."""
