@@ -240,14 +240,22 @@ def test_a_demuxer_that_ends_with_an_error_of_its_own(tmp_path: Path) -> None:
         assert read_numbers(reader.frames_at(range(reader.info.num_frames))) == list(range(20))
 
 
-@pytest.mark.parametrize(("codec", "ending"), [("mpeg1video", "m1v"), ("mpeg2video", "m2v")])
-@pytest.mark.parametrize("second", ["another size", "from its middle"])
+@pytest.mark.parametrize(
+    ("codec", "ending", "second"),
+    [
+        *(("mpeg1video", "m1v", second) for second in ("another size", "from its middle")),
+        *(("mpeg2video", "m2v", second) for second in ("another size", "another chroma", "from its middle")),
+    ],
+)
 def test_pictures_lost_where_mpeg_is_spliced_shift_no_other(
     tmp_path: Path, codec: str, ending: str, second: str
 ) -> None:
     size = (80, 64) if second == "another size" else (64, 48)
+    pix_fmt = "yuv422p" if second == "another chroma" else "yuv420p"
     one = write_numbered_video(tmp_path / f"one.{ending}", 30, codec=codec).read_bytes()
-    two = write_numbered_video(tmp_path / f"two.{ending}", 40, codec=codec, size=size, first_number=30).read_bytes()
+    two = write_numbered_video(
+        tmp_path / f"two.{ending}", 40, codec=codec, size=size, pix_fmt=pix_fmt, first_number=30
+    ).read_bytes()
     if second == "from its middle":
         places = [at for at in range(len(two)) if two.startswith(b"\0\0\1\0", at)]
         two = two[places[5] :]

@@ -170,7 +170,7 @@ def _make_mpeg2(extradata: bytes) -> Inspector:
             is_restart=kind == 1 and not is_field and header >= 0,
             has_b_picture=kind == 3,
             field=(structure, order) if is_field and data.find(b"\0\0\1\0", at + 4) < 0 else None,
-            sequence=data[header + 4 : header + 8] if header >= 0 else b"",
+            sequence=_sequence(data, header, at),
             begins_group=data.find(b"\0\0\1\xb8", 0, at) >= 0,
             number=order,
             # In MPEG-2 each row begins a slice.
@@ -178,6 +178,14 @@ def _make_mpeg2(extradata: bytes) -> Inspector:
         )
 
     return inspect
+
+
+def _sequence(data: bytes, header: int, until: int) -> bytes:
+    """Size, shape of pixels and rate of a sequence header, profile and kind of chroma of MPEG-2's extension of it."""
+    if header < 0:
+        return b""
+    extension = data.find(b"\0\0\1\xb5", header, until)
+    return data[header + 4 : header + 8] + (data[extension + 4 : extension + 6] if extension >= 0 else b"")
 
 
 def _last_row(data: bytes) -> int:

@@ -21,7 +21,7 @@ class PacketFacts(NamedTuple):
     # other parity that comes next belongs to the same frame.
     field: tuple[int, int] | None = None
     is_broken: bool = False  # pictures before it are missing that it, or others, may refer to
-    # MPEG-1 and 2: its sequence header's size, shape of pixels and rate; whether it begins a group of pictures; the
+    # MPEG-1 and 2: what of its sequence header starts a decoder anew; whether it begins a group of pictures; the
     # picture's number in the group in the order of showing; the number of its last row of macroblocks (0: unknown).
     sequence: bytes = b""
     begins_group: bool = False
