@@ -8,6 +8,7 @@ packs two pictures into a packet.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 from video_gn.decoding._nal import Bits, Inspector, PacketFacts, make_h264, make_hevc
 
@@ -53,7 +54,7 @@ def _make_mpeg4(extradata: bytes) -> Inspector:
     def is_coded(data: bytes, start: int) -> bool:
         if time_bits is None:
             return True
-        word = int.from_bytes(data[start : start + 16].ljust(16, b"\0"), "big")
+        word = int.from_bytes(data[start : start + 16], "big") << 8 * max(0, start + 16 - len(data))
         at = 125  # of 128 bits; two have been read: the kind of picture
         while word >> at & 1:  # whole seconds, in unary
             at -= 1
@@ -71,13 +72,10 @@ def _make_mpeg4(extradata: bytes) -> Inspector:
             kinds.append(data[at + 4] >> 6)  # 0 I, 1 P, 2 B, 3 S
             num_coded += is_coded(data, at + 4)
             at = data.find(b"\0\0\1\xb6", at + 4)
-        return PacketFacts(
-            num_shown=num_coded,
-            num_pictures=len(kinds),
-            is_restart=kinds[:1] == [0],
-            has_b_picture=2 in kinds,
-        )
+        return make(num_coded, len(kinds), kinds[:1] == [0], 2 in kinds)
 
+    # Thousands of packets say the same.
+    make = cache(PacketFacts)
     return inspect
 
 
@@ -233,23 +231,19 @@ def _make_kind(is_first: Callable[[bytes], bool]) -> Callable[[bytes], Inspector
 
 def _is_h263_intra(data: bytes) -> bool:
     """ITU-T H.263, 5.1: start code, time, and the kind of picture: by the short header or the extended one."""
-    bits = Bits(data)
-    if bits.read(22) != 0b100000:
+    word = int.from_bytes(data[:8], "big")
+    if word >> 42 != 0b100000:
         return False
-    bits.read(8 + 5)
-    if bits.read(3) != 7:
-        return not bits.read(1)
-    return bits.read(3) == 1 and bits.read(18) >= 0 and bits.read(3) == 0
+    if word >> 26 & 7 != 7:
+        return not word >> 25 & 1
+    return word >> 23 & 7 == 1 and word >> 2 & 7 == 0
 
 
 def _is_flv1_intra(data: bytes) -> bool:
     """Flash's H.263 (SWF file format, H263VIDEOPACKET): start code, version, time, size, kind."""
-    bits = Bits(data)
-    if bits.read(17) != 1:
-        return False
-    bits.read(5 + 8)
-    bits.read({0: 16, 1: 32}.get(bits.read(3), 0))
-    return bits.read(2) == 0
+    word = int.from_bytes(data[:16], "big")
+    size = {0: 16, 1: 32}.get(word >> 95 & 7, 0)
+    return word >> 111 == 1 and word >> (93 - size) & 3 == 0
 
 
 # FFmpeg calls these intra, but they repeat pictures, refer to earlier ones, or put several into a packet.

@@ -106,7 +106,6 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
     rows: list[tuple[int, int, int, int, bool, bool, bool]] = []
     facts: list[PacketFacts] = []
     given_once: list[tuple[int, str]] = []
-    is_paletted = stream.codec_context.pix_fmt == "pal8"
     for packet in packets_of(path, container, stream):
         rows.append(
             (
@@ -122,9 +121,10 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
         facts.append(PacketFacts() if inspect is None else inspect(bytes(packet)))
         if packet.is_corrupt and is_torn(codec, extradata, bytes(packet)):
             facts[-1] = facts[-1]._replace(num_shown=0)
-        # A new header comes with a key frame, a new palette with any.
-        if packet.is_keyframe or is_paletted or len(rows) == 1:
-            given_once += [(len(rows) - 1, kind) for kind in _GIVEN_ONCE if packet.has_sidedata(kind)]
+        # Faster than to ask for each kind.
+        given_once += [
+            (len(rows) - 1, kind) for side in packet.iter_sidedata() if (kind := side.data_type) in _GIVEN_ONCE
+        ]
     if not rows:
         raise DecodeError(path, "no video packets in it: the file is cut off or damaged")
     columns = np.array(rows, dtype=np.int64).T
