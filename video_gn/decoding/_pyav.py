@@ -9,8 +9,9 @@ How frames are identified:
 
 The beginning of a file that was cut out of another one may give no frames: `PacketDecoder.first_frames` finds out.
 
-Unnoticed: damage in parts of the file that no call has decoded, damage that the codec cannot see (VP8 has no checks),
-and a whole picture that refers to a damaged one which is shown after all that was asked for.
+Unnoticed: damage that its packets do not show in parts of the file that no call has decoded, damage that the codec
+cannot see (VP8 has no checks), and a whole picture that refers to a damaged one which is shown after all that was
+asked for.
 """
 
 from __future__ import annotations
