@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from itertools import repeat
@@ -22,6 +23,7 @@ from video_gn.decoding._decoder import PacketDecoder
 from video_gn.decoding._pyav import PyAVReader
 from video_gn.decoding.opening import timeout_seconds
 from video_gn.decoding.probe import packets_of
+from video_gn.decoding.tar_members import list_members
 from video_gn.errors import ConfigError, DecodeError
 
 VARIABLE = "VIDEO_GN_DECODE_TIMEOUT_SECONDS"
@@ -74,6 +76,36 @@ def test_a_first_look_that_does_not_return(tmp_path: Path, monkeypatch: pytest.M
         if thread.daemon and thread.name.startswith("video_gn"):
             thread.join(10)
             assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("how", ["appended to", "replaced", "written over", "in a tar"])
+def test_a_file_that_changes_while_it_is_read(video: Path, tmp_path: Path, how: str) -> None:
+    target = video
+    if how == "in a tar":
+        target = tmp_path / "shard.tar"
+        with tarfile.open(target, "w") as tar:
+            tar.add(video, "video.mp4")
+    reader = PyAVReader(f"{target}::video.mp4" if how == "in a tar" else str(video))
+    assert read_numbers(reader.frames_at([50, 0])) == [50, 0]
+    if how == "replaced":
+        write_numbered_video(tmp_path / "other.mp4", 60, first_number=7).replace(video)
+    else:
+        with target.open("ab" if how == "appended to" else "r+b") as file:
+            file.write(bytes(100))
+    with pytest.raises(DecodeError, match="the file was changed while it was read. Read it again"):
+        reader.frames_at([0])
+    reader.close()
+
+
+def test_pipes_beside_a_tar(video: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        tar.add(video, "video.mp4")
+    os.mkfifo(tmp_path / "shard.tar.idx")
+    with open_video(tmp_path / "shard.tar::video.mp4") as reader:
+        assert reader.info.num_frames == 60
+    os.mkfifo(tmp_path / "pipe.tar")
+    with pytest.raises(DecodeError, match="not a tar file"):
+        list_members(str(tmp_path / "pipe.tar"))
 
 
 def test_opening_that_is_interrupted(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:

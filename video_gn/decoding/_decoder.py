@@ -12,7 +12,7 @@ import numpy as np
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
-from video_gn.decoding.opening import late, limit_of, open_stream
+from video_gn.decoding.opening import file_state, late, limit_of, open_stream
 from video_gn.decoding.probe import PacketTable, header_fps, packets_of, read_table
 from video_gn.errors import DecodeError
 
@@ -36,6 +36,7 @@ class PacketDecoder:
         self._skips = False
         self._last: list[VideoFrame] = []
         self._fruitless_seconds = 0.0
+        self._state = file_state(path)
         self._container, self._stream = open_stream(path, num_threads=num_threads)
         try:
             self.codec = self._stream.codec_context.codec.canonical_name
@@ -59,9 +60,13 @@ class PacketDecoder:
         """Restart with a fresh decoder at the start of the file.
 
         Raises:
-            DecodeError: if the file cannot be opened any more.
+            DecodeError: if the file cannot be opened any more, or is another one now.
         """
         self.close()
+        if file_state(self.path) not in (self._state, None):  # None: opening says why
+            raise DecodeError(
+                self.path, "the file was changed while it was read. Read it again once nothing writes to it"
+            )
         self._container, self._stream = open_stream(self.path, num_threads=self.num_threads)
         self._stand(packets_of(self.path, self._container, self._stream), 0)
 

@@ -28,7 +28,7 @@ from av.video.stream import VideoStream
 
 from video_gn.decoding._base import MAX_PIXELS, check_picture
 from video_gn.decoding.frame_folders import FolderError
-from video_gn.decoding.tar_members import PROTOCOLS, is_member, locate, member_url
+from video_gn.decoding.tar_members import PROTOCOLS, is_member, locate, member_url, split_path
 from video_gn.errors import ConfigError, DecodeError
 
 _TIMEOUT_VARIABLE = "VIDEO_GN_DECODE_TIMEOUT_SECONDS"
@@ -86,6 +86,15 @@ def open_stream(path: str, *, num_threads: int = 1) -> tuple[InputContainer, Vid
         container.close()
         raise
     return container, stream
+
+
+def file_state(path: str) -> tuple[int, int, int] | None:
+    """What changes with a file, or with the tar of a member; None for one that is not there."""
+    try:
+        status = os.stat(split_path(path)[0] if is_member(path) else path)  # noqa: PTH116
+    except (OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 def timeout_seconds() -> float:

@@ -225,7 +225,8 @@ def _kept_index(tar_path: Path) -> TarIndex | None:
     beside = tar_path.with_name(tar_path.name + INDEX_SUFFIX)
     status = tar_path.stat()
     try:
-        if beside.stat().st_mtime_ns >= status.st_mtime_ns:
+        found = beside.stat()
+        if stat.S_ISREG(found.st_mode) and found.st_mtime_ns >= status.st_mtime_ns:
             index = _parse(beside.read_bytes())
             if index is not None and index.num_bytes == status.st_size:
                 return index
@@ -253,7 +254,10 @@ def list_members(tar_path: str) -> dict[str, Member | None]:
             which the tar would be unpacked.
     """
     try:
-        key = _state(os.stat(tar_path))  # noqa: PTH116
+        status = os.stat(tar_path)  # noqa: PTH116
+        if not stat.S_ISREG(status.st_mode):
+            raise DecodeError(tar_path, "a directory, pipe or device, not a tar file")
+        key = _state(status)
         headers = _read_headers(tar_path)
     except OSError as error:
         raise DecodeError(tar_path, f"the tar cannot be read ({error.strerror})") from error

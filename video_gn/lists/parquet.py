@@ -36,6 +36,8 @@ def read_parquet(path: Path, *, skip: Callable[[Sequence[str]], Iterable[str]]) 
         ManifestError: for a file or column that cannot be read, or without pyarrow.
     """
     pa, parquet = require_pyarrow(path)
+    if not path.is_file():
+        raise ManifestError(f"{path}: a parquet file must be a file, got a pipe, a device or nothing.")
     try:
         file = parquet.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:
