@@ -194,3 +194,31 @@ def test_random_damage_gives_frames_or_a_decode_error(tmp_path: Path, suffix: st
             again = reader.frames_at([len(frames) - 1, 0]).numpy()
             assert np.array_equal(again[0], frames[-1]) and np.array_equal(again[1], frames[0])
     assert num_read >= 20
+
+
+@pytest.mark.parametrize("num_whole", [0, 1, 9, 18])
+def test_a_torn_picture_counts_where_there_are_few(tmp_path: Path, num_whole: int) -> None:
+    # Found in short clips: leaving the torn picture out took more than 5% of what decodes, or all of it.
+    path = write_numbered_video(tmp_path / "torn.avi", 40, codec="mpeg4", bframes=0)
+    with av.open(str(path)) as container:
+        torn = [packet for packet in container.demux(video=0) if packet.size][num_whole]
+    path.write_bytes(path.read_bytes()[: torn.pos + torn.size * 3 // 4])
+    expected = decode_in_order(path)
+    assert len(expected) == num_whole + 1
+    with PyAVReader(str(path)) as reader:
+        frames = reader.frames_at(range(reader.info.num_frames)).numpy()
+    assert len(frames) == len(expected)
+    assert all(np.array_equal(a, b) for a, b in zip(frames, expected, strict=True))
+
+
+def test_a_torn_picture_that_cannot_decode_is_not_counted(tmp_path: Path) -> None:
+    path = write_numbered_video(tmp_path / "torn.mp4", 9, bframes=0, container_options={"movflags": "faststart"})
+    with av.open(str(path)) as container:
+        last = [packet for packet in container.demux(video=0) if packet.size][8]
+    path.write_bytes(path.read_bytes()[: last.pos + 6])
+    expected = decode_in_order(path)
+    assert len(expected) == 8
+    with PyAVReader(str(path)) as reader:
+        assert reader.info.num_frames == 8
+        frames = reader.frames_at(range(8)).numpy()
+    assert all(np.array_equal(a, b) for a, b in zip(frames, expected, strict=True))

@@ -33,7 +33,7 @@ import numpy as np
 import pytest
 from containers import DAMAGED, WHOLE, Made
 from decoding_cases import assert_same
-from faults import DAMAGES, make
+from faults import DAMAGES, make, shorten
 from media import decode_in_order, frames_in_order, write_numbered_video
 from mp4_boxes import MATRICES, set_matrix
 
@@ -44,7 +44,6 @@ from video_gn.errors import DecodeError, FrameCountError
 
 NUM_DAMAGED = int(os.environ.get("VIDEO_GN_DAMAGED", "24"))
 NUM_CALL_ORDERS = int(os.environ.get("VIDEO_GN_CALL_ORDERS", "1"))  # of each file
-CLIP_SECONDS = 2
 # Of a child that says nothing; a file takes about 0.3 seconds.
 SILENCE_SECONDS = 120
 # Of the frames that plain decoding gives of a damaged file, bit for bit and in order.
@@ -55,19 +54,6 @@ MAX_PATCHED = 0.01
 CHILD_BYTES = 8 << 30
 # Pictures that are kept, to compare more than their digests.
 KEPT_BYTES = 256 << 20
-
-
-def shorten(path: Path, out: Path) -> Path:
-    """Copy the packets of the first seconds of a file's first video and first audio stream."""
-    with av.open(str(path), metadata_errors="ignore") as source, av.open(str(out), "w") as target:
-        streams = [*source.streams.video[:1], *source.streams.audio[:1]]
-        copies = {s.index: target.add_stream_from_template(s) for s in streams}
-        for packet in source.demux(streams):
-            if packet.dts is None or packet.dts * packet.time_base > CLIP_SECONDS:
-                continue
-            packet.stream = copies[packet.stream.index]
-            target.mux(packet)
-    return out
 
 
 def damage(clips: Path, number: int, folder: Path) -> Made:
@@ -434,34 +420,6 @@ def test_the_oracle_turns_and_mirrors_as_ffmpeg_does(tmp_path: Path, matrix: tup
     # Another version of FFmpeg may convert colours otherwise.
     difference = np.abs(frames.astype(int) - expected.reshape(frames.shape))
     assert difference.mean() < 4
-
-
-@pytest.mark.parametrize("num_whole", [0, 1, 9, 18])
-def test_a_torn_picture_counts_where_there_are_few(tmp_path: Path, num_whole: int) -> None:
-    # Found in short clips: leaving the torn picture out took more than 5% of what decodes, or all of it.
-    path = write_numbered_video(tmp_path / "torn.avi", 40, codec="mpeg4", bframes=0)
-    with av.open(str(path)) as container:
-        torn = [packet for packet in container.demux(video=0) if packet.size][num_whole]
-    path.write_bytes(path.read_bytes()[: torn.pos + torn.size * 3 // 4])
-    expected = decode_in_order(path)
-    assert len(expected) == num_whole + 1
-    with PyAVReader(str(path)) as reader:
-        frames = reader.frames_at(range(reader.info.num_frames)).numpy()
-    assert len(frames) == len(expected)
-    assert all(np.array_equal(a, b) for a, b in zip(frames, expected, strict=True))
-
-
-def test_a_torn_picture_that_cannot_decode_is_not_counted(tmp_path: Path) -> None:
-    path = write_numbered_video(tmp_path / "torn.mp4", 9, bframes=0, container_options={"movflags": "faststart"})
-    with av.open(str(path)) as container:
-        last = [packet for packet in container.demux(video=0) if packet.size][8]
-    path.write_bytes(path.read_bytes()[: last.pos + 6])
-    expected = decode_in_order(path)
-    assert len(expected) == 8
-    with PyAVReader(str(path)) as reader:
-        assert reader.info.num_frames == 8
-        frames = reader.frames_at(range(8)).numpy()
-    assert all(np.array_equal(a, b) for a, b in zip(frames, expected, strict=True))
 
 
 if __name__ == "__main__":

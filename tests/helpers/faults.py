@@ -16,6 +16,8 @@ import numpy as np
 from containers import DAMAGED, ODD, WHOLE_KINDS, Made, habits, write_any
 from mp4_boxes import Boxes
 
+CLIP_SECONDS = 2
+
 # What bytes can suffer
 
 
@@ -307,6 +309,19 @@ KINDS: dict[str, Callable[[random.Random, Path], Made]] = {
     "lost": _lost_packets,
     "bytes": _bytes,
 }
+
+
+def shorten(path: Path, out: Path) -> Path:
+    """Copy the packets of the first seconds of a file's first video and first audio stream."""
+    with av.open(str(path), metadata_errors="ignore") as source, av.open(str(out), "w") as target:
+        streams = [*source.streams.video[:1], *source.streams.audio[:1]]
+        copies = {s.index: target.add_stream_from_template(s) for s in streams}
+        for packet in source.demux(streams):
+            if packet.dts is None or packet.dts * packet.time_base > CLIP_SECONDS:
+                continue
+            packet.stream = copies[packet.stream.index]
+            target.mux(packet)
+    return out
 
 
 def make(number: int, folder: Path) -> Made:
