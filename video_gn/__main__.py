@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import video_gn
 from video_gn.checks import did_you_mean
@@ -66,6 +67,10 @@ def _run(words: list[str]) -> int:
         question = did_you_mean(command, COMMANDS) or f"There are {', '.join(COMMANDS)}."
         sys.stderr.write(f"video-gn: error: there is no command {command!r}. {question}\n")
         return 2
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise ConfigError("the current directory was removed. Change to one that is there: cd /") from None
     module = COMMANDS[command][1]
     if module == "fit":
         # Loading workers share the cores with torch's threads; threads that spin while they wait take the workers'

@@ -104,6 +104,18 @@ def test_a_full_disk_wherever_it_shows(monkeypatch, capsys, tmp_path, number):
     assert "Make room" in printed and printed.count("\n") == 1
 
 
+def test_a_current_directory_that_is_gone(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gone").mkdir()
+    os.chdir("gone")
+    (tmp_path / "gone").rmdir()
+    for command in script.COMMANDS:
+        assert script.main([command, "x"]) == 2
+        assert capsys.readouterr().err == (
+            "video-gn: error: the current directory was removed. Change to one that is there: cd /\n"
+        )
+
+
 STREAMS = """
 import os, sys
 from video_gn import __main__ as script

@@ -1,5 +1,6 @@
 """A worker that dies or hangs is told with the file that it was at."""
 
+import errno
 import multiprocessing
 import os
 import pickle
@@ -156,6 +157,15 @@ def test_a_small_dev_shm():
     done = subprocess.run([*mount, sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert "RunError shared memory is full" in done.stdout, done.stdout + done.stderr
     assert "(/dev/shm has 1 MB)" in done.stdout and "No space left on device" in done.stdout
+
+
+def test_shared_memory_that_takes_no_lock(monkeypatch):
+    def refuse():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("multiprocessing.Lock", refuse)
+    with pytest.raises(RunError, match=r"cannot start: No space left on device\. Is /dev/shm full .* none with 0\."):
+        iter(WatchedLoader([1], num_workers=1))
 
 
 def test_a_board_is_one_file_for_all_its_copies_and_goes_with_its_maker(monkeypatch):

@@ -29,7 +29,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, get_worker_info
 
-from video_gn.errors import RunError, VideoGNError
+from video_gn.errors import RefusedError, RunError, VideoGNError
 from video_gn.processes import check_open_files
 from video_gn.run.signals import held_back, ignore_in_worker
 
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 _SLOT_BYTES = 4096
 # Open files that workers and the batches on their way take: measured, 20 with one worker, 26 with two.
 _FILES, _FILES_OF_WORKER = 14, 6
+_LOCKS_OF_WORKER = 4  # of its queue, and as many of the queue of all
 # What torch says when a worker is gone or late. Source: torch/utils/data/dataloader.py, _signal_handling.
 _WORDS = ("DataLoader worker", "DataLoader timed out")
 # Then something was raised in a worker, which lives: the message holds its traceback. Source: torch/_utils.py.
@@ -124,6 +125,17 @@ def _shortage(text: str) -> RunError | None:
     return RunError(f"{what.format(shm=shm)}, or {_FEWER}. ({last})")
 
 
+def _check_locks(number: int) -> None:
+    """Refuse shared memory that cannot even take the locks of the queues: torch would fail half-way."""
+    try:
+        _ = [multiprocessing.Lock() for _ in range(number)]
+    except OSError as error:
+        raise RefusedError(
+            f"loading workers cannot start: {error.strerror or error}. Is /dev/shm full or read-only? Enlarge it "
+            f"(docker run --shm-size 8g), or {_FEWER}, none with 0."
+        ) from error
+
+
 def explain(error: RuntimeError, *, advice: str = TRAINING_ADVICE) -> RunError | None:
     """An error that says why a worker died or came late, in place of torch's: a shortage, or the files it was reading.
 
@@ -171,6 +183,7 @@ class WatchedLoader(DataLoader[Any]):
     def __iter__(self) -> Any:
         if self.num_workers:
             check_open_files(_FILES + _FILES_OF_WORKER * self.num_workers)
+            _check_locks(_LOCKS_OF_WORKER * (self.num_workers + 1))
         with held_back():
             iterator = super().__iter__()
         return self._watched(iterator)

@@ -45,7 +45,12 @@ def cache_directory() -> Path:
     """Directory of named weights: $VIDEO_GN_CACHE, or video_gn in the user's cache directory."""
     if os.environ.get("VIDEO_GN_CACHE"):
         return Path(os.environ["VIDEO_GN_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "video_gn"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "video_gn"
+    except RuntimeError as error:  # no HOME, and a user that the system does not know
+        raise CheckpointError(
+            "weights by name are kept in a cache directory, got no HOME. Set VIDEO_GN_CACHE."
+        ) from error
 
 
 def find_weights(name: str | os.PathLike[str]) -> Path:
