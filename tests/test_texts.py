@@ -103,6 +103,13 @@ def test_pipes_that_are_written_to(tmp_path: Path) -> None:
     thread.join()
 
 
+def test_parquet_that_is_no_file(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    os.mkfifo(tmp_path / "pipe.parquet")
+    with pytest.raises(ManifestError, match=r"pipe\.parquet: a parquet file must be a file, got a pipe"):
+        read_manifest(tmp_path / "pipe.parquet", check_files=False)
+
+
 @pytest.mark.parametrize("text", ["[" * 100_000, "- " * 3000 + "x", "{a: " * 101, "a: \xff\n", "a: b: c"])
 def test_configs_that_are_no_yaml(tmp_path: Path, text: str) -> None:
     path = tmp_path / "config.yaml"
