@@ -50,9 +50,9 @@ def whole_path(target: str | os.PathLike[str]) -> Iterator[Path]:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 part.open("wb").close()
             yield part
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
             with naming_unwritable(target):
+                with part.open("rb") as file:
+                    os.fsync(file.fileno())
                 part.replace(target)
         finally:
             with contextlib.suppress(OSError):

@@ -333,6 +333,33 @@ def test_a_worker_that_dies_is_told(here, capsys, monkeypatch):
         assert "Traceback" not in printed
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "infer --list=list.txt --checkpoint=a.ckpt --num_workers=0 --output={}.json",
+        "infer --list=list.txt --checkpoint=a.ckpt --num_workers=0 --output={}.jsonl",
+        "infer --merge=one.jsonl --output={}.csv",
+        "infer --merge=one.jsonl --output={}.jsonl",
+        "data scan v --num_workers=1 --output={}.csv",
+        "data synth {} --train_per_class=1 --val_per_class=1",
+        "weights convert a.ckpt {}.safetensors",
+        "weights convert a.ckpt {}.ckpt",
+        "bench data --output={}.json",
+    ],
+)
+def test_a_disk_that_takes_nothing_is_one_line(here, tmp_path, capsys, monkeypatch, words, number):
+    def refuse(_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("video_gn.files.os.fsync", refuse)
+    status, printed = in_process(words.format(tmp_path / "x").split(), here, capsys)
+    assert status == 2, printed
+    line = printed.strip().splitlines()[-1]
+    assert re.match(rf"video-gn: error: {tmp_path}/\S+ could not be written: {os.strerror(number)}[. ]", line), printed
+    assert "Traceback" not in printed and line.count(str(tmp_path)) <= 2
+
+
 @pytest.mark.parametrize("name", ["x.json", "x.csv", "x.jsonl"])
 def test_a_place_that_cannot_be_written_is_named_before_the_work(here, tmp_path, capsys, monkeypatch, name):
     monkeypatch.setattr("video_gn.commands.infer._predictor", lambda *_: pytest.fail("the work must not begin"))

@@ -44,6 +44,17 @@ def test_a_path_is_a_path(tmp_path):
     assert find_weights(odd) == odd, "a file that is there is meant"
 
 
+def test_a_user_without_a_home(monkeypatch):
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("VIDEO_GN_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(named.Path, "home", nowhere)
+    with pytest.raises(CheckpointError, match="got no HOME. Set VIDEO_GN_CACHE"):
+        find_weights("timm:resnet50_gn.a1h_in1k")
+
+
 def test_fetched_once_and_checked_at_each_use(fetched, cache):
     path = find_weights("timm:resnet50_gn.a1h_in1k")
     assert path.parent == cache
