@@ -91,7 +91,8 @@ class RunDirectory:
                 self._lock = hold(target, wait_seconds=wait_seconds)
         except OSError as error:
             raise UnwritableError(
-                f"--run_dir {self.path} cannot be written: {error.strerror} ({error.filename})"
+                f"--run_dir {self.path} cannot be written: {error.strerror} ({error.filename}). Choose one that "
+                "this user may write to."
             ) from error
         except HeldError as error:
             raise RefusedError(
