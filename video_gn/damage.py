@@ -83,13 +83,13 @@ def bounded_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_BoundedLoader)
 
 
-def read_object(path: Path, *, within: Path | None = None) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """Read a json file that holds an object.
 
     Raises:
         ValueError: For other content; OSError, RecursionError and MemoryError may pass: see `DAMAGE`.
     """
-    check_file(path, within=within)
+    check_file(path)
     value = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     if not isinstance(value, dict):
         raise ValueError(f"it must hold an object, not {type(value).__name__}")

@@ -120,7 +120,7 @@ def test_a_file_that_was_cut_short_is_no_end(tmp_path, name, part):
         (
             "metrics.csv",
             b"a,b\n1,2\n",
-            "metrics.csv is damaged at line 1: it must name each column once, also step and",
+            "metrics.csv is damaged at line 1: it must name step, epoch and other columns, once each",
         ),
         (
             "metrics.csv",

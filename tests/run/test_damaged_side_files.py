@@ -26,7 +26,7 @@ def start_training(path, step):
 @pytest.mark.parametrize(
     ("content", "kept", "message"),
     [
-        (b"", 0, "line 1: it must name each column once, also step and epoch"),
+        (b"", 0, "line 1: it must name step, epoch and other columns, once each"),
         (bytes(200), 0, "line 1"),
         (ROWS.encode() + bytes(50) + b"\n", 2, "line 4: a row must have 8 fields, got 1"),
         (ROWS.encode() + b"3,0,x,,,,,\n4,0,0.1,,,,,\n", 2, "line 4: could not convert string to float: 'x'"),
@@ -34,7 +34,7 @@ def start_training(path, step):
         (ROWS.encode() + b"1" * 400 + b",0,0.1,,,,,\n", 2, "line 4: step must be a whole number, got inf"),
         (ROWS.encode() + b"3,,0.1,,,,,\n", 2, "line 4: epoch must be a whole number, got nan"),
         (ROWS.encode() + b'"' + b"x" * 200_000 + b'",0,0.1,,,,,\n', 2, "line 4: field larger than field limit"),
-        (ROWS.replace("step", "stop").encode(), 0, "line 1: it must name each column once, also step"),
+        (ROWS.replace("step", "stop").encode(), 0, "line 1: it must name step, epoch and other columns"),
         (ROWS.encode().replace(b"0.1,2", b"\xff\xfe,2"), 1, "line 3: could not convert string to float"),
     ],
 )

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from video_gn.damage import DAMAGE, MAX_SETTINGS_BYTES, check_file, in_words, read_object, read_settings
+from video_gn.damage import DAMAGE, MAX_BYTES, MAX_SETTINGS_BYTES, check_file, in_words, read_object, read_settings
 from video_gn.errors import RunError
 from video_gn.report.analysis import Predictions, natural_order
 from video_gn.run.directory import (
@@ -152,32 +152,34 @@ def read_run(directory: Path) -> Run:
     resumes = sorted(p.name for p in directory.glob(RESUME_CONFIGS))
     run.num_earlier_resumes = max(0, len(resumes) - _MAX_RESUMES)
     for name in (CONFIG, TEST_CONFIG, *resumes[-_MAX_RESUMES:]):
-        text = _read(run, name, _read_text, "")
+        text = _read(run, name, _read_text, "", max_bytes=MAX_SETTINGS_BYTES)
         if text:
             run.configs[name] = text
     for name in (CONFIG, TEST_CONFIG):
         if not run.notes[name].problem and not run.config:
-            run.config = _read(run, name, _read_config, {})
+            run.config = _read(run, name, read_settings, {})
     resumes = [name for name in run.configs if name not in (CONFIG, TEST_CONFIG)]
     for when, names in (("after the last resume", resumes[-1:]), ("in the test", [TEST_CONFIG])):
         for name in names:
-            run.later[when] = _read(run, name, _read_config, {})
+            run.later[when] = _read(run, name, read_settings, {})
     no_rows: tuple[list[dict[str, Any]], str] = [], ""
-    run.rows, problem = _read(run, METRICS, lambda path, run_dir: whole_metrics(path, within=run_dir), no_rows)
+    run.rows, problem = _read(run, METRICS, whole_metrics, no_rows)
     if problem:
         shown = f"only the {len(run.rows)} rows before it are shown" if run.rows else "nothing of it is shown"
         run.notes[METRICS] = replace(run.notes[METRICS], problem=f"is damaged at {problem}; {shown}")
     run.rows.sort(key=lambda row: row["step"])
-    run.test = _read(run, TEST_METRICS, lambda path, run_dir: read_object(path, within=run_dir), {})
-    run.predictions = _read(run, TEST_PREDICTIONS, lambda path, run_dir: read_predictions(path, within=run_dir), None)
-    _read(run, TEST_SCORES, _open_scores, None)
+    run.test = _read(run, TEST_METRICS, read_object, {})
+    run.predictions = _read(run, TEST_PREDICTIONS, read_predictions, None)
+    _read(run, TEST_SCORES, _open_scores, None, max_bytes=2**63)
     order = {name: place for place, name in enumerate(FILES)}
     run.notes = dict(sorted(run.notes.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
     return run
 
 
-def _read(run: Run, name: str, reader: Callable[[Path, Path], Value], otherwise: Value) -> Value:
-    """What a reader makes of a file and the run's directory, which links must not lead out of; notes the state."""
+def _read(
+    run: Run, name: str, reader: Callable[[Path], Value], otherwise: Value, *, max_bytes: int = MAX_BYTES
+) -> Value:
+    """What a reader makes of a file, which no link may lead out of the run to; notes the state."""
     path = run.directory / name
     purpose = FILES.get(name, "settings of a resume, written by video-gn fit")
     if not os.path.lexists(path):
@@ -186,7 +188,8 @@ def _read(run: Run, name: str, reader: Callable[[Path, Path], Value], otherwise:
     problem = ""
     value = otherwise
     try:
-        value = reader(path, run.directory)
+        check_file(path, within=run.directory, max_bytes=max_bytes)
+        value = reader(path)
     except DAMAGE as error:
         problem = f"cannot be read: {in_words(error)}"
     status = path.lstat()
@@ -195,22 +198,16 @@ def _read(run: Run, name: str, reader: Callable[[Path, Path], Value], otherwise:
     return value
 
 
-def _read_text(path: Path, run_dir: Path) -> str:
-    check_file(path, within=run_dir, max_bytes=MAX_SETTINGS_BYTES)
+def _read_text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="surrogateescape")
 
 
-def _read_config(path: Path, run_dir: Path) -> Mapping[str, Any]:
-    return read_settings(path, within=run_dir)
-
-
-def read_predictions(path: Path, *, within: Path | None = None) -> Predictions:
-    """Read a test/predictions.csv; `within` as in `video_gn.damage.check_file`.
+def read_predictions(path: Path) -> Predictions:
+    """Read a test/predictions.csv.
 
     Raises:
         ValueError: for a missing column, a short row or a score that is no number in [0, 1] or NaN; it names the line.
     """
-    check_file(path, within=within)
     videos: list[str] = []
     labels: list[str] = []
     preds: list[str] = []
@@ -270,22 +267,23 @@ def read_views_right(run: Run, places: Sequence[int]) -> dict[int, tuple[int, in
     Only these videos are read of test/scores.npz. Empty if it is missing, damaged or of another test.
     """
     predictions, found = run.predictions, {}
+    if run.notes[TEST_SCORES].problem:
+        return {}
     try:
-        labels, scores_VKY = _open_scores(run.directory / TEST_SCORES, run.directory)
+        labels, scores_VKY = _open_scores(run.directory / TEST_SCORES)
         for place in places:
             scores_KY = np.asarray(scores_VKY[place], dtype=np.float64)
             if predictions is None or abs(scores_KY.mean(0).max() - predictions.scores[place]) > 1e-3:
                 return {}
             if labels[place] >= 0:
                 found[place] = int((scores_KY.argmax(1) == labels[place]).sum()), len(scores_KY)
-    except DAMAGE:  # it is among the notes
+    except DAMAGE:
         return {}
     return found
 
 
-def _open_scores(path: Path, run_dir: Path) -> tuple[np.ndarray, np.ndarray]:
+def _open_scores(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Labels (V,) and scores (V, K, Y) of a scores.npz; the scores are mapped, not read."""
-    check_file(path, within=run_dir, max_bytes=2**63)
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
         info = archive.getinfo("scores.npy")
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):

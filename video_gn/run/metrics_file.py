@@ -39,10 +39,10 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
-def whole_metrics(path: Path, *, within: Path | None = None) -> tuple[list[dict[str, Any]], str]:
+def whole_metrics(path: Path) -> tuple[list[dict[str, Any]], str]:
     """Rows of a metrics.csv up to its first damaged line, and what is wrong with that; "" if nothing is.
 
-    A last line that a kill cut short is left out, which is no damage. `within` as in `video_gn.damage.check_file`.
+    A last line that a kill cut short is left out, which is no damage.
 
     Returns:
         For each row the columns that have a value: step, epoch and clips as int, the others as float.
@@ -50,15 +50,14 @@ def whole_metrics(path: Path, *, within: Path | None = None) -> tuple[list[dict[
     Raises:
         ValueError: If it is no file; OSError if it cannot be read.
     """
-    check_file(path, within=within, max_bytes=_MAX_BYTES)
+    check_file(path, max_bytes=_MAX_BYTES)
     rows: list[dict[str, Any]] = []
     text = path.read_text(encoding="utf-8", errors="replace")
     lines = csv.reader(io.StringIO(text[: text.rfind("\n") + 1]), strict=True)
     try:
         columns = next(lines, [])
-        missing = [name for name in ("step", "epoch") if name not in columns]
-        if missing or len(set(columns)) < len(columns):
-            return [], f"line 1: it must name each column once, also {' and '.join(missing) or 'no two alike'}"
+        if not {"step", "epoch"} <= set(columns) or len(set(columns)) < len(columns):
+            return [], f"line 1: it must name step, epoch and other columns, once each, got {','.join(columns)[:100]}"
         for cells in lines:
             if len(cells) != len(columns):
                 raise ValueError(f"a row must have {len(columns)} fields, got {len(cells)}")
