@@ -13,7 +13,7 @@ import torch
 
 from video_gn.errors import CheckpointError
 from video_gn.run.directory import BEST, LAST, STEPS
-from video_gn.weights.about import KEY, check_words, shown
+from video_gn.weights.about import KEY, brief, check_words
 from video_gn.weights.files import read_file, without_advice
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def _check_counts(path: str | Path, content: Mapping[str, Any]) -> None:
             name = f"{place}{key}"
             if key in _COUNTS and not (type(value) is int and 0 <= value <= _MOST):
                 raise CheckpointError(
-                    f"{path}: {name} must be a whole number from 0 to {_MOST:.0e}, got {shown(value)}. Take another "
+                    f"{path}: {name} must be a whole number from 0 to {_MOST:.0e}, got {brief(value)}. Take another "
                     "checkpoint."
                 )
             check(value, f"{name}.")

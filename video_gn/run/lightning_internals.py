@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from video_gn.damage import in_words
 from video_gn.errors import CheckpointError, VideoGNError
 
 # ---- the trainer ---------------------------------------------------------------------------------
@@ -68,10 +69,9 @@ def _naming_checkpoint(connector: Any, restore: Callable[..., None]) -> Callable
         except (LookupError, TypeError, AttributeError, ValueError, RuntimeError, ArithmeticError) as error:
             if isinstance(error, VideoGNError):
                 raise
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise CheckpointError(
-                f"{connector._ckpt_path}: cannot be restored ({reason}). Take another checkpoint, or the settings that "
-                "it was trained with."
+                f"{connector._ckpt_path}: cannot be restored ({in_words(error)}). Take another checkpoint, or the "
+                "settings that it was trained with."
             ) from error
 
     return named

@@ -187,7 +187,7 @@ def check_table(path: str, place: str, table: Mapping[str, Any], rules: Rules, *
     """
     for name, (fits, what) in rules.items():
         if name in table and not fits(table[name]):
-            raise CheckpointError(f"{path}: {place}.{name} must be {what}, got {shown(table[name])}")
+            raise CheckpointError(f"{path}: {place}.{name} must be {what}, got {brief(table[name])}")
     for name in needed:
         if name not in table:
             raise CheckpointError(f"{path}: {place} lacks {name}")
@@ -204,7 +204,7 @@ def check_words(path: str, words: Mapping[str, Any]) -> None:
         check_table(path, f"{KEY}.{name}", words.get(name, {}), rules)
 
 
-def shown(value: object) -> str:
+def brief(value: object) -> str:
     """A value for a message, bounded: it may hold itself a billion times, or be a number of a million digits."""
     try:
         return repr((value if isinstance(value, str) else reprlib.repr(value))[:80])
