@@ -289,9 +289,9 @@ def test_other_errors_go_on_as_they_are(tmp_path):
         raise RuntimeError("something else")
 
 
-def test_what_was_told_is_told_through_what_comes_after(tmp_path):
-    """A logger that is closed on the way out fails on the full disk too: the first file is named."""
-    first = DiskFullError("first")
+@pytest.mark.parametrize("first", [DiskFullError("first"), RefusedError("first")])
+def test_what_was_told_is_told_through_what_comes_after(tmp_path, first):
+    """A logger that is closed on the way out fails on the full disk too: the first file or refusal is named."""
 
     def fail_twice():
         try:
@@ -299,7 +299,7 @@ def test_what_was_told_is_told_through_what_comes_after(tmp_path):
         finally:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(DiskFullError, match="^first$") as found, naming_full_disk(tmp_path):
+    with pytest.raises(type(first), match="^first$") as found, naming_full_disk(tmp_path):
         fail_twice()
     assert found.value is first
     with pytest.raises(DiskFullError, match="^/nowhere/x could not be written"), naming_full_disk(Path("/nowhere/x")):

@@ -191,6 +191,7 @@ def naming_full_disk(path: Path) -> Iterator[None]:
 
     Raises:
         DiskFullError: no room.
+        VideoGNError: one of ours that something else failed on, on its way out.
     """
     try:
         yield
@@ -203,8 +204,8 @@ def naming_full_disk(path: Path) -> Iterator[None]:
         raise full from error
 
 
-def _full_disk(error: BaseException, path: Path) -> DiskFullError | None:
-    """The error of a full disk that is behind an error; None if there is none.
+def _full_disk(error: BaseException, path: Path) -> VideoGNError | None:
+    """The error of a full disk that is behind an error, or the one of ours that is; None if there is none.
 
     torch raises a RuntimeError of its own when a write fails, and so may what is closed on the way out.
     """
@@ -213,8 +214,8 @@ def _full_disk(error: BaseException, path: Path) -> DiskFullError | None:
     while behind is not None and behind not in chain:
         chain.append(behind)
         behind = behind.__cause__ or behind.__context__
-    # One that names its file is behind what was raised on its way out.
-    named = next((e for e in chain if isinstance(e, DiskFullError)), None)
+    # One that says what to do is behind what was raised on its way out.
+    named = next((e for e in chain if isinstance(e, VideoGNError)), None)
     number = next((n for n in map(_error_number, chain) if n in _FULL), None)
     if named is not None or number is None:
         return named
@@ -256,7 +257,7 @@ def is_of_machine(error: OSError) -> bool:
     return error.errno in (*_FULL, *_TOO_MANY, errno.EROFS)
 
 
-def error_of_system(error: OSError) -> RunError:
+def error_of_system(error: OSError) -> VideoGNError:
     """What to raise or print in place of an error of the system: one that names its file and says what to do."""
     name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
     full = None if name is None else _full_disk(error, Path(name))

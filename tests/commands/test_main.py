@@ -7,14 +7,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from tensorboard.summary.writer import event_file_writer
 
 from video_gn import __main__ as script
 from video_gn.commands import fit
-from video_gn.commands._terminal import set_up_logging
+from video_gn.commands._terminal import quieten_lightning, set_up_logging
 from video_gn.errors import (
     CheckpointError,
     ConfigError,
@@ -102,6 +105,23 @@ def test_a_full_disk_wherever_it_shows(monkeypatch, capsys, tmp_path, number):
     printed = capsys.readouterr().err
     assert printed.startswith(f"video-gn: error: {tmp_path / 'x'} could not be written: {os.strerror(number)}. ")
     assert "Make room" in printed and printed.count("\n") == 1
+
+
+def test_tensorboard_on_a_full_disk_prints_no_traceback(monkeypatch, capsys, tmp_path):
+    """Its writer is a thread; the main one raises its error too."""
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    monkeypatch.setattr("time.time", lambda: 7)
+    set_up_logging()
+    quieten_lightning()
+    (tmp_path / f"events.out.tfevents.0000000007.host.{os.getpid()}.x").symlink_to("/dev/full")
+    monkeypatch.setattr("socket.gethostname", lambda: "host")
+    monkeypatch.setattr(event_file_writer, "_global_uid", SimpleNamespace(get=lambda: "x"))
+    with pytest.raises(OSError, match="No space left"):
+        event_file_writer.EventFileWriter(str(tmp_path))
+    printed = capsys.readouterr().err
+    assert "warning: TensorBoard's events could not be written: [Errno 28]" in printed and "Traceback" not in printed
 
 
 def test_a_current_directory_that_is_gone(monkeypatch, capsys, tmp_path):

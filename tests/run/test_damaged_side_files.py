@@ -1,6 +1,7 @@
 """What lies beside a run's checkpoints may be damaged: it is set aside and said so, and no resume ends."""
 
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ import pytest
 from runs import TINY, run
 
 from video_gn.damage import read_settings
-from video_gn.errors import ConfigError, RefusedError
+from video_gn.errors import ConfigError, RefusedError, UnwritableError
 from video_gn.files import hold
 from video_gn.run.broken_videos import BrokenVideos
 from video_gn.run.directory import RunDirectory
@@ -54,6 +55,18 @@ def test_rows_before_the_damage_of_a_metrics_csv_are_kept(tmp_path, caplog, cont
     start_training(path, 1)  # rows after the checkpoint's step are dropped as ever
     assert [row["step"] for row in read_metrics(path)] == [1][:kept]
     assert (tmp_path / "metrics.csv.damaged-2").read_bytes() == content
+
+
+def test_no_checkpoint_is_saved_where_the_run_directory_was_removed(tmp_path):
+    """Another run may have taken the place, and this one holds no lock there."""
+    trainer = SimpleNamespace(is_global_zero=True, global_step=0, callbacks=[], loggers=[])
+    metrics = MetricsCSV(tmp_path / "run/metrics.csv")
+    metrics.on_save_checkpoint(trainer, None, {})  # not yet begun: nothing to lose
+    metrics.on_train_start(trainer, None)
+    metrics.on_save_checkpoint(trainer, None, {})
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(UnwritableError, match=r"run/metrics\.csv could not be written: .*If it was removed meanwhile"):
+        metrics.on_save_checkpoint(trainer, None, {})
 
 
 def test_a_torn_last_line_of_a_metrics_csv_is_no_damage(tmp_path, caplog):

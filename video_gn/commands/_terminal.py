@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -70,6 +71,15 @@ def quieten_lightning() -> None:
         ".*ended before the epoch ended and your dataloader is not resumable.*",
     ):
         warnings.filterwarnings("ignore", message=message)
+    threading.excepthook = _of_thread
+
+
+def _of_thread(args: threading.ExceptHookArgs) -> None:
+    """A line in place of the traceback of TensorBoard's writer: its error is raised at the next event too."""
+    if type(args.thread).__name__ == "_AsyncWriterThread":
+        log.warning("TensorBoard's events could not be written: %s", args.exc_value)
+    else:
+        threading.__excepthook__(args)
 
 
 def with_progress(items: Any, total: int | None, done: int = 0) -> Any:

@@ -64,8 +64,8 @@ class MetricsCSV(Callback):
         return rows
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Have the rows up to this checkpoint on the disk before it is."""
-        if trainer.is_global_zero and self.path.is_file():
+        """Have the rows up to this checkpoint on the disk before it is; without the file the run directory is gone."""
+        if self._offset:  # written by this process
             with naming_unwritable(self.path), self.path.open("rb") as file:
                 os.fsync(file.fileno())
 
