@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import json
 import logging
 import os
+import select
+import stat
 import struct
 import tokenize
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -27,7 +31,12 @@ DAMAGE = (
 # The settings of a run are some 5 kB; a table of 400,000 videos that all failed is some 100 MB.
 MAX_SETTINGS_BYTES = 1_000_000
 MAX_BYTES = 256_000_000
-_MAX_DEPTH = 50
+_MAX_DEPTH = 50  # the parser that is written in C crashes the process at some ten thousand
+# Of lists and configs that a user names. How long a pipe is waited for that no process has opened for writing.
+_PIPE_SECONDS = 60.0
+_MAX_TEXT_BYTES = 1 << 30  # some ten million lines
+_MAX_LINE_BYTES = 1 << 24
+_JSON = (b"[", b"{")  # may be one long line
 
 
 def in_words(error: BaseException) -> str:
@@ -78,9 +87,19 @@ def bounded_yaml(text: str) -> Any:
     Raises:
         ValueError or yaml.YAMLError: For other texts.
     """
-    if len(text) > MAX_SETTINGS_BYTES:
-        raise ValueError(f"it has {len(text):,} letters, more than {MAX_SETTINGS_BYTES:,}")
     return yaml.load(text, Loader=_BoundedLoader)
+
+
+def read_yaml_text(path: str | os.PathLike[str]) -> str:
+    """The text of a config, once it is known to be yaml as `bounded_yaml` parses it.
+
+    Raises:
+        OSError: see `read_text_bytes`.
+        ValueError or yaml.YAMLError: For other texts.
+    """
+    text = read_text_bytes(path).decode()
+    yaml.compose(text, Loader=_BoundedLoader)
+    return text
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -97,10 +116,12 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 class _BoundedLoader(yaml.SafeLoader):
-    """Counts the nodes and letters that a text stands for with its aliases written out, and its nesting."""
+    """Counts the nodes and characters that a text stands for with its aliases written out, and its nesting."""
 
-    def __init__(self, stream: Any) -> None:
-        super().__init__(stream)
+    def __init__(self, text: str) -> None:
+        if len(text) > MAX_SETTINGS_BYTES:
+            raise ValueError(f"it has {len(text):,} characters, more than {MAX_SETTINGS_BYTES:,}")
+        super().__init__(text)
         self._size = self._depth = 0
         self._sizes: dict[str, int] = {}  # by anchor
 
@@ -121,7 +142,58 @@ class _BoundedLoader(yaml.SafeLoader):
         return node
 
 
-def set_damaged_aside(path: Path, problem: str, so: str) -> Path:
+def open_text(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Open a file, pipe or device for reading; `strerror` of its errors says what is wrong.
+
+    A pipe is waited for as long as a process holds it open for writing, as `<(...)` does.
+
+    Raises:
+        OSError: the file cannot be read, or nothing writes to the pipe.
+    """
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")  # opening a pipe would wait for a writer
+    try:
+        if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+            _await_writer(file.fileno())
+        os.set_blocking(file.fileno(), True)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _await_writer(pipe: int) -> None:
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    if poll.poll(1000 * _PIPE_SECONDS):
+        return
+    with contextlib.suppress(BlockingIOError):  # there is a writer, which takes its time
+        os.read(pipe, 1)
+        raise OSError(errno.ETIMEDOUT, f"no process has written to this pipe for {_PIPE_SECONDS:g} seconds")
+
+
+def read_text_bytes(path: str | os.PathLike[str]) -> bytes:
+    """All bytes of a text; of what has a zero byte, which no text has, only as far as the first few of them.
+
+    Raises:
+        OSError: see `open_text`; also for what is too large for a list or a config.
+    """
+    parts: list[bytes] = []
+    total = longest = 0
+    with open_text(path) as file:
+        while part := file.read(1 << 20):
+            parts.append(part)
+            total += len(part)
+            if b"\0" in part:
+                break
+            longest = 0 if b"\n" in part or b"\r" in part else longest + len(part)
+            if longest > _MAX_LINE_BYTES and not parts[0].lstrip().startswith(_JSON):
+                raise OSError(errno.EFBIG, f"it has {longest >> 20} MB without a line end, as no text has")
+            if total > _MAX_TEXT_BYTES:
+                raise OSError(errno.EFBIG, f"it has more than {_MAX_TEXT_BYTES >> 20} MB")
+    return b"".join(parts)
+
+
+def set_damaged_aside(path: Path, problem: str, so: str) -> None:
     """Rename a damaged file to NAME.damaged, or NAME.damaged-2 and so on, and say so; nothing is removed.
 
     Args:
@@ -139,4 +211,3 @@ def set_damaged_aside(path: Path, problem: str, so: str) -> Path:
     with naming_unwritable(path):
         path.rename(aside)
     log.warning("%s is damaged (%s): it is kept as %s. %s", path, problem, aside.name, so)
-    return aside

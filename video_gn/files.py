@@ -13,9 +13,7 @@ import json
 import logging
 import os
 import re
-import select
 import shutil
-import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -90,89 +88,6 @@ def remove_temporary(directory: Path, *, name: str = "*", recursive: bool = Fals
     for stale in directory.rglob(pattern) if recursive else directory.glob(pattern):
         if _TEMPORARY.fullmatch(stale.name):
             stale.unlink(missing_ok=True)
-
-
-# ---- text that a user names ---------------------------------------------------------------------
-
-# How long a pipe is waited for that no process has opened for writing.
-_PIPE_SECONDS = 60.0
-_MAX_TEXT_BYTES = 1 << 30  # some ten million lines
-_MAX_LINE_BYTES = 1 << 24
-_MAX_CONFIG_BYTES = 1 << 20
-_MAX_YAML_DEPTH = 100  # the loader that is written in C crashes the process at some ten thousand
-_JSON = (b"[", b"{")  # may be one long line
-
-
-def open_text(path: str | os.PathLike[str]) -> IO[bytes]:
-    """Open a file, pipe or device for reading; `strerror` of its errors says what is wrong.
-
-    A pipe is waited for as long as a process holds it open for writing, as `<(...)` does.
-
-    Raises:
-        OSError: the file cannot be read, or nothing writes to the pipe.
-    """
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")  # opening a pipe would wait for a writer
-    try:
-        if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
-            _await_writer(file.fileno())
-        os.set_blocking(file.fileno(), True)
-    except BaseException:
-        file.close()
-        raise
-    return file
-
-
-def _await_writer(pipe: int) -> None:
-    poll = select.poll()
-    poll.register(pipe, select.POLLIN)
-    if poll.poll(1000 * _PIPE_SECONDS):
-        return
-    with contextlib.suppress(BlockingIOError):  # there is a writer, which takes its time
-        os.read(pipe, 1)
-        raise OSError(errno.ETIMEDOUT, f"no process has written to this pipe for {_PIPE_SECONDS:g} seconds")
-
-
-def read_text_bytes(path: str | os.PathLike[str]) -> bytes:
-    """All bytes of a text; of what has a zero byte, which no text has, only as far as the first few of them.
-
-    Raises:
-        OSError: see `open_text`; also for what is too large for a list or a config.
-    """
-    parts: list[bytes] = []
-    total = longest = 0
-    with open_text(path) as file:
-        while part := file.read(1 << 20):
-            parts.append(part)
-            total += len(part)
-            if b"\0" in part:
-                break
-            longest = 0 if b"\n" in part or b"\r" in part else longest + len(part)
-            if longest > _MAX_LINE_BYTES and not parts[0].lstrip().startswith(_JSON):
-                raise OSError(errno.EFBIG, f"it has {longest >> 20} MB without a line end, as no text has")
-            if total > _MAX_TEXT_BYTES:
-                raise OSError(errno.EFBIG, f"it has more than {_MAX_TEXT_BYTES >> 20} MB")
-    return b"".join(parts)
-
-
-def read_yaml_text(path: str | os.PathLike[str]) -> str:
-    """A config's text, once it is known to be yaml that is not nested beyond what yaml's loaders take.
-
-    Raises:
-        OSError: see `read_text_bytes`; also for what is too large for a config.
-        UnicodeDecodeError: it is not UTF-8.
-        yaml.YAMLError: it is not yaml.
-    """
-    import yaml
-
-    data = read_text_bytes(path)
-    if len(data) > _MAX_CONFIG_BYTES:
-        raise OSError(errno.EFBIG, f"it has {len(data) / 1e6:.1f} MB, as no config has")
-    text, depth = data.decode(), 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _MAX_YAML_DEPTH:
-            raise yaml.YAMLError(f"it is nested beyond {_MAX_YAML_DEPTH} levels")
-    return text
 
 
 # ---- errors of the disk -------------------------------------------------------------------------

@@ -133,14 +133,14 @@ def test_links_within_a_run_and_a_run_that_is_a_link_are_ordinary(a_run, tmp_pat
 HOSTILE = ["\0", "\x1b[2J", "a\nb", "\udc80", "\u202egpj.exe", LONG, "9" * 6000, "&lt;", "']]>", "=1+1", "'-"]
 
 
-def test_names_of_any_letters(a_run):
+def test_names_of_any_characters(a_run):
     make_test(a_run, classes=HOSTILE[1:], failed=[(name, name) for name in HOSTILE])
     metrics = (a_run / "test/metrics.json").read_bytes()
     (a_run / "test/metrics.json").write_bytes(metrics.replace(b'"=1+1"', b'"\\ud800"'))
     page = page_of(a_run)
     text = checked(page)
     assert "\\x1b[2J" in text and "\\ud800" in text and "\\x80" in text and "\\u202egpj.exe" in text
-    assert "99,000 more letters" in text
+    assert "99,000 more characters" in text
     assert len(page) < 2_000_000
     assert "cannot be read" not in text
 

@@ -16,8 +16,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 from video_gn.checks import did_you_mean
 from video_gn.commands._options import TYPES, list_of_configs, missing_config, unknown_option
 from video_gn.commands._trainer import PRECISIONS
+from video_gn.damage import read_yaml_text
 from video_gn.errors import ConfigError
-from video_gn.files import read_yaml_text
 from video_gn.models import i3d
 
 _NET = "model.net."
@@ -186,7 +186,7 @@ def _check_text(path: str) -> None:
         read_yaml_text(path)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path} is not yaml: {' '.join(str(error).split())}") from error
 
 

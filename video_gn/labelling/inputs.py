@@ -15,8 +15,8 @@ from itertools import chain, count
 from pathlib import Path
 from typing import IO
 
+from video_gn.damage import open_text
 from video_gn.errors import ConfigError, ManifestError
-from video_gn.files import open_text
 from video_gn.lists.file_names import is_video
 from video_gn.lists.lines import PATH_COLUMNS, SEPARATORS, YOUTUBE_COLUMN, fits
 from video_gn.lists.read import find_videos

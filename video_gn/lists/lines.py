@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from video_gn.damage import read_text_bytes
 from video_gn.decoding.frame_folders import Folders, without_count
 from video_gn.errors import ManifestError
-from video_gn.files import read_text_bytes, whole_file
+from video_gn.files import whole_file
 from video_gn.lists.file_names import VIDEO_EXTENSIONS, is_video, not_videos
 from video_gn.lists.parquet import read_parquet
 from video_gn.lists.scan_columns import SCAN_COLUMNS, SCAN_MARKS

@@ -10,27 +10,27 @@ from markupsafe import Markup, escape
 
 from video_gn.shown import shown_text
 
-# Names and reasons are shorter; a config is some 5,000 letters. More would make a page that no browser opens.
-_MAX_LETTERS, _MAX_LONG_LETTERS = 1000, 100_000
+# Names and reasons are shorter; a config is some 5,000 characters. More would make a page that no browser opens.
+_MAX_CHARACTERS, _MAX_LONG_CHARACTERS = 1000, 100_000
 
 
 def printable(value: Any) -> Any:
-    """A value's text, cut after 1,000 letters, with every character that cannot be shown written as \\xNN.
+    """A value's text, cut after 1,000 characters, with every character that cannot be shown written as \\xNN.
 
     Markup stays as it is.
     """
-    return value if hasattr(value, "__html__") else _cut(value, _MAX_LETTERS)
+    return value if hasattr(value, "__html__") else _cut(value, _MAX_CHARACTERS)
 
 
 def long_text(value: Any) -> Markup:
-    """As `esc`, of up to 100,000 letters."""
-    return escape(_cut(value, _MAX_LONG_LETTERS))
+    """As `esc`, of up to 100,000 characters."""
+    return escape(_cut(value, _MAX_LONG_CHARACTERS))
 
 
-def _cut(value: Any, letters: int) -> str:
+def _cut(value: Any, num_characters: int) -> str:
     text = str(value)
-    more = len(text) - letters
-    return shown_text(text[:letters]) + (f" ... ({more:,} more letters)" if more > 0 else "")
+    more = len(text) - num_characters
+    return shown_text(text[:num_characters]) + (f" ... ({more:,} more characters)" if more > 0 else "")
 
 
 def esc(value: object) -> Markup:

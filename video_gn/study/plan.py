@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
+from video_gn.damage import read_yaml_text
 from video_gn.errors import ConfigError
-from video_gn.files import read_yaml_text
 from video_gn.study.settings import OWN, flatten, parse_words
 
 KEYS = ("base", "norms", "clips", "batch_sizes", "cells", "seeds", "settings", "reference")
@@ -92,7 +92,7 @@ def _load(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise ConfigError(f"{path} cannot be read: {reason}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path} is not yaml: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold settings, KEY: VALUE, got {type(content).__name__}")
