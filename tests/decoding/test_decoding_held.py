@@ -57,15 +57,17 @@ def test_frames_are_pyavs_or_refused(folder: Path, container: str, backend: str)
 def test_an_interrupted_first_call_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_numbered_video(tmp_path / "a.mp4", 8)
     with open_video(path, "decord") as reader:
-        real = DecordReader._note
+        real = DecordReader._fingerprint
+        taken: list[int] = []
 
-        def interrupted(self: DecordReader, frame: VideoFrame) -> None:
-            real(self, frame)
-            if len(self._hashes) == 3:
+        def interrupted(self: DecordReader, frame: VideoFrame) -> int:
+            taken.append(real(self, frame))
+            if len(taken) == 3:
                 raise KeyboardInterrupt
+            return taken[-1]
 
         with monkeypatch.context() as patch:
-            patch.setattr(DecordReader, "_note", interrupted)
+            patch.setattr(DecordReader, "_fingerprint", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 reader.frames_at([2, 7])
         assert read_numbers(reader.frames_at([2, 7])) == [2, 7]

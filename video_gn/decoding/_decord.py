@@ -60,7 +60,6 @@ class DecordReader(HeldReader):
             self._refuse(f"it cannot open the file ({_last_line(error)})", error)
         self._refuse_count(len(self._reader))
         self._converter: RgbConverter | None = None
-        self._hashes: list[int] = []  # of PyAV's frames, in order
 
     def _get(self, wanted: np.ndarray) -> torch.Tensor:
         try:
@@ -70,23 +69,20 @@ class DecordReader(HeldReader):
         # With decord.bridge.set_bridge elsewhere in the program, this is a tensor of another library.
         frames = batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)
         self._refuse_shape(frames, len(wanted))
-        self._refuse_wrong(wanted, np.array([_hash(f) == self._hashes[i] for f, i in zip(frames, wanted, strict=True)]))
+        assert self._fingerprints is not None
+        right = [_hash(frame) == self._fingerprints[i] for frame, i in zip(frames, wanted, strict=True)]
+        self._refuse_wrong(wanted, np.array(right))
         return torch.from_numpy(frames)
 
-    def _check_undamaged(self) -> None:
-        if not self._is_undamaged:
-            self._hashes.clear()  # of a pass that was interrupted
-        super()._check_undamaged()
-
-    def _note(self, frame: VideoFrame) -> None:
+    def _fingerprint(self, frame: VideoFrame) -> int:
         if self._converter is None:
             self._converter = RgbConverter(frame, self.path)
             self._rgb = np.empty((*self._converter.size, 3), dtype=np.uint8)
         try:
             self._converter.write(frame, self._rgb)
         except av.error.FFmpegError as error:
-            self._refuse(f"FFmpeg cannot convert its frame {len(self._hashes)} to RGB", error)
-        self._hashes.append(_hash(self._rgb))
+            self._refuse("FFmpeg cannot convert a frame of it to RGB", error)
+        return _hash(self._rgb)
 
     def _refuse_what_is_wrong(self, reader: PyAVReader) -> None:
         super()._refuse_what_is_wrong(reader)

@@ -27,7 +27,7 @@ class HeldReader(ReaderBase):
         self._library = library
         self._num_threads = num_threads
         self._reader: Any = None
-        self._is_undamaged = False
+        self._fingerprints: list[int] | None = None  # of all frames, once the file is known to be undamaged
         with PyAVReader(path) as reader:
             self._info, self._seconds, self._table = reader.info, reader.frame_seconds, reader.table
             self._refuse_what_is_wrong(reader)
@@ -53,8 +53,9 @@ class HeldReader(ReaderBase):
         """Different frames, ascending, proven to be those that PyAV gives, or an error."""
         raise NotImplementedError
 
-    def _note(self, frame: VideoFrame) -> None:
-        """Called with each frame as PyAV decodes it, in order, before the first `_get`."""
+    def _fingerprint(self, frame: VideoFrame) -> int:
+        """What `_get` may compare a frame with: of one that PyAV decodes, in their order, before the first `_get`."""
+        return 0
 
     def _refuse(self, reason: str, error: Exception | None = None) -> NoReturn:
         raise DecodeError(self.path, f"{self.NAME} cannot be relied on here: {reason}. Use backend='pyav'.") from error
@@ -87,16 +88,17 @@ class HeldReader(ReaderBase):
 
     def _check_undamaged(self) -> None:
         """Decode the whole file with PyAV, once: nothing less shows damage, which these libraries do not report."""
-        if self._is_undamaged:
+        if self._fingerprints is not None:
             return
         decoder = PacketDecoder(self.path, num_threads=self._num_threads)
         try:
             decoder.reopen()
             sizes: set[tuple[int, int]] = set()
+            fingerprints: list[int] = []
             while not decoder.is_at_end:
                 for frame in decoder.feed():
                     sizes.add((frame.width, frame.height))
-                    self._note(frame)
+                    fingerprints.append(self._fingerprint(frame))
                 if decoder.is_damaged:
                     self._refuse("packets of it are damaged")
             if decoder.num_decoded != self.info.num_frames:
@@ -105,7 +107,7 @@ class HeldReader(ReaderBase):
                 self._refuse("its frames change their size")
         finally:
             decoder.close()
-        self._is_undamaged = True
+        self._fingerprints = fingerprints
 
 
 def _in_order(frames: torch.Tensor, places: Sequence[np.ndarray]) -> torch.Tensor:

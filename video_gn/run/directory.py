@@ -62,7 +62,7 @@ _SET_ASIDE = (
     PREDICT,
     REPORT,
 )
-_DIRECTORIES = (CHECKPOINTS, TENSORBOARD, TEST, VALIDATE, PREDICT, PREVIOUS)
+_DIRECTORIES = (CHECKPOINTS, TENSORBOARD, TEST, TEST_UNFINISHED, VALIDATE, PREDICT, PREVIOUS)
 _DISPLACED = "previous/.displaced"  # "moving NNN" or "moved NNN": comes back unless the next one saves a checkpoint
 
 
@@ -110,7 +110,7 @@ class RunDirectory:
     def _set_strange_aside(self, *names: str) -> None:
         for name in filter(None, names):
             path = self.path / name
-            is_right = path.is_dir() if name in (*_DIRECTORIES, TEST_UNFINISHED) else path.is_file()
+            is_right = path.is_dir() if name in _DIRECTORIES else path.is_file()
             # A lock is written to as it is: a link would have what it leads to overwritten.
             if os.path.lexists(path) and (not is_right or (name in (LOCK, TEST_LOCK) and path.is_symlink())):
                 set_damaged_aside(path, "it is not what a run writes there", "A new one takes its place.")
