@@ -133,6 +133,9 @@ def test_a_run_is_tested_and_resumed_as_it_was_trained(trained):
     assert (metrics["num_videos"], metrics["num_clips"]) == (12, 3)
     assert metrics["checkpoint"] == "runs/mine/checkpoints/best.ckpt"
     assert not (trained / "then").exists()
+    last = trained / "runs/mine/checkpoints/last.ckpt"
+    last.rename(trained / "on_another_disk.ckpt")
+    last.symlink_to(trained / "on_another_disk.ckpt")
     status, printed = run(
         ["fit", "--ckpt_path=last", "--run_dir=runs/mine", "--trainer.max_epochs=4", "--data.views.num_clips=2"],
         trained,

@@ -210,7 +210,7 @@ def find_start(command: str, options: Namespace, run: RunDirectory, *, weights_c
 def _read(command: str, options: Namespace, path: Path, content: dict[str, Any] | None, checkpoints: Path) -> Start:
     if content is None:
         content = read_checkpoint(path, resume=command == "fit")
-    resumes = path.resolve().parent == checkpoints.resolve()
+    resumes = path.parent.resolve() == checkpoints.resolve()  # the file itself may be a link to another disk
     start = Start(path, dict(content[KEY]), int(content["global_step"]), resumes)
     log.info("checkpoint: %s (step %d)", path, start.step)
     if command == "fit":

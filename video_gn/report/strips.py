@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from markupsafe import Markup
+
 from video_gn.decoding import open_video
 from video_gn.decoding.tar_members import is_member
 from video_gn.errors import DecodeError, FrameCountError, RunError
@@ -28,7 +30,7 @@ _IMPORTS = "video_gn.decoding.raw"
 class Strip(NamedTuple):
     """A video's frames, or why there are none."""
 
-    uri: str = ""  # data:image/jpeg;base64,...
+    uri: Markup | str = ""  # data:image/jpeg;base64,... (markup, so that it is not cut as texts are)
     width: int = 0  # px of the picture, as are the next
     height: int = 0
     problem: str = ""
@@ -81,4 +83,4 @@ def read_strip(path: str, beat: Callable[[], None]) -> Strip:
     data = io.BytesIO()
     picture.save(data, "JPEG", quality=_QUALITY)
     text = base64.b64encode(data.getvalue()).decode()
-    return Strip(f"data:image/jpeg;base64,{text}", picture.width, picture.height)
+    return Strip(Markup(f"data:image/jpeg;base64,{text}"), picture.width, picture.height)
