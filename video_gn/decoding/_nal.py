@@ -86,6 +86,7 @@ class _NalCodec(NamedTuple):
     picture_types: frozenset[int]
     restart_types: frozenset[int]
     broken_type: int | None  # a restart some of whose leading pictures are lost
+    delimiter_type: int
 
 
 _H264 = _NalCodec(
@@ -98,6 +99,7 @@ _H264 = _NalCodec(
     frozenset(range(1, 6)),
     frozenset({5}),
     None,
+    9,
 )
 _HEVC = _NalCodec(
     # Video, sequence and picture parameter sets are 32 to 34, slices 0 to 31, BLA, IDR and CRA slices 16 to 21.
@@ -110,6 +112,7 @@ _HEVC = _NalCodec(
     frozenset(range(32)),
     frozenset(range(16, 22)),
     16,
+    35,
 )
 _H264_INFORMATION = 6
 
@@ -146,22 +149,25 @@ def make_h264(extradata: bytes) -> Inspector:
 
 
 def _make(rule: _NalCodec, extradata: bytes, slices: _Slices | None) -> Inspector:
-    length_size = _length_size(rule, extradata)
+    length_size, shift, mask = _length_size(rule, extradata), rule.type_shift, rule.type_mask
     plain = rule.picture_types - rule.restart_types
 
     def inspect(data: bytes) -> PacketFacts:
-        # The short way for most packets: they begin with a picture that is no restart.
-        if 0 < length_size < len(data) and data[length_size] >> rule.type_shift & rule.type_mask in plain:
+        # The short way for most packets: they begin with a picture that is no restart, in streams after a delimiter.
+        at = length_size or data.find(b"\0\0\1") + 3
+        if not length_size and at < len(data) and data[at] >> shift & mask == rule.delimiter_type:
+            at = data.find(b"\0\0\1", at) + 3
+        if (length_size or 3) <= at < len(data) and data[at] >> shift & mask in plain:
             if not slices:
                 return _PLAIN_NAL
-            _, field, is_broken = slices.read(data[length_size : length_size + _HEAD_BYTES])
+            _, field, is_broken = slices.read(data[at : at + _HEAD_BYTES])
             return PacketFacts(has_sets=False, field=field, is_broken=is_broken) if field or is_broken else _PLAIN_NAL
         found: set[int] = set()
         has_new = is_recovery = False
         for start, end in _nal_units(data, length_size):
             if start >= end:
                 continue
-            kind = data[start] >> rule.type_shift & rule.type_mask
+            kind = data[start] >> shift & mask
             if kind in rule.set_types:
                 found.add(kind)
                 unit = data[start:end].rstrip(b"\0")
@@ -229,6 +235,16 @@ def _is_exact_recovery(unit: bytes) -> bool:
     return False
 
 
+class _Beginning(NamedTuple):
+    """A slice up to its picture's number."""
+
+    is_intra: bool
+    left: int  # bits of its head after the number
+    mask: int  # of the number; 0 if its parameter sets are not known
+    may_be_field: bool
+    may_leave_out: bool  # whether numbers may be left out
+
+
 class _Slices:
     """Reads the first numbers of H.264's slices (7.3.2.1 to 7.3.3).
 
@@ -242,7 +258,7 @@ class _Slices:
         self._sequences: dict[int, tuple[int, bool, bool, bool]] = {}
         self._sequence_of: dict[int, int] = {}  # by a picture parameter set's number
         # What `_read_beginning` gives for a slice's first byte, if the byte holds all of it: most slices begin alike.
-        self._beginnings: dict[int, tuple[bool, int, tuple[int, bool, bool, bool] | None]] = {}
+        self._beginnings: dict[int, _Beginning] = {}
         self._last: int | None = None  # number of the last picture that others may refer to
 
     def note(self, unit: bytes) -> None:
@@ -277,20 +293,13 @@ class _Slices:
     def read(self, head: bytes) -> tuple[bool, tuple[int, int] | None, bool]:
         """Whether a slice is an I slice, `PacketFacts.field` and `is_broken`; `head`: the first bytes of its unit."""
         if len(head) < _HEAD_BYTES or b"\0\0\3" in head:
-            head = head[:1] + _unescape(head[1:]).ljust(_HEAD_BYTES, b"\xff")
-        word, left = int.from_bytes(head[1:], "big"), 8 * len(head) - 8
-        beginning = self._beginnings.get(head[1])
-        if beginning is None:
-            beginning = self._read_beginning(word, left)
-            if beginning[1] <= 8:
-                self._beginnings[head[1]] = beginning
-        is_intra, size, sequence = beginning
-        if sequence is None:
+            head = head[:1] + _unescape(head[1:]).ljust(_HEAD_BYTES - 1, b"\xff")
+        word = int.from_bytes(head, "big")
+        beginning = self._beginnings.get(head[1]) or self._read_beginning(word, head[1])
+        is_intra, left, mask, may_be_field, may_leave_out = beginning
+        if not mask:
             self._last = None
             return is_intra, None, False
-        num_bits, may_be_field, has_planes, may_leave_out = sequence
-        left -= size + 2 * has_planes + num_bits
-        mask = (1 << num_bits) - 1
         number = word >> left & mask
         field = None
         if may_be_field and word >> left - 1 & 1:
@@ -303,12 +312,20 @@ class _Slices:
             self._last = number
         return is_intra, field, is_broken
 
-    def _read_beginning(self, word: int, left: int) -> tuple[bool, int, tuple[int, bool, bool, bool] | None]:
-        """Whether a slice is an I slice, the bits before its picture's number, and its sequence parameter set."""
+    def _read_beginning(self, word: int, first_byte: int) -> _Beginning:
+        left = 8 * _HEAD_BYTES - 8
         _, after = _golomb(word, left)
         kind, after = _golomb(word, after)
         parameters, after = _golomb(word, after)
-        return kind % 5 == 2, left - after, self._sequences.get(self._sequence_of.get(parameters, -1))
+        num_bits, may_be_field, has_planes, may_leave_out = self._sequences.get(
+            self._sequence_of.get(parameters, -1), (0, False, False, False)
+        )
+        beginning = _Beginning(
+            kind % 5 == 2, after - 2 * has_planes - num_bits, (1 << num_bits) - 1, may_be_field, may_leave_out
+        )
+        if left - after <= 8:
+            self._beginnings[first_byte] = beginning
+        return beginning
 
 
 def _golomb(word: int, left: int) -> tuple[int, int]:

@@ -25,6 +25,9 @@ _NO_TIME = np.iinfo(np.int64).min
 _GIVEN_ONCE: tuple[Literal["palette", "new_extradata"], ...] = ("palette", "new_extradata")
 # Containers of recorded streams (FFmpeg's names), whose clock runs evenly. Where it leaps, two were spliced.
 _STREAMS = ("mpegts", "mpeg")
+# Codecs whose pictures are numbered within groups: see `lacks_pictures`.
+_NUMBERED = ("mpeg1video", "mpeg2video")
+_UNKNOWN = PacketFacts()  # of codecs without an inspector
 # Of the usual steps of a stream's clock: one that is larger is a leap. Repeated fields and rounding stay below.
 _MAX_STEPS = 3
 # FFmpeg's own rate for files without one, such as single pictures.
@@ -103,41 +106,43 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
     codec = stream.codec_context.codec.canonical_name
     extradata = stream.codec_context.extradata or b""
     inspect = make_inspector(codec, extradata, is_intra=stream.codec_context.codec.intra_only)
-    rows: list[tuple[int, int, int, int, bool, bool, bool]] = []
+    is_stream = container.format.name in _STREAMS
+    rows: list[int | None] = []  # one after the other
     facts: list[PacketFacts] = []
     given_once: list[tuple[int, str]] = []
     for packet in packets_of(path, container, stream):
-        rows.append(
-            (
-                _NO_TIME if packet.pts is None else packet.pts,
-                _NO_TIME if packet.dts is None else packet.dts,
-                packet.size,
-                packet.duration or 0,
-                packet.is_keyframe,
-                packet.is_corrupt,
-                packet.is_discard,
-            )
+        rows += (
+            packet.pts,
+            packet.dts,
+            packet.size,
+            packet.duration,
+            packet.is_keyframe,
+            packet.is_corrupt,
+            packet.is_discard,
         )
-        facts.append(PacketFacts() if inspect is None else inspect(bytes(packet)))
+        facts.append(_UNKNOWN if inspect is None else inspect(bytes(packet)))
         if packet.is_corrupt and is_torn(codec, extradata, bytes(packet)):
             facts[-1] = facts[-1]._replace(num_shown=0)
-        # Faster than to ask for each kind.
-        given_once += [
-            (len(rows) - 1, kind) for side in packet.iter_sidedata() if (kind := side.data_type) in _GIVEN_ONCE
-        ]
-    if not rows:
+        if not is_stream:  # there each packet has side data, but none of these
+            # Faster than to ask for each kind.
+            given_once += [
+                (len(facts) - 1, kind) for side in packet.iter_sidedata() if (kind := side.data_type) in _GIVEN_ONCE
+            ]
+    if not facts:
         raise DecodeError(path, "no video packets in it: the file is cut off or damaged")
-    columns = np.array(rows, dtype=np.int64).T
-    pts, dts, sizes, durations = columns[:4]
-    is_key, is_corrupt, is_discard = columns[4:].astype(bool)
-    num_shown, num_pictures = np.array([fact[:2] for fact in facts], dtype=np.int64).T
-    second = np.array(_find_second_fields(facts), dtype=np.int64)
+    pts, dts = (np.array([_NO_TIME if t is None else t for t in rows[at::7]], dtype=np.int64) for at in (0, 1))
+    sizes, durations = (np.array([n or 0 for n in rows[at::7]], dtype=np.int64) for at in (2, 3))
+    is_key, is_corrupt, is_discard = (np.array(rows[at::7], dtype=bool) for at in (4, 5, 6))
+    num_shown = np.array([fact.num_shown for fact in facts], dtype=np.int64)
+    num_pictures = np.array([fact.num_pictures for fact in facts], dtype=np.int64)
+    kinds = list({id(fact): fact for fact in facts}.values())  # most packets share one
+    second = np.array(_find_second_fields(facts) if any(fact.field for fact in kinds) else [], dtype=np.int64)
     num_shown[second] = 0
     durations[second - 1] += durations[second]
     is_packed = bool((num_pictures > 1).any())
     is_shown = (_count_packed(num_shown) if is_packed else num_shown > 0) & ~is_discard
-    tells_b = codec in ("mpeg1video", "mpeg2video", "mpeg4")
-    has_b = any(fact.has_b_picture for fact in facts) if tells_b else bool(stream.codec_context.has_b_frames)
+    tells_b = codec in _NUMBERED or codec == "mpeg4"
+    has_b = any(fact.has_b_picture for fact in kinds) if tells_b else bool(stream.codec_context.has_b_frames)
     is_reordered_avi = has_b and container.format.name == "avi"
     first = int(np.argmax(num_pictures > 0))
     is_whole_start = bool(is_key[first] if inspect is None else facts[first].is_restart)
@@ -150,9 +155,9 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
         is_packed=is_packed,
         is_reordered_avi=is_reordered_avi,
         is_cut_mpeg4=num_extra > 0,
-        is_spliced=lacks_pictures([facts[row] for row in np.flatnonzero(num_shown)])
-        or any(fact.is_broken for fact in facts)
-        or (container.format.name in _STREAMS and _has_leap(dts, facts)),
+        is_spliced=(codec in _NUMBERED and lacks_pictures([facts[row] for row in np.flatnonzero(num_shown)]))
+        or any(fact.is_broken for fact in kinds)
+        or (is_stream and _has_leap(dts, facts)),
         is_reconfigured=any(row > 0 and kind == "new_extradata" for row, kind in given_once),
     )
     shown = np.sort(pts[is_shown])
@@ -324,8 +329,9 @@ def _find_restarts(pts: np.ndarray, is_shown: np.ndarray, is_key: np.ndarray, fa
 
     If a file repeats parameter sets on its way, a row must bring its own.
     """
-    has_new_sets = any(fact.has_new_sets for fact in facts)
-    restart = np.array([fact.is_restart and (fact.has_sets or not has_new_sets) for fact in facts])
+    restart = np.array([fact.is_restart for fact in facts])
+    if any(fact.has_new_sets for fact in facts):
+        restart &= np.array([fact.has_sets for fact in facts])
     latest = np.maximum.accumulate(np.where(is_shown, pts, _NO_TIME))  # hidden rows bound nothing
     restart &= is_key & is_shown & (pts > np.concatenate(([_NO_TIME], latest[:-1])))
     restart[0] = True  # decoding can always begin there
