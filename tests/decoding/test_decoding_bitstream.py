@@ -49,6 +49,17 @@ def test_h264_parameter_sets() -> None:
     assert facts.has_sets and facts.has_new_sets
 
 
+def test_delimiters_before_pictures() -> None:
+    for codec, delimiter, plain, restart in (
+        ("h264", b"\x09\x10", b"\x41\x9a", b"\x65\x88"),
+        ("hevc", bytes([70, 1, 0x10]), bytes([2, 1, 0xAF]), bytes([38, 1, 0xAF])),
+    ):
+        for unit in (plain, restart):
+            assert inspect(codec, coded(delimiter, unit)) == inspect(codec, coded(unit))
+            assert inspect(codec, coded(delimiter, unit)).is_restart is (unit == restart)
+        assert inspect(codec, coded(delimiter)).num_shown == 0
+
+
 def test_h264_broken_lengths_end_quietly() -> None:
     assert inspect("h264", b"\xff\xff\xff\xff\x09", AVCC).num_shown == 0
     assert inspect("h264", b"\0\0\0\0\0\0\0\2\x65\x88", AVCC).is_restart
@@ -96,7 +107,7 @@ def test_mpeg4_empty_pictures(resolution: int, time_bits: int, seconds: int) -> 
 def test_mpeg4_kinds_and_packing() -> None:
     layer = mpeg4_layer(25)
     picture = {kind: mpeg4_picture(kind, coded=True, time_bits=5) for kind in range(4)}
-    assert inspect("mpeg4", layer + picture[0]) == PacketFacts(is_restart=True)
+    assert inspect("mpeg4", layer + picture[0]) == PacketFacts(is_restart=True, sequence=layer.rstrip(b"\0"))
     assert inspect("mpeg4", picture[1] + picture[2], layer) == PacketFacts(
         num_shown=2, num_pictures=2, has_b_picture=True
     )

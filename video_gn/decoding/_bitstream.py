@@ -27,14 +27,29 @@ def make_inspector(codec: str, extradata: bytes, *, is_intra: bool = False) -> I
     return None if make is None else make(extradata)
 
 
-def _mpeg4_time_bits(data: bytes) -> int | None:
-    """Width of a picture's time field, from the video object layer header (ISO/IEC 14496-2, 6.2.3)."""
+def mpeg4_layer(data: bytes) -> bytes:
+    """MPEG-4's video object layer header (ISO/IEC 14496-2, 6.2.3) with its start code; empty if there is none."""
     at = data.find(b"\0\0\1")
     while at >= 0 and not (at + 3 < len(data) and 0x20 <= data[at + 3] <= 0x2F):
         at = data.find(b"\0\0\1", at + 3)
-    if at < 0:
-        return None
-    bits = Bits(data, at + 4)
+    end = data.find(b"\0\0\1", at + 3)
+    return b"" if at < 0 else data[at : end if end >= 0 else len(data)].rstrip(b"\0")
+
+
+def is_interlaced(layer: bytes) -> bool:
+    """Whether MPEG-4's video object layer header says that pictures may be interlaced."""
+    return _read_layer(layer)[1]
+
+
+def _mpeg4_time_bits(data: bytes) -> int | None:
+    """Width of a picture's time field, from the video object layer header."""
+    layer = mpeg4_layer(data)
+    return _read_layer(layer)[0] if layer else None
+
+
+def _read_layer(layer: bytes) -> tuple[int, bool]:
+    """Width of a picture's time field, and whether pictures may be interlaced."""
+    bits = Bits(layer, 4)
     bits.read(1 + 8)  # random access, object type
     if bits.read(1):
         bits.read(4 + 3)  # version, priority
@@ -45,7 +60,12 @@ def _mpeg4_time_bits(data: bytes) -> int | None:
         if bits.read(1):
             bits.read(79)  # buffer model
     bits.read(2 + 1)  # shape, marker
-    return max(1, (bits.read(16) - 1).bit_length())
+    time_bits = max(1, (bits.read(16) - 1).bit_length())
+    bits.read(1)
+    if bits.read(1):
+        bits.read(time_bits)  # a fixed rate
+    bits.read(1 + 13 + 1 + 13 + 1)  # width, height, markers
+    return time_bits, bits.read(1) == 1
 
 
 def _make_mpeg4(extradata: bytes) -> Inspector:
@@ -68,11 +88,12 @@ def _make_mpeg4(extradata: bytes) -> Inspector:
         kinds: list[int] = []
         num_coded = 0
         at = data.find(b"\0\0\1\xb6")
+        layer = mpeg4_layer(data[:at]) if at > 0 else b""
         while at >= 0 and at + 4 < len(data):
             kinds.append(data[at + 4] >> 6)  # 0 I, 1 P, 2 B, 3 S
             num_coded += is_coded(data, at + 4)
             at = data.find(b"\0\0\1\xb6", at + 4)
-        return make(num_coded, len(kinds), kinds[:1] == [0], 2 in kinds)
+        return make(num_coded, len(kinds), kinds[:1] == [0], 2 in kinds, sequence=layer)
 
     # Thousands of packets say the same.
     make = cache(PacketFacts)

@@ -62,8 +62,8 @@ class HeldReader(ReaderBase):
 
     def _refuse_what_is_wrong(self, reader: PyAVReader) -> None:
         table = reader.table
-        if table.doubt:
-            self._refuse(table.doubt)
+        if table.doubt or not table.has_times:
+            self._refuse(table.doubt or "its frames have no times of their own")
         if not table.is_shown.all():
             self._refuse("packets of it show no frame")
         if not table.is_closed[table.is_key].all():

@@ -21,8 +21,9 @@ class PacketFacts(NamedTuple):
     # other parity that comes next belongs to the same frame.
     field: tuple[int, int] | None = None
     is_broken: bool = False  # pictures before it are missing that it, or others, may refer to
-    # MPEG-1 and 2: what of its sequence header starts a decoder anew; whether it begins a group of pictures; the
-    # picture's number in the group in the order of showing; the number of its last row of macroblocks (0: unknown).
+    # MPEG-1 and 2: what of its sequence header starts a decoder anew (MPEG-4: the header of its video object layer);
+    # whether it begins a group of pictures; the picture's number in the group in the order of showing; the number of
+    # its last row of macroblocks (0: unknown).
     sequence: bytes = b""
     begins_group: bool = False
     number: int = 0

@@ -15,7 +15,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from video_gn.decoding._bitstream import lacks_pictures, make_inspector
+from video_gn.decoding._bitstream import is_interlaced, lacks_pictures, make_inspector, mpeg4_layer
 from video_gn.decoding._nal import PacketFacts, is_torn
 from video_gn.decoding.opening import describe, late, limit_of, video_streams
 from video_gn.errors import DecodeError
@@ -143,6 +143,7 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
     is_shown = (_count_packed(num_shown) if is_packed else num_shown > 0) & ~is_discard
     tells_b = codec in _NUMBERED or codec == "mpeg4"
     has_b = any(fact.has_b_picture for fact in kinds) if tells_b else bool(stream.codec_context.has_b_frames)
+    layers = {mpeg4_layer(extradata), *(fact.sequence for fact in kinds)} - {b""} if codec == "mpeg4" else set()
     is_reordered_avi = has_b and container.format.name == "avi"
     first = int(np.argmax(num_pictures > 0))
     is_whole_start = bool(is_key[first] if inspect is None else facts[first].is_restart)
@@ -153,16 +154,18 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
         is_corrupt=bool(is_corrupt.any()),
         is_discard=bool(is_discard.any()),
         is_packed=is_packed,
-        is_reordered_avi=is_reordered_avi,
+        is_reordered_avi=is_reordered_avi and not (codec == "mpeg4" and _is_order_of_kinds(pts, facts)),
         is_cut_mpeg4=num_extra > 0,
         is_spliced=(codec in _NUMBERED and lacks_pictures([facts[row] for row in np.flatnonzero(num_shown)]))
         or any(fact.is_broken for fact in kinds)
         or (is_stream and _has_leap(dts, facts)),
-        is_reconfigured=any(row > 0 and kind == "new_extradata" for row, kind in given_once),
+        is_reconfigured=len(layers) > 1 or any(row > 0 and kind == "new_extradata" for row, kind in given_once),
     )
     shown = np.sort(pts[is_shown])
     is_restart = np.zeros(len(pts), dtype=bool) if doubt else _find_restarts(pts, is_shown, is_key, facts)
     is_restart[1:] &= all(row == 0 for row, _ in given_once)  # palettes that follow each other
+    # FFmpeg measures the times of MPEG-4's fields by those of the first B picture that it sees.
+    is_restart[1:] &= not (has_b and any(is_interlaced(layer) for layer in layers))
     return PacketTable(
         pts=pts,
         dts=dts,
@@ -261,6 +264,24 @@ def _close(gaps: np.ndarray, time_base: float) -> np.ndarray:
     return np.where(is_wild, max(1, usual), gaps)
 
 
+def _is_order_of_kinds(pts: np.ndarray, facts: list[PacketFacts]) -> bool:
+    """Whether the times that FFmpeg finds for MPEG-4's pictures in AVI are those when its decoder gives them.
+
+    It gives B pictures at once, others before the next one that is no B picture.
+    """
+    is_plain = all(fact.num_shown == fact.num_pictures == 1 for fact in facts)
+    rows: list[int] = []
+    held: int | None = None
+    for row, fact in enumerate(facts):
+        if fact.has_b_picture:
+            rows.append(row)
+        else:
+            rows += [] if held is None else [held]
+            held = row
+    rows += [] if held is None else [held]
+    return is_plain and bool((np.diff(pts[rows]) > 0).all())
+
+
 def _find_second_fields(facts: list[PacketFacts]) -> list[int]:
     """Rows that complete the frame of the field before them."""
     seconds: list[int] = []
@@ -319,7 +340,7 @@ def _find_doubt(
         (is_spliced, "pictures of it are missing or damaged"),
         (is_reconfigured, "its coding changes on the way"),
         (has_gaps, "frames of it have no time"),
-        (not has_gaps and len(np.unique(shown_pts)) < len(shown_pts), "frames of it have the same time"),
+        (not has_gaps and bool((np.diff(np.sort(shown_pts)) == 0).any()), "frames of it have the same time"),
     )
     return next((reason for applies, reason in reasons if applies), None)
 
