@@ -75,9 +75,26 @@ CASES: dict[str, tuple[dict[str, Any], list[int]]] = {
 
 # Of their kinds others are read every day.
 SLOW = (
-    "interlaced.flv references.mkv mpeg2.mkv mpeg2.avi ffv1_0.avi ffv1_1.mkv msmpeg4v2.avi wmv1.asf h263.avi dv.avi "
-    "ffvhuff.avi magicyuv.avi jpeg2000.mov jpegls.avi dpx.mov v210.mov asv2.avi snow.avi lcl.avi"
-).split()
+    "interlaced.flv",
+    "references.mkv",
+    "mpeg2.mkv",
+    "mpeg2.avi",
+    "ffv1_0.avi",
+    "ffv1_1.mkv",
+    "msmpeg4v2.avi",
+    "wmv1.asf",
+    "h263.avi",
+    "dv.avi",
+    "ffvhuff.avi",
+    "magicyuv.avi",
+    "jpeg2000.mov",
+    "jpegls.avi",
+    "dpx.mov",
+    "v210.mov",
+    "asv2.avi",
+    "snow.avi",
+    "lcl.avi",
+)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in CASES])
