@@ -49,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0; 1 for a run that failed; 2 for what another start would not cure: bad arguments, lists or
         checkpoints, a full or read-only disk; 3 if some videos could not be read; 128 + N after signal N.
     """
+    if argv is None:
+        _take_names_for_utf8()
     words = list(sys.argv[1:] if argv is None else argv)
     _open_standard_streams()
     _allow_open_files()
@@ -86,6 +88,16 @@ def _overview() -> str:
     lines += [f"  {name:9s} {text}" for name, (text, _) in COMMANDS.items()]
     lines += ["", "`video-gn COMMAND --help` lists a command's options; `video-gn --version` prints the version."]
     return "\n".join(lines)
+
+
+def _take_names_for_utf8() -> None:
+    """Start anew in Python's UTF-8 mode where it has another encoding, as with PYTHONUTF8=0 or a Latin-1 locale.
+
+    Libraries could not open a file by a name beyond it, and all that is written is UTF-8.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _open_standard_streams() -> None:

@@ -136,6 +136,15 @@ def test_a_current_directory_that_is_gone(monkeypatch, capsys, tmp_path):
         )
 
 
+@pytest.mark.parametrize(("words", "named"), [((), "'ü'"), (("-X", "utf8=0"), r"'\udcc3\udcbc'")])
+def test_names_are_utf8_whatever_the_locale(words, named):
+    """Where Python takes them for ASCII, libraries cannot open a file by such a name; who insists gets it so."""
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, *words, "-m", "video_gn", "ü"]
+    done = subprocess.run(command, env=env, capture_output=True, encoding="utf-8", timeout=60)
+    assert done.returncode == 2 and f"there is no command {named}." in done.stderr
+
+
 STREAMS = """
 import os, sys
 from video_gn import __main__ as script
