@@ -78,7 +78,10 @@ def test_the_newest_whole_one_is_taken_instead(tmp_path, caplog, damage):
 def test_none_and_none_whole(tmp_path):
     assert newest_checkpoint(tmp_path) is None
     write(tmp_path / "last.ckpt", 9).write_bytes(b"x")
-    with pytest.raises(CheckpointError, match=r"last\.ckpt: not a checkpoint"):
+    write(tmp_path / "best.ckpt", 9).write_bytes(b"")
+    with pytest.raises(
+        CheckpointError, match=r"last\.ckpt: not a checkpoint.*best\.ckpt: .*empty.*starts from the beginn"
+    ):
         newest_checkpoint(tmp_path)
 
 

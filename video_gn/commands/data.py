@@ -148,7 +148,11 @@ def _add_prepare(commands: Any) -> None:
         "--key_frame_interval", type=positive, default=32, metavar="N", help="frames from key frame to key frame (32)"
     )
     parser.add_argument("--crf", type=float, default=20, help="x264's quality: lower is better and larger (20)")
-    parser.add_argument("--square_pixels", action="store_true", help="stretch DV, DVD and the like to what is shown")
+    parser.add_argument(
+        "--square_pixels",
+        action="store_true",
+        help="stretch videos whose pixels are not square, as of DV and DVD, to what is shown",
+    )
     parser.add_argument("--shards", type=positive, metavar="N", help="videos of each tar file (no tar files)")
     parser.add_argument("--copy", action="store_true", help="with --shards: pack the files unchanged")
     parser.add_argument("--num_workers", type=positive, metavar="N", help="processes (one a core)")

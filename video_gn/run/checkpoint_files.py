@@ -104,7 +104,7 @@ def newest_checkpoint(directory: Path) -> tuple[Path, dict[str, Any]] | None:
     Returns its path and content; None if the directory has no checkpoints.
 
     Raises:
-        CheckpointError: If all are damaged: the error of the first.
+        CheckpointError: If all are damaged, naming each.
     """
     last = directory / LAST
     paths = [last, *sorted(directory.glob(STEPS), reverse=True), directory / BEST]
@@ -119,7 +119,10 @@ def newest_checkpoint(directory: Path) -> tuple[Path, dict[str, Any]] | None:
             return found[0]
     if not found:
         if damages:
-            raise damages[0]
+            raise CheckpointError(
+                f"{'; '.join(without_advice(damages))}. No checkpoint of the training is whole: without --ckpt_path "
+                "last it starts from the beginning, and what is there is kept in previous/."
+            )
         return None
     path, content = max(found, key=lambda item: int(item[1]["global_step"]))
     why = "; ".join(([] if last.is_file() else [f"{last} is not there"]) + without_advice(damages))

@@ -283,7 +283,10 @@ class RunDirectory:
     def whole_checkpoint(self) -> Path | None:
         """The best checkpoint, or if that is damaged or not there the newest whole one, with a warning.
 
-        None if there is none; if all are damaged the first, for its reader to refuse.
+        None if there is none; a single one that is damaged is left to its reader to refuse.
+
+        Raises:
+            CheckpointError: If several are there and all are damaged, naming each.
         """
         from video_gn.weights.files import check_bytes, without_advice  # it imports torch
 
@@ -301,6 +304,8 @@ class RunDirectory:
             if path != paths[0]:
                 log.warning("Taking %s: %s.", path, why)
             return path
+        if len(damages) > 1:
+            raise CheckpointError(f"{'; '.join(without_advice(damages))}. No checkpoint of the run is whole.")
         return found[0] if found else None
 
 
@@ -310,7 +315,7 @@ def checkpoint_of(path: str | os.PathLike[str]) -> Path:
     A run that a killed training has set aside comes back first.
 
     Raises:
-        CheckpointError: For a directory without one.
+        CheckpointError: For a directory without a whole one.
     """
     path = Path(path)
     if not path.is_dir():
