@@ -213,6 +213,7 @@ def check_place(target: Path) -> None:
 # How long a lock may outlive its process: the DataLoader workers of a killed run hold it too until they notice the
 # kill, which takes about 5 seconds.
 LEFT_OVER_SECONDS = 15.0
+_SILENT_SECONDS = 1.0  # a longer wait is told
 
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
@@ -264,10 +265,14 @@ def _not_through_a_link(path: str, flags: int) -> int:
 
 def _take(file: IO[Any], seconds: float) -> bool:
     """Lock an open file until it is closed; False if another process still holds it after so many seconds."""
-    deadline = time.monotonic() + seconds
+    begin, is_told = time.monotonic(), False
     while not _is_free(file):
-        if time.monotonic() >= deadline:
+        waited = time.monotonic() - begin
+        if waited >= seconds:
             return False
+        if waited >= _SILENT_SECONDS and not is_told:
+            is_told = True
+            log.info("%s is in use by another run (%s): waiting %g s", file.name, _content(Path(file.name)), seconds)
         time.sleep(0.02)
     return True
 

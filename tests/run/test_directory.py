@@ -1,6 +1,8 @@
 """A run's directory: the names in it, its lock, and where an earlier run goes."""
 
 import ast
+import os
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -264,3 +266,14 @@ def test_another_jobs_lock_is_left_alone(tmp_path, monkeypatch, job, restarts):
     assert holder(tmp_path / ".lock").endswith("job 417, start 2")
     file.close()
     assert holder(tmp_path / ".lock") is None
+
+
+def test_a_wait_for_another_run_is_told_once(tmp_path, caplog, monkeypatch):
+    caplog.set_level("INFO")
+    monkeypatch.setattr("video_gn.files._SILENT_SECONDS", 0.1)
+    with hold(tmp_path / ".lock"):
+        for seconds in (0, 0.05, 0.3):
+            with pytest.raises(HeldError):
+                hold(tmp_path / ".lock", wait_seconds=seconds)
+    assert len(caplog.messages) == 1
+    assert re.search(rf"\.lock is in use by another run \(process {os.getpid()} on \S+\): waiting 0\.3 s", caplog.text)
