@@ -132,7 +132,7 @@ def test_segments_of_an_official_list_are_cut_out_of_raw_videos(tmp_path):
     assert len(summary.failed) == 1 and "gone" in summary.failed[0][0]
 
 
-def test_a_second_call_makes_only_what_has_changed(tmp_path, sources):
+def test_a_second_call_makes_only_what_has_changed(tmp_path, sources, caplog):
     manifest = listed(*sources[:3])
     out = tmp_path / "out"
     assert prepare.prepare(manifest, out, num_workers=1).num_new == 3
@@ -144,8 +144,12 @@ def test_a_second_call_makes_only_what_has_changed(tmp_path, sources):
     (out / "b" / "01.mp4").write_bytes(b"cut off")
     assert prepare.prepare(manifest, out, num_workers=1).num_new == 2
     assert files_below(out) == before
+    caplog.clear()
     assert prepare.prepare(manifest, out, num_workers=1, crf=30).num_new == 3
+    assert f"3 of the 3 videos are in {out} already" in caplog.text
+    caplog.clear()
     assert prepare.prepare(manifest, out, num_workers=1, overwrite=True).num_new == 3
+    assert not caplog.text
     assert files_below(out) == before
 
 

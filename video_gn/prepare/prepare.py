@@ -244,6 +244,13 @@ class _Run:
             chunk.num_left = len(places)
             if not places:
                 self._pack(chunk)
+        num_other = 0 if overwrite else sum((self.out / name).is_file() for name in todo)
+        if num_other:
+            log.warning(
+                "%d of the %d videos are in %s already, but damaged, or made with other settings or from other files: "
+                "they are made again, and its lists are replaced",
+                num_other, len(self.tasks), self.out,
+            )  # fmt: skip
         num_all = sum(len(chunk.places) for chunk in self.chunks)
         num_kept = num_all - len(todo)
         if progress is not None:
