@@ -16,7 +16,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from video_gn.decoding._bitstream import is_interlaced, lacks_pictures, make_inspector, mpeg4_layer
-from video_gn.decoding._nal import PacketFacts, is_torn
+from video_gn.decoding._nal import Inspector, PacketFacts, is_torn
 from video_gn.decoding.opening import describe, late, limit_of, video_streams
 from video_gn.errors import DecodeError
 
@@ -107,29 +107,7 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
     extradata = stream.codec_context.extradata or b""
     inspect = make_inspector(codec, extradata, is_intra=stream.codec_context.codec.intra_only)
     is_stream = container.format.name in _STREAMS
-    rows: list[int | None] = []  # one after the other
-    facts: list[PacketFacts] = []
-    given_once: list[tuple[int, str]] = []
-    for packet in packets_of(path, container, stream):
-        rows += (
-            packet.pts,
-            packet.dts,
-            packet.size,
-            packet.duration,
-            packet.is_keyframe,
-            packet.is_corrupt,
-            packet.is_discard,
-        )
-        facts.append(_UNKNOWN if inspect is None else inspect(bytes(packet)))
-        if packet.is_corrupt and is_torn(codec, extradata, bytes(packet)):
-            facts[-1] = facts[-1]._replace(num_shown=0)
-        if not is_stream:  # there each packet has side data, but none of these
-            # Faster than to ask for each kind.
-            given_once += [
-                (len(facts) - 1, kind) for side in packet.iter_sidedata() if (kind := side.data_type) in _GIVEN_ONCE
-            ]
-    if not facts:
-        raise DecodeError(path, "no video packets in it: the file is cut off or damaged")
+    rows, facts, given_once = _read_rows(path, container, stream, inspect)
     pts, dts = (np.array([_NO_TIME if t is None else t for t in rows[at::7]], dtype=np.int64) for at in (0, 1))
     sizes, durations = (np.array([n or 0 for n in rows[at::7]], dtype=np.int64) for at in (2, 3))
     is_key, is_corrupt, is_discard = (np.array(rows[at::7], dtype=bool) for at in (4, 5, 6))
@@ -185,6 +163,38 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
         num_video_streams=len(video_streams(container)),
         header_frames=int(stream.frames),
     )
+
+
+def _read_rows(
+    path: str, container: InputContainer, stream: VideoStream, inspect: Inspector | None
+) -> tuple[list[int | None], list[PacketFacts], list[tuple[int, str]]]:
+    """Seven numbers of each packet, one after the other; its facts; rows and kinds of side data that is given once."""
+    codec, extradata = stream.codec_context.codec.canonical_name, stream.codec_context.extradata or b""
+    is_stream = container.format.name in _STREAMS
+    rows: list[int | None] = []
+    facts: list[PacketFacts] = []
+    given_once: list[tuple[int, str]] = []
+    for packet in packets_of(path, container, stream):
+        rows += (
+            packet.pts,
+            packet.dts,
+            packet.size,
+            packet.duration,
+            packet.is_keyframe,
+            packet.is_corrupt,
+            packet.is_discard,
+        )
+        facts.append(_UNKNOWN if inspect is None else inspect(bytes(packet)))
+        if packet.is_corrupt and is_torn(codec, extradata, bytes(packet)):
+            facts[-1] = facts[-1]._replace(num_shown=0)
+        if not is_stream:  # there each packet has side data, but none of these
+            # Faster than to ask for each kind.
+            given_once += [
+                (len(facts) - 1, kind) for side in packet.iter_sidedata() if (kind := side.data_type) in _GIVEN_ONCE
+            ]
+    if not facts:
+        raise DecodeError(path, "no video packets in it: the file is cut off or damaged")
+    return rows, facts, given_once
 
 
 def header_fps(stream: VideoStream) -> float:
