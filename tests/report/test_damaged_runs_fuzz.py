@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from fake_run import checked, make_test, make_training, page_of
 
 from video_gn.clips import Failure
@@ -70,7 +71,7 @@ def whole(tmp_path_factory):
         (run / name).write_text(text)
     for name in ("last", "best"):
         (run / "checkpoints").mkdir(exist_ok=True)
-        (run / f"checkpoints/{name}.ckpt").write_text("whole")
+        torch.save({}, run / f"checkpoints/{name}.ckpt")
     folder = Unfinished(run / "test/unfinished")
     part = folder.files(folder.open(SETTINGS).start, 0)
     for number in range(3):
@@ -134,7 +135,7 @@ def resume(run):
     """What a resume does with the files, its checkpoint being whole: none of it may end it."""
     directory = RunDirectory(run)
     directory.settle_after_kill()
-    assert checkpoint_of(run).read_text() == "whole"
+    assert checkpoint_of(run) == run / "checkpoints/best.ckpt"
     directory.lock(".lock", wait_seconds=0)
     directory.set_strange_files_aside("fit")
     trainer = SimpleNamespace(is_global_zero=True, global_step=10, current_epoch=0, callbacks=[], loggers=[])
