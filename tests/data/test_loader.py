@@ -160,10 +160,10 @@ def test_a_small_dev_shm():
 
 
 def test_shared_memory_that_takes_no_lock(monkeypatch):
-    def refuse():
+    def refuse(self):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("multiprocessing.Lock", refuse)
+    monkeypatch.setattr("multiprocessing.context.BaseContext.Lock", refuse)
     with pytest.raises(RunError, match=r"cannot start: No space left on device\. Is /dev/shm full .* none with 0\."):
         iter(WatchedLoader([1], num_workers=1))
 

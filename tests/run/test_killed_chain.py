@@ -96,6 +96,8 @@ def test_scan(whole, tmp_path):
     def check(here, printed):
         journal = here / ".scan.csv.partial"
         content = journal.read_bytes() if journal.exists() else b""
+        if printed is None and not journal.exists() and (here / "scan.csv").exists():  # a kill right after its end
+            seen[here], printed = b"", ""
         if printed is not None:
             assert (here / "scan.csv").read_bytes() == (whole / "scan.csv").read_bytes()
             assert not journal.exists()

@@ -125,10 +125,10 @@ def _shortage(text: str) -> RunError | None:
     return RunError(f"{what.format(shm=shm)}, or {_FEWER}. ({last})")
 
 
-def _check_locks(number: int) -> None:
+def _check_locks(context: Any, number: int) -> None:
     """Refuse shared memory that cannot even take the locks of the queues: torch would fail half-way."""
     try:
-        _ = [multiprocessing.Lock() for _ in range(number)]
+        _ = [context.Lock() for _ in range(number)]
     except OSError as error:
         raise RefusedError(
             f"loading workers cannot start: {error.strerror or error}. Is /dev/shm full or read-only? Enlarge it "
@@ -183,7 +183,7 @@ class WatchedLoader(DataLoader[Any]):
     def __iter__(self) -> Any:
         if self.num_workers:
             check_open_files(_FILES + _FILES_OF_WORKER * self.num_workers)
-            _check_locks(_LOCKS_OF_WORKER * (self.num_workers + 1))
+            _check_locks(self.multiprocessing_context or multiprocessing, _LOCKS_OF_WORKER * (self.num_workers + 1))
         with held_back():
             iterator = super().__iter__()
         return self._watched(iterator)

@@ -11,7 +11,7 @@ from typing import Any
 import av
 import numpy as np
 from av.filter import Graph
-from av.sidedata.sidedata import Type
+from av.sidedata.sidedata import SideDataContainer, Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
@@ -41,14 +41,16 @@ def orientation_of(frame: VideoFrame) -> tuple[int, bool]:
 
     Source: the turns and flips that FFmpeg's command line inserts (fftools/ffmpeg_filter.c).
     """
+    # `frame.side_data` would make a cycle, which holds the frame until the garbage collector runs.
+    read: Any = SideDataContainer
     try:
-        side_data: Any = frame.side_data
+        side_data = read(frame)
     except ValueError:
         # PyAV 18 gives nothing at all if there is a kind that it has no name for, such as JPEG's EXIF; now it has one.
         # To be removed when the package requires a PyAV that names EXIF.
         kinds: Any = Type
         kinds._missing_ = classmethod(lambda cls, value: cls.SEI_UNREGISTERED)
-        side_data = frame.side_data
+        side_data = read(frame)
     if "DISPLAYMATRIX" not in side_data:
         return 0, False
     # A pixel at (x, y) is shown at (a x + c y, b x + d y); y points down.
