@@ -11,6 +11,7 @@ import errno
 import fcntl
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -272,7 +273,8 @@ def _take(file: IO[Any], seconds: float) -> bool:
             return False
         if waited >= _SILENT_SECONDS and not is_told:
             is_told = True
-            log.info("%s is in use by another run (%s): waiting %g s", file.name, _content(Path(file.name)), seconds)
+            limit = "" if math.isinf(seconds) else f" {seconds:g} s"
+            log.info("%s is in use by another run (%s): waiting%s", file.name, _content(Path(file.name)), limit)
         time.sleep(0.02)
     return True
 

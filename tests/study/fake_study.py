@@ -45,6 +45,7 @@ class Commands:
 
     def __init__(self, *, fail=(), held_out=True):
         self.calls = []
+        self.words = {}  # (command, directory) -> its options
         self.fail = fail
         self.held_out = held_out
 
@@ -56,8 +57,15 @@ class Commands:
         log.write_text(log.read_text() + "epoch 1\nvideo-gn: error: no videos\nbye\n")
         if (words[0], name) in self.fail:
             return 2
-        norm, _, size, seed = name.split("_")
-        key = (norm, int(size[1:]), int(seed[1:]))
+        if log.parent.parent.name == "pretrain":
+            norm, seed = name.split("_")
+            key = (norm, 8, int(seed[1:]))
+            (log.parent / "checkpoints").mkdir(exist_ok=True)
+            (log.parent / "checkpoints/last.ckpt").write_text(f"weights of {name}, made by call {len(self.calls)}")
+        else:
+            norm, _, size, seed = name.split("_")
+            key = (norm, int(size[1:]), int(seed[1:]))
+        self.words[(words[0], name)] = options
         (self._fit if words[0] == "fit" else self._test)(log.parent, RIGHT[key], key)
         return 0
 

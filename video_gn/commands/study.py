@@ -24,6 +24,9 @@ def main(command: str, words: Sequence[str]) -> int:
     parser.add_argument("-c", "--config", required=True, metavar="STUDY", help="study, such as configs/study/*.yaml")
     parser.add_argument("--out", metavar="DIR", help="directory of the study (runs/study/<the file's stem>)")
     action = parser.add_mutually_exclusive_group()
+    parser.add_argument(
+        "--quick", action="store_true", help="only the first seed, the largest and the smallest batch size"
+    )
     action.add_argument("--cell", metavar="I[/N]", help="run cell I alone, or part I of N parts; from 0")
     action.add_argument(
         "--list", action="store_const", const="list", dest="action", help="list the cells and their states"
@@ -47,7 +50,14 @@ def main(command: str, words: Sequence[str]) -> int:
         config_parser("video-gn study", also=parser.names()).parse_args(["-c", str(base), *settings])
     try:
         with StopFlag().installed():
-            return run_study(options.config, out=options.out, words=settings, cell=options.cell, action=options.action)
+            return run_study(
+                options.config,
+                out=options.out,
+                words=settings,
+                cell=options.cell,
+                quick=options.quick,
+                action=options.action,
+            )
     except StoppedError as error:
         hint = "The same command resumes from the last checkpoint."
         raise StoppedError(f"{error} {hint}", status=error.status) from error

@@ -66,6 +66,15 @@ class StudyData:
     losses: Mapping[tuple[str, Column], Sequence[Sequence[tuple[int, float]]]] = field(default_factory=dict)
     # for each seed [(epoch, validation error)]
     val_errors: Mapping[tuple[str, Column], Sequence[Sequence[tuple[int, float]]]] = field(default_factory=dict)
+    step_clips: int | None = None  # clips of an optimizer step, if batch sizes are only those of the statistics
+
+    def axis(self, size: int | None = None) -> str:
+        """Label of the axis of batch sizes, or of a single one."""
+        if self.step_clips is None:
+            return f"batch size{'' if size is None else f' {size}'} (clips in a process)"
+        if size is None:
+            return f"clips in the statistics (of {self.step_clips} in a step)"
+        return f"statistics of {size} of {self.step_clips} clips"
 
     def style(self, norm: str) -> dict[str, Any]:
         """Colour, dash and mark of a line."""
@@ -116,7 +125,7 @@ def _draw_by_size(axes: Axes, data: StudyData, clip: str) -> None:
     axes.set_xlim(sizes[0] * 2**0.3, sizes[-1] / 2**0.2)
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.minorticks_off()
-    axes.set_xlabel("batch size (clips in a process)")
+    axes.set_xlabel(data.axis())
 
 
 def _draw_by_line(axes: Axes, data: StudyData, clip: str) -> None:
@@ -133,7 +142,7 @@ def _draw_by_line(axes: Axes, data: StudyData, clip: str) -> None:
     axes.set_xticks(range(len(data.norms)), data.norms, rotation=rotation, ha=ha)
     axes.set_xlim(-0.5, len(data.norms) - 0.5)
     axes.grid(False, axis="x")
-    axes.set_xlabel(f"batch size {size} (clips in a process)")
+    axes.set_xlabel(data.axis(size))
 
 
 def _label_lines(figure: Figure, panels: Sequence[Axes], data: StudyData) -> None:
@@ -174,7 +183,8 @@ def curves_figure(data: StudyData) -> Figure:
         several = len({clip for clip, _ in data.columns}) > 1
         for place, column in enumerate(data.columns):
             top, bottom = panels[0][place], panels[1][place]
-            top.set_title(f"clip {column[0]}, batch {column[1]}" if several else f"batch size {column[1]}")
+            size = f"batch size {column[1]}" if data.step_clips is None else data.axis(column[1])
+            top.set_title(f"clip {column[0]}, {size.replace('batch size', 'batch')}" if several else size)
             for norm in data.norms:
                 _draw_curve(top, data, norm, data.losses.get((norm, column), ()))
                 _draw_curve(bottom, data, norm, data.val_errors.get((norm, column), ()))

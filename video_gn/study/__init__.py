@@ -40,13 +40,15 @@ def run_study(
     out: str | os.PathLike[str] | None = None,
     words: Sequence[str] = (),
     cell: str | None = None,
+    quick: bool = False,
     action: str = "study",
     runner: Runner = run_child,
 ) -> int:
     """Run `video-gn study`.
 
     `out` is by default runs/study/<the file's stem>, `words` are further settings of every cell, as of fit. `action` is
-    "study", "list" or "collect"; with a `cell`, "I" or "I/N", a study runs a part and does not collect.
+    "study", "list" or "collect"; with a `cell`, "I" or "I/N", a study runs a part and does not collect. `quick` takes
+    only the first seed and the largest and smallest batch size, in the same directory.
 
     Returns:
         0, or 1 if a cell failed.
@@ -57,6 +59,7 @@ def run_study(
         StoppedError: after a signal, once the running command has ended.
     """
     study = read_study(path, words)
+    study = study.quick() if quick else study
     out = Path("runs") / "study" / study.path.stem if out is None else Path(out)
     if action == "list":
         list_cells(study, out)
@@ -74,8 +77,12 @@ def run_study(
 
 
 def list_cells(study: Study, out: Path, console: Console | None = None) -> None:
-    """Print number, name and state of every cell."""
+    """Print the state of every pre-training, and number, name and state of every cell."""
     console = console or shown_console(soft_wrap=True)
+    if study.pretrain is not None:
+        for cell in study.pretrain.cells:
+            text = f"     {cell.folder}/{cell.name}  {CellDirectory(out, cell).state(study.pretrain)}"
+            console.print(text, markup=False, highlight=False)
     for cell in study.cells:
         directory = CellDirectory(out, cell)
         text = f"{cell.index:3d}  {directory.cell.name}  {directory.state(study)}"
@@ -116,5 +123,6 @@ def _drawn(results: Results) -> StudyData:
             losses[key] = [r.train for r in cells]
             val_errors[key] = [[(epoch, 100 * (1 - top1)) for epoch, top1 in r.val] for r in cells]
     return StudyData(
-        results.study.norms, tuple(map(results.shown, results.study.columns)), test_errors, losses, val_errors
-    )
+        results.study.norms, tuple(map(results.shown, results.study.columns)), test_errors, losses, val_errors,
+        results.study.optimizer_batch,
+    )  # fmt: skip

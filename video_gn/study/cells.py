@@ -1,4 +1,4 @@
-"""A cell's directory: its settings, its state, its clock, and the process that runs it."""
+"""The directory of a cell or a pre-training: its settings, its state, its clock, and the process that runs it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from video_gn.damage import DAMAGE, in_words, read_object
 from video_gn.errors import ConfigError, RunError
 from video_gn.files import write_json
 from video_gn.run.directory import CHECKPOINTS, LAST, LOCK, METRICS, TEST_LOCK, TEST_METRICS
-from video_gn.study.plan import Cell, Study
+from video_gn.study.plan import CELLS, Cell, Study
 from video_gn.study.settings import differences
 
 _LOCK = ".cell.lock"
 # A process that only asks whether a cell is held holds it for a moment: wait before refusing.
 _PROBE_SECONDS = 0.5
+
+
+class CellHeldError(RunError):
+    """Another process runs the cell."""
 
 
 @dataclass
@@ -32,6 +36,7 @@ class CellRecord:
     failed: str | None = None  # exit status and last line of the last attempt; None if it did not fail
     # [start, end] of each attempt, seconds since 1970; the end is None until it is known
     sessions: list[list[float | None]] = field(default_factory=list)
+    sha256: str | None = None  # of a pre-training's last checkpoint, once its training is complete
 
     @property
     def minutes(self) -> float:
@@ -58,11 +63,13 @@ def _was_trained(directory: Path, record: CellRecord | None) -> bool:
 
 
 class CellDirectory:
-    """OUT/cells/NAME: a run directory with two more files, cell.json and log.txt."""
+    """OUT/cells/NAME or OUT/pretrain/NAME: a run directory with two more files, cell.json and log.txt."""
 
     def __init__(self, out: Path, cell: Cell) -> None:
         self.cell = cell
-        self.path = Path(out) / "cells" / cell.name
+        self.out = Path(out)
+        self.path = self.out / cell.folder / cell.name
+        self.start = None if cell.start is None else CellDirectory(out, cell.start)
         if cell.any_clip and not self.path.exists():
             # Trained with another clip, such as one of a command line that is not repeated now.
             found = [path.parent for path in self.path.parent.glob(f"{cell.any_clip}/cell.json")]
@@ -84,6 +91,12 @@ class CellDirectory:
         """Write cell.json under its name only when it is whole."""
         write_json(self.path / "cell.json", vars(record))
 
+    def recorded(self, study: Study) -> dict[str, Any]:
+        """What its result follows from, flat: all settings of the cell, and the pre-training that it starts from."""
+        record = None if self.start is None else self.start.read()
+        digest = {} if record is None or record.sha256 is None else {"pretrain.sha256": record.sha256}
+        return {**study.resolved(self.cell), **self.cell.origin, **digest}
+
     def changes(self, study: Study, record: CellRecord, *, counts_extra: bool = False) -> list[str]:
         """Lines "key: old -> new" of the settings of the run that differ from those of the study now.
 
@@ -92,7 +105,7 @@ class CellDirectory:
         if not _was_trained(self.path, record):
             return []  # nothing was trained with the old settings: a wrong path may be corrected
         ignore = () if study.words or counts_extra else record.extra
-        return differences(record.settings, study.resolved(self.cell), ignore=ignore)
+        return differences(record.settings, self.recorded(study), ignore=ignore)
 
     def check_unchanged(self, study: Study) -> None:
         """Refuse to resume a run that was started with other settings; those of the command line count too.
@@ -108,9 +121,20 @@ class CellDirectory:
         lines = self.changes(study, record, counts_extra=True)
         if lines:
             raise ConfigError(
-                f"cell {self.cell.index}, {self.cell.name}, was started with other settings: {'; '.join(lines)}. "
-                f"Undo the change, choose another --out, or remove {self.path} to run the cell again."
+                f"{self.cell.title} was started with other settings: {'; '.join(lines)}. "
+                f"Undo the change, choose another --out, or remove {self.path} to run {self._it} again."
             )
+
+    @property
+    def _it(self) -> str:
+        return "the cell" if self.cell.folder == CELLS else "it"
+
+    def checkpoint_digest(self) -> str | None:
+        """SHA-256 of the last checkpoint; None without one."""
+        from video_gn.weights.named import file_digest
+
+        path = self.path / CHECKPOINTS / LAST
+        return file_digest(path) if path.is_file() else None
 
     def is_done(self) -> bool:
         """Whether training and test are complete, with whatever settings."""
@@ -133,26 +157,36 @@ class CellDirectory:
 
     def holder(self) -> str | None:
         """The process that runs the cell, its training or its test, in words; None if none does."""
-        found = (locks.holder(self.path / name) for name in (_LOCK, LOCK, TEST_LOCK))
-        return next((holder for holder in found if holder), None)
+        return self._holder_of(_LOCK, LOCK, TEST_LOCK)
+
+    def _holder_of(self, *names: str) -> str | None:
+        return next(filter(None, (locks.holder(self.path / name) for name in names)), None)
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the cell's lock, which the kernel releases even after a kill.
+    def held(self, *, wait_seconds: float = _PROBE_SECONDS) -> Iterator[None]:
+        """Hold the cell's lock, which the kernel releases even after a kill; another process is waited for.
+
+        So is a training or a test that outlives the process that started it.
 
         Raises:
-            RunError: if another process runs the cell, or the directory cannot be written.
+            CellHeldError: if another process runs the cell.
+            RunError: if the directory cannot be written.
         """
-        try:
-            with locks.naming_unwritable(self.path / _LOCK):
-                self.path.mkdir(parents=True, exist_ok=True)
-                file = locks.hold(self.path / _LOCK, wait_seconds=_PROBE_SECONDS)
-        except locks.HeldError as error:
-            raise RunError(
-                f"cell {self.cell.index}, {self.cell.name}, is being run by another process "
-                f"({error.holder}). Wait for it, or stop it first."
-            ) from error
-        with file:
+        with contextlib.ExitStack() as stack:
+            try:
+                with locks.naming_unwritable(self.path / _LOCK):
+                    self.path.mkdir(parents=True, exist_ok=True)
+                    stack.enter_context(locks.hold(self.path / _LOCK, wait_seconds=wait_seconds))
+                    deadline = time.monotonic() + max(wait_seconds, locks.LEFT_OVER_SECONDS)
+                    while run := self._holder_of(LOCK, TEST_LOCK):
+                        if time.monotonic() > deadline:
+                            raise locks.HeldError(run)
+                        time.sleep(0.1)
+            except locks.HeldError as error:
+                raise CellHeldError(
+                    f"{self.cell.title} is being run by another process ({error.holder}). Wait for it, or stop it "
+                    "first."
+                ) from error
             yield
 
     # ---- its clock ---------------------------------------------------------------------------

@@ -18,11 +18,11 @@ from video_gn.run.metrics_file import read_metrics
 from video_gn.shown import csv_line, from_csv_cell
 from video_gn.study.cells import CellDirectory, CellRecord
 from video_gn.study.plan import Cell, Study, clip_of
-from video_gn.study.settings import FREE, differences
+from video_gn.study.settings import ACCUMULATED, FREE, differences
 
 COLUMNS = (
     "cell", "name", "norm", "clip", "batch_size", "seed", "top1", "top5", "mean_class_accuracy", "num_videos",
-    "num_failed", "val_top1", "val_loss", "train_loss", "epochs", "steps", "minutes",
+    "num_failed", "val_top1", "val_loss", "train_loss", "epochs", "steps", "minutes", "optimizer_batch_size",
 )  # fmt: skip
 NOT_STARTED = "not started"
 
@@ -168,6 +168,8 @@ def _read(directory: CellDirectory, record: CellRecord) -> CellResult:
         "epochs": max((r["epoch"] + 1 for r in rows), default=0),
         "steps": max((r["step"] for r in rows), default=0),
         "minutes": round(record.minutes, 2),
+        # clips of one process in a step
+        "optimizer_batch_size": cell.batch_size * (record.settings.get(ACCUMULATED) or 1),
     }
     return CellResult(cell, record, row, train, val, _read_right(directory.path / TEST_PREDICTIONS))
 
@@ -192,19 +194,24 @@ def _read_right(path: Path) -> dict[str, bool]:
 
 def _notes(results: Results) -> list[str]:
     """Sentences on what makes cells differ other than norm, clip and batch size."""
-    notes = []
-    clips: dict[int, set[float]] = {}
+    study, notes = results.study, []
+    # Of an epoch: clips; steps where each has several batches, since the last one takes those that are left.
+    counts: dict[int, set[float]] = {}
     for result in results.cells:
         row = result.row
         if row["epochs"]:
-            accumulated = result.record.settings.get("trainer.accumulate_grad_batches") or 1
-            per_epoch = row["steps"] * row["batch_size"] * accumulated / row["epochs"]
-            clips.setdefault(row["batch_size"], set()).add(per_epoch)
-    if len({round(value) for values in clips.values() for value in values}) > 1:
-        sizes = ", ".join(f"{_range(values)} at batch size {size}" for size, values in clips.items())
+            clips = row["optimizer_batch_size"] if study.optimizer_batch is None else 1
+            counts.setdefault(row["batch_size"], set()).add(row["steps"] * clips / row["epochs"])
+    if len({round(value) for values in counts.values() for value in values}) > 1:
+        of_sizes = "at batch size" if study.optimizer_batch is None else "with statistics of"
+        sizes = ", ".join(f"{_range(values)} {of_sizes} {size}" for size, values in counts.items())
         notes.append(
-            "Every cell trains for the same number of epochs. The last incomplete batch of an epoch is left out, so "
-            f"an epoch has (in each process) {sizes} clips."
+            "Every cell trains for the same number of epochs. "
+            + (
+                f"The last incomplete batch of an epoch is left out, so an epoch has (in each process) {sizes} clips."
+                if study.optimizer_batch is None
+                else f"The last step of an epoch takes the batches that are left, so the steps of an epoch are {sizes}."
+            )
         )
     epochs = {result.row["epochs"] for result in results.cells}
     if len(epochs) > 1:

@@ -13,8 +13,15 @@ from video_gn.errors import ConfigError
 
 # Settings that may change between attempts at the same run: how fast it reads, how often it saves and logs.
 FREE = ("data.loader.", "checkpoint.every_n_steps", "checkpoint.keep_steps", "trainer.enable_progress_bar")
+# Settings about the machine, which a command line may give to pre-trainings too.
+MACHINE = (*FREE, *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "precision", "strategy")))
+NET, CLIP = "model.net.init_args.", "data.clip."
+BATCH_SIZE, ACCUMULATED = "data.batch_size", "trainer.accumulate_grad_batches"
+TRAIN, WEIGHTS = "data.train", "model.weights"
 # Settings that a study gives to each cell itself.
-OWN = ("run_dir", "ckpt_path", "config", "seed_everything", "data.batch_size")
+OWN = ("run_dir", "ckpt_path", "config", "seed_everything", BATCH_SIZE)
+# Stands for the study's directory at the beginning of a path, so that the directory may be moved.
+OUT = "{out}/"
 
 
 def flatten(settings: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,6 +11,7 @@ from rich.table import Table as RichTable
 
 from video_gn.shown import console as shown_console
 from video_gn.study.collecting import NOT_STARTED, CellResult, Results, Spread, difference_spread, figure_spread, pooled
+from video_gn.study.plan import Study
 
 _NOTHING = "–"
 
@@ -78,7 +79,7 @@ def _table(
     norms: Sequence[str] | None = None,
 ) -> Table:
     study = results.study
-    heads = (("",), *((f"clip {clip}", f"batch {size}") for clip, size in map(results.shown, study.columns)))
+    heads = (("",), *((f"clip {clip}", study.of_size(size)) for clip, size in map(results.shown, study.columns)))
     rows = []
     for norm in study.norms if norms is None else norms:
         found = (text(results.of(norm, column), results.of(study.reference, column)) for column in study.columns)
@@ -117,8 +118,17 @@ def _summary(results: Results) -> str:
     return (
         f"{len(study.norms)} norms x {len(study.columns)} columns x {len(study.seeds)} seeds of {study.base_path}"
         f"{', with ' if given else ''}{', '.join(given)}: "
-        f"{len(results.cells)} of {len(study.cells)} cells, {time}. Batch sizes are those of one process. "
+        f"{len(results.cells)} of {len(study.cells)} cells, {time}. {_of_batches(study)} "
         "The last checkpoint was tested."
+    )
+
+
+def _of_batches(study: Study) -> str:
+    if study.optimizer_batch is None:
+        return "Batch sizes are those of one process."
+    return (
+        f"Every step averages the gradients of {study.optimizer_batch} clips of one process, at the same learning "
+        "rate; a norm's batch statistics go over as many of them as the column says."
     )
 
 
