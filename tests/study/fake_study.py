@@ -60,8 +60,9 @@ class Commands:
         if log.parent.parent.name == "pretrain":
             norm, seed = name.split("_")
             key = (norm, 8, int(seed[1:]))
-            (log.parent / "checkpoints").mkdir(exist_ok=True)
-            (log.parent / "checkpoints/last.ckpt").write_text(f"weights of {name}, made by call {len(self.calls)}")
+            if words[0] == "fit":
+                (log.parent / "checkpoints").mkdir(exist_ok=True)
+                (log.parent / "checkpoints/last.ckpt").write_text(f"weights of {name}, made by call {len(self.calls)}")
         else:
             norm, _, size, seed = name.split("_")
             key = (norm, int(size[1:]), int(seed[1:]))

@@ -14,8 +14,8 @@ from video_gn.damage import DAMAGE, in_words, read_object
 from video_gn.errors import ConfigError, RunError
 from video_gn.files import write_json
 from video_gn.run.directory import CHECKPOINTS, LAST, LOCK, METRICS, TEST_LOCK, TEST_METRICS
-from video_gn.study.plan import CELLS, Cell, Study
-from video_gn.study.settings import differences
+from video_gn.study.plan import CELLS, SYNTHETIC, Cell, Study
+from video_gn.study.settings import TRAIN, differences
 
 _LOCK = ".cell.lock"
 # A process that only asks whether a cell is held holds it for a moment: wait before refusing.
@@ -104,7 +104,9 @@ class CellDirectory:
         """
         if not _was_trained(self.path, record):
             return []  # nothing was trained with the old settings: a wrong path may be corrected
-        ignore = () if study.words or counts_extra else record.extra
+        ignore = [] if study.words or counts_extra else record.extra
+        if TRAIN in ignore:
+            ignore = [*ignore, *(key for key in self.cell.origin if key.startswith(f"{SYNTHETIC}."))]
         return differences(record.settings, self.recorded(study), ignore=ignore)
 
     def check_unchanged(self, study: Study) -> None:

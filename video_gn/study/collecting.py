@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 import statistics
@@ -54,6 +55,8 @@ class Results:
     cells: list[CellResult]  # results of the finished cells, in the plan's order
     missing: list[tuple[Cell, str]]  # (cell, why) of each other cell
     notes: list[str] = field(default_factory=list)  # sentences that a reader of the table needs
+    # (record, test top-1 or None) of each finished pre-training, by norm and seed
+    starts: dict[tuple[str, int], tuple[CellRecord, float | None]] = field(default_factory=dict)
 
     def of(self, norm: str, column: tuple[str, int]) -> list[CellResult]:
         """A line's finished cells in a column, one for each seed."""
@@ -116,6 +119,12 @@ def pooled(results: Sequence[CellResult], num_seeds: int) -> tuple[int, int] | N
 def collect(study: Study, out: Path) -> Results:
     """Read the finished cells; the others are listed as missing, with the reason."""
     results = Results(study, [], [])
+    for cell in () if study.pretrain is None else study.pretrain.cells:
+        with contextlib.suppress(RunError, *DAMAGE):  # its cells tell
+            directory = CellDirectory(out, cell)
+            record = directory.read()
+            if record is not None and directory.is_done():
+                results.starts[cell.norm, cell.seed] = record, read_object(directory.metrics)["top1"]
     for cell in study.cells:
         try:
             directory = CellDirectory(out, cell)
@@ -144,6 +153,10 @@ def _why(state: str, directory: CellDirectory, study: Study) -> str:
         return f"started with other settings: {'; '.join(directory.changes(study, record))}"
     if state == "failed" and record is not None:
         return f"failed: {record.failed}"
+    start = directory.start
+    of_start = None if start is None else start.read()
+    if state == "open" and start is not None and of_start is not None and of_start.failed:
+        return f"its pre-training {start.cell.name} failed: {of_start.failed}"
     return {"open": NOT_STARTED, "started": "started, not finished", "running": "running"}.get(state, state)
 
 

@@ -62,7 +62,19 @@ def tables(results: Results) -> list[Table]:
 
         title = "Top-1 % over all videos, each tested once, by the seed that held it out"
         found.append(_table(results, title, of_all))
+    if study.pretrain is not None:
+        found.append(_of_starts(results, study.pretrain))
     return found
+
+
+def _of_starts(results: Results, pretrain: Study) -> Table:
+    """The accuracies of the pre-trainings on their own test videos."""
+    heads = (("",), *((f"seed {seed}",) for seed in pretrain.seeds))
+    rows = []
+    for norm in pretrain.norms:
+        top1 = [results.starts.get((norm, seed), (None, None))[1] for seed in pretrain.seeds]
+        rows.append((norm, *(_NOTHING if value is None else f"{100 * value:.1f}" for value in top1)))
+    return Table("Top-1 % of the pre-trainings, on their own test videos", heads, tuple(rows))
 
 
 def _accuracy_title(results: Results) -> str:
@@ -114,12 +126,29 @@ def _summary(results: Results) -> str:
     study = results.study
     minutes = sum(result.row["minutes"] for result in results.cells)
     given = [f"{key} {json.dumps(value)}" for r in results.cells[:1] for key, value in r.given.items()]
-    time = f"{minutes:.0f} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"
     return (
         f"{len(study.norms)} norms x {len(study.columns)} columns x {len(study.seeds)} seeds of {study.base_path}"
         f"{', with ' if given else ''}{', '.join(given)}: "
-        f"{len(results.cells)} of {len(study.cells)} cells, {time}. {_of_batches(study)} "
-        "The last checkpoint was tested."
+        f"{len(results.cells)} of {len(study.cells)} cells, {_duration(minutes)}. {_of_batches(study)} "
+        f"{_of_start(results)}The last checkpoint was tested."
+    )
+
+
+def _duration(minutes: float) -> str:
+    return f"{minutes:.0f} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"
+
+
+def _of_start(results: Results) -> str:
+    """A sentence on what the cells started from."""
+    pretrain = results.study.pretrain
+    if pretrain is None:
+        return ""
+    others = {cell.norm: cell.start.norm for cell in results.study.cells if cell.start and cell.start.norm != cell.norm}
+    own = f", {', '.join(f'{norm} from that of {start}' for norm, start in others.items())}" if others else ""
+    duration = _duration(sum(record.minutes for record, _ in results.starts.values()))
+    return (
+        f"Each cell starts from the last checkpoint of a pre-training of its norm and seed{own}: {pretrain.base_path}, "
+        f"{duration} in all. "
     )
 
 
