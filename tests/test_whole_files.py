@@ -1,6 +1,7 @@
 """A file is written whole or not at all; a full or read-only disk is an error that says what to do."""
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -109,6 +110,30 @@ def test_a_kill_leaves_the_old_file_and_what_it_left_can_be_removed(tmp_path):
     remove_temporary(tmp_path / "nowhere")
 
 
+def test_the_next_write_removes_what_a_kill_has_left(tmp_path):
+    """Never the file of a process that lives, here or, by its lock, on another machine."""
+    path = tmp_path / "x.txt"
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
+    (left,) = os.listdir(tmp_path)
+    dead = left.split(".")[-2]
+    assert killed.returncode == -signal.SIGKILL
+    stay = [f".x.txt.{os.getppid()}.tmp", f".y.txt.{dead}.tmp", ".x.txt.tmp", f".x.txt.{10**30}.tmp"]
+    for name in stay:
+        (tmp_path / name).touch()
+    with (tmp_path / left).open() as elsewhere:
+        fcntl.flock(elsewhere, fcntl.LOCK_EX)
+        write_text(path, "new")
+        assert sorted(os.listdir(tmp_path)) == sorted([left, *stay, "x.txt"])
+    write_text(path, "newer")
+    assert sorted(os.listdir(tmp_path)) == sorted([*stay, "x.txt"])
+
+
+def test_a_temporary_file_is_locked_while_it_is_written(tmp_path):
+    with whole_path(tmp_path / "x.txt") as part, part.open("r+b") as file:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def test_a_read_only_disk_is_named_before_the_work(tmp_path):
     with disks.small_disk(tmp_path / "disk", 1) as disk:
         path = disk / "x.txt"
@@ -155,8 +180,8 @@ def test_an_error_that_may_pass_is_no_refusal(tmp_path, monkeypatch):
 
 def test_a_directory_that_is_none_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UnwritableError, match=r"file/x\.txt could not be written: (File exists|Not a directory)"):
-        write_text(tmp_path / "file" / "x.txt", "new")
+    with pytest.raises(UnwritableError, match=r"x\.txt could not be written: [^:]+/file is no directory\."):
+        write_text(tmp_path / "file/a/b/x.txt", "new")
     (tmp_path / "there").mkdir()
     with pytest.raises(UnwritableError, match=r"there could not be written: Is a directory"):
         write_text(tmp_path / "there", "new")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import logging
 import math
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 # ---- whole files --------------------------------------------------------------------------------
 
-_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+_TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp")
 
 
 @contextlib.contextmanager
@@ -35,7 +36,7 @@ def whole_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Write a file by its name; it replaces the target when the block ends, and is removed after an error.
 
     The target's directory is made. The name stands for an empty file, so that a directory that cannot be written to is
-    noticed before the work.
+    noticed before the work. What a killed process has left of the same target is removed.
 
     Raises:
         DiskFullError: no room; the old file is whole.
@@ -47,12 +48,16 @@ def whole_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         try:
             with naming_unwritable(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                part.open("wb").close()
-            yield part
-            with naming_unwritable(target):
-                with part.open("rb") as file:
-                    os.fsync(file.fileno())
-                part.replace(target)
+                _remove_abandoned(target)
+                held = part.open("wb")
+            with held:
+                with contextlib.suppress(OSError):  # a file system without locks
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                yield part
+                with naming_unwritable(target):
+                    with part.open("rb") as file:
+                        os.fsync(file.fileno())
+                    part.replace(target)
         finally:
             with contextlib.suppress(OSError):
                 part.unlink()
@@ -78,6 +83,34 @@ def write_text(target: str | os.PathLike[str], text: str) -> None:
 def write_json(target: str | os.PathLike[str], value: Any) -> None:
     """Write a JSON file, whole or not at all; errors are those of `whole_path`."""
     write_text(target, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove the temporary files of a target that no process writes any more, as far as they can be seen."""
+    with contextlib.suppress(OSError):
+        for part in _temporary_files(target.parent.absolute()):
+            found = _TEMPORARY.fullmatch(part.name)
+            if found is not None and found[1] == target.name:
+                with contextlib.suppress(OSError, OverflowError):
+                    if _is_abandoned(part, int(found[2])):
+                        part.unlink()
+
+
+@functools.cache
+def _temporary_files(directory: Path) -> list[Path]:
+    """Those that lay there when this process first wrote there: a directory of 100,000 files is listed once."""
+    return [path for path in directory.iterdir() if _TEMPORARY.fullmatch(path.name)]
+
+
+def _is_abandoned(part: Path, pid: int) -> bool:
+    """Whether no process of this machine has the number, and none of another one holds the file's lock."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        with part.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 def remove_temporary(directory: Path, *, name: str = "*", recursive: bool = False) -> None:
@@ -165,7 +198,7 @@ def naming_unwritable(path: Path) -> Iterator[None]:
         with naming_full_disk(path):
             yield
     except OSError as error:
-        raise _of_system(f"{path} could not be written", error, f" ({path.parent})") from error
+        raise _of_system(f"{path} could not be written", error, path, f" ({path.parent})") from error
 
 
 def is_of_machine(error: OSError) -> bool:
@@ -177,11 +210,20 @@ def error_of_system(error: OSError) -> VideoGNError:
     """What to raise or print in place of an error of the system: one that names its file and says what to do."""
     name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
     full = None if name is None else _full_disk(error, Path(name))
-    return full or _of_system(name or "the system refused", error)
+    return full or _of_system(name or "the system refused", error, Path(name or ""))
 
 
-def _of_system(what: str, error: OSError, where: str = "") -> RunError:
-    told = f"{what}: {error.strerror or error}{where}."
+def reason_of(error: OSError, path: Path) -> str:
+    """What the system says of an error, or which of a path's directories is none."""
+    blocking = next((p for p in path.parents if os.path.lexists(p) and not p.is_dir()), None)
+    return f"{blocking} is no directory" if blocking else error.strerror or str(error)
+
+
+def _of_system(what: str, error: OSError, path: Path, where: str = "") -> RunError:
+    reason = reason_of(error, path)
+    if reason not in (error.strerror, str(error)):
+        return UnwritableError(f"{what}: {reason}. Choose another place.")
+    told = f"{what}: {reason}{where}."
     if error.errno in _PASSING:
         return RunError(f"{told} Run the command again.")
     if error.errno in _FULL:
