@@ -1,7 +1,9 @@
 """The writer counts what the module scores, each video once, and keeps the failures."""
 
+import errno
 import json
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from video_gn.clips import ClipBatch, Failure, VideoNote
-from video_gn.errors import CheckpointError, RunError
+from video_gn.errors import CheckpointError, DiskFullError, RunError
 from video_gn.evaluation.writer import EvaluationWriter
 
 NUM_CLASSES = 6
@@ -156,14 +158,23 @@ def test_scores_that_are_not_finite_are_no_result(tmp_path, stage, value):
     start(of, module)
     if stage == "test":
         writer.on_test_start(of, module)
+    before = set(tmp_path.glob("*/*.json"))
     with pytest.raises(CheckpointError, match=r"a\.ckpt: its scores of 4\.mp4 are not finite"):
         end(of, module, scores_NKY, batch([1, 3, 4], 3), 0)
-    assert not list(tmp_path.glob("*/*.json"))
+    assert set(tmp_path.glob("*/*.json")) == before
+
+
+def start_prediction(run_dir):
+    writer, running, module = EvaluationWriter(run_dir, top_k=2, made_with=dict), trainer(), Module()
+    running.datamodule.manifests["predict"] = running.datamodule.manifests["test"]
+    running.state = SimpleNamespace(fn="predict")
+    writer.setup(running, module, "predict")
+    writer.on_predict_start(running, module)
+    return writer, running, module
 
 
 def test_a_prediction_keeps_a_few_labels_of_each_video(tmp_path):
-    writer, running, module = EvaluationWriter(tmp_path, top_k=2), trainer(), Module()
-    writer.on_predict_start(running, module)
+    writer, running, module = start_prediction(tmp_path)
     scores_NKY = scores(2, 3)
     writer.on_predict_batch_end(running, module, scores_NKY, batch([3, 1], 3, [Failure(0, "0.mp4", "gone")]), 0)
     writer.on_predict_end(running, module)
@@ -173,3 +184,31 @@ def test_a_prediction_keeps_a_few_labels_of_each_video(tmp_path):
     best = int(scores_NKY[0].mean(0).argmax())
     assert found["videos"][1]["top"][0]["label"] == Module.classes[best]
     assert found["failed"] == [{"path": "0.mp4", "reason": "gone"}] and writer.num_failed == 1
+    assert not (tmp_path / "predict/unfinished").exists()
+
+
+def test_a_stopped_prediction_resumes(tmp_path, caplog, monkeypatch):
+    """On a full disk it keeps what it has labelled; the results are those of one that never stopped."""
+    scores_NKY, gone = scores(3, 3), Failure(4, "4.mp4", "no such file")
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    writer, running, module = start_prediction(whole)
+    writer.on_predict_batch_end(running, module, scores_NKY, batch([0, 2, 3], 3, [gone]), 0)
+    writer.on_predict_end(running, module)
+
+    writer, running, module = start_prediction(stopped)
+    writer.on_predict_batch_end(running, module, scores_NKY[:2], batch([0, 2], 3, [gone]), 0)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(writer._files._lines, "_file", SimpleNamespace(name=str(stopped), write=Mock(side_effect=full)))
+    with pytest.raises(DiskFullError) as error:
+        writer.on_predict_batch_end(running, module, scores_NKY[2:], batch([3], 3), 0)
+    with caplog.at_level("INFO"):
+        writer.on_exception(running, module, error.value)
+        assert f"kept in {stopped / 'predict/unfinished'}; the same command resumes" in caplog.text
+        writer, running, module = start_prediction(stopped)
+    assert "resuming the prediction: 3 of 5 videos are done" in caplog.text
+    assert running.datamodule.tested == {0, 2, 4}
+    writer.on_predict_batch_end(running, module, scores_NKY[2:], batch([3], 3), 0)
+    writer.on_predict_end(running, module)
+    name = "predict/predictions.json"
+    assert (stopped / name).read_bytes() == (whole / name).read_bytes() and writer.num_failed == 1
+    assert not (stopped / "predict/unfinished").exists()

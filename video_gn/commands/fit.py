@@ -376,6 +376,12 @@ class VideoCLI(LightningCLI):
 
         write_report(self.run_dir)
 
+    def before_predict(self) -> None:
+        """Hold the directory's prediction."""
+        if self.trainer.is_global_zero:
+            self.run_directory.lock(directory.PREDICT_LOCK)
+            self.run_directory.set_strange_files_aside("predict")
+
     def after_predict(self) -> None:
         """Log where the labels lie."""
         if self.trainer.is_global_zero:

@@ -101,7 +101,7 @@ class VideoDataModule(LightningDataModule):
         self.seed = seed
         self.max_broken_fraction = max_broken_fraction
         self.manifests: dict[str, Manifest] = {}
-        self.tested: Collection[int] = ()  # videos that an earlier start of the same test has scored
+        self.tested: Collection[int] = ()  # videos that an earlier start of the same test or prediction has scored
         self._position: dict[str, int] = {"epoch": 0, "batches": 0, "clips": 0}
         # Built here, so that sizes that do not fit together are an error before any list is read.
         self.train_transform = augment.build()
@@ -134,7 +134,8 @@ class VideoDataModule(LightningDataModule):
                 raise ManifestError("data.predict is not set. Write --data.predict with a video, folder, glob or list.")
             if self.source.root is not None or self.source.format != "auto":
                 log.warning("data.source is not used by predict: lists take paths from their own directory")
-            self.manifests.setdefault("predict", find_videos(self.predict_paths))
+            if "predict" not in self.manifests:
+                self.manifests["predict"] = find_videos(self.predict_paths)
             return self.manifests
         if "val" in self.manifests:
             return self.manifests
@@ -265,13 +266,13 @@ class VideoDataModule(LightningDataModule):
 
     def test_dataloader(self) -> DataLoader[ClipBatch]:
         """All views of a test video, one video at a time."""
-        return self._views_loader(self.manifests["test"], leave_out=self.tested)
+        return self._views_loader(self.manifests["test"])
 
     def predict_dataloader(self) -> DataLoader[ClipBatch]:
         """All views of an unlabelled video, one video at a time."""
         return self._views_loader(self.manifests["predict"])
 
-    def _views_loader(self, manifest: Manifest, *, leave_out: Collection[int] = ()) -> DataLoader[ClipBatch]:
+    def _views_loader(self, manifest: Manifest) -> DataLoader[ClipBatch]:
         dataset = EvalDataset(
             manifest.records,
             clip=self.clip,
@@ -280,7 +281,7 @@ class VideoDataModule(LightningDataModule):
             spacing=self.views.spacing,
             backend=self.backend,
         )
-        sampler = EvalSampler(len(manifest), **self._ranks, leave_out=leave_out)
+        sampler = EvalSampler(len(manifest), **self._ranks, leave_out=self.tested)
         return self._loader(dataset, sampler, 1, persistent=False)
 
     def _loader(

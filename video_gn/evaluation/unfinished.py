@@ -1,8 +1,10 @@
-"""Scores of a test so far, from which a stopped test resumes: the folder `test/unfinished/`.
+"""Scores of a test or prediction so far, from which a stopped one resumes: `test/unfinished/` or `predict/unfinished/`.
 
     about.json        settings of the test; another checkpoint, configuration or list starts anew
     001-00002.jsonl   a line for each video that rank 2 of the first start has scored, or could not read
     001-00002.f32     scores of those videos, float32 (views, classes) each, in the order of the lines
+
+A prediction's lines hold the labels themselves, and no scores.
 
 Each start writes files of its own, never into an earlier start's. A video's scores are written before its line, and the
 line has a checksum of them and of itself: what a kill or a full disk has cut off is noticed, and scored again.
@@ -54,23 +56,25 @@ class Place:
 
 @dataclass(frozen=True)
 class Kept:
-    """What earlier starts of a test have left."""
+    """What earlier starts of a test or prediction have left."""
 
     start: int = 1  # number of this start, from 1
     places: dict[int, Place] = field(default_factory=dict)  # by video id
-    failures: dict[int, Failure] = field(default_factory=dict)  # by video id; these videos have no place
+    results: dict[int, dict[str, Any]] = field(default_factory=dict)  # a prediction's, in place of places
+    failures: dict[int, Failure] = field(default_factory=dict)  # by video id; these videos have neither
 
     @property
     def video_ids(self) -> frozenset[int]:
         """Videos that need not be read again."""
-        return frozenset(self.places) | frozenset(self.failures)
+        return frozenset(self.places) | frozenset(self.results) | frozenset(self.failures)
 
 
 class Unfinished:
-    """The folder of an unfinished test: rank 0 opens and removes it, all ranks write into it."""
+    """The folder of an unfinished test or prediction: rank 0 opens and removes it, all ranks write into it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, what: str = "test") -> None:
         self.directory = directory
+        self.what = what
 
     def open(self, settings: Mapping[str, Any] | None) -> Kept:
         """Read what is there; start anew if it was made with other settings (in plain containers), or with None."""
@@ -87,15 +91,17 @@ class Unfinished:
                 log.warning("scores of this start and the last may differ in their rounding: %s", line)
             return self._read()
         if self.directory.is_dir() and there is None:
-            set_damaged_aside(self.directory, "its settings are not known", "The test is starting anew.")
+            set_damaged_aside(self.directory, "its settings are not known", f"The {self.what} is starting anew.")
         elif self.directory.is_dir():
-            log.warning("%s belongs to another test (%s): starting anew", self.directory, "; ".join(differences[:3]))
+            words = "%s belongs to another %s (%s): starting anew"
+            log.warning(words, self.directory, self.what, "; ".join(differences[:3]))
         shutil.rmtree(self.directory, ignore_errors=True)
         write_json(place, about)
         return Kept()
 
     def _read(self) -> Kept:
         places: dict[int, Place] = {}
+        results: dict[int, dict[str, Any]] = {}
         failures: dict[int, Failure] = {}
         last = 0
         for path in sorted(self.directory.iterdir()):
@@ -104,16 +110,19 @@ class Unfinished:
             for entry in _entries(path) if path.suffix == ".jsonl" and path.is_file() else ():
                 if isinstance(entry, Failure):
                     failures.setdefault(entry.video_id, entry)
+                elif isinstance(entry[1], Place):
+                    places.setdefault(entry[0], entry[1])
                 else:
-                    places.setdefault(*entry)
-        return Kept(last + 1, places, {i: f for i, f in failures.items() if i not in places})
+                    results.setdefault(entry[0], entry[1])
+        done = places.keys() | results.keys()
+        return Kept(last + 1, places, results, {i: f for i, f in failures.items() if i not in done})
 
     def files(self, start: int, rank: int) -> ScoreFiles:
         """New files of a rank."""
         return ScoreFiles(self.directory / f"{start:03d}-{rank:05d}")
 
     def remove(self) -> None:
-        """Remove the folder: the test is finished."""
+        """Remove the folder: all is done."""
         shutil.rmtree(self.directory)
 
 
@@ -135,6 +144,10 @@ class ScoreFiles:
         self._add({"video": video_id, "path": path, "label": label, "shape": list(place.shape)}, data)
         self.num_rows += 1
         return place
+
+    def add_result(self, video_id: int, result: dict[str, Any]) -> None:
+        """Keep a video's labels; errors as `add`."""
+        self._add({"video": video_id, "result": result})
 
     def add_failure(self, failure: Failure) -> None:
         """Note that a video cannot be read; errors as `add`."""
@@ -162,7 +175,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return content if is_whole else None
 
 
-def _entries(lines: Path) -> Iterator[tuple[int, Place] | Failure]:
+def _entries(lines: Path) -> Iterator[tuple[int, Place | dict[str, Any]] | Failure]:
     """Entries up to the first line whose scores are not whole."""
     path, row = lines.with_suffix(".f32"), 0
     if not path.is_file():
@@ -175,10 +188,10 @@ def _entries(lines: Path) -> Iterator[tuple[int, Place] | Failure]:
                 log.info("%s: line %d is damaged; its video and any after it are scored again", lines, row + 1)
                 return
             yield found
-            row += not isinstance(found, Failure)
+            row += not isinstance(found, Failure) and isinstance(found[1], Place)
 
 
-def _entry(entry: Any, scores: IO[bytes], row: int) -> tuple[int, Place] | Failure:
+def _entry(entry: Any, scores: IO[bytes], row: int) -> tuple[int, Place | dict[str, Any]] | Failure:
     """What a line and its scores say.
 
     Raises:
@@ -186,13 +199,15 @@ def _entry(entry: Any, scores: IO[bytes], row: int) -> tuple[int, Place] | Failu
     """
     check = entry.pop("check", None)  # earlier versions had the scores' alone
     data, shape = b"", (0, 0)
-    if "reason" not in entry:
+    if not entry.keys() & {"reason", "result"}:
         shape = (int(entry["shape"][0]), int(entry["shape"][1]))
         data = _read_row(scores, row, shape).tobytes()
     if (_checksum(entry, data) != check) if check is not None else (zlib.crc32(data) != entry.get("crc32", 0)):
         raise ValueError("other scores")
     if "reason" in entry:
         return Failure(int(entry["video"]), str(entry["path"]), str(entry["reason"]))
+    if "result" in entry:
+        return int(entry["video"]), dict(entry["result"])
     return int(entry["video"]), Place(Path(scores.name), row, int(entry["label"]), shape)
 
 

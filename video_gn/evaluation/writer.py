@@ -1,7 +1,7 @@
 """Lightning callback that turns scores into figures and files: val/top1, test/metrics.json, predict/predictions.json.
 
-The module scores batches; this callback holds the metric, the failures, and what a stopped test resumes from. Scores go
-to disk as they come, so that a long test does not grow in memory.
+The module scores batches; this callback holds the metric, the failures, and what a stopped test or prediction resumes
+from. Scores go to disk as they come, so that a long test does not grow in memory.
 
 Shape letters: N videos of a batch, K views, Y classes.
 """
@@ -26,9 +26,19 @@ from video_gn.evaluation.results import video_result, write_predictions, write_r
 from video_gn.evaluation.scores import check_scores
 from video_gn.evaluation.unfinished import Kept, Place, ScoreFiles, Unfinished
 from video_gn.files import write_json
-from video_gn.run.directory import PREDICT_RESULTS, TEST_METRICS, TEST_PREDICTIONS, TEST_SCORES, TEST_UNFINISHED
+from video_gn.run.directory import (
+    PREDICT_RESULTS,
+    PREDICT_UNFINISHED,
+    TEST_METRICS,
+    TEST_PREDICTIONS,
+    TEST_SCORES,
+    TEST_UNFINISHED,
+)
 
 log = logging.getLogger(__name__)
+
+# Stage of the trainer -> where it keeps what it has scored, and its name.
+_UNFINISHED = {"test": (TEST_UNFINISHED, "test"), "predict": (PREDICT_UNFINISHED, "prediction")}
 
 
 class EvaluationWriter(Callback):
@@ -37,9 +47,9 @@ class EvaluationWriter(Callback):
     Args:
         run_dir: Run directory; files go to its `test/` or `predict/`.
         top_k: Number of labels kept for each video of a prediction.
-        made_with: Returns the settings that determine a test's scores, besides its videos; a stopped test resumes if
-            they are the same. None always starts anew.
-        requeue: Asks for the job to be started again; called if SIGUSR1 stops a test.
+        made_with: Returns the settings that determine the scores, besides the videos; a stopped test or prediction
+            resumes if they are the same. None always starts anew.
+        requeue: Asks for the job to be started again; called if SIGUSR1 stops a test or prediction.
     """
 
     def __init__(
@@ -110,21 +120,36 @@ class EvaluationWriter(Callback):
                 value = torch.as_tensor(results[key], dtype=torch.float32)
                 pl_module.log(name, value, prog_bar=name != "val/top5", rank_zero_only=False)
 
-    # ---- test --------------------------------------------------------------------------------
+    # ---- what is kept of a test or prediction --------------------------------------------------
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Look for what an earlier start of the same test has scored, before the videos are divided among ranks."""
-        if stage != "test":
+        """Look for what an earlier start of the same command has scored, before the videos are divided among ranks."""
+        if stage not in _UNFINISHED:
             return
-        manifest = trainer.datamodule.manifests["test"]
+        name, what = _UNFINISHED[stage]
+        self._unfinished = Unfinished(self.run_dir / name, what=what)
+        manifest = trainer.datamodule.manifests[stage]
         kept = Kept()
         if trainer.is_global_zero:
             settings = None if self.made_with is None else {**self.made_with(), "videos": manifest.digest()}
             kept = self._unfinished.open(settings)
             if kept.video_ids:
-                log.info("resuming the test: %d of %d videos are done", len(kept.video_ids), len(manifest.records))
+                words = "resuming the %s: %d of %d videos are done"
+                log.info(words, what, len(kept.video_ids), len(manifest.records))
         self._kept = trainer.strategy.broadcast(kept)
         trainer.datamodule.tested = self._kept.video_ids
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Say what is kept, and requeue a SLURM job that SIGUSR1 stops."""
+        if self._files is None or trainer.state.fn not in ("test", "predict"):
+            return
+        if trainer.is_global_zero:
+            log.info("the scores so far are kept in %s; the same command resumes", self._unfinished.directory)
+        is_asked = isinstance(exception, StoppedError) and exception.status == 128 + signal.SIGUSR1
+        if is_asked and self.requeue is not None:
+            self.requeue()  # on each rank: whichever leaves first takes the others with it
+
+    # ---- test --------------------------------------------------------------------------------
 
     def on_test_start(self, trainer: Any, pl_module: Any) -> None:
         """Open this rank's files."""
@@ -187,39 +212,39 @@ class EvaluationWriter(Callback):
         write_json(self.run_dir / TEST_METRICS, metrics)
         self._unfinished.remove()
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Say what is kept of a test, and requeue a SLURM job that SIGUSR1 stops."""
-        if self._files is None or trainer.state.fn != "test":
-            return
-        if trainer.is_global_zero:
-            log.info("the scores so far are kept in %s; the same command resumes", self._unfinished.directory)
-        is_asked = isinstance(exception, StoppedError) and exception.status == 128 + signal.SIGUSR1
-        if is_asked and self.requeue is not None:
-            self.requeue()  # on each rank: whichever leaves first takes the others with it
-
     # ---- prediction --------------------------------------------------------------------------
 
     def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
-        """Forget an earlier prediction."""
+        """Open this rank's files."""
         self._labels, self._failures = {}, []
+        self._files = self._unfinished.files(self._kept.start, trainer.global_rank)
 
     def on_predict_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Keep a few labels of each video, not all scores."""
+        """Keep a few labels of each video, not all scores, also on disk."""
+        assert self._files is not None
         self._failures.extend(batch.failures)
         self._check(trainer, outputs, batch, "predict")
+        for failure in batch.failures:
+            self._files.add_failure(failure)
         num_crops = trainer.datamodule.test_crops.num_crops
         for row, note in enumerate(batch.notes):
             scores_KY = outputs[row].cpu().numpy()
             result = video_result(note, scores_KY, pl_module.classes, num_crops=num_crops, top_k=self.top_k)
-            self._labels[int(batch.video_ids[row])] = result
+            self._labels[video_id := int(batch.video_ids[row])] = result
+            self._files.add_result(video_id, result)
 
     def on_predict_end(self, trainer: Any, pl_module: Any) -> None:
         """Write predict/predictions.json, in the form of `video-gn infer`."""
+        assert self._files is not None
+        self._files.close()
+        self._failures += self._kept.failures.values()
         results, failures = self._gather(trainer, self._labels)
         if trainer.is_global_zero:
+            results = {**self._kept.results, **results}
             write_results(self.run_dir / PREDICT_RESULTS, [results[i] for i in sorted(results)], failures)
+            self._unfinished.remove()
 
     def _gather(self, trainer: Any, mine: dict[int, Any]) -> tuple[dict[int, Any], list[dict[str, str]]]:
         """What all ranks have by video id, and their failures, each once; counts them."""

@@ -16,7 +16,7 @@ from typing import IO
 
 from video_gn.damage import read_settings, set_damaged_aside
 from video_gn.errors import CheckpointError, ConfigError, RefusedError, RunError, UnwritableError
-from video_gn.files import HeldError, hold, naming_full_disk, write_text
+from video_gn.files import HeldError, hold, naming_full_disk, reason_of, write_text
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,8 @@ TEST_LOCK = "test/.lock"
 VALIDATE = "validate"
 PREDICT = "predict"
 PREDICT_RESULTS = "predict/predictions.json"
+PREDICT_UNFINISHED = "predict/unfinished"  # videos labelled so far
+PREDICT_LOCK = "predict/.lock"
 
 PREVIOUS = "previous"  # earlier trainings, 001 and up, each with all of these:
 _SET_ASIDE = (
@@ -62,7 +64,8 @@ _SET_ASIDE = (
     PREDICT,
     REPORT,
 )
-_DIRECTORIES = (CHECKPOINTS, TENSORBOARD, TEST, TEST_UNFINISHED, VALIDATE, PREDICT, PREVIOUS)
+_DIRECTORIES = (CHECKPOINTS, TENSORBOARD, TEST, TEST_UNFINISHED, VALIDATE, PREDICT, PREDICT_UNFINISHED, PREVIOUS)
+_LOCKS = (LOCK, TEST_LOCK, PREDICT_LOCK)
 _DISPLACED = "previous/.displaced"  # "moving NNN" or "moved NNN": comes back unless the next one saves a checkpoint
 
 
@@ -76,8 +79,8 @@ class RunDirectory:
     def lock(self, name: str, *, wait_seconds: float | None = None) -> None:
         """Hold the directory until this process ends; the kernel releases it also after a kill.
 
-        `name` is LOCK or TEST_LOCK: a training and a test of its checkpoint may run side by side. `wait_seconds` for
-        another run as in `video_gn.files.hold`.
+        `name` is LOCK, TEST_LOCK or PREDICT_LOCK: a training and a test of its checkpoint may run side by side.
+        `wait_seconds` for another run as in `video_gn.files.hold`.
 
         Raises:
             RefusedError: If another run holds it, or it cannot be written.
@@ -91,8 +94,8 @@ class RunDirectory:
                 self._lock = hold(target, wait_seconds=wait_seconds)
         except OSError as error:
             raise UnwritableError(
-                f"--run_dir {self.path} cannot be written: {error.strerror} ({error.filename}). Choose one that "
-                "this user may write to."
+                f"--run_dir {self.path} cannot be written: {reason_of(error, target)} ({error.filename}). Choose "
+                "one that this user may write to."
             ) from error
         except HeldError as error:
             raise RefusedError(
@@ -100,19 +103,23 @@ class RunDirectory:
             ) from error
 
     def set_strange_files_aside(self, stage: str) -> None:
-        """Rename what lies where a training ("fit") or a test ("test") writes its files, and is no such file.
+        """Rename what lies where a training ("fit"), "test" or "predict" writes its files, and is no such file.
 
         Call it while holding the directory. A link that leads nowhere is no file, a link to a directory is one.
         """
-        test = [TEST_CONFIG, TEST_METRICS, TEST_PREDICTIONS, TEST_SCORES, TEST_UNFINISHED]
-        self._set_strange_aside(*(test if stage == "test" else [n for n in _SET_ASIDE if "*" not in n]), PREVIOUS)
+        names = {
+            "fit": [name for name in _SET_ASIDE if "*" not in name],
+            "test": [TEST_CONFIG, TEST_METRICS, TEST_PREDICTIONS, TEST_SCORES, TEST_UNFINISHED],
+            "predict": [PREDICT_RESULTS, PREDICT_UNFINISHED],
+        }
+        self._set_strange_aside(*names[stage], PREVIOUS)
 
     def _set_strange_aside(self, *names: str) -> None:
         for name in filter(None, names):
             path = self.path / name
             is_right = path.is_dir() if name in _DIRECTORIES else path.is_file()
             # A lock is written to as it is: a link would have what it leads to overwritten.
-            if os.path.lexists(path) and (not is_right or (name in (LOCK, TEST_LOCK) and path.is_symlink())):
+            if os.path.lexists(path) and (not is_right or (name in _LOCKS and path.is_symlink())):
                 set_damaged_aside(path, "it is not what a run writes there", "A new one takes its place.")
 
     def unlock(self) -> None:
@@ -129,12 +136,13 @@ class RunDirectory:
         Returns the new directory; None if there was nothing to move.
 
         Raises:
-            RunError: While a test writes into the directory.
+            RunError: While a test or prediction writes into the directory.
         """
-        if (self.path / TEST).is_dir():
-            test = RunDirectory(self.path)
-            test.lock(TEST_LOCK)
-            test.unlock()
+        for name in (TEST_LOCK, PREDICT_LOCK):
+            if (self.path / name).parent.is_dir():
+                other = RunDirectory(self.path)
+                other.lock(name)
+                other.unlock()
         found = self._files()
         if not found:
             return None
