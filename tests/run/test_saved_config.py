@@ -11,6 +11,8 @@ def test_config_differences():
     new = {"a": 1, "b": {"c": [2], "d": None, "new": 4}, "ckpt_path": "last"}
     assert config_differences(old, new) == ["b.c: [1] -> [2]", "b.new: None -> 4", "gone: 3 -> None"]
     assert config_differences(old, old) == []
+    old, new = ({"run_dir": name, "checkpoint": {"directory": f"{name}/checkpoints"}} for name in ("runs/a", "runs/b"))
+    assert config_differences(old, new) == ["run_dir: 'runs/a' -> 'runs/b'"], "one is enough"
 
 
 def test_where_a_config_is_saved(tmp_path, caplog):

@@ -97,13 +97,16 @@ def _next_resume_name(run_dir: Path) -> Path:
 
 
 def config_differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Lines "key: old -> new" for every leaf that differs, but for `ckpt_path`, which a resume must change."""
+    """Lines "key: old -> new" for every leaf that differs.
+
+    Left out are `ckpt_path`, which a resume must change, and `checkpoint.directory`, which follows from `run_dir`.
+    """
     lines = []
     for key in sorted({*old, *new}, key=str):
         name = f"{prefix}{key}"
         a, b = old.get(key), new.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             lines += config_differences(a, b, f"{name}.")
-        elif a != b and name != "ckpt_path":
+        elif a != b and name not in ("ckpt_path", "checkpoint.directory"):
             lines.append(f"{name}: {a!r} -> {b!r}")
     return lines
