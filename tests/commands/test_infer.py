@@ -365,10 +365,13 @@ def test_a_place_that_cannot_be_written_is_named_before_the_work(here, tmp_path,
     monkeypatch.setattr("video_gn.commands.infer._predictor", lambda *_: pytest.fail("the work must not begin"))
     (tmp_path / "file").touch()
     (tmp_path / name).mkdir()
-    for output, why in ((tmp_path / "file" / name, "File exists|Not a directory"), (tmp_path / name, "Is a directory")):
+    for output, why in (
+        (tmp_path / "file" / name, "[^ ]+/file is no directory"),
+        (tmp_path / name, r"Is a directory \(.*\)"),
+    ):
         status, printed = in_process(infer(output), here, capsys)
         assert status == 2
-        assert re.search(rf"^video-gn: error: {output} could not be written: ({why}) \(.*\)\. Choose", printed), printed
+        assert re.search(rf"^video-gn: error: {output} could not be written: {why}\. Choose", printed), printed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", name]
 
 

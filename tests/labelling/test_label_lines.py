@@ -126,7 +126,7 @@ def test_files_of_others_are_not_touched(listed, tmp_path):
     with pytest.raises(ConfigError, match=r"out\.jsonl:1: a line must be a result of video-gn infer, got"):
         run(listed, output)
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match=r"file/out\.jsonl could not be written: (File exists|Not a directory)"):
+    with pytest.raises(RunError, match=r"file/out\.jsonl could not be written: [^:]+ is no directory"):
         run(listed, tmp_path / "file/out.jsonl")
 
 

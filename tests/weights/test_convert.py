@@ -122,7 +122,7 @@ def test_what_cannot_be_converted(ours, tmp_path):
         convert(tmp_path / "s.pth", tmp_path / "y.ckpt")
     with pytest.raises(CheckpointError, match=r"z\.pth: \.pth holds tensors alone, so labels would be lost"):
         convert(path, tmp_path / "z.pth", labels=["one", "two", "three"])
-    with pytest.raises(UnwritableError, match=r"y\.ckpt could not be written: (File exists|Not a directory)"):
+    with pytest.raises(UnwritableError, match=r"y\.ckpt could not be written: [^:]+ is no directory"):
         convert(path, tmp_path / "there.ckpt/y.ckpt")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["s.pth", "there.ckpt"]
 
