@@ -51,7 +51,7 @@ CASES = [
     Case("b.ts", decord=False),
     Case("b.flv"),
     Case("raw.h264", restarts=(), doubt="frames of it have no time", decord=False),
-    Case("h264.avi", restarts=(), doubt="B-frames in AVI", decord=False),
+    Case("h264.avi", decord=False),
     Case("mpeg4_b.avi", {"codec": "mpeg4"}, restarts=(0, 12, 24, 36, 48, 59), decord=False),
     Case("mpeg4.avi", {"codec": "mpeg4", "bframes": 0}),
     Case("mpeg4.mp4", {"codec": "mpeg4", "bframes": 0}),

@@ -10,17 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache
 
-from video_gn.decoding._nal import Bits, Inspector, PacketFacts, make_h264, make_hevc
+from video_gn.decoding._nal import Bits, Inspector, PacketFacts, make_h264, make_h264_with_places, make_hevc
 
 _PLAIN = PacketFacts()  # most packets: made once, since a file has thousands of them
 
 
-def make_inspector(codec: str, extradata: bytes, *, is_intra: bool = False) -> Inspector | None:
+def make_inspector(
+    codec: str, extradata: bytes, *, is_intra: bool = False, with_places: bool = False
+) -> Inspector | None:
     """The function that reads the packets of a codec, by FFmpeg's name of it, or None for one that is not known here.
 
     `extradata` is the codec's header as the container stores it, or empty. `is_intra`: whether FFmpeg says that no
-    picture of the codec refers to another. Other unknown codecs are decoded from the start.
+    picture of the codec refers to another. Other unknown codecs are decoded from the start. `with_places`: whether to
+    read `PacketFacts.place`, of H.264.
     """
+    if with_places and codec == "h264":
+        return make_h264_with_places(extradata)
     make = _INSPECTORS.get(codec)
     if make is None and is_intra and codec not in _NOT_INTRA:
         make = _make_intra

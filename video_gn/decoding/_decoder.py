@@ -114,10 +114,12 @@ class PacketDecoder:
     def _pass_to(self, row: int, packets: Iterator[Packet]) -> Packet | None:
         """The packet of a row, if it is among those that come."""
         table = self.table
+        times = table.dts if table.is_timed_by_order else table.pts
         at = -1
         for num_passed, packet in enumerate(packets):
+            time_of_packet = packet.dts if table.is_timed_by_order else packet.pts
             if at < 0:
-                found = np.flatnonzero((table.pts == packet.pts) & (table.sizes == packet.size))
+                found = np.flatnonzero((times == time_of_packet) & (table.sizes == packet.size))
                 at = int(found[0]) if len(found) == 1 else -1
                 # FFmpeg may land within a picture: its rest comes first, and what comes next may have no time yet.
                 if at > row or (at < 0 and num_passed == _MAX_STRANGE):
@@ -125,7 +127,7 @@ class PacketDecoder:
             else:
                 at += 1
             if at == row:
-                return packet if (packet.pts, packet.size) == (table.pts[row], table.sizes[row]) else None
+                return packet if (time_of_packet, packet.size) == (times[row], table.sizes[row]) else None
         return None
 
     def _set_skipping(self, skips: bool) -> None:
@@ -150,6 +152,8 @@ class PacketDecoder:
         if packet is None:
             self.is_at_end = True
         else:
+            if self.table.is_timed_by_order and self.next_row < len(self.table.pts):
+                packet.pts = int(self.table.pts[self.next_row])
             self.next_row += 1
             self._set_skipping(skip_unreferenced)
         frames = self._decode(packet)

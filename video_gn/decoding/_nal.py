@@ -28,6 +28,8 @@ class PacketFacts(NamedTuple):
     begins_group: bool = False
     number: int = 0
     last_row: int = 0
+    # H.264, if asked for: the picture's place in the order of showing, among those of all packets. None: unknown.
+    place: int | None = None
 
 
 Inspector = Callable[[bytes], PacketFacts]
@@ -72,6 +74,8 @@ def _nal_units(data: bytes, length_size: int) -> Iterator[tuple[int, int]]:
 
 
 _PLAIN_NAL = PacketFacts(has_sets=False)
+# More than there are places between two IDR pictures (H.264 8.2.1: numbers of 32 bits).
+_PLACES = 1 << 36
 # What a slice's first numbers take, generously.
 _HEAD_BYTES = 16
 
@@ -143,10 +147,26 @@ def make_hevc(extradata: bytes) -> Inspector:
 
 def make_h264(extradata: bytes) -> Inspector:
     """H.264's inspector; see `make_inspector`."""
+    return _make(_H264, extradata, _slices_of(extradata))
+
+
+def make_h264_with_places(extradata: bytes) -> Inspector:
+    """H.264's inspector that also reads `PacketFacts.place`; see `make_inspector`."""
+    slices = _slices_of(extradata)
+    inspect, length_size = _make(_H264, extradata, slices), _length_size(_H264, extradata)
+
+    def inspect_place(data: bytes) -> PacketFacts:
+        facts = inspect(data)  # notes the parameter sets
+        return facts._replace(place=slices.place(data, length_size))
+
+    return inspect_place
+
+
+def _slices_of(extradata: bytes) -> _Slices:
     slices = _Slices()
     for start, end in _boxed_sets(extradata) if _length_size(_H264, extradata) else _nal_units(extradata, 0):
-        slices.note(extradata[start:end])
-    return _make(_H264, extradata, slices)
+        slices.note(extradata[start:end].rstrip(b"\0"))
+    return slices
 
 
 def _make(rule: _NalCodec, extradata: bytes, slices: _Slices | None) -> Inspector:
@@ -244,6 +264,7 @@ class _Beginning(NamedTuple):
     mask: int  # of the number; 0 if its parameter sets are not known
     may_be_field: bool
     may_leave_out: bool  # whether numbers may be left out
+    order_bits: int  # of the picture's place in the order of showing; 0 if it is not all that tells the place
 
 
 class _Slices:
@@ -255,12 +276,16 @@ class _Slices:
 
     def __init__(self) -> None:
         # By a sequence parameter set's number: bits of a picture's number, whether fields may be coded by themselves,
-        # whether a slice names its colour plane, whether numbers may be left out.
-        self._sequences: dict[int, tuple[int, bool, bool, bool]] = {}
-        self._sequence_of: dict[int, int] = {}  # by a picture parameter set's number
+        # whether a slice names its colour plane, whether numbers may be left out, `_Beginning.order_bits`.
+        self._sequences: dict[int, tuple[int, bool, bool, bool, int]] = {}
+        # By a picture parameter set's number: that of its sequence parameter set, whether fields have their own places.
+        self._sequence_of: dict[int, tuple[int, bool]] = {}
+        self._sequence_units: set[bytes] = set()
         # What `_read_beginning` gives for a slice's first byte, if the byte holds all of it: most slices begin alike.
         self._beginnings: dict[int, _Beginning] = {}
         self._last: int | None = None  # number of the last picture that others may refer to
+        self._last_place: int | None = None  # likewise; None before the first IDR picture
+        self._base = 0  # of the places of pictures since the last IDR picture
 
     def note(self, unit: bytes) -> None:
         """Read a parameter set, from its NAL unit."""
@@ -268,17 +293,17 @@ class _Slices:
         bits = Bits(_unescape(unit), 1)
         if unit[0] & 0x1F == 8:
             number = bits.read_golomb()
-            self._sequence_of[number] = bits.read_golomb()
+            self._sequence_of[number] = (bits.read_golomb(), bits.read(2) & 1 == 1)
         elif unit[0] & 0x1F == 7:
+            self._sequence_units.add(unit)
             profile = bits.read(8)
             bits.read(16)
             number = bits.read_golomb()
             has_planes = _skip_colours(bits) if profile in _HIGH_PROFILES else False
             num_bits = bits.read_golomb() + 4
             order = bits.read_golomb()
-            if order == 0:
-                bits.read_golomb()
-            elif order == 1:
+            order_bits = bits.read_golomb() + 4 if order == 0 else 0
+            if order == 1:
                 bits.read(1)
                 bits.read_golomb()
                 bits.read_golomb()
@@ -289,15 +314,14 @@ class _Slices:
             bits.read_golomb()
             bits.read_golomb()
             if num_bits <= 16:  # else it is damaged
-                self._sequences[number] = (num_bits, not bits.read(1), has_planes, may_leave_out)
+                may_be_field = not bits.read(1)
+                order_bits = 0 if may_be_field or may_leave_out or order_bits > 16 else order_bits
+                self._sequences[number] = (num_bits, may_be_field, has_planes, may_leave_out, order_bits)
 
     def read(self, head: bytes) -> tuple[bool, tuple[int, int] | None, bool]:
         """Whether a slice is an I slice, `PacketFacts.field` and `is_broken`; `head`: the first bytes of its unit."""
-        if len(head) < _HEAD_BYTES or b"\0\0\3" in head:
-            head = head[:1] + _unescape(head[1:]).ljust(_HEAD_BYTES - 1, b"\xff")
-        word = int.from_bytes(head, "big")
-        beginning = self._beginnings.get(head[1]) or self._read_beginning(word, head[1])
-        is_intra, left, mask, may_be_field, may_leave_out = beginning
+        word, beginning = self._begin(head)
+        is_intra, left, mask, may_be_field, may_leave_out, _ = beginning
         if not mask:
             self._last = None
             return is_intra, None, False
@@ -313,16 +337,57 @@ class _Slices:
             self._last = number
         return is_intra, field, is_broken
 
+    def place(self, data: bytes, length_size: int) -> int | None:
+        """The place of a packet's only picture in the order of showing (8.2.1.1).
+
+        None where that is not known: if it may be a field, with several pictures or none, before the first IDR picture,
+        and if sequence parameter sets differ.
+        """
+        starts = [
+            start for start, end in _nal_units(data, length_size) if start + 1 < end and data[start] & 0x1F in (1, 5)
+        ]
+        # A picture's first slice begins with its first block: a set bit.
+        heads = [data[start : start + _HEAD_BYTES] for start in starts if data[start + 1] & 0x80]
+        if len(heads) != 1 or len(self._sequence_units) != 1:
+            return None
+        word, beginning = self._begin(heads[0])
+        num_bits, left, is_idr = beginning.order_bits, beginning.left, heads[0][0] & 0x1F == 5
+        if is_idr:
+            _, left = _golomb(word, left)
+            self._base += _PLACES
+            self._last_place = self._base
+        if self._last_place is None or not num_bits:
+            return None
+        half = 1 << num_bits - 1
+        step = (word >> max(0, left - num_bits)) - self._last_place & 2 * half - 1
+        place = self._last_place + (step if step <= half else step - 2 * half)
+        if heads[0][0] & 0x60:
+            self._last_place = place
+        return place
+
+    def _begin(self, head: bytes) -> tuple[int, _Beginning]:
+        """A slice's first bytes as a number, and what they say; `head` as in `read`."""
+        if len(head) < _HEAD_BYTES or b"\0\0\3" in head:
+            head = head[:1] + _unescape(head[1:]).ljust(_HEAD_BYTES - 1, b"\xff")
+        word = int.from_bytes(head, "big")
+        return word, self._beginnings.get(head[1]) or self._read_beginning(word, head[1])
+
     def _read_beginning(self, word: int, first_byte: int) -> _Beginning:
         left = 8 * _HEAD_BYTES - 8
         _, after = _golomb(word, left)
         kind, after = _golomb(word, after)
         parameters, after = _golomb(word, after)
-        num_bits, may_be_field, has_planes, may_leave_out = self._sequences.get(
-            self._sequence_of.get(parameters, -1), (0, False, False, False)
+        sequence, has_field_places = self._sequence_of.get(parameters, (-1, False))
+        num_bits, may_be_field, has_planes, may_leave_out, order_bits = self._sequences.get(
+            sequence, (0, False, False, False, 0)
         )
         beginning = _Beginning(
-            kind % 5 == 2, after - 2 * has_planes - num_bits, (1 << num_bits) - 1, may_be_field, may_leave_out
+            kind % 5 == 2,
+            after - 2 * has_planes - num_bits,
+            (1 << num_bits) - 1,
+            may_be_field,
+            may_leave_out,
+            0 if has_field_places else order_bits,
         )
         if left - after <= 8:
             self._beginnings[first_byte] = beginning

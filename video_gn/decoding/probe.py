@@ -62,6 +62,7 @@ class PacketTable:
     # decoding from any restart gives the same frames.
     doubt: str | None
     has_times: bool  # whether `pts` of shown rows are the times of the frames
+    is_timed_by_order: bool  # whether `pts` are made from the order of the pictures: the file's packets have others
     num_extra: int  # frames that no packet promises: MPEG-4's decoder makes up one for a picture before a cut
     num_video_streams: int  # cover pictures not counted
     header_frames: int  # that the container's header claims; 0 if it does not say
@@ -105,7 +106,8 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
     """
     codec = stream.codec_context.codec.canonical_name
     extradata = stream.codec_context.extradata or b""
-    inspect = make_inspector(codec, extradata, is_intra=stream.codec_context.codec.intra_only)
+    is_avi = container.format.name == "avi"
+    inspect = make_inspector(codec, extradata, is_intra=stream.codec_context.codec.intra_only, with_places=is_avi)
     is_stream = container.format.name in _STREAMS
     rows, facts, given_once = _read_rows(path, container, stream, inspect)
     pts, dts = (np.array([_NO_TIME if t is None else t for t in rows[at::7]], dtype=np.int64) for at in (0, 1))
@@ -122,7 +124,9 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
     tells_b = codec in _NUMBERED or codec == "mpeg4"
     has_b = any(fact.has_b_picture for fact in kinds) if tells_b else bool(stream.codec_context.has_b_frames)
     layers = {mpeg4_layer(extradata), *(fact.sequence for fact in kinds)} - {b""} if codec == "mpeg4" else set()
-    is_reordered_avi = has_b and container.format.name == "avi"
+    ordered = _times_in_order(dts, facts)
+    is_reordered_avi = is_avi and (has_b or (ordered is not None and not np.array_equal(ordered, dts)))
+    pts = ordered if is_reordered_avi and ordered is not None else pts
     first = int(np.argmax(num_pictures > 0))
     is_whole_start = bool(is_key[first] if inspect is None else facts[first].is_restart)
     is_whole_start = is_whole_start and not (pts[is_shown] < pts[first]).any()
@@ -132,7 +136,9 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
         is_corrupt=bool(is_corrupt.any()),
         is_discard=bool(is_discard.any()),
         is_packed=is_packed,
-        is_reordered_avi=is_reordered_avi and not (codec == "mpeg4" and _is_order_of_kinds(pts, facts)),
+        is_reordered_avi=is_reordered_avi
+        and not (pts is ordered or (codec == "mpeg4" and _is_order_of_kinds(pts, facts))),
+        is_lossy=codec == "h264" and _depth(pts[is_shown]) > stream.codec_context.reorder_depth,
         is_cut_mpeg4=num_extra > 0,
         is_spliced=(codec in _NUMBERED and lacks_pictures([facts[row] for row in np.flatnonzero(num_shown)]))
         or any(fact.is_broken for fact in kinds)
@@ -159,6 +165,7 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
         doubt=doubt,
         has_times=not (is_packed or is_reordered_avi or num_extra or len(shown) == 0 or shown[0] == _NO_TIME)
         and bool((np.diff(shown) > 0).all()),
+        is_timed_by_order=pts is ordered,
         num_extra=num_extra,
         num_video_streams=len(video_streams(container)),
         header_frames=int(stream.frames),
@@ -274,6 +281,22 @@ def _close(gaps: np.ndarray, time_base: float) -> np.ndarray:
     return np.where(is_wild, max(1, usual), gaps)
 
 
+def _times_in_order(dts: np.ndarray, facts: list[PacketFacts]) -> np.ndarray | None:
+    """The packets' times in the order in which their pictures are shown, or None if that is not known of all."""
+    places = [fact.place for fact in facts if fact.place is not None]
+    is_known = len(set(places)) == len(facts) and dts[0] != _NO_TIME and bool((np.diff(dts) > 0).all())
+    return dts[np.argsort(np.argsort(places))] if is_known else None
+
+
+def _depth(pts: np.ndarray) -> int:
+    """How many pictures H.264's decoder must hold back to give all in the order of their times.
+
+    With less it drops those that come late, and then holds back more: which ones depends on where it began. With as
+    many or more it drops none.
+    """
+    return int((np.arange(len(pts)) - np.argsort(np.argsort(pts))).max(initial=0))
+
+
 def _is_order_of_kinds(pts: np.ndarray, facts: list[PacketFacts]) -> bool:
     """Whether the times that FFmpeg finds for MPEG-4's pictures in AVI are those when its decoder gives them.
 
@@ -336,6 +359,7 @@ def _find_doubt(
     is_discard: bool,
     is_packed: bool,
     is_reordered_avi: bool,
+    is_lossy: bool,
     is_cut_mpeg4: bool,
     is_spliced: bool,
     is_reconfigured: bool,
@@ -346,6 +370,7 @@ def _find_doubt(
         (is_discard, "an edit list hides frames of it"),
         (is_packed, "its packets hold two pictures (packed B-frames)"),
         (is_reordered_avi, "it has B-frames in AVI, which does not store when they are shown"),
+        (is_lossy, "its frames are reordered more than its beginning tells, so that the decoder loses some"),
         (is_cut_mpeg4, "it begins in the middle of a longer MPEG-4 video"),
         (is_spliced, "pictures of it are missing or damaged"),
         (is_reconfigured, "its coding changes on the way"),
