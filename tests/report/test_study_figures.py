@@ -33,6 +33,17 @@ def test_error_against_batch_size():
     assert {text.get_text() for text in axes.texts} == {"BN", "GN"}
 
 
+def test_the_bars_say_what_they_are():
+    figure = error_figure(DATA)
+    assert figure.get_supxlabel() == "bars: standard deviation over 2 seeds"
+    once = StudyData(("BN",), COLUMNS, DATA.test_errors, intervals={("BN", COLUMNS[0]): (12.0, 9.0, 17.0)})
+    figure = error_figure(once)
+    assert figure.get_supxlabel() == "bars: 95% intervals over all test videos (Wilson)"
+    assert figure.axes[0].containers[0].lines[2][0].get_segments()[0][:, 1].tolist() == [9.0, 17.0]
+    single = StudyData(("BN",), COLUMNS, {("BN", COLUMNS[0]): [12.0]})
+    assert error_figure(single).get_supxlabel() == ""
+
+
 def test_curves():
     figure = curves_figure(DATA)
     top, bottom = figure.axes[0], figure.axes[2]

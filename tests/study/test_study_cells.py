@@ -61,6 +61,24 @@ def test_parts_of_a_study(write, tmp_path):
     assert [result.cell.norm for result in collect(read_study(path), out).cells] == ["GN"] * 4
 
 
+def test_the_quick_part_of_a_study(write, tmp_path, capsys):
+    path, out, commands = write(batch_sizes=[8, 4, 2]), tmp_path / "out", Commands()
+    assert run_study(path, out=out, quick=True, runner=commands) == 0
+    assert commands.calls == ORDER[:8]
+    text = (out / "table.md").read_text()
+    assert "4 of 4 cells of --quick" in text and "Missing" not in text and "batch 4" not in text
+    capsys.readouterr()
+    run_study(path, out=out, quick=True, action="list")
+    names = ["0  bn_16x2_b8_s0", "1  gn_16x2_b8_s0", "4  bn_16x2_b2_s0", "5  gn_16x2_b2_s0"]
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()] == [f"{name}  done" for name in names]
+    with pytest.raises(ConfigError, match="--cell must be one of 0, 1, 4, 5 with --quick, got 2. --list numbers the"):
+        run_study(path, out=out, quick=True, cell="2", runner=commands)
+    assert run_study(path, out=out, cell="1/2", runner=Commands(), quick=True) == 0
+    whole = write()
+    assert run_study(whole, out=out, cell="0/1", runner=commands) == 0
+    assert commands.calls == ORDER, "the whole study goes on from it"
+
+
 def test_nothing_to_collect(write, tmp_path):
     with pytest.raises(RunError, match="no cell is finished yet .bn_16x2_b8_s0: not started.. Run the study first"):
         run_study(write(), out=tmp_path / "out", action="collect")

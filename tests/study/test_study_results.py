@@ -8,7 +8,7 @@ import pytest
 from fake_study import Commands, write_study
 
 from video_gn.errors import ConfigError
-from video_gn.study import collect, read_study, run_study, spread, tables
+from video_gn.study import collect, read_study, run_study, spread, tables, write_results
 from video_gn.study.collecting import difference_spread, pooled, write_csv
 from video_gn.study.table import markdown
 
@@ -58,6 +58,21 @@ def test_no_pooling_where_seeds_test_the_same_videos(write, tmp_path):
     path = write()
     run_study(path, out=tmp_path / "out", cell="0/1", runner=Commands(held_out=False))
     assert len(tables(collect(read_study(path), tmp_path / "out"))) == 2
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_what_the_bars_of_the_figure_are(write, tmp_path, held_out, monkeypatch):
+    path, drawn = write(), []
+    run_study(path, out=tmp_path / "out", cell="0/1", runner=Commands(held_out=held_out))
+    monkeypatch.setattr("video_gn.report.study_figures.write_figures", lambda data, out: drawn.append(data) or [])
+    write_results(read_study(path), tmp_path / "out")
+    write_results(read_study(path).quick(), tmp_path / "out")
+    (whole, quick), bn = drawn, ("BN", ("16x2", 8))
+    # Wilson's interval of 5 right of 8, by hand: 30.6 to 86.3 %.
+    assert (bn in whole.intervals) == held_out, "seeds that test the same videos have a spread"
+    if held_out:
+        assert whole.intervals[bn] == pytest.approx((37.5, 100 - 86.3, 100 - 30.6), abs=0.05)
+    assert quick.intervals[bn][0] == 25.0, "one seed tests each video once"
 
 
 def test_the_table_of_a_part(write, tmp_path):

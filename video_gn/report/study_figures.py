@@ -48,8 +48,9 @@ _STYLE: Any = {
     # Ids in the SVG are hashes with a salt, which is random by default.
     "svg.hashsalt": "video_gn",
 }
-# Pictures are shown 800 px wide, and printed: 8 inches at 200 dots per inch.
-_WIDTH_INCHES, _DPI = 8.0, 200
+# Pictures are shown 800 px wide, and printed: 8 inches at 200 dots per inch. The first one is also read on a telephone,
+# 390 px wide: its single panel is narrower, so that its letters are larger.
+_WIDTH_INCHES, _NARROW_INCHES, _DPI = 8.0, 6.0, 200
 # Distance between lines as a fraction of an octave, so that error bars do not overlap.
 _DODGE = 0.045
 _MAX_DIRECT_LABELS = 8
@@ -67,6 +68,23 @@ class StudyData:
     # for each seed [(epoch, validation error)]
     val_errors: Mapping[tuple[str, Column], Sequence[Sequence[tuple[int, float]]]] = field(default_factory=dict)
     step_clips: int | None = None  # clips of an optimizer step, if batch sizes are only those of the statistics
+    # (test error, ends of its 95% interval) over all tested videos, where each was tested once; else of seeds' errors
+    intervals: Mapping[tuple[str, Column], tuple[float, float, float]] = field(default_factory=dict)
+
+    def point(self, norm: str, column: Column) -> tuple[float, float, float] | None:
+        """A test error, and the lengths of its bar below and above; None if there is none."""
+        if (norm, column) in self.intervals:
+            error, low, high = self.intervals[norm, column]
+            return error, max(0.0, error - low), max(0.0, high - error)  # at 0 and 100% they differ by a rounding
+        errors = self.test_errors.get((norm, column), ())
+        return (statistics.fmean(errors), _deviation(errors), _deviation(errors)) if errors else None
+
+    def bars(self) -> str:
+        """What the bars of test errors are; "" if there are none."""
+        if self.intervals:
+            return "bars: 95% intervals over all test videos (Wilson)"
+        most = max(map(len, self.test_errors.values()), default=0)
+        return f"bars: standard deviation over {most} seeds" if most > 1 else ""
 
     def axis(self, size: int | None = None) -> str:
         """Label of the axis of batch sizes, or of a single one."""
@@ -93,7 +111,8 @@ def error_figure(data: StudyData) -> Figure:
 
     with matplotlib.rc_context(_STYLE):
         clips = list(dict.fromkeys(clip for clip, _ in data.columns))
-        figure = Figure(figsize=(_WIDTH_INCHES, 4.6), layout="constrained")
+        width = _NARROW_INCHES if len(clips) == 1 else _WIDTH_INCHES
+        figure = Figure(figsize=(width, 4.4), layout="constrained")
         panels = figure.subplots(1, len(clips), sharey=True, squeeze=False)[0]
         one_size = len({size for _, size in data.columns}) == 1
         for axes, clip in zip(panels, clips, strict=True):
@@ -101,6 +120,8 @@ def error_figure(data: StudyData) -> Figure:
             if len(clips) > 1:
                 axes.set_title(f"clip {clip}")
         panels[0].set_ylabel("test error (%)")
+        if data.bars():
+            figure.supxlabel(data.bars(), fontsize=10, color=_SOFT)
         if not one_size:
             _label_lines(figure, panels, data)
     return figure
@@ -109,20 +130,20 @@ def error_figure(data: StudyData) -> Figure:
 def _draw_by_size(axes: Axes, data: StudyData, clip: str) -> None:
     sizes = sorted({size for _, size in data.columns}, reverse=True)
     for number, norm in enumerate(data.norms):
-        points = [(size, data.test_errors.get((norm, (clip, size)), ())) for size in sizes]
-        points = [(size, errors) for size, errors in points if errors]
+        points = [(size, point) for size in sizes if (point := data.point(norm, (clip, size))) is not None]
         if not points:
             continue
         shift = 2 ** (_DODGE * ((len(data.norms) - 1) / 2 - number))
         axes.errorbar(
             [size * shift for size, _ in points],
-            [statistics.fmean(errors) for _, errors in points],
-            yerr=[_deviation(errors) for _, errors in points],
+            [error for _, (error, _, _) in points],
+            yerr=[[below for _, (_, below, _) in points], [above for _, (_, _, above) in points]],
             label=norm, markersize=6, linewidth=2, elinewidth=1.2, capsize=3, **data.style(norm),
         )  # fmt: skip
     axes.set_xscale("log", base=2)
     # From large to small, as in the paper, which is about small batches.
-    axes.set_xlim(sizes[0] * 2**0.3, sizes[-1] / 2**0.2)
+    room = _DODGE * (len(data.norms) - 1) / 2
+    axes.set_xlim(sizes[0] * 2 ** (0.2 + room), sizes[-1] / 2 ** (0.1 + room))
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.minorticks_off()
     axes.set_xlabel(data.axis())
@@ -131,13 +152,14 @@ def _draw_by_size(axes: Axes, data: StudyData, clip: str) -> None:
 def _draw_by_line(axes: Axes, data: StudyData, clip: str) -> None:
     size = data.columns[0][1]
     for number, norm in enumerate(data.norms):
-        errors = data.test_errors.get((norm, (clip, size)), ())
-        if errors:
+        point = data.point(norm, (clip, size))
+        if point is not None:
+            error, below, above = point
             axes.errorbar(
-                [number], [statistics.fmean(errors)], yerr=[_deviation(errors)], label=norm,
+                [number], [error], yerr=[[below], [above]], label=norm,
                 markersize=7, elinewidth=1.5, capsize=4, color=COLOURS[0], marker="o", linestyle="none",
             )  # fmt: skip
-    slanted = max(map(len, data.norms)) * len(data.norms) > 70
+    slanted = max(map(len, data.norms)) * len(data.norms) > 50
     rotation, ha = (30, "right") if slanted else (0, "center")
     axes.set_xticks(range(len(data.norms)), data.norms, rotation=rotation, ha=ha)
     axes.set_xlim(-0.5, len(data.norms) - 0.5)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from video_gn.errors import RunError
 from video_gn.files import write_text
+from video_gn.report.analysis import wilson_interval
 from video_gn.shown import console as shown_console
 from video_gn.study.cells import CellDirectory
-from video_gn.study.collecting import Results, collect, spread, write_csv
+from video_gn.study.collecting import Results, collect, spread, tested_once, write_csv
 from video_gn.study.plan import Cell, Study, read_study
 from video_gn.study.running import Runner, pick_cells, run_cells, run_child
 from video_gn.study.table import markdown, print_tables, tables
@@ -114,7 +115,7 @@ def _drawn(results: Results) -> StudyData:
     """The data of the figures, with errors in percent."""
     from video_gn.report.study_figures import StudyData
 
-    test_errors, losses, val_errors = {}, {}, {}
+    test_errors, losses, val_errors, counts = {}, {}, {}, {}
     for norm in results.study.norms:
         for column in results.study.columns:
             cells = results.of(norm, column)
@@ -122,7 +123,17 @@ def _drawn(results: Results) -> StudyData:
             test_errors[key] = [100 * (1 - r.row["top1"]) for r in cells if r.row["top1"] is not None]
             losses[key] = [r.train for r in cells]
             val_errors[key] = [[(epoch, 100 * (1 - top1)) for epoch, top1 in r.val] for r in cells]
-    return StudyData(
-        results.study.norms, tuple(map(results.shown, results.study.columns)), test_errors, losses, val_errors,
-        results.study.optimizer_batch,
-    )  # fmt: skip
+            if cells:
+                counts[key] = tested_once(cells)
+    # All bars are of one kind: intervals over videos only if no line of the table has tested a video twice.
+    once = {key: count for key, count in counts.items() if count is not None}
+    intervals = {key: _error(*count) for key, count in once.items()} if len(once) == len(counts) else {}
+    columns = tuple(map(results.shown, results.study.columns))
+    step = results.study.optimizer_batch
+    return StudyData(results.study.norms, columns, test_errors, losses, val_errors, step, intervals)
+
+
+def _error(num_right: int, num_videos: int) -> tuple[float, float, float]:
+    """An error and the ends of its 95% interval, in percent."""
+    low, high = wilson_interval(num_right, num_videos)
+    return 100 * (1 - num_right / num_videos), 100 * (1 - high), 100 * (1 - low)

@@ -105,10 +105,13 @@ def pooled(results: Sequence[CellResult], num_seeds: int) -> tuple[int, int] | N
 
     None if a seed is missing (its videos would be too), if there is only one, or if a video was tested twice.
     """
-    if len(results) < max(2, num_seeds) or not all(result.right for result in results):
-        return None
+    return tested_once(results) if len(results) >= max(2, num_seeds) else None
+
+
+def tested_once(results: Sequence[CellResult]) -> tuple[int, int] | None:
+    """Right and tested videos over some seeds; None if a video was tested twice, or if they are not known."""
     tested = [path for result in results for path in result.right]
-    if len(set(tested)) < len(tested):
+    if not all(result.right for result in results) or len(set(tested)) < len(tested):
         return None
     return sum(sum(result.right.values()) for result in results), len(tested)
 

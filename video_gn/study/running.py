@@ -250,8 +250,8 @@ def _estimate(study: Study, out: Path, left: Sequence[Cell]) -> str:
     ahead = sum(filter(None, parts))
     end = time.strftime("%H:%M" if ahead < 12 * 60 else "%a %H:%M", time.localtime(time.time() + 60 * ahead))
     duration = f"{ahead:.0f} min" if ahead < 100 else f"{ahead / 60:.1f} h"
-    what = f"{len(left)} to do" if not open_starts else f"{len(left)} cells and {len(open_starts)} pre-trainings to do"
-    return f"; {what}, about {duration} ({end})"
+    also = f" and {len(open_starts)} of the pre-trainings" if open_starts else ""
+    return f"; {len(left)}{also} to do, about {duration} ({end})"
 
 
 def _minutes_of(study: Study, out: Path, left: Sequence[Cell]) -> float | None:

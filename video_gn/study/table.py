@@ -129,9 +129,14 @@ def _summary(results: Results) -> str:
     return (
         f"{len(study.norms)} norms x {len(study.columns)} columns x {len(study.seeds)} seeds of {study.base_path}"
         f"{', with ' if given else ''}{', '.join(given)}: "
-        f"{len(results.cells)} of {len(study.cells)} cells, {_duration(minutes)}. {_of_batches(study)} "
+        f"{len(results.cells)} of {len(study.cells)} cells{_of_part(study)}, {_duration(minutes)}. "
+        f"{_of_batches(study)} "
         f"{_of_start(results)}The last checkpoint was tested."
     )
+
+
+def _of_part(study: Study) -> str:
+    return "" if len(study.cells) == study.num_cells else " of --quick"
 
 
 def _duration(minutes: float) -> str:
