@@ -55,6 +55,7 @@ def kill_at(process, metrics, num_rows):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # some twenty processes, each of which imports torch
 def test_a_killed_study_gives_the_results_of_one_that_was_not(tmp_path, tiny_videos):
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(nested(WORDS)))
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY, sort_keys=False))
