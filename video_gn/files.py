@@ -281,7 +281,8 @@ def hold(path: Path, *, wait_seconds: float | None = None) -> IO[str]:
     seconds = LEFT_OVER_SECONDS if wait_seconds is None else wait_seconds
     while True:
         file = open(path, "a+", opener=_not_through_a_link)  # noqa: SIM115
-        if not _take(file, seconds):
+        content = _content(path)
+        if not _take(file, 0.0 if _is_of_this_jobs_past(content) else seconds):
             content = _content(path)
             if not _is_of_this_jobs_past(content):
                 with file:

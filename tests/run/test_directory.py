@@ -1,6 +1,7 @@
 """A run's directory: the names in it, its lock, and where an earlier run goes."""
 
 import ast
+import math
 import os
 import re
 from itertools import pairwise
@@ -233,7 +234,7 @@ def test_a_jobs_later_start_takes_over_what_its_earlier_one_held(tmp_path, monke
     in_job(monkeypatch, "417", restarts - 1)
     first = hold(tmp_path / ".lock", wait_seconds=0)
     in_job(monkeypatch, "417", restarts)
-    second = hold(tmp_path / ".lock", wait_seconds=0.1)
+    second = hold(tmp_path / ".lock", wait_seconds=math.inf)  # which would wait for ever
     assert f", job 417, start {restarts + 1}\n" in (tmp_path / ".lock").read_text()
     # A third one, which waited for the first one's file, is not let in when that is freed.
     first.close()

@@ -147,6 +147,23 @@ def test_a_cell_that_another_process_runs(write, tmp_path, capsys, caplog):
     assert directory.state(study) == "open"
 
 
+def test_a_training_that_outlives_its_study(write, tmp_path, monkeypatch, caplog):
+    """As after a kill of the study alone: it may end within a while, and is no failure of the cell."""
+    monkeypatch.setattr("video_gn.files.LEFT_OVER_SECONDS", 0.3)
+    path, out, commands = write(), tmp_path / "out", Commands()
+    directory = CellDirectory(out, read_study(path).cells[2])
+    directory.path.mkdir(parents=True)
+    with (directory.path / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write("process 8 on node3\n")
+        file.flush()
+        with pytest.raises(RunError, match=r"cell 2, bn_16x2_b2_s0, is being run by another process .process 8 on"):
+            run_study(path, out=out, cell="2", runner=commands)
+        assert run_study(path, out=out, cell="0/4", runner=commands) == 0
+    assert run_study(path, out=out, cell="2", runner=commands) == 0
+    assert [name for _, name in commands.calls[-2:]] == ["bn_16x2_b2_s0"] * 2
+
+
 def test_a_directory_that_cannot_be_written(write, tmp_path, monkeypatch):
     def refuse(path, **_):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))

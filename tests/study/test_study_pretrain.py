@@ -170,6 +170,15 @@ def run_cell_of_other(path, out):
     run_cell(study.pretrain, CellDirectory(out, study.cells[1].start), runner=Commands())
 
 
+def test_a_pretraining_is_taken_from_whatever_machine_made_it(write, tmp_path):
+    path, out = write(), tmp_path / "out"
+    assert run_study(path, out=out, cell="1", words=["--trainer.accelerator=cpu"], runner=Commands()) == 0
+    commands = Commands()
+    assert run_study(path, out=out, cell="3", words=["--trainer.accelerator=gpu"], runner=commands) == 0
+    assert directories(commands) == ["gn_16x2_b2_s0"]
+    assert {cell.name for cell, _ in collect(read_study(path), out).missing}.isdisjoint({"gn_16x2_b2_s0"})
+
+
 # ---- bad input --------------------------------------------------------------------------------
 
 

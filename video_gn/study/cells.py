@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -14,8 +15,10 @@ from video_gn.damage import DAMAGE, in_words, read_object
 from video_gn.errors import ConfigError, RunError
 from video_gn.files import write_json
 from video_gn.run.directory import CHECKPOINTS, LAST, LOCK, METRICS, TEST_LOCK, TEST_METRICS
-from video_gn.study.plan import CELLS, SYNTHETIC, Cell, Study
+from video_gn.study.plan import CELLS, PRETRAIN, SYNTHETIC, Cell, Study
 from video_gn.study.settings import TRAIN, differences
+
+log = logging.getLogger(__name__)
 
 _LOCK = ".cell.lock"
 # A process that only asks whether a cell is held holds it for a moment: wait before refusing.
@@ -105,6 +108,8 @@ class CellDirectory:
         if not _was_trained(self.path, record):
             return []  # nothing was trained with the old settings: a wrong path may be corrected
         ignore = [] if study.words or counts_extra else record.extra
+        if self.cell.folder == PRETRAIN and self.is_done():
+            ignore = [*record.extra, *study.extra]  # whichever machine made it, cells start from the same weights
         if TRAIN in ignore:
             ignore = [*ignore, *(key for key in self.cell.origin if key.startswith(f"{SYNTHETIC}."))]
         return differences(record.settings, self.recorded(study), ignore=ignore)
@@ -179,17 +184,25 @@ class CellDirectory:
                 with locks.naming_unwritable(self.path / _LOCK):
                     self.path.mkdir(parents=True, exist_ok=True)
                     stack.enter_context(locks.hold(self.path / _LOCK, wait_seconds=wait_seconds))
-                    deadline = time.monotonic() + max(wait_seconds, locks.LEFT_OVER_SECONDS)
-                    while run := self._holder_of(LOCK, TEST_LOCK):
-                        if time.monotonic() > deadline:
-                            raise locks.HeldError(run)
-                        time.sleep(0.1)
+                    self._wait_for_run(max(wait_seconds, locks.LEFT_OVER_SECONDS))
             except locks.HeldError as error:
                 raise CellHeldError(
                     f"{self.cell.title} is being run by another process ({error.holder}). Wait for it, or stop it "
                     "first."
                 ) from error
             yield
+
+    def _wait_for_run(self, seconds: float) -> None:
+        """Wait for a training or a test that outlives the process that started it."""
+        begin, is_told = time.monotonic(), False
+        while run := self._holder_of(LOCK, TEST_LOCK):
+            waited = time.monotonic() - begin
+            if waited >= seconds:
+                raise locks.HeldError(run)
+            if waited >= 1 and not is_told:
+                is_told = True
+                log.info("%s is still being run by an earlier start (%s): waiting", self.cell.title.rstrip(","), run)
+            time.sleep(0.05)
 
     # ---- its clock ---------------------------------------------------------------------------
 
