@@ -157,7 +157,8 @@ def make_h264_with_places(extradata: bytes) -> Inspector:
 
     def inspect_place(data: bytes) -> PacketFacts:
         facts = inspect(data)  # notes the parameter sets
-        return facts._replace(place=slices.place(data, length_size))
+        place = slices.place(data, length_size)
+        return PacketFacts(has_sets=False, place=place) if facts is _PLAIN_NAL else facts._replace(place=place)
 
     return inspect_place
 
@@ -343,16 +344,17 @@ class _Slices:
         None where that is not known: if it may be a field, with several pictures or none, before the first IDR picture,
         and if sequence parameter sets differ.
         """
-        starts = [
-            start for start, end in _nal_units(data, length_size) if start + 1 < end and data[start] & 0x1F in (1, 5)
-        ]
-        # A picture's first slice begins with its first block: a set bit.
-        heads = [data[start : start + _HEAD_BYTES] for start in starts if data[start + 1] & 0x80]
-        if len(heads) != 1 or len(self._sequence_units) != 1:
+        head = b""
+        for start, end in _nal_units(data, length_size):
+            # A picture's first slice begins with its first block: a set bit.
+            if start + 1 < end and data[start + 1] & 0x80 and data[start] & 0x1F in (1, 5):
+                if head:
+                    return None
+                head = data[start : start + _HEAD_BYTES]
+        if not head or len(self._sequence_units) != 1:
             return None
-        word, beginning = self._begin(heads[0])
-        num_bits, left, is_idr = beginning.order_bits, beginning.left, heads[0][0] & 0x1F == 5
-        if is_idr:
+        word, (_, left, _, _, _, num_bits) = self._begin(head)
+        if head[0] & 0x1F == 5:
             _, left = _golomb(word, left)
             self._base += _PLACES
             self._last_place = self._base
@@ -361,7 +363,7 @@ class _Slices:
         half = 1 << num_bits - 1
         step = (word >> max(0, left - num_bits)) - self._last_place & 2 * half - 1
         place = self._last_place + (step if step <= half else step - 2 * half)
-        if heads[0][0] & 0x60:
+        if head[0] & 0x60:
             self._last_place = place
         return place
 
