@@ -157,7 +157,7 @@ def test_without_a_config_the_configs_are_listed(command, run, capsys, monkeypat
     assert text.startswith(f"{command} must have a config, got none. Give {run}one with -c:\n")
     for path in ("configs/finetune.yaml ", "configs/demo.yaml ", "configs/recipes/sharded.yaml "):
         assert str(ROOT / path) in text
-    assert "study" not in text and "Your own videos" in text
+    assert "configs/study" not in text and "Your own videos" in text
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs/mine.yaml").write_text("# My own.\n")
     assert refusal(command, capsys).splitlines()[1:] == ["  configs/mine.yaml  My own."]

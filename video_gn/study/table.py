@@ -140,6 +140,8 @@ def _of_part(study: Study) -> str:
 
 
 def _duration(minutes: float) -> str:
+    if round(minutes) == 1:
+        return "1 minute"
     return f"{minutes:.0f} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"
 
 
