@@ -107,6 +107,12 @@ def test_best_is_mended_after_a_kill_and_never_replaced_by_a_later_last(tmp_path
     assert (tmp_path / "best.ckpt").read_text() == best_is
 
 
+@pytest.mark.parametrize("name", ["optimizer_states", "lr_schedulers"])
+def test_a_state_that_lightning_would_begin_anew_is_refused(tmp_path, name):
+    with pytest.raises(CheckpointError, match=rf"must have one entry in {name}, got 0.*its weights \(model\.weights\)"):
+        RunCheckpoint(str(tmp_path)).on_load_checkpoint(None, None, {"global_step": 7, name: []})
+
+
 def test_another_runs_best_figure_is_not_taken_over(tmp_path):
     callback = RunCheckpoint(str(tmp_path))
     callback.resumes = False

@@ -2,6 +2,8 @@
 
 import ast
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -98,6 +100,13 @@ def test_what_cannot_be_restored_is_named(trainer, loader, tmp_path):
         internals.name_restore_errors(again)
         with pytest.raises(CheckpointError, match=r"a\.ckpt: cannot be restored \(\w+: "):
             again.fit(Net(), loader, loader, ckpt_path=path)
+    for error in (CheckpointError("it is another's"), CheckpointError(f"{path} is another's")):
+        connector = SimpleNamespace(
+            _ckpt_path=path, _restore_modules_and_callbacks=Mock(side_effect=error), restore_training_state=None
+        )
+        internals.name_restore_errors(SimpleNamespace(_checkpoint_connector=connector))
+        with pytest.raises(CheckpointError, match=rf"^{path}:? (it )?is another's$"):
+            connector._restore_modules_and_callbacks()
 
 
 def test_what_is_asked_of_a_trainer():

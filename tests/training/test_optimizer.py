@@ -4,6 +4,7 @@ import copy
 import io
 import logging
 import math
+import re
 import warnings
 from typing import get_args, get_type_hints
 
@@ -282,6 +283,35 @@ def test_a_state_of_another_kind_or_of_other_groups_is_refused():
     ):
         with pytest.raises(CheckpointError, match=f"{words}.*Set model.optimizer.layer_decay as it was"):
             optimizer.load_state_dict(state)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_state_that_the_first_step_would_fail_with_is_refused(name, caplog):
+    def built(**settings):
+        return build_optimizer(small_net(), OptimizerConfig(name, **settings), global_batch_size=64)
+
+    optimizer = built()
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            p.grad = torch.ones_like(p)
+    optimizer.step()
+    entry = {"sgd": "momentum_buffer", "adamw": "exp_avg_sq"}[name]
+    for value, got in ((torch.zeros(9, 9), r"\(9, 9\)"), (3, "int")):
+        state = copy.deepcopy(optimizer.state_dict())
+        state["state"][0][entry] = value
+        words = rf"must have {entry} of shape \(.*\) for \S+, got {got}.*new run from its weights \(model\.weights\)"
+        with pytest.raises(CheckpointError, match=words):
+            built().load_state_dict(state)
+    state = copy.deepcopy(optimizer.state_dict())
+    built().load_state_dict(state)
+    assert not caplog.text
+    del state["state"][0]  # as after other frozen stages
+    built().load_state_dict(state)
+    assert re.search(r"no state for 1 of \d+ parameters \(\S+, \.\.\.\): theirs starts afresh", caplog.text)
+    caplog.clear()
+    if name == "sgd":
+        built().load_state_dict(built(momentum=0, nesterov=False).state_dict())
+        assert "no state" not in caplog.text
 
 
 # ---- errors -------------------------------------------------------------------------------------

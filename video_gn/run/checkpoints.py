@@ -18,7 +18,7 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
-from video_gn.errors import ConfigError
+from video_gn.errors import CheckpointError, ConfigError
 from video_gn.files import remove_temporary, whole_file, whole_path
 from video_gn.run.batch_change import BatchChange, clips_seen, find_change
 from video_gn.run.checkpoint_files import read_plain
@@ -128,7 +128,14 @@ class RunCheckpoint(Checkpoint):
 
         Raises:
             ConfigError: For a training that shall end before it.
+            CheckpointError: For one whose optimizer or schedule Lightning would silently begin anew.
         """
+        for name in ("optimizer_states", "lr_schedulers"):
+            if len(checkpoint.get(name, [0])) != 1:  # without the key Lightning refuses it
+                raise CheckpointError(
+                    f"the checkpoint must have one entry in {name}, got {len(checkpoint[name])}. Take another one, or "
+                    "start a new run from its weights (model.weights)."
+                )
         self.change = find_change(trainer, checkpoint)
         if self.change is not None:
             self.change.apply(checkpoint)

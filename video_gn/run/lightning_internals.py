@@ -66,12 +66,16 @@ def _naming_checkpoint(connector: Any, restore: Callable[..., None]) -> Callable
             restore(*args, **more)
         except torch.OutOfMemoryError:
             raise
+        except CheckpointError as error:
+            path = str(connector._ckpt_path)
+            raise error if path in str(error) else CheckpointError(f"{path}: {error}") from error
         except (LookupError, TypeError, AttributeError, ValueError, RuntimeError, ArithmeticError) as error:
             if isinstance(error, VideoGNError):
                 raise
+            path = connector._ckpt_path
             raise CheckpointError(
-                f"{connector._ckpt_path}: cannot be restored ({in_words(error)}). Take another checkpoint, or the "
-                "settings that it was trained with."
+                f"{path}: cannot be restored ({in_words(error)}). Take another checkpoint, or the settings that it was "
+                f"trained with; a new run may start from its weights (--model.weights {path})."
             ) from error
 
     return named

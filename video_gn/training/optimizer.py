@@ -7,10 +7,11 @@ differences.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
@@ -200,11 +201,13 @@ class OptimizerKind:
         build: (groups, config) -> optimizer; each group has its learning rate.
         settings: Fields of `OptimizerConfig` that only this kind reads.
         mark: Entry of its state's groups that no other kind has.
+        state: Entries of a parameter's state that have its shape.
     """
 
     build: Callable[[list[dict[str, Any]], OptimizerConfig], Optimizer]
     settings: tuple[str, ...]
     mark: str
+    state: tuple[str, ...]
 
 
 def _sgd(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:
@@ -216,8 +219,8 @@ def _adamw(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:
 
 
 OPTIMIZERS: dict[str, OptimizerKind] = {
-    "sgd": OptimizerKind(_sgd, settings=("momentum", "nesterov"), mark="momentum"),
-    "adamw": OptimizerKind(_adamw, settings=("beta1", "beta2", "eps"), mark="betas"),
+    "sgd": OptimizerKind(_sgd, settings=("momentum", "nesterov"), mark="momentum", state=("momentum_buffer",)),
+    "adamw": OptimizerKind(_adamw, settings=("beta1", "beta2", "eps"), mark="betas", state=("exp_avg", "exp_avg_sq")),
 }
 
 
@@ -225,7 +228,7 @@ def build_optimizer(net: nn.Module, config: OptimizerConfig, *, global_batch_siz
     """Build the optimizer, with the learning rate scaled to the global batch.
 
     Loading a checkpoint's state into it restores the momentum but keeps the config's settings. It raises
-    CheckpointError for a state of another kind of optimizer or of other groups.
+    CheckpointError for a state of another kind of optimizer, of other groups, or of parameters of other shapes.
 
     Raises:
         ValueError: for a batch size below 1, a network without parameters, or a layer decay of one that is no I3D.
@@ -247,7 +250,10 @@ def build_optimizer(net: nn.Module, config: OptimizerConfig, *, global_batch_siz
     def check_kind(_: Optimizer, state: dict[str, Any]) -> None:
         _check_state(state["param_groups"], config.name, settings)
 
+    names = {parameter: name for name, parameter in net.named_parameters()}
+
     def keep_settings(loaded: Optimizer) -> None:
+        _check_tensors(loaded, OPTIMIZERS[config.name].state, names)
         for group, ours in zip(loaded.param_groups, settings, strict=True):
             _log_differences(group, ours)
             # With a schedule, loading its state then sets the step's rate.
@@ -272,6 +278,29 @@ def _check_state(stored: list[dict[str, Any]], name: str, ours: list[dict[str, A
             "layer decay, the other none. Set model.optimizer.layer_decay as it was, or start a new run from the "
             "checkpoint's weights (model.weights)."
         )
+
+
+def _check_tensors(loaded: Optimizer, entries: Sequence[str], names: Mapping[nn.Parameter, str]) -> None:
+    """Refuse a state that torch would accept and fail with at the first step; warn of parameters that have none."""
+    parameters = [p for group in loaded.param_groups for p in group["params"] if p.requires_grad]
+    for parameter, state in loaded.state.items():
+        shapes = dict.fromkeys(entries, parameter.shape) | ({"step": torch.Size()} if "step" in state else {})
+        for name, shape in shapes.items():
+            value = state.get(name)
+            if value is None and name == "momentum_buffer":  # trained without momentum
+                continue
+            if not isinstance(value, torch.Tensor) or value.shape != shape:
+                got = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+                raise CheckpointError(
+                    f"the checkpoint's optimizer must have {name} of shape {tuple(shape)} for {names[parameter]}, got "
+                    f"{got}. Take another checkpoint, or start a new run from its weights (model.weights)."
+                )
+    without = [p for p in parameters if not loaded.state.get(p)]
+    if without and loaded.param_groups[0].get("momentum", 1):  # these are still the checkpoint's settings
+        log.warning(
+            "the checkpoint's optimizer has no state for %d of %d parameters (%s, ...): theirs starts afresh",
+            len(without), len(parameters), names[without[0]],
+        )  # fmt: skip
 
 
 def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
