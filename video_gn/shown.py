@@ -33,6 +33,11 @@ def shown_message(value: Any) -> str:
     return re.sub(r"\n(?=\S)", "\n  ", shown_text(value))
 
 
+def count(number: int, noun: str, plural: str = "") -> str:
+    """A number of things: 1 video, 2 videos, 19,761 videos."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def _spell_out(found: re.Match[str]) -> str:
     code = ord(found.group())
     # os.fsdecode keeps byte 0xNN of a file name as U+DCNN.

@@ -28,7 +28,7 @@ def test_class_folders(tmp_path, caplog):
     assert [r.missing for r in manifest.records] == [True, False, False, False, False, False]
     assert manifest.records[3].groups == (("folder", "deep/er"),) and manifest.records[0].groups == (("folder", ""),)
     assert {r.source for r in manifest.records} == {str(tmp_path)}
-    assert "1 videos in no class folder are left out (loose.mp4" in caplog.text
+    assert "1 video in no class folder is left out (loose.mp4" in caplog.text
     assert "folders without videos are left out: 'empty'" in caplog.text
     assert count_by_class(manifest) == {"jump": 4, "run": 2}
 
@@ -58,7 +58,7 @@ def test_class_folders_with_parts(tmp_path):
     fails(tmp_path, "split must be the name of a part's folder, got 'test'; it has ['train', 'val']", split="test")
     fails(tmp_path / "train", "got 'val'; it has no parts", split="val")
     assert read_manifest(tmp_path, split="val", classes=train.classes).records[0].label == 1
-    fails(tmp_path, "folders must be of the 1 classes ('jump'), got 'run'", split="val", classes=["jump"])
+    fails(tmp_path, "folders must be of the 1 class ('jump'), got 'run'", split="val", classes=["jump"])
 
 
 @pytest.mark.parametrize(

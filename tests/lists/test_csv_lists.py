@@ -138,7 +138,7 @@ def test_labels_as_names(tmp_path):
     assert read_manifest(path).classes == ("jump_high", "run")
     manifest = read_manifest(path, classes=["run", "sit", "jump high"])
     assert [r.label for r in manifest.records] == [2, 0] and manifest.classes == ("run", "sit", "jump high")
-    fails(path, f"{path}:2: label must be one of the 1 classes ('jump high'), got 'run'", classes=["jump high"])
+    fails(path, f"{path}:2: label must be one of the 1 class ('jump high'), got 'run'", classes=["jump high"])
 
 
 def test_segments_and_groups(tmp_path):

@@ -50,7 +50,7 @@ def test_what_a_scan_found_is_read(scanned, caplog):
     assert all(r.groups in ((("person", "ann"),), (("person", "bob"),)) for r in manifest.records)
     assert (manifest.missing, manifest.broken) == (1, 1)
     assert "1 of 5 listed videos are known to be broken" in caplog.text and "b.mp4: the file is empty" in caplog.text
-    assert "1 videos that were missing at the scan are there now" in caplog.text
+    assert "1 video that was missing at the scan is there now" in caplog.text
     assert manifest.columns.broken.tolist() == [False, True, False, False, False]
 
 

@@ -130,7 +130,7 @@ def test_a_file_that_was_cut_short_is_no_end(tmp_path, name, part):
         (
             "metrics.csv",
             METRICS.encode() + b"1,0,1,1,1,1,1\n1,0,1,1,1,1,1,1\n",
-            "metrics.csv is damaged at line 3: a row must have 7 fields, got 8; only the 1 rows before it are shown.",
+            "metrics.csv is damaged at line 3: a row must have 7 fields, got 8; only the 1 row before it is shown.",
         ),
         ("test/predictions.csv", b"", "line 1: its columns must hold video, label, pred, score, top5"),
     ],

@@ -2,7 +2,8 @@ import math
 
 from markupsafe import Markup
 
-from video_gn.report.text import count, esc, file_size, percent, shorten, whole
+from video_gn.report.text import esc, file_size, percent, shorten, whole
+from video_gn.shown import count
 
 
 def test_escaping_and_words():

@@ -189,7 +189,7 @@ def test_a_skipped_step_leaves_everything_as_it_was(tiny_videos, tmp_path, norm,
 
 
 def test_no_step_may_be_skipped(tiny_videos, tmp_path):
-    with pytest.raises(RunError, match=r"1 steps had to be skipped, more than guard\.max_skipped = 0 allows"):
+    with pytest.raises(RunError, match=r"1 step had to be skipped, more than guard\.max_skipped = 0 allows"):
         fit(tiny_videos, tmp_path, NonFiniteGuard("skip", 0), Poison({0}))
 
 

@@ -49,6 +49,7 @@ from video_gn.run.progress import RunLength
 from video_gn.run.ranks import RankLog, SameData
 from video_gn.run.saved_config import SaveConfig
 from video_gn.run.signals import StopFlag
+from video_gn.shown import count
 from video_gn.training.ddp import SteadyDDP
 from video_gn.training.module import VideoClassifier
 from video_gn.training.sharded import check_sharding
@@ -326,10 +327,11 @@ class VideoCLI(LightningCLI):
             self.load_report.write(self.run_dir / directory.WEIGHTS)
         parameters = sum(p.numel() for p in self.model.net.parameters())
         net, manifests = self.model.net.arguments, self.datamodule.manifests
+        classes = count(len(self.datamodule.classes), "class", "classes")
         log.info(
-            "ResNet-%d I3D, %s norm, layout %s, %.2f M parameters; %d training and %d validation videos of %d classes",
+            "ResNet-%d I3D, %s norm, layout %s, %.2f M parameters; %d training and %d validation videos of %s",
             net["depth"], net["norm"], net["layout"], parameters / 1e6,
-            len(manifests["train"].records), len(manifests["val"].records), len(self.datamodule.classes),
+            len(manifests["train"].records), len(manifests["val"].records), classes,
         )  # fmt: skip
 
     def after_fit(self) -> None:

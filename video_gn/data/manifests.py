@@ -9,6 +9,7 @@ from video_gn.data.configs import SourceConfig, SplitConfig
 from video_gn.errors import ManifestError
 from video_gn.lists.manifest import Manifest, check_same_classes, common_videos
 from video_gn.lists.read import VideoList
+from video_gn.shown import count
 
 log = logging.getLogger(__name__)
 
@@ -79,10 +80,8 @@ def read_manifests(
             )
             if test is None and videos.has_part("train") and videos.has_part("test"):
                 found["test"] = read_part(videos, "test", reference=listed)
-                text = (
-                    "%s has no part 'val': %d videos of 'train' are held out for validation; tests use its part 'test'"
-                )
-                log.info(text, train, len(found["val"]))
+                text = "%s has no part 'val': %s held out for validation; tests use its part 'test'"
+                log.info(text, train, count(len(found["val"]), "video of 'train' is", "videos of 'train' are"))
         found["train"] = _without_unreadable(listed, missing_is_error=source.missing == "error")
     if val is not None:
         found["val"] = read_part(open_list(val), "val", reference=found.get("train"))
@@ -110,7 +109,8 @@ def _without_unreadable(train: Manifest, *, missing_is_error: bool) -> Manifest:
             len(train.records),
         )
     if train.broken:
-        log.warning("%s: %d videos that a scan found broken are left out of training", train.origin, train.broken)
+        videos = count(train.broken, "video that a scan found broken is", "videos that a scan found broken are")
+        log.warning("%s: %s left out of training", train.origin, videos)
     present = train.drop_missing().drop_broken()
     if not present.records:
         raise ManifestError(f"{train.origin}: none of the listed training videos is there. Is data.source.root right?")
@@ -123,8 +123,8 @@ def _warn_of_common_videos(found: dict[str, Manifest]) -> None:
         shared = common_videos(found["train"], found[name]) if "train" in found else []
         if shared and (name == "val" or found["test"] is not found["val"]):
             log.warning(
-                "%d videos are in both the training and the %s list (%s, ...): its accuracy says little",
-                len(shared),
+                "%s in both the training and the %s list (%s, ...): its accuracy says little",
+                count(len(shared), "video is", "videos are"),
                 name,
                 shared[0],
             )

@@ -17,6 +17,7 @@ from video_gn.labelling.lines import LINES_SUFFIX, About, LinesFile, to_entry
 from video_gn.lists.records import VideoRecord
 from video_gn.parts import Part
 from video_gn.run.signals import StopFlag
+from video_gn.shown import count
 from video_gn.weights.named import file_digest, find_weights
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def label(
                 tally.add(entry)
                 tally.before += 1
             if tally.before:
-                log.info("%s: resuming after %d videos", output, tally.before)
+                log.info("%s: resuming after %s", output, count(tally.before, "video"))
             first = next(videos, None)
             if first is not None:
                 records = [first, *videos] if is_whole else chain([first], videos)

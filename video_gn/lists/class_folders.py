@@ -21,6 +21,7 @@ from video_gn.lists.file_names import list_dir, walk_videos, warn_of_left_out
 from video_gn.lists.lines import extensions, some
 from video_gn.lists.listing import ALL_PARTS, Listing, which_part
 from video_gn.lists.part_names import list_to_give, part_folder, part_of, sounds_like_part
+from video_gn.shown import count
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +66,8 @@ def read_folders(
             "",
         )
         raise ManifestError(
-            f"{root}: folders must be of the {len(classes)} classes ({some(classes)}), got {some(unknown)}. "
-            f"{meant}Add them to the classes, or move them away."
+            f"{root}: folders must be of the {count(len(classes), 'class', 'classes')} ({some(classes)}), got "
+            f"{some(unknown)}. {meant}Add them to the classes, or move them away."
         )
     folders = [below for _, _, below, *_ in found]
     return Listing(
@@ -136,7 +137,8 @@ def _videos_by_class(top: Path) -> list[tuple[str, str, str, bool]]:
             f"({loose[0][0]}, ...). Move them into class folders, or {list_to_give(top)}."
         )
     if loose:
-        log.warning("%s: %d videos in no class folder are left out (%s, ...)", top, len(loose), loose[0][0])
+        words = count(len(loose), "video in no class folder is", "videos in no class folder are")
+        log.warning("%s: %s left out (%s, ...)", top, words, loose[0][0])
     found, empty, frame_folders = [], [], []
     left_out: Counter[str] = Counter()
     for folder in folders:

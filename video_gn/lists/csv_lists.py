@@ -37,6 +37,7 @@ from video_gn.lists.listing import (
 )
 from video_gn.lists.part_names import is_part
 from video_gn.lists.scan_columns import SCAN_COLUMNS
+from video_gn.shown import count
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +149,7 @@ def _number_labels(
     if as_names:
         # A table program may have written a class "0" as "00" or "0.0".
         numbers = {label: by_key.get(class_key(label), by_key.get(str(whole.get(label)), -1)) for label in distinct}
-        rule = f"one of the {len(classes)} classes ({some(classes)})"
+        rule = f"one of the {count(len(classes), 'class', 'classes')} ({some(classes)})"
     else:
         first, is_known = _first_number(table, column, whole, by_key, first, paths)
         numbers = {label: number - first for label, number in whole.items()}

@@ -17,6 +17,7 @@ from video_gn.errors import ManifestError
 from video_gn.lists.class_names import class_key, is_slip
 from video_gn.lists.lines import Problems, some
 from video_gn.lists.part_names import is_part, part_of
+from video_gn.shown import count
 
 log = logging.getLogger(__name__)
 
@@ -98,8 +99,8 @@ def warn_of_other_parts(listing: Listing) -> None:
     """Log how many rows have a part, or none, that is neither training nor validation nor test, and which."""
     counts = Counter(name for name in listing.splits or () if part_of(name) is None)
     if counts:
-        text = "%s: %d rows are left out: their part is neither train, val nor test, but %s"
-        log.warning(text, listing.source, counts.total(), some(sorted(counts)))
+        rows = count(counts.total(), "row is left out: its part is", "rows are left out: their part is")
+        log.warning("%s: %s neither train, val nor test, but %s", listing.source, rows, some(sorted(counts)))
 
 
 def which_part(path: str | Path, parts: Sequence[str]) -> str:
@@ -264,10 +265,10 @@ def drop_repeats(listing: Listing) -> Listing:
     first, row = repeats[0]
     lines = listing.lines[[first, row]].tolist()
     log.warning(
-        "%s:%d: %d rows are left out: they are listed before, such as %r in line %d",
+        "%s:%d: %s listed before, such as %r in line %d",
         listing.source,
         lines[1],
-        len(repeats),
+        count(len(repeats), "row is left out: it is", "rows are left out: they are"),
         listing.paths[row],
         lines[0],
     )

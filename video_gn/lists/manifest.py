@@ -21,6 +21,7 @@ from video_gn.lists.class_names import class_key, same_classes, write_classes
 from video_gn.lists.lines import some, write_table
 from video_gn.lists.records import Records, TextColumn, VideoRecord
 from video_gn.lists.split import pick_fraction, pick_grouped, pick_stratified
+from video_gn.shown import count
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ class Manifest:
         for name, side in (("training", ~held), ("validation", held)):
             if not side.any():
                 raise ManifestError(
-                    f"{self.origin}: a split of {len(self)} videos must leave some for {name}, got none. "
+                    f"{self.origin}: a split of {count(len(self), 'video')} must leave some for {name}, got none. "
                     "List more videos, or other val_groups."
                 )
             absent = np.setdiff1d(self.labels, self.labels[side])
@@ -181,8 +182,8 @@ class Manifest:
         unknown = [name for name in names if class_key(name) not in numbers]
         if unknown:
             raise ManifestError(
-                f"{self.origin}: classes must be of its {len(self.classes)} classes ({some(self.classes)}), "
-                f"got {some(unknown)}. Correct the names."
+                f"{self.origin}: classes must be of its {count(len(self.classes), 'class', 'classes')} "
+                f"({some(self.classes)}), got {some(unknown)}. Correct the names."
             )
         kept = sorted({numbers[class_key(name)] for name in names})
         renumber = np.full(len(self.classes) + 1, -1, dtype=np.int32)  # the last is for the label -1

@@ -65,6 +65,7 @@ from video_gn.lists.part_names import PARTS, find_parts, is_part, part_folder, p
 from video_gn.lists.records import Records, TextColumn, VideoRecord
 from video_gn.lists.scan_columns import MISSING
 from video_gn.lists.tar_lists import find_tars, read_tars, tar_records
+from video_gn.shown import count
 
 log = logging.getLogger(__name__)
 
@@ -306,7 +307,8 @@ def _to_manifest(listing: Listing, split: str | None, *, check_files: bool) -> M
 
 
 def _log_manifest(manifest: Manifest) -> None:
-    log.info("%s: %d videos of %d classes", manifest.origin, len(manifest), len(manifest.classes))
+    classes = count(len(manifest.classes), "class", "classes")
+    log.info("%s: %s of %s", manifest.origin, count(len(manifest), "video"), classes)
     columns = manifest.columns
     if manifest.missing:
         counts = (manifest.origin, manifest.missing, len(manifest))
@@ -325,9 +327,9 @@ def _without_found(listing: Listing, errors: list[str]) -> list[str]:
     if not found:
         return errors
     log.warning(
-        "%s: %d videos that were missing at the scan are there now (%s, ...). Scan them again to know more.",
+        "%s: %s there now (%s, ...). Scan again to know more.",
         listing.source,
-        len(found),
+        count(len(found), "video that was missing at the scan is", "videos that were missing at the scan are"),
         listing.paths[found[0]],
     )
     errors = list(errors)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from video_gn.parts import Part
-from video_gn.shown import shown
+from video_gn.shown import count, shown
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class PrepareSummary:
 
     def text(self) -> str:
         """A few lines for a person."""
-        shards = f" in {self.num_shards} shards" if self.num_shards else ""
+        shards = f" in {count(self.num_shards, 'shard')}" if self.num_shards else ""
         lines = [
-            f"{self.out}: {self.num_new + self.num_kept} of {self.num_listed} videos{shards}, {self.num_new} of them "
-            f"new, {self.num_bytes / 1e6:.1f} MB from {self.num_source_bytes / 1e6:.1f} MB",
+            f"{self.out}: {self.num_new + self.num_kept} of {count(self.num_listed, 'video')}{shards}, "
+            f"{self.num_new} of them new, {self.num_bytes / 1e6:.1f} MB from {self.num_source_bytes / 1e6:.1f} MB",
             f"list: {self.manifest_path}" if self.part is None else f"part {self.part}: --merge writes the list of all",
         ]
         if self.failed:

@@ -15,6 +15,7 @@ import numpy as np
 from video_gn.lists.records import TextColumn
 from video_gn.lists.scan_columns import MISSING, FactColumns
 from video_gn.shown import console as shown_console
+from video_gn.shown import count
 
 _WIDTH = 80
 _NUM_SHOWN = 8
@@ -92,7 +93,8 @@ class ScanSummary:
         numbers = [count.readable for count in self.by_class.values()]
         shown = ", ".join(f"{name} ({count.readable} of {count.listed})" for name, count in fewest[:3])
         if min(numbers) == max(numbers):
-            return f"{len(numbers)} classes of {numbers[0]:,} readable videos each"
+            classes = count(len(numbers), "class", "classes")
+            return f"{classes} of {count(numbers[0], 'readable video')}{' each' if len(numbers) > 1 else ''}"
         return (
             f"{len(numbers)} classes of {min(numbers):,} to {max(numbers):,} readable videos, "
             f"median {float(np.median(numbers)):,.6g}; the fewest: {shown}"

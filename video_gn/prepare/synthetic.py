@@ -35,6 +35,7 @@ from video_gn.checks import check_integer
 from video_gn.errors import RunError, SettingError
 from video_gn.files import whole_path, write_json
 from video_gn.processes import num_cores
+from video_gn.shown import count
 
 log = logging.getLogger(__name__)
 
@@ -184,8 +185,8 @@ def synthesize(
         run: Callable[..., Iterable[int]] = map
         if num_workers > 1 and len(missing) * len(CLASSES) >= _PROCESSES_FROM:
             # Spawned, not forked: the caller may have threads, and a fork would copy their locks in any state.
-            count, context = min(num_workers, len(missing)), get_context("spawn")
-            pool = ProcessPoolExecutor(count, mp_context=context, initializer=_ignore_interrupts)
+            num_processes, context = min(num_workers, len(missing)), get_context("spawn")
+            pool = ProcessPoolExecutor(num_processes, mp_context=context, initializer=_ignore_interrupts)
             run = stack.enter_context(pool).map
         for written in run(write, missing):
             num_written += written
@@ -193,7 +194,7 @@ def synthesize(
                 progress(num_there + num_written, len(paths))
     write_json(out / _DESCRIPTION, {**parameters, "complete": True})
     num_bytes = sum(path.stat().st_size for path in paths.values())
-    log.info("%s: %d videos, %d of them new, %.1f MB", out, len(paths), num_written, num_bytes / 1e6)
+    log.info("%s: %s, %d of them new, %.1f MB", out, count(len(paths), "video"), num_written, num_bytes / 1e6)
     return SyntheticSummary(out, len(paths), num_written, num_bytes)
 
 

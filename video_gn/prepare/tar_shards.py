@@ -43,6 +43,7 @@ from video_gn.prepare.made_files import (
     unfinished,
 )
 from video_gn.prepare.names import sample_keys, stem_of
+from video_gn.shown import count
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +79,8 @@ class ShardSummary:
     def text(self) -> str:
         """A few lines for a person."""
         lines = [
-            f"{self.out}: {self.num_videos} videos in {self.num_shards} shards, {self.num_new} of them new, "
-            f"{self.num_bytes / 1e6:.1f} MB",
+            f"{self.out}: {count(self.num_videos, 'video')} in {count(self.num_shards, 'shard')}, "
+            f"{self.num_new} of them new, {self.num_bytes / 1e6:.1f} MB",
             f"list: {self.manifest_path}" if self.part is None else f"part {self.part}: --merge writes the list of all",
         ]
         if self.failed:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from video_gn.report.analysis import Predictions, count_pairs
-from video_gn.report.text import count, esc, percent, shorten, text_width_px
+from video_gn.report.text import esc, percent, shorten, text_width_px
+from video_gn.shown import count
 
 MAX_CLASSES = 50
 _FONT_PX = 11.0

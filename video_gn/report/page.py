@@ -29,9 +29,10 @@ from video_gn.report.matrix import MAX_CLASSES, confusion_matrix
 from video_gn.report.plots import Axis, Curve, line_chart
 from video_gn.report.reading import MISSING, Run, read_views_right
 from video_gn.report.strips import Strip, read_strips
-from video_gn.report.text import count, file_size, long_text, percent, printable, whole
+from video_gn.report.text import file_size, long_text, percent, printable, whole
 from video_gn.run.directory import BEST, CHECKPOINTS, CONFIG, TEST_CONFIG, TEST_METRICS
 from video_gn.run.metrics_file import best_row
+from video_gn.shown import count
 
 _NUM_PAIRS = 30
 _NUM_MISTAKES = 25

@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 from markupsafe import Markup
 
-from video_gn.report.text import count, esc, percent
+from video_gn.report.text import esc, percent
+from video_gn.shown import count
 
 # Width in px by class: a chart takes half the page, or all of it; then a narrow one replaces it on a phone.
 _WIDTHS = {"half": {"": 540}, "full": {"wide": 1098, "narrow": 540}}

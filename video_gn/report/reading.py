@@ -28,7 +28,7 @@ from video_gn.run.directory import (
     TEST_SCORES,
 )
 from video_gn.run.metrics_file import whole_metrics
-from video_gn.shown import from_csv_cell
+from video_gn.shown import count, from_csv_cell
 
 Value = TypeVar("Value")
 
@@ -165,7 +165,8 @@ def read_run(directory: Path) -> Run:
     no_rows: tuple[list[dict[str, Any]], str] = [], ""
     run.rows, problem = _read(run, METRICS, whole_metrics, no_rows)
     if problem:
-        shown = f"only the {len(run.rows)} rows before it are shown" if run.rows else "nothing of it is shown"
+        rows = count(len(run.rows), "row before it is", "rows before it are")
+        shown = f"only the {rows} shown" if run.rows else "nothing of it is shown"
         run.notes[METRICS] = replace(run.notes[METRICS], problem=f"is damaged at {problem}; {shown}")
     run.rows.sort(key=lambda row: row["step"])
     run.test = _read(run, TEST_METRICS, read_object, {})

@@ -48,11 +48,6 @@ def whole(number: int) -> str:
     return f"{number:,}"
 
 
-def count(number: int, noun: str, plural: str = "") -> str:
-    """A number of things: 1 video, 2 videos, 19,761 videos."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
-
-
 def file_size(num_bytes: int) -> str:
     """A file's size in decimal units: 312 B, 4.1 kB."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

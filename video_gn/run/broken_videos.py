@@ -15,7 +15,7 @@ from video_gn.clips import ClipBatch
 from video_gn.damage import DAMAGE, check_file, in_words, set_damaged_aside
 from video_gn.errors import RunError
 from video_gn.files import whole_file
-from video_gn.shown import csv_line, from_csv_cell
+from video_gn.shown import count, csv_line, from_csv_cell
 
 log = logging.getLogger(__name__)
 
@@ -109,5 +109,5 @@ def _read_table(path: Path) -> dict[str, str]:
     except FileNotFoundError:
         pass
     except DAMAGE as error:
-        set_damaged_aside(path, in_words(error), f"Its {len(rows)} rows before that are kept.")
+        set_damaged_aside(path, in_words(error), f"Kept are the {count(len(rows), 'row')} before that.")
     return rows

@@ -67,8 +67,9 @@ def _naming_checkpoint(connector: Any, restore: Callable[..., None]) -> Callable
         except torch.OutOfMemoryError:
             raise
         except CheckpointError as error:
-            path = str(connector._ckpt_path)
-            raise error if path in str(error) else CheckpointError(f"{path}: {error}") from error
+            if str(connector._ckpt_path) in str(error):
+                raise
+            raise CheckpointError(f"{connector._ckpt_path}: {error}") from error
         except (LookupError, TypeError, AttributeError, ValueError, RuntimeError, ArithmeticError) as error:
             if isinstance(error, VideoGNError):
                 raise

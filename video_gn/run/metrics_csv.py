@@ -16,6 +16,7 @@ from video_gn.run.batch_change import clips_seen
 from video_gn.run.checkpoints import RunCheckpoint
 from video_gn.run.lightning_internals import callbacks_of, is_within_window
 from video_gn.run.metrics_file import format_metrics, whole_metrics
+from video_gn.shown import count
 
 COLUMNS = ("step", "epoch", "lr", "train/loss", "val/loss", "val/top1", "val/top5", "clips")
 
@@ -59,7 +60,7 @@ class MetricsCSV(Callback):
         except (OSError, ValueError) as error:
             rows, problem = [], str(error)
         if problem:
-            kept = f"Its {len(rows)} rows before that are kept, up to step {rows[-1]['step']}." if rows else ""
+            kept = f"Kept: {count(len(rows), 'row')} before that, up to step {rows[-1]['step']}." if rows else ""
             set_damaged_aside(self.path, problem, kept or "The curves begin anew.")
         return rows
 

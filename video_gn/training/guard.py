@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from video_gn.clips import ClipBatch
 from video_gn.errors import RunError
+from video_gn.shown import count
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ class NonFiniteGuard(Callback):
         self.num_skipped += 1
         if self.num_skipped > self.max_skipped:
             raise RunError(
-                f"{text} {self.num_skipped} steps had to be skipped, more than guard.max_skipped = "
+                f"{text} {count(self.num_skipped, 'step')} had to be skipped, more than guard.max_skipped = "
                 f"{self.max_skipped} allows. Lower model.optimizer.lr, or raise the limit."
             )
         for group in optimizer.param_groups:

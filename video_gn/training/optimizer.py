@@ -18,6 +18,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from video_gn.checks import check_choice, check_range
 from video_gn.errors import CheckpointError
 from video_gn.models.norms import is_norm
+from video_gn.shown import count
 from video_gn.training.checks import warn_of_ignored
 
 log = logging.getLogger(__name__)
@@ -250,7 +251,7 @@ def build_optimizer(net: nn.Module, config: OptimizerConfig, *, global_batch_siz
     def check_kind(_: Optimizer, state: dict[str, Any]) -> None:
         _check_state(state["param_groups"], config.name, settings)
 
-    names = {parameter: name for name, parameter in net.named_parameters()}
+    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in net.named_parameters()}
 
     def keep_settings(loaded: Optimizer) -> None:
         _check_tensors(loaded, OPTIMIZERS[config.name].state, names)
@@ -274,13 +275,13 @@ def _check_state(stored: list[dict[str, Any]], name: str, ours: list[dict[str, A
         )
     if len(stored) != len(ours):
         raise CheckpointError(
-            f"the checkpoint's optimizer has {len(stored)} groups of parameters, the config's {len(ours)}: one has a "
-            "layer decay, the other none. Set model.optimizer.layer_decay as it was, or start a new run from the "
-            "checkpoint's weights (model.weights)."
+            f"the checkpoint's optimizer has {count(len(stored), 'group')} of parameters, the config's {len(ours)}: "
+            "one has a layer decay, the other none. Set model.optimizer.layer_decay as it was, or start a new run from "
+            "the checkpoint's weights (model.weights)."
         )
 
 
-def _check_tensors(loaded: Optimizer, entries: Sequence[str], names: Mapping[nn.Parameter, str]) -> None:
+def _check_tensors(loaded: Optimizer, entries: Sequence[str], names: Mapping[torch.Tensor, str]) -> None:
     """Refuse a state that torch would accept and fail with at the first step; warn of parameters that have none."""
     parameters = [p for group in loaded.param_groups for p in group["params"] if p.requires_grad]
     for parameter, state in loaded.state.items():

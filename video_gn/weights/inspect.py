@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from video_gn.shown import shown
+from video_gn.shown import count, shown
 from video_gn.weights.about import UNKNOWN
 from video_gn.weights.files import read_file
 from video_gn.weights.formats import Source, norm_family, recognize, rule_in_words
@@ -47,10 +47,10 @@ def _rows(source: Source) -> list[tuple[str, str]]:
         ("input", f"{'BGR' if source.bgr else 'RGB'}; mean {_numbers(pixels.mean)}, std {_numbers(pixels.std)}"),
     ]
     if source.clip is not None:
-        rows.append(("clip", f"{source.clip[0]} frames at stride {source.clip[1]}"))
+        rows.append(("clip", f"{count(source.clip[0], 'frame')} at stride {source.clip[1]}"))
     elif source.about.get("clip"):
         clip = source.about["clip"]
-        rows.append(("clip", f"{clip['num_frames']} frames at stride {clip['stride']}"))
+        rows.append(("clip", f"{count(clip['num_frames'], 'frame')} at stride {clip['stride']}"))
     unknown = [key for key in source.tensors if key not in source.names]
     for name, keys in (
         ("not known", unknown),

@@ -16,7 +16,7 @@ import torch
 from video_gn.checks import check_choice
 from video_gn.errors import CheckpointError
 from video_gn.lists.class_names import class_key
-from video_gn.shown import shown
+from video_gn.shown import count, shown
 from video_gn.weights.about import CLASSIFIER, UNKNOWN
 from video_gn.weights.files import read_file
 from video_gn.weights.formats import Source, group_rule, norm_family, recognize, rule_in_words
@@ -236,11 +236,11 @@ class _Plan:
 
     def _compare_classes(self, here: list[str]) -> str | None:
         """Why the classifier cannot be taken, or None; sets the order of its rows if that differs."""
-        there, count = list(self.source.classes), self.source.num_classes
+        there, number = list(self.source.classes), self.source.num_classes
         wanted = int(self.arguments["num_classes"])
-        if count is not None and count != wanted:
-            return f"it has {count} classes, the network {wanted}"
-        if count is None or not here or not there or here == there:
+        if number is not None and number != wanted:
+            return f"it has {count(number, 'class', 'classes')}, the network {wanted}"
+        if number is None or not here or not there or here == there:
             return None
         here, there = [class_key(name) for name in here], [class_key(name) for name in there]
         if sorted(here) != sorted(there):
