@@ -5,7 +5,7 @@ import torch
 from torch import distributed
 
 from video_gn.errors import RunError, StoppedError
-from video_gn.run.torchrun import leaving_group
+from video_gn.run.torchrun import leaving_group, lost_rank
 
 
 @pytest.fixture
@@ -38,3 +38,12 @@ def test_after_an_error_nobody_is_waited_for(group):
 def test_one_process_is_in_no_group():
     with leaving_group():
         pass
+
+
+def test_a_rank_that_is_left_alone_says_so_in_a_line():
+    """Texts of gloo (torch 2.15) and nccl."""
+    gloo = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection {} by peer [127.0.0.1]:45445."
+    nccl = "NCCL error ... ncclRemoteError: A call failed possibly due to a network error or a remote process exiting"
+    for text in (gloo.format("closed"), gloo.format("reset"), nccl):
+        assert "another rank has ended" in str(lost_rank(RuntimeError(text)))
+    assert lost_rank(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None

@@ -77,8 +77,8 @@ def main(command: str, words: Sequence[str]) -> int:
         try:
             cli = VideoCLI(command, words, flag=flag, rank_log=rank_log)
         except RuntimeError as error:
-            # torch raises it wherever the main thread is when a worker dies.
-            explained = explain(error)
+            # torch raises it wherever the main thread is when a worker dies, and in a collective when a rank does.
+            explained = explain(error) or torchrun.lost_rank(error)
             if explained is None:
                 raise
             raise explained from error

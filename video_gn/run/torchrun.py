@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from video_gn.errors import ConfigError, StoppedError
+from video_gn.errors import ConfigError, RunError, StoppedError
 
 
 def launched_rank(environment: Mapping[str, str] = os.environ) -> int:
@@ -113,6 +114,13 @@ def leaving_group() -> Iterator[None]:
         _leave_group()
         raise
     _leave_group()
+
+
+def lost_rank(error: RuntimeError) -> RunError | None:
+    """What to raise in place of an error that another rank's end causes; None for another error."""
+    if not re.search(r"gloo/transport/.* by peer|ncclRemoteError", str(error)):
+        return None
+    return RunError("another rank has ended, so this one ends too; why is in the other's messages.")
 
 
 def _leave_group() -> None:
