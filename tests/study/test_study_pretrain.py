@@ -111,7 +111,7 @@ def test_each_pretraining_runs_once_before_its_cells(write, tmp_path, caplog, ca
     assert options["model.weights"] == str(out / "pretrain/gn_s1/checkpoints/last.ckpt")
     assert (options["data.train"], options["trainer.max_epochs"]) == ("mine", "3")
     assert "pre-training bn_s0: training" in caplog.text
-    assert "; 7 and 2 of the pre-trainings to do, about 0 min (" in caplog.text
+    assert "; 7 cells and 2 pre-trainings to do, about 0 min (" in caplog.text
     record = json.loads((out / "cells/gn_16x2_b2_s1/cell.json").read_text())["settings"]
     assert record["pretrain.trainer.max_epochs"] == 9 and len(record["pretrain.sha256"]) == 64
     assert run_study(path, out=out, cell="0/1", words=["--data.train=mine"], runner=commands) == 0

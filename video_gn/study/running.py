@@ -250,8 +250,14 @@ def _estimate(study: Study, out: Path, left: Sequence[Cell]) -> str:
     ahead = sum(filter(None, parts))
     end = time.strftime("%H:%M" if ahead < 12 * 60 else "%a %H:%M", time.localtime(time.time() + 60 * ahead))
     duration = f"{ahead:.0f} min" if ahead < 100 else f"{ahead / 60:.1f} h"
-    also = f" and {len(open_starts)} of the pre-trainings" if open_starts else ""
-    return f"; {len(left)}{also} to do, about {duration} ({end})"
+    what = f"{len(left)}"
+    if open_starts:
+        what = f"{_counted(len(left), 'cell')} and {_counted(len(open_starts), 'pre-training')}"
+    return f"; {what} to do, about {duration} ({end})"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _minutes_of(study: Study, out: Path, left: Sequence[Cell]) -> float | None:
