@@ -113,7 +113,7 @@ class StudyFile:
                 raise self.error(f"{key}.norm", f"one of {', '.join(sorted(NORMS))}", norm)
             for name in line:
                 short = name.removeprefix(NET)
-                if short != name and short not in known and class_path in ("", "video_gn.models.i3d"):
+                if short != name and short.split(".")[0] not in known and class_path in ("", "video_gn.models.i3d"):
                     raise ConfigError(f"{self.path}: {key}: the net has no setting {short!r}")
             lines[str(label)] = {**dict.fromkeys(_GROUPS), **line}
         return lines
