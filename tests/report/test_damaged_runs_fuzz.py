@@ -181,7 +181,7 @@ def read_and_resume(run, done):
     text = checked(page)
     for name in set(done) & set(FILES):
         assert done[name] not in ("directory", "loop", "out", "pipe") or f"{name} cannot be read" in text
-    refused_or(CellDirectory(run.parent.parent, SimpleNamespace(name="mine", any_clip="")).read)
+    refused_or(CellDirectory(run.parent.parent, SimpleNamespace(name="mine", any_clip="", folder="cells")).read)
     for command, *words in (["test"], ["fit", "--ckpt_path=last"], ["predict", "-c", str(run)]):
         refused_or(functools.partial(with_run_config, command, ["--run_dir", str(run), *words]))
     resume(run)

@@ -297,7 +297,7 @@ def _check_tensors(loaded: Optimizer, entries: Sequence[str], names: Mapping[tor
                     f"{got}. Take another checkpoint, or start a new run from its weights (model.weights)."
                 )
     without = [p for p in parameters if not loaded.state.get(p)]
-    if without and loaded.param_groups[0].get("momentum", 1):  # these are still the checkpoint's settings
+    if 0 < len(without) < len(parameters):  # none has a state before the first step, or without momentum
         log.warning(
             "the checkpoint's optimizer has no state for %d of %d parameters (%s, ...): theirs starts afresh",
             len(without), len(parameters), names[without[0]],
