@@ -30,6 +30,7 @@ from video_gn.run.metrics_csv import MetricsCSV
 from video_gn.run.metrics_file import read_metrics, whole_metrics
 from video_gn.run.saved_config import SaveConfig
 from video_gn.study.cells import CellDirectory
+from video_gn.study.plan import Cell
 
 NUM_RUNS = int(os.environ.get("VIDEO_GN_DAMAGED_RUNS", "8"))
 SECONDS = 60  # of one run under load; more is a hang
@@ -181,7 +182,7 @@ def read_and_resume(run, done):
     text = checked(page)
     for name in set(done) & set(FILES):
         assert done[name] not in ("directory", "loop", "out", "pipe") or f"{name} cannot be read" in text
-    refused_or(CellDirectory(run.parent.parent, SimpleNamespace(name="mine", any_clip="", folder="cells")).read)
+    refused_or(CellDirectory(run.parent.parent, Cell(0, "mine", "GN", "8x2", 8, ("8x2", 8), 0, {}, 8)).read)
     for command, *words in (["test"], ["fit", "--ckpt_path=last"], ["predict", "-c", str(run)]):
         refused_or(functools.partial(with_run_config, command, ["--run_dir", str(run), *words]))
     resume(run)
