@@ -47,7 +47,7 @@ def test_a_training_starts_from_a_zoos_weights_and_goes_on_without_them(tiny_vid
     status, printed = run(words, tmp_path)
     assert status == 0, printed
     assert "inflated" in printed
-    assert "it has 1000 classes, the network 3" in printed
+    assert "it has 1,000 classes, the network 3" in printed
     report = json.loads((tmp_path / "run/weights.json").read_text())
     assert len([e for e in report["entries"] if "inflated" in e["changes"]]) == 53
     config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
