@@ -128,3 +128,14 @@ def test_what_a_checkpoint_says_is_plain_and_loads_without_executing_anything(tm
     assert about["mean"] == pytest.approx([0.4, 0.5, 0.6])
     rebuilt = i3d(**about["net"])
     assert [n for n, _ in rebuilt.named_parameters()] == [n for n, _ in net().named_parameters()]
+
+
+def test_a_runs_directory_as_weights_is_its_best_checkpoint(tmp_path):
+    first, second = (i3d(50, norm="group", width=8, num_classes=3) for _ in range(2))
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    torch.save(first.state_dict(), tmp_path / "run/checkpoints/best.ckpt")
+    VideoClassifier(second, weights=str(tmp_path / "run")).load_weights()
+    theirs = first.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in second.state_dict().items())
+    with pytest.raises(CheckpointError, match="is a directory without checkpoints/best.ckpt or last.ckpt"):
+        VideoClassifier(second, weights=str(tmp_path)).load_weights()

@@ -9,6 +9,7 @@ import logging
 import math
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from video_gn.evaluation.scores import normalize_clips, score_views
 from video_gn.lists.class_names import same_classes
 from video_gn.models.resnet3d import I3D
 from video_gn.run.checkpoint_files import environment
+from video_gn.run.directory import checkpoint_of
 from video_gn.run.lightning_internals import callbacks_of, trainer_of
 from video_gn.training.checks import check_same_net, check_training, class_difference, rounded
 from video_gn.training.mixing import Mixing
@@ -46,8 +48,8 @@ class VideoClassifier(LightningModule):
         net: Network: clips (N, 3, T, H, W) -> logits in training, softmax scores (N, Y) in evaluation.
         optimizer: Kind and settings; the learning rate is scaled to the actual global batch.
         schedule: Schedule of the learning rate, by epochs or optimizer steps.
-        weights: Weight file of any zoo to start from, or PACKAGE:NAME; see `video_gn.weights.load_into`. A checkpoint
-            that is resumed or tested replaces it.
+        weights: Weight file of any zoo to start from, or PACKAGE:NAME; see `video_gn.weights.load_into`. A run's
+            directory stands for its best checkpoint. A checkpoint that is resumed or tested replaces it.
         weights_options: How weights are read, and what may differ.
         mean: Mean of pixels in [0, 1], RGB; None takes the checkpoint's or the weights', or 0.45 without either
             (Non-local Networks' code).
@@ -153,7 +155,8 @@ class VideoClassifier(LightningModule):
             return None
         from video_gn.weights.load import load_into
 
-        report = load_into(self.net, self.weights, classes=classes, **vars(self.weights_options))
+        source = checkpoint_of(self.weights) if Path(self.weights).is_dir() else self.weights
+        report = load_into(self.net, source, classes=classes, **vars(self.weights_options))
         self.load_report = report
         if getattr(rank_zero_only, "rank", 0) == 0:
             log.info("%s", report.text())
