@@ -1,4 +1,6 @@
 import mmap
+import subprocess
+from pathlib import Path
 
 import av
 import numpy as np
@@ -57,3 +59,29 @@ def test_the_typical_video_is_like_those_of_kinetics(tmp_path):
     assert any(packet.pts != packet.dts for packet in packets)  # B-frames
     # Kinetics files of this size take between 400 and 1100 kbit/s.
     assert 400 < path.stat().st_size * 8 / 10 / 1000 < 1100
+
+
+def test_the_machine_and_the_commit(tmp_path, monkeypatch):
+    found = measuring.describe_machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        flags = set(cpuinfo.read_text().split())
+        assert set(found["instructions"]) == flags & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}
+    assert found["device"] == "cpu" and found["num_cores"] >= 1 and found["processor"]
+    monkeypatch.setattr(measuring, "_ROOT", tmp_path)
+    assert measuring.describe_machine()["commit"] is None
+
+    def git(*words):
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        return subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    (tmp_path / "file").write_text("a")
+    git("init", "-q")
+    assert measuring.describe_machine()["commit"] is None  # there is none yet
+    git("add", "file")
+    git("commit", "-qm", "a")
+    git("tag", "v1")
+    commit = git("rev-parse", "--short", "HEAD").strip()
+    assert measuring.describe_machine()["commit"] == commit
+    (tmp_path / "file").write_text("b")
+    assert measuring.describe_machine()["commit"] == f"{commit}-dirty"

@@ -5,16 +5,23 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import video_gn
 from video_gn.errors import ConfigError
+
+_ROOT = Path(video_gn.__file__).parent.parent
+# Instructions that decide how fast a CPU computes a network.
+_INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 # ---- time ------------------------------------------------------------------------------------------
 
@@ -100,28 +107,51 @@ def reset_peak() -> bool:
     return True
 
 
-# ---- the page --------------------------------------------------------------------------------------
+# ---- the machine and the page ----------------------------------------------------------------------
 
 
-def describe_machine() -> dict[str, Any]:
-    """Processor, cores, load and versions: figures mean little without them."""
+def describe_machine(device: str = "cpu") -> dict[str, Any]:
+    """Where, when and with what is measured; figures mean little without them.
+
+    Args:
+        device: Device that computes, as torch writes it.
+
+    Returns:
+        Processor, its cores and instructions, device (a GPU's name), load, commit (None if the package is not in its
+        repository, "-dirty" at its end if files differ from it), date in UTC, and versions.
+    """
     return {
-        "processor": _processor(),
+        "processor": next(iter(_cpuinfo("model name")), platform.processor() or platform.machine()),
         "num_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "instructions": [name for name in _INSTRUCTIONS if name in " ".join(_cpuinfo("flags")[:1]).split()],
+        "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device,
         "load_average": os.getloadavg()[0],
         "num_threads": torch.get_num_threads(),
+        "commit": _commit(),
+        "date": datetime.now(UTC).date().isoformat(),
         "python": platform.python_version(),
-        **{name: _version(name) for name in ("torch", "torchvision", "av", "decord2")},
+        "video_gn": video_gn.__version__,
+        **{name: _version(name) for name in ("torch", "torchvision", "lightning", "av", "decord2")},
     }
 
 
-def _processor() -> str:
+def _cpuinfo(key: str) -> list[str]:
+    """Values of a key in /proc/cpuinfo, one for each processor; none if the system has no such file."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+        return []
+    return [line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key]
+
+
+def _commit() -> str | None:
+    if not (_ROOT / ".git").exists():  # git would find a repository that the package was installed in
+        return None
+    try:
+        words = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+        return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _version(name: str) -> str | None:

@@ -43,7 +43,8 @@ def main(command: str, words: Sequence[str]) -> int:
     result, page = options.run(options)
     sys.stdout.write(page)
     if options.output is not None:
-        write_json(options.output, result)
+        settings = {name: value for name, value in vars(options).items() if name not in ("run", "output")}
+        write_json(options.output, {"command": words[0], "settings": settings, **result})
     return 0
 
 
