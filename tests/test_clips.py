@@ -2,6 +2,9 @@ import pickle
 
 import pytest
 import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from video_gn.clips import ClipBatch, Failure, VideoInfo, VideoNote
 from video_gn.errors import DecodeError, FrameCountError
@@ -43,6 +46,23 @@ def test_moving_keeps_everything_and_the_memory_order():
     moved = batch(frames_NKTCHW=frames, failures=(Failure(1, "a", "b"),)).to("cpu")
     assert moved.frames_NKTCHW.stride() == frames.stride()
     assert moved.failures == (Failure(1, "a", "b"),)
+
+
+def test_a_gpu_gets_it_without_the_host_waiting():
+    """As Lightning moves it: page-locked memory is of no use to a copy that waits."""
+    waits = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten._to_copy.default:
+                waits.append(not kwargs.get("non_blocking", False))
+            return func(*args, **(kwargs or {}))
+
+    with FakeTensorMode(), Watch():
+        moved = move_data_to_device(batch(), torch.device("cuda:0"))
+        assert {t.device.type for t in (moved.frames_NKTCHW, moved.labels, moved.video_ids)} == {"cuda"}
+        move_data_to_device(moved, torch.device("cpu"))  # what is read back must be there
+    assert waits == [False] * 3 + [True] * 3
 
 
 @pytest.mark.parametrize("name", ["num_frames", "fps", "width", "height"])

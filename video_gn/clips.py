@@ -129,7 +129,14 @@ class ClipBatch:
         return int(self.frames_NKTCHW.shape[0] * self.frames_NKTCHW.shape[1])
 
     def to(self, device: Any, non_blocking: bool = False, **kwargs: Any) -> ClipBatch:
-        """The batch on another device; name and arguments are those that Lightning calls."""
+        """The batch on another device; name and arguments are those that Lightning calls.
+
+        The copy to a GPU is only queued, which page-locked memory allows: Lightning asks for that with plain tensors
+        alone, and would have the host wait here until the step before is computed.
+        """
+        import torch
+
+        non_blocking = non_blocking or torch.device(device).type == "cuda"
         return self._map(lambda t: t.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> ClipBatch:

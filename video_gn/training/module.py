@@ -267,7 +267,8 @@ class VideoClassifier(LightningModule):
         loss = F.cross_entropy(self.net(x_NCTHW), targets)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         optimizer: Any = self.optimizers()
-        self.log("lr", float(optimizer.param_groups[0]["lr"]), batch_size=len(batch))
+        # On the host: of a number Lightning would make a tensor on the device, and wait there for the forward pass.
+        self.log("lr", torch.tensor(float(optimizer.param_groups[0]["lr"])), batch_size=len(batch))
         factor = self._window_factor(batch_idx)
         return loss if factor == 1 else loss * factor
 
