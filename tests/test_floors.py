@@ -132,7 +132,7 @@ HELP = "import contextlib\nfrom video_gn.__main__ import main\nwith contextlib.s
         "import video_gn.lists.read",
         *(HELP.format(words=words) for words in (["--help"], ["--version"], ["nothing"], ["infer", "--help"])),
         *(HELP.format(words=words) for words in (["data", "synth", "--help"], ["bench", "data", "--help"])),
-        HELP.format(words=["study", "--help"]),
+        *(HELP.format(words=words) for words in (["study", "--help"], ["fit", "--help"], ["test", "-c", "x", "-h"])),
     ],
 )
 def test_no_torch_until_it_is_used(code):

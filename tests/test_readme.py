@@ -244,7 +244,7 @@ def test_the_packages_page_names_every_folder_and_config():
 
 
 def test_settings_that_a_page_names_exist(place):
-    status, printed = run(["fit", "--help"], place)
+    status, printed = run(["fit", "--help_all"], place)
     assert status == 0
     groups = "data|model|trainer|checkpoint|guard|averaging|precise_bn|ddp"
     named = {name for page in PAGES for name in re.findall(rf"`(?:--)?((?:{groups})\.[\w.]+)", page.read_text())}

@@ -75,6 +75,11 @@ def _run(words: list[str]) -> int:
         raise ConfigError("the current directory was removed. Change to one that is there: cd /") from None
     module = COMMANDS[command][1]
     if module == "fit":
+        if "-h" in rest or "--help" in rest:
+            from video_gn.commands.run_help import short_help
+
+            short_help(command).print_help()
+            return 0
         # Loading workers share the cores with torch's threads; threads that spin while they wait take the workers'
         # time (on two cores 84 clips/s against 50). It must be set before torch is imported.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -165,7 +165,7 @@ def test_without_a_config_the_configs_are_listed(command, run, capsys, monkeypat
 
 def test_help_begins_with_our_settings(capsys):
     with pytest.raises(SystemExit):
-        script.main(["fit", "--help"])
+        script.main(["fit", "--help_all"])
     text = capsys.readouterr().out
     ours = ["--run_dir", "--ckpt_path", "--data.train", "--model.net", "--checkpoint.monitor", "--averaging.kind"]
     places = [text.index(f"  {name} ") for name in [*ours, "--trainer.accelerator"]]

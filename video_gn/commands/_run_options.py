@@ -17,20 +17,6 @@ from video_gn.training.guard import NonFiniteGuard
 from video_gn.training.module import VideoClassifier
 from video_gn.training.precise_bn import PreciseBN
 
-USAGE = {
-    "fit": "video-gn fit -c CONFIG [--run_dir DIR] [--ckpt_path last|FILE] [--KEY VALUE ...]",
-    **{
-        name: f"video-gn {name} --run_dir DIR [-c CONFIG] [--ckpt_path best|last|FILE] [--KEY VALUE ...]"
-        for name in ("validate", "test", "predict")
-    },
-}
-ABOUT = {
-    "fit": "Train a network, and write what it leaves into a run directory.",
-    "validate": "Print a checkpoint's loss and accuracy on one clip of each validation video.",
-    "test": "Test a checkpoint on all views of each test video.",
-    "predict": "Label the videos of data.predict with a checkpoint, on all ranks of a launch.",
-}
-
 
 def config_parser(prog: str | None = None, *, also: Sequence[str] = ()) -> SettingsParser:
     """A parser of a fit's config and options, to read them without a run; `also` as `SettingsParser` has it."""

@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import StrategyRegistry
 
 from video_gn.commands._figures import print_figures, test_figures, validation_figures
-from video_gn.commands._run_options import ABOUT, USAGE, add_run_arguments, check_seed
+from video_gn.commands._run_options import add_run_arguments, check_seed
 from video_gn.commands._run_settings import Start, find_start, log_differences, settle_lists, with_run_config
 from video_gn.commands._settings import SettingsParser
 from video_gn.commands._terminal import quieten_lightning, set_up_logging
@@ -32,6 +32,7 @@ from video_gn.commands._trainer import (
     progress,
     refusals_in_a_line,
 )
+from video_gn.commands.run_help import ABOUT, USAGE
 from video_gn.data.datamodule import VideoDataModule, build_datamodule
 from video_gn.data.loader import explain
 from video_gn.errors import ConfigError, RunError
@@ -115,7 +116,7 @@ class VideoCLI(LightningCLI):
                 "prog": "video-gn",
                 command: {"usage": USAGE[command], "description": ABOUT[command]},
             },
-            args=[command, *self.given.words],
+            args=[command, *("--help" if word == "--help_all" else word for word in self.given.words)],
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
