@@ -35,7 +35,7 @@ COMMANDS = {
     "weights": ("weight files of any zoo: inspect, convert", "weights"),
     "study": ("norms x batch sizes x clips x seeds, to a table and figures", "study"),
     "report": ("write a run directory's report.html", "report"),
-    "bench": ("speed, side by side in one run: data, weights, test, train", "bench"),
+    "bench": ("speed, side by side in one run: data, weights, start, test, train", "bench"),
 }
 
 

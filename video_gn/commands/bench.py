@@ -32,7 +32,7 @@ def main(command: str, words: Sequence[str]) -> int:
     """Parse the words and run the command; see `video_gn.__main__`."""
     parser = Options(prog="video-gn bench", description="Measure speed, side by side in one run.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_data, _add_weights, _add_test, _add_train):
+    for add in (_add_data, _add_weights, _add_start, _add_test, _add_train):
         added = add(commands)
         added.add_argument("--rounds", type=positive, default=5, metavar="N", help="rounds, each of all contenders (5)")
         added.add_argument("--output", "--json", metavar="FILE", help="json file to write the figures to")
@@ -83,6 +83,24 @@ def _weights(options: argparse.Namespace) -> Figures:
     from video_gn.bench.weights import bench_weights, format_page
 
     result = bench_weights(rounds=options.rounds)
+    return result, format_page(result)
+
+
+# ---- start ---------------------------------------------------------------------------------------
+
+
+def _add_start(commands: Any) -> Options:
+    parser: Options = commands.add_parser(
+        "start", help="CPU time before a command works", description="CPU time that commands take before they work."
+    )
+    parser.set_defaults(run=_start)
+    return parser
+
+
+def _start(options: argparse.Namespace) -> Figures:
+    from video_gn.bench.start import bench_start, format_page
+
+    result = bench_start(rounds=options.rounds)
     return result, format_page(result)
 
 
