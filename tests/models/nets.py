@@ -23,7 +23,7 @@ def randomize(net, seed=0):
             if is_norm(module):
                 module.weight.copy_(torch.rand(module.weight.shape, generator=generator) + 0.5)
                 module.bias.copy_(torch.rand(module.bias.shape, generator=generator) - 0.5)
-                if hasattr(module, "running_var"):
+                if getattr(module, "running_var", None) is not None:
                     module.running_mean.copy_(torch.rand(module.running_mean.shape, generator=generator) - 0.5)
                     module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.5)
     return net

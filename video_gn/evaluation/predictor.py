@@ -23,7 +23,7 @@ from video_gn.errors import DecodeError
 from video_gn.evaluation.results import video_result
 from video_gn.evaluation.scores import check_scores, score_views
 from video_gn.lists.records import VideoRecord
-from video_gn.models.resnet3d import I3D
+from video_gn.models import I3D, for_inference
 from video_gn.run.directory import checkpoint_of
 from video_gn.weights.build import load_net
 
@@ -36,7 +36,7 @@ class Predictor:
     """A network with its preprocessing and class names; `checkpoint` is the file that it was read from.
 
     Args:
-        net: Network; it is put into eval mode.
+        net: Network. `net` is then a copy for scores alone, see `video_gn.models.for_inference`.
         classes: Names by number; empty if not known.
         clip: Frames of a clip.
         num_clips: Clips of each video.
@@ -62,7 +62,7 @@ class Predictor:
     ) -> None:
         self.device = torch.device(device)
         self.checkpoint: Path | None = None
-        self.net = net.eval().to(self.device, memory_format=torch.channels_last_3d)
+        self.net = for_inference(net).to(self.device, memory_format=torch.channels_last_3d)
         self.classes = list(classes)
         self.clip = clip
         self.crops = crops

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from video_gn.models._batch_norms import BatchRenorm, checkpoint_contexts, recomputing
     from video_gn.models._bfloat16 import check_bfloat16_cpu, visit_maps, warn_of_slow_bfloat16
     from video_gn.models._convert_norms import convert_norms
+    from video_gn.models._inference import for_inference
     from video_gn.models.norms import NORMS, check_norm_training, has_statistics, is_norm, make_norm
     from video_gn.models.resnet3d import I3D, i3d, min_clip
     from video_gn.models.zoo import i3d_r50_bn, i3d_r50_gn, i3d_r101_gn
@@ -22,6 +23,7 @@ _HOMES = {
     "_batch_norms": ("BatchRenorm", "checkpoint_contexts", "recomputing"),
     "_bfloat16": ("check_bfloat16_cpu", "visit_maps", "warn_of_slow_bfloat16"),
     "_convert_norms": ("convert_norms",),
+    "_inference": ("for_inference",),
     "norms": ("NORMS", "check_norm_training", "has_statistics", "is_norm", "make_norm"),
     "resnet3d": ("I3D", "i3d", "min_clip"),
     "zoo": ("i3d_r50_bn", "i3d_r50_gn", "i3d_r101_gn"),
@@ -38,6 +40,7 @@ __all__ = [
     "check_norm_training",
     "checkpoint_contexts",
     "convert_norms",
+    "for_inference",
     "has_statistics",
     "i3d",
     "i3d_r50_bn",

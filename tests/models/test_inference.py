@@ -1,0 +1,59 @@
+"""The copy of a network for inference: the same scores in every layout and with every kind of norm."""
+
+import copy
+from itertools import chain, cycle
+
+import pytest
+import torch
+from nets import clips, randomize, small, spread
+from torch import nn
+
+from video_gn.models import LAYOUTS, NORMS, for_inference, is_norm, make_norm
+
+STAYING = ("group", "layer", "instance", "own statistics")
+
+
+def mixed(layout):
+    """A network with norms of every kind in turns, and how many of them have statistics of the clips at hand."""
+    net, kinds, staying = small(layout=layout, norm="batch"), cycle([*NORMS, "own statistics"]), 0
+    places = [(m, name) for m in net.modules() for name, child in m.named_children() if is_norm(child)]
+    for (parent, name), kind in zip(places, kinds, strict=False):
+        num_channels = getattr(parent, name).num_features
+        staying += kind in STAYING
+        if kind == "own statistics":
+            norm = nn.BatchNorm3d(num_channels, track_running_stats=False)
+        else:
+            norm = make_norm(kind, num_channels, **{"num_groups": 2} if kind == "group" else {})
+        setattr(parent, name, norm)
+    return net, staying
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@torch.inference_mode()
+def test_equal_scores(layout):
+    x = clips(2, 8, 33)
+    net, staying = mixed(layout)
+    net = spread(randomize(net).eval(), x, training=False)
+    fast = for_inference(net)
+    assert sum(map(is_norm, fast.modules())) == staying
+    assert fast.arguments == net.arguments
+    # The arithmetic, in float64 ...
+    exact = copy.deepcopy(net).double()(x.double())
+    assert exact.std() > 0.01
+    torch.testing.assert_close(for_inference(copy.deepcopy(net).double())(x.double()), exact, rtol=1e-12, atol=0)
+    # ... and oneDNN's sums and ReLU, whose order of additions is another: some hundred roundings of 6e-8.
+    for given in (x, x.contiguous(memory_format=torch.channels_last_3d)):
+        before = given.clone()
+        torch.testing.assert_close(fast(given), exact.float(), rtol=1e-5, atol=0)
+        assert torch.equal(given, before)
+
+
+def test_the_network_itself_is_left_alone():
+    net = randomize(small(norm="batch")).train()
+    before = copy.deepcopy(net.state_dict())
+    fast = for_inference(net)
+    assert net.training and not fast.training
+    assert not any(p.requires_grad for p in fast.parameters()) and all(p.requires_grad for p in net.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    own = {t.data_ptr() for t in chain(net.parameters(), net.buffers())}
+    assert not own & {t.data_ptr() for t in chain(fast.parameters(), fast.buffers())}
