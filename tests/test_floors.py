@@ -30,7 +30,7 @@ FLOORS = (
     ("errors", "clips", "checks", "shown"),
 )
 MOST_FILES = 17
-LIGHTNING_ONLY_IN = ("data", "training", "evaluation", "run", "study", "commands")
+LIGHTNING_ONLY_IN = ("bench", "data", "training", "evaluation", "run", "study", "commands")
 
 
 def module_name(path: Path) -> str:

@@ -32,11 +32,15 @@ def main(command: str, words: Sequence[str]) -> int:
     """Parse the words and run the command; see `video_gn.__main__`."""
     parser = Options(prog="video-gn bench", description="Measure speed, side by side in one run.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_data, _add_weights, _add_start, _add_test, _add_train):
+    for add in (_add_data, _add_weights, _add_start, _add_test, _add_train, _add_fit):
         added = add(commands)
         added.add_argument("--rounds", type=positive, default=5, metavar="N", help="rounds, each of all contenders (5)")
         added.add_argument("--output", "--json", metavar="FILE", help="json file to write the figures to")
-    options = parser.parse_args(words)
+    options, others = parser.parse_known_args(words)
+    if options.run is _fit:
+        options.words = others
+    elif others:
+        parser.parse_args(words)  # it names the first of them
     set_up_logging()
     if options.output is not None:
         check_place(Path(options.output))
@@ -177,4 +181,27 @@ def _train(options: argparse.Namespace) -> Figures:
         memory=not options.no_memory,
         rounds=options.rounds,
     )
+    return result, format_page(result)
+
+
+# ---- fit -----------------------------------------------------------------------------------------
+
+
+def _add_fit(commands: Any) -> Options:
+    parser: Options = commands.add_parser(
+        "fit",
+        help="a training's loop, against a bare one, and its wait for videos",
+        description="Run a short training with the settings of `video-gn fit`, such as -c CONFIG --data.train videos, "
+        "and measure its steps: on batches in memory, against a bare loop of the same network and optimizer; and on "
+        "videos, with the time that a step waits for them.",
+    )
+    parser.add_argument("--steps", type=positive, default=20, metavar="N", help="steps of a round (20)")
+    parser.set_defaults(run=_fit)
+    return parser
+
+
+def _fit(options: argparse.Namespace) -> Figures:
+    from video_gn.bench.fit import bench_fit, format_page
+
+    result = bench_fit(options.words, steps=options.steps, rounds=options.rounds)
     return result, format_page(result)
