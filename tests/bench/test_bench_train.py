@@ -32,6 +32,7 @@ def test_the_page_and_the_figures_of_every_norm():
         *(f"{norm} {BEST} float32" for norm in NORMS),
         f"group {BEST} float32 checkpointed",
         "pytorchvideo contiguous float32",
+        f"pytorchvideo {BEST} float32",
     }
     for name, figures in found["contenders"].items():
         assert name.split()[0] in page
@@ -74,6 +75,17 @@ def test_ratios_are_of_the_medians():
     }
 
 
+def test_on_cuda_pytorchvideos_net_unchanged_computes_in_tf32():
+    theirs = [Contender("pytorchvideo", "contiguous", p) for p in ("float32", "tf32")]
+    ours = Contender("group", BEST, "bfloat16")
+    medians = dict(zip([ours, *theirs], (10, 90, 30), strict=True))
+    summary = {c.name: {"median_ms": m, "min_ms": 1, "max_ms": 999} for c, m in medians.items()}
+    figures = ratios(list(medians), summary, {})
+    assert figures[ours.name]["to_pytorchvideo"]["time"] == pytest.approx(1 / 3)
+    found = {t["what"]: t["met"] for t in check_targets(figures, train.CUDA_TARGETS)}
+    assert found["group bfloat16 / pytorchvideo unchanged"] and found["group / batch, tf32"] is None
+
+
 def test_targets_that_were_not_measured():
     assert {(t["value"], t["met"]) for t in check_targets({})} == {(None, None)}
 
@@ -90,6 +102,7 @@ class TestContenders:
             f"group {BEST} bfloat16 compiled",
             f"group {BEST} bfloat16 checkpointed",
             "pytorchvideo contiguous bfloat16",
+            f"pytorchvideo {BEST} bfloat16",
         ]
         assert notes == []
 
@@ -132,6 +145,21 @@ class TestStep:
         assert dtypes == {(getattr(torch, precision), True)}
         assert any(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
         assert all(p.grad is None for p in net.parameters())
+
+    @pytest.mark.parametrize(("precision", "kind"), [("float32", "ieee"), ("tf32", "tf32"), ("bfloat16", None)])
+    def test_float32_products_are_as_named_and_as_before_afterwards(self, precision, kind):
+        """torch computes convolutions in TF32 on CUDA unless told otherwise: float32 would be measured as that."""
+
+        def now():
+            return torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
+
+        before = now()
+        assert before[0] == "tf32"
+        with train_step.float32_products(Contender("group", BEST, precision), replace(TINY, device="cuda")):
+            assert now() == (before if kind is None else (kind, kind))
+        with train_step.float32_products(Contender("group", BEST, precision), TINY):
+            assert now() == before
+        assert now() == before
 
     def test_checkpointing_is_on_in_its_turns_alone(self):
         plain, again = (Contender("group", BEST, "float32", checkpointed=on) for on in (False, True))
@@ -214,6 +242,7 @@ class TestMemory:
         ({"norms": ["bath"]}, "norm must be one of"),
         ({"formats": ["nhwc"]}, r"formats must be among .*, got \['nhwc'\]"),
         ({"precisions": ["int8"]}, r"precisions must be among .*, got \['int8'\]"),
+        ({"precisions": ["tf32"]}, r"precisions must be among \['bfloat16', 'float32'\], got \['tf32'\]"),
         ({"setup": replace(TINY, frames=4, layout="nonlocal")}, "frames and size must be at least 8 and 5"),
         ({"setup": replace(TINY, layout="none")}, "layout must be one of"),
         ({"setup": replace(TINY, device="nowhere")}, "nowhere"),

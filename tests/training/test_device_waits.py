@@ -1,4 +1,6 @@
-"""What a training step asks of a GPU, watched on a device that computes nothing: torch's meta device."""
+"""What a training step asks of a GPU, watched on a device that computes nothing (torch's meta device), and on a GPU."""
+
+import warnings
 
 import pytest
 import torch
@@ -44,18 +46,9 @@ class Accelerator(CPUAccelerator):
         """Lightning's would refuse other devices than a CPU."""
 
 
-@pytest.mark.parametrize(
-    ("name", "mixing"), [("sgd", Mixing()), ("adamw", Mixing(mixup_alpha=0.4, label_smoothing=0.1))]
-)
-def test_a_step_sends_the_batch_alone_and_waits_once_inside(tiny_videos, tmp_path, name, mixing):
-    """With each other crossing the host would wait, and the device then for the host."""
-    net = i3d(50, width=4, num_groups=2, num_classes=3, dropout=0.5, drop_path=0.1)
-    module = VideoClassifier(net, optimizer=OptimizerConfig(name, reference_batch_size=None), mixing=mixing)
-    crossings, steps, logged, log = Crossings(), [], {}, module.log
-    module.log = lambda name, value, **words: (logged.update({name: value}), log(name, value, **words))
-    module.on_before_zero_grad = lambda optimizer: steps.append((len(crossings.sent), len(crossings.read)))
+def train(module, videos, tmp_path, **settings):
+    """Three steps; where each ends, its gradients are reset."""
     trainer = Trainer(
-        strategy=SingleDeviceStrategy(torch.device("meta"), accelerator=Accelerator()),
         max_steps=3,
         gradient_clip_val=1.0,
         limit_val_batches=0,
@@ -65,12 +58,45 @@ def test_a_step_sends_the_batch_alone_and_waits_once_inside(tiny_videos, tmp_pat
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=tmp_path,
+        **settings,
     )
+    trainer.fit(module, data_module(videos))
+
+
+def classifier():
+    net = i3d(50, width=4, num_groups=2, num_classes=3, dropout=0.5, drop_path=0.1)
+    optimizer = OptimizerConfig("adamw", reference_batch_size=None)
+    return VideoClassifier(net, optimizer=optimizer, mixing=Mixing(mixup_alpha=0.4, label_smoothing=0.1))
+
+
+def test_a_step_sends_the_batch_alone_and_waits_once_inside(tiny_videos, tmp_path):
+    """With each other crossing the host would wait, and the device then for the host."""
+    module = classifier()
+    crossings, steps, logged, log = Crossings(), [], {}, module.log
+    module.log = lambda name, value, **words: (logged.update({name: value}), log(name, value, **words))
+    module.on_before_zero_grad = lambda optimizer: steps.append((len(crossings.sent), len(crossings.read)))
     with crossings:
-        trainer.fit(module, data_module(tiny_videos))
+        strategy = SingleDeviceStrategy(torch.device("meta"), accelerator=Accelerator())
+        train(module, tiny_videos, tmp_path, strategy=strategy)
     (_, _), (sent, read), (sent_end, read_end) = steps
     assert crossings.sent[sent:sent_end] == [(4, 1, 8, 3, 32, 32), (4,), (4,)]
     # The guard's flags of gradients and loss, before the optimizer; the loss for a progress bar, after the step.
     assert crossings.read[read:read_end] == [(2,), ()]
     # Of a number Lightning makes a tensor on the device, which is a copy that waits; no mode sees it on this device.
     assert logged["lr"].device.type == "cpu" and logged["train/loss"].device.type == "meta"
+
+
+@pytest.mark.needs_cuda
+def test_a_gpu_is_waited_for_as_often(tiny_videos, tmp_path):
+    """torch warns of each call that waits."""
+    module, steps = classifier(), []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        module.on_before_zero_grad = lambda optimizer: steps.append(len(caught))
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            train(module, tiny_videos, tmp_path, accelerator="gpu", devices=1)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    messages = [str(w.message) for w in caught[steps[1] : steps[2]]]
+    assert sum("synchronizing" in message for message in messages) <= 2, messages

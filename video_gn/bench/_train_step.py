@@ -12,7 +12,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,7 +28,14 @@ PYTORCHVIDEO = "pytorchvideo"
 # The layout with the stem and pools of pytorchvideo's i3d_r50: the same arithmetic, layer by layer.
 PYTORCHVIDEO_LAYOUT = "slowfast"
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last_3d": torch.channels_last_3d}
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# TF32 is float32 whose products a CUDA device rounds to 10 bits.
+PRECISIONS = {
+    "float32": torch.float32,
+    "tf32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+CPU_PRECISIONS = ("float32", "bfloat16")
 CHECKPOINTING = "activation_checkpointing"
 _NUM_CLASSES = 400
 # So small that weights hardly change: a diverging net computes with numbers (inf, subnormal) of another speed.
@@ -56,7 +64,7 @@ class TrainSetup:
     @property
     def on_cuda(self) -> bool:
         """Whether the device is a CUDA device."""
-        return torch.device(self.device).type == "cuda"
+        return self.device.startswith("cuda")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +73,7 @@ class Contender:
 
     net: str  # kind of `NORMS`, or "pytorchvideo"
     memory_format: str  # key of `FORMATS`
-    precision: str  # key of `PRECISIONS`; all but float32 by autocast
+    precision: str  # key of `PRECISIONS`; those of 16 bits by autocast, float16 with a gradient scaler
     compiled: bool = False
     checkpointed: bool = False
 
@@ -109,12 +117,15 @@ def make_step(net: nn.Module, contender: Contender, setup: TrainSetup) -> Callab
     labels_N = torch.randint(_NUM_CLASSES, (setup.num_clips,), generator=generator).to(setup.device)
     optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=_LEARNING_RATE)
     kind, dtype = torch.device(setup.device).type, PRECISIONS[contender.precision]
+    scaler = torch.amp.GradScaler(kind, enabled=dtype == torch.float16)
 
     def step() -> None:
-        with torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32):
-            logits_NY = net(clip_NCTHW)
-        F.cross_entropy(logits_NY.float(), labels_N).backward()
-        optimizer.step()
+        with float32_products(contender, setup):
+            with torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32):
+                logits_NY = net(clip_NCTHW)
+            scaler.scale(F.cross_entropy(logits_NY.float(), labels_N)).backward()
+            scaler.step(optimizer)
+            scaler.update()
         # Nets hold no gradients while other contenders run.
         optimizer.zero_grad(set_to_none=True)
 
@@ -134,13 +145,31 @@ def make_step(net: nn.Module, contender: Contender, setup: TrainSetup) -> Callab
     return timed
 
 
+@contextmanager
+def float32_products(contender: Contender, setup: TrainSetup) -> Iterator[None]:
+    """Let a CUDA device compute float32 products as the precision says; torch's own choice is TF32 for convolutions."""
+    kinds = {"float32": "ieee", "tf32": "tf32"}
+    backends: Any = torch.backends
+    settings = (backends.cudnn.conv, backends.cuda.matmul)
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings if setup.on_cuda and contender.precision in kinds else ():
+            setting.fp32_precision = kinds[contender.precision]
+        yield
+    finally:
+        for setting, value in zip(settings, before, strict=True):
+            setting.fp32_precision = value
+
+
 def peak_bytes(contender: Contender, setup: TrainSetup) -> int | None:
-    """The highest memory of a training step, with net and gradients but without the clips, in its own process.
+    """The highest memory of a training step, with net and gradients but without the clips.
 
     Returns:
-        On a CPU the growth of the memory in RAM since before the net was built, on CUDA what torch allocated;
-        None if the system has no /proc, or if the process failed (for lack of memory, say).
+        On CUDA what torch allocated. On a CPU the growth of the memory in RAM since before the net was built, in a
+        process of its own. None for lack of memory, if the process failed, or if the system has no /proc.
     """
+    if setup.on_cuda:
+        return _peak_on_cuda(contender, setup)
     request = {"contender": asdict(contender), "setup": asdict(setup), "num_threads": torch.get_num_threads()}
     done = subprocess.run(
         [sys.executable, "-m", "video_gn.bench._train_step", json.dumps(request)],
@@ -155,23 +184,37 @@ def peak_bytes(contender: Contender, setup: TrainSetup) -> int | None:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def _peak_on_cuda(contender: Contender, setup: TrainSetup) -> int | None:
+    gc.collect()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated(setup.device)
+    try:
+        net = build(contender, setup)
+        set_checkpointing(net, contender)
+        step = make_step(net, contender, setup)
+        step()  # it allocates the libraries' workspaces
+        torch.cuda.reset_peak_memory_stats(setup.device)
+        step()
+    except torch.OutOfMemoryError:
+        return None
+    return torch.cuda.max_memory_allocated(setup.device) - before - _clip_bytes(setup)
+
+
 def _peak_of_this_process(contender: Contender, setup: TrainSetup) -> int | None:
-    clip_bytes = 4 * setup.num_clips * 3 * setup.frames * setup.size**2
     gc.collect()
     before = resident_bytes()
     net = build(contender, setup)
     set_checkpointing(net, contender)
     step = make_step(net, contender, setup)
-    if setup.on_cuda:
-        step()  # it allocates the libraries' workspaces
-        torch.cuda.reset_peak_memory_stats(setup.device)
-        step()
-        return torch.cuda.max_memory_allocated(setup.device) - clip_bytes
     if before is None or not reset_peak():  # building the net is no part of a step
         return None
     step()
     peak = resident_bytes(peak=True)
-    return None if peak is None else peak - before - clip_bytes
+    return None if peak is None else peak - before - _clip_bytes(setup)
+
+
+def _clip_bytes(setup: TrainSetup) -> int:
+    return 4 * setup.num_clips * 3 * setup.frames * setup.size**2
 
 
 def set_checkpointing(net: nn.Module, contender: Contender) -> None:

@@ -1,7 +1,7 @@
 """`video-gn bench train`: a training step's time and memory for each norm, side by side in one run.
 
 Each contender does one step in a round; ratios are of medians. Memory is measured before that, each contender in its
-own process. `pytorchvideo` is its i3d_r50 with Batch Norm, unchanged: contiguous.
+own process. `pytorchvideo` is its i3d_r50 with Batch Norm: contiguous as it comes, and in channels_last_3d.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import nn
 
 from video_gn.bench._train_step import (
     CHECKPOINTING,
+    CPU_PRECISIONS,
     FORMATS,
     PRECISIONS,
     PYTORCHVIDEO,
@@ -43,7 +44,7 @@ from video_gn.models.resnet3d import I3D, min_clip
 
 log = logging.getLogger(__name__)
 
-# Targets for two clips of 32 x 224 x 224 on a CPU: (what, contender, compared to, figure, at most).
+# Targets for clips of 32 x 224 x 224, two on a CPU: (what, contender, compared to, figure, at most).
 _BEST = "channels_last_3d"
 TARGETS = (
     ("group / batch, float32", f"group {_BEST} float32", "to_batch", "time", 1.05),
@@ -52,6 +53,13 @@ TARGETS = (
     ("group bfloat16 / pytorchvideo unchanged", f"group {_BEST} bfloat16", "to_pytorchvideo", "time", 0.5),
     ("checkpointing, memory", f"group {_BEST} float32 checkpointed", "to_plain", "memory", 0.55),
     ("checkpointing, time", f"group {_BEST} float32 checkpointed", "to_plain", "time", 1.35),
+)
+# Eight on a CUDA device.
+CUDA_TARGETS = (
+    ("group / batch, tf32", f"group {_BEST} tf32", "to_batch", "time", 1.0),
+    ("group / batch, bfloat16", f"group {_BEST} bfloat16", "to_batch", "time", 1.0),
+    ("group / batch, bfloat16, memory", f"group {_BEST} bfloat16", "to_batch", "memory", 1.0),
+    ("group bfloat16 / pytorchvideo unchanged", f"group {_BEST} bfloat16", "to_pytorchvideo", "time", 1 / 3),
 )
 
 
@@ -67,14 +75,15 @@ def bench_train(
 ) -> dict[str, Any]:
     """Measure training steps; the figures are for `format_page` and json.
 
-    Norms, formats and precisions are keys of `NORMS`, `FORMATS` and `PRECISIONS`; all if empty. `compiled` measures
-    compiled nets too, in channels_last_3d; compiling takes a minute or more for each.
+    Norms, formats and precisions are keys of `NORMS`, `FORMATS` and `PRECISIONS`; if empty, all that the device has.
+    `compiled` measures compiled nets too, in channels_last_3d; compiling takes a minute or more for each.
 
     Raises:
         ConfigError: for fewer than 1 round, an unknown norm, format, precision, layout or device, or a clip that is
             too small for the layout.
     """
-    norms, formats, precisions = tuple(norms or NORMS), tuple(formats or FORMATS), tuple(precisions or PRECISIONS)
+    norms, formats = tuple(norms or NORMS), tuple(formats or FORMATS)
+    precisions = tuple(precisions or (PRECISIONS if setup.on_cuda else CPU_PRECISIONS))
     _check(setup, norms, formats, precisions, rounds)
     if "bfloat16" in precisions:
         warn_of_slow_bfloat16(torch.device(setup.device).type, advice="Choose --precisions float32.")
@@ -93,9 +102,9 @@ def bench_train(
         "setup": {name: getattr(setup, name) for name in TrainSetup.__slots__},
         "rounds": rounds,
         "contenders": figures,
-        "targets": check_targets(figures),
-        "targets_apply": (setup.num_clips, setup.frames, setup.size, setup.width) == (2, 32, 224, 64)
-        and not setup.on_cuda,
+        "targets": check_targets(figures, CUDA_TARGETS if setup.on_cuda else TARGETS),
+        "targets_apply": (setup.num_clips, setup.frames, setup.size, setup.width)
+        == (8 if setup.on_cuda else 2, 32, 224, 64),
         "notes": notes + [f"{name} was not measured: {reason}" for name, reason in refused.items()],
     }
 
@@ -104,7 +113,8 @@ def _check(
     setup: TrainSetup, norms: Sequence[str], formats: Sequence[str], precisions: Sequence[str], rounds: int
 ) -> None:
     check_rounds(rounds)
-    for name, values, table in (("formats", formats, FORMATS), ("precisions", precisions, PRECISIONS)):
+    known = PRECISIONS if setup.on_cuda else CPU_PRECISIONS
+    for name, values, table in (("formats", formats, FORMATS), ("precisions", precisions, known)):
         if not set(values) <= set(table):
             raise ConfigError(f"{name} must be among {sorted(table)}, got {list(values)!r}. Choose some of these.")
     try:
@@ -135,7 +145,10 @@ def list_contenders(
         norm = "group" if "group" in norms else norms[0]
         contenders += [Contender(norm, _BEST, p, checkpointed=True) for p in precisions]
     if setup.layout == PYTORCHVIDEO_LAYOUT:
-        contenders += [Contender(PYTORCHVIDEO, "contiguous", p) for p in precisions]
+        # As it comes, and in the other formats that are asked for.
+        contenders += [
+            Contender(PYTORCHVIDEO, f, p) for f in dict.fromkeys(("contiguous", *formats)) for p in precisions
+        ]
     else:
         notes.append(f"pytorchvideo was not measured: its net has the layout {PYTORCHVIDEO_LAYOUT!r} only")
     return contenders, notes
@@ -188,10 +201,13 @@ def ratios(
 
     Returns:
         name -> what the contender is, its figures, `peak_mb`, and `to_batch` (of the same format and precision,
-        compiled if it is), `to_pytorchvideo` (unchanged: float32) and `to_plain` (without checkpointing), each
-        {"time", "memory"}; None for what was not measured.
+        compiled if it is), `to_pytorchvideo` (unchanged: TF32, torch's choice on CUDA, if that is measured, or float32)
+        and `to_plain` (without checkpointing), each {"time", "memory"}; None for what was not measured.
     """
     figures: dict[str, dict[str, Any]] = {}
+    unchanged = Contender(PYTORCHVIDEO, "contiguous", "tf32")
+    if unchanged not in contenders:
+        unchanged = Contender(PYTORCHVIDEO, "contiguous", "float32")
     for contender in contenders:
         name = contender.name
         if name not in summary:
@@ -199,7 +215,7 @@ def ratios(
         peak = peaks.get(name)
         others = {
             "to_batch": Contender("batch", contender.memory_format, contender.precision, contender.compiled),
-            "to_pytorchvideo": Contender(PYTORCHVIDEO, "contiguous", "float32"),
+            "to_pytorchvideo": unchanged,
         }
         if contender.checkpointed:
             others["to_plain"] = Contender(contender.net, contender.memory_format, contender.precision)
@@ -222,10 +238,12 @@ def _ratio(
     }
 
 
-def check_targets(figures: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def check_targets(
+    figures: Mapping[str, Mapping[str, Any]], targets: Sequence[tuple[str, str, str, str, float]] = TARGETS
+) -> list[dict[str, Any]]:
     """The targets, the values, and whether they meet the targets; None for what was not measured."""
     found = []
-    for what, name, to, figure, at_most in TARGETS:
+    for what, name, to, figure, at_most in targets:
         value = figures[name][to][figure] if name in figures else None
         met = None if value is None else value <= at_most
         found.append({"what": what, "value": value, "at_most": at_most, "met": met})
@@ -264,9 +282,9 @@ def format_page(result: Mapping[str, Any]) -> str:
         *head_lines(result),
         f"A training step on {setup['num_clips']} clips of {setup['frames']}x{setup['size']}x{setup['size']}, "
         f"ResNet-50 I3D of width {setup['width']}, layout {setup['layout']}, on {result['machine']['device']}",
-        "ptv: pytorchvideo's i3d_r50 unchanged, float32",
+        "ptv: pytorchvideo's i3d_r50 unchanged, contiguous, in float32; on CUDA in TF32, which is torch's choice there",
         table,
-        "Targets, for two clips of 32x224x224 and width 64 on a CPU"
+        "Targets, for clips of 32x224x224 and width 64, two on a CPU and eight on a CUDA device"
         + (":" if result["targets_apply"] else "; they do not hold for this run's setup:"),
         sep="\n",
         highlight=False,
