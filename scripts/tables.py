@@ -30,7 +30,7 @@ def table(*heads_and_rows, measured):
     machine = measured["machine"]
     is_cpu = machine["device"] == "cpu"
     where = f"{machine['processor']} ({', '.join(machine['instructions'])}), "
-    where += f"{machine['num_threads']} of {machine['num_cores']} cores"
+    where += f"{machine['num_threads']} of {machine['num_cores']} cores, load {machine['load_average']:.1f}"
     head, *rows = ([*row] for row in heads_and_rows)
     lines = [
         f"{where if is_cpu else machine['device']}, torch {machine['torch']}, {machine['date']}, commit "

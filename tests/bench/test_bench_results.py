@@ -47,7 +47,7 @@ def test_a_table(tmp_path, monkeypatch):
         "instructions": ["avx2"],
         "torch": "2.15.0",
     }
-    machine |= {"date": "2026-11-30", "commit": "abc1234"}
+    machine |= {"load_average": 0.51, "date": "2026-11-30", "commit": "abc1234"}
     plain = {"net": "batch", "precision": "float32", "compiled": False, "checkpointed": False, "median_ms": 1634.0}
     group = plain | {"net": "group", "median_ms": 50.04, "to_batch": {"time": 1.04}}
     again = group | {"checkpointed": True, "to_plain": {"time": 1.28}}
@@ -56,7 +56,7 @@ def test_a_table(tmp_path, monkeypatch):
     monkeypatch.setitem(TABLES["fill"].__globals__, "RESULTS", tmp_path)
     assert TABLES["fill"]("Before\n<!-- steps train-x -->\nold\n<!-- end -->\nafter") == (
         "Before\n<!-- steps train-x -->\n"
-        "CPU (avx2), 2 of 4 cores, torch 2.15.0, 2026-11-30, commit abc1234; medians of 5 rounds:\n\n"
+        "CPU (avx2), 2 of 4 cores, load 0.5, torch 2.15.0, 2026-11-30, commit abc1234; medians of 5 rounds:\n\n"
         "| step | time | against `batch` | against not checkpointed |\n"
         "| --- | --- | --- | --- |\n"
         "| `batch`, float32 | 1.63 s |  |  |\n"
