@@ -141,6 +141,6 @@ def test_all_of_it_in_small(tmp_path):
     assert status == {name: "skipped" if name in needs_gpu else "passed" for name in STAGES}
     figures = {name: found["figures"] for name, found in check["stages"].items()}
     assert figures["resume"]["difference"] == 0
-    assert figures["training"]["differences"]["device"] > 0, "other instructions should have rounded in another way"
+    assert len(set(figures["training"]["losses"]["device"])) == 8
     assert figures["norms"]["shares"]["group channels_last_3d bfloat16"]["norms"] > 0
     assert "pytorchvideo contiguous float32" in figures["steps"]["contenders"]
