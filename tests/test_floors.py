@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "video_gn"
 FLOORS = (
     ("__main__",),
     ("commands",),
+    ("planning",),
     ("bench", "labelling", "study"),
     ("report",),
     ("training",),

@@ -35,6 +35,7 @@ COMMANDS = {
     "weights": ("weight files of any zoo: inspect, convert", "weights"),
     "study": ("norms x batch sizes x clips x seeds, to a table and figures", "study"),
     "report": ("write a run directory's report.html", "report"),
+    "plan": ("what a training will need: memory, cores, hours, disk", "plan"),
     "bench": ("speed, side by side in one run: data, weights, start, test, train", "bench"),
 }
 
@@ -74,12 +75,12 @@ def _run(words: list[str]) -> int:
     except FileNotFoundError:
         raise ConfigError("the current directory was removed. Change to one that is there: cd /") from None
     module = COMMANDS[command][1]
-    if module == "fit":
-        if "-h" in rest or "--help" in rest:
-            from video_gn.commands.run_help import short_help
+    if module == "fit" and {"-h", "--help"} & set(rest):
+        from video_gn.commands.run_help import short_help
 
-            short_help(command).print_help()
-            return 0
+        short_help(command).print_help()
+        return 0
+    if module in ("fit", "plan"):
         # Loading workers share the cores with torch's threads; threads that spin while they wait take the workers'
         # time (on two cores 84 clips/s against 50). It must be set before torch is imported.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

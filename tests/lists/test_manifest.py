@@ -1,8 +1,9 @@
 """Manifests: subsets, splits, comparisons, and their csv."""
 
+import hashlib
 import re
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 from hypothesis import given, settings
@@ -227,3 +228,22 @@ def test_write_without_labels(tmp_path):
     write_manifest(find_videos([tmp_path / "d"]), tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_text() == "path\nd/a.mp4\nd/b.mp4\n"
     assert [r.label for r in read_manifest(tmp_path / "out.csv").records] == [None, None]
+
+
+def test_digest_is_of_the_records(tmp_path):
+    """As made of the records one by one, which an unfinished test's digest was."""
+    odd = ("a/b.mp4", "a/b/", "a/.", "..", "é/é.mp4", "\udcff.mp4", "s.tar::x/y.mp4", "plain")
+    records = [
+        VideoRecord(name, None if i == 1 else i % 2, None if i < 4 else i / 7, 9.5 if i == 5 else None, "l.csv:3",
+                    error="broken" if i == 2 else "")
+        for i, name in enumerate(odd)
+    ]  # fmt: skip
+    for manifest in (Manifest(records, ("a", "b"), "l.csv"), made([2, 0, 1, 2]), made([])):
+        for of_copies in (False, True):
+            digest = hashlib.sha256()
+            for r in manifest.records:
+                row = (r.label, r.start_seconds, r.end_seconds)
+                row = (PurePath(r.path).name, *row) if of_copies else (r.path, *row, r.error)
+                digest.update(repr(row).encode("utf-8", "surrogatepass") + b"\n")
+            assert manifest.digest(of_copies=of_copies) == f"SHA-256 {digest.hexdigest()}"
+        assert list(manifest.columns.paths()) == [r.path for r in manifest.records]

@@ -70,18 +70,27 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
 }
 
 
-def check_trainer(trainer: Namespace) -> None:
-    """Refuse settings that a run cannot honour, before it touches anything.
+def check_values(trainer: Namespace, *, of_another_machine: bool = False) -> None:
+    """Refuse values of single settings that no run takes; those of another machine may name a GPU that this one lacks.
 
     Raises:
         ConfigError: It names the setting and says what to do.
     """
     for name, (is_allowed, rule, advice) in _RULES.items():
         value = trainer[name]
-        if value is not None and not is_allowed(value):
+        if value is not None and not is_allowed(value) and not (of_another_machine and name == "accelerator"):
             raise ConfigError(f"trainer.{name} must be {rule}, got {value!r}. {advice}")
     if trainer.max_epochs == -1 and trainer.max_steps == -1:
         raise ConfigError("trainer.max_epochs and max_steps are both -1. Set one: the schedule needs an end.")
+
+
+def check_trainer(trainer: Namespace) -> None:
+    """Refuse settings that a run cannot honour, before it touches anything.
+
+    Raises:
+        ConfigError: It names the setting and says what to do.
+    """
+    check_values(trainer)
     interval, accumulate = trainer.val_check_interval, trainer.accumulate_grad_batches
     if isinstance(interval, int) and interval % accumulate:
         raise ConfigError(

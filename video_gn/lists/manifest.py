@@ -9,9 +9,9 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
+from itertools import repeat, zip_longest
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -74,10 +74,20 @@ class Manifest:
         Args:
             of_copies: equal for copies elsewhere: only the names of paths, and no errors.
         """
+        # Column by column: making each record takes seconds for 240,000 of them, on every rank of a run.
+        columns, none = self.columns, repeat(None)
+        labels = (None if label < 0 else label for label in columns.labels.tolist())
+        starts, ends = (none, none) if columns.segments is None else (_numbers(c) for c in columns.segments.T)
+        rows: Iterator[tuple[object, ...]] = zip(columns.paths(), labels, starts, ends, strict=False)
+        if of_copies:
+            rows = ((_name(row[0]), *row[1:]) for row in rows)
+        elif columns.errors is None:
+            rows = ((*row, "") for row in rows)
+        else:
+            values = columns.errors.values
+            rows = ((*row, values[code]) for row, code in zip(rows, columns.errors.codes.tolist(), strict=True))
         digest = hashlib.sha256()
-        for r in self.records:
-            row: tuple[object, ...] = (r.label, r.start_seconds, r.end_seconds)
-            row = (PurePath(r.path).name, *row) if of_copies else (r.path, *row, r.error)
+        for row in rows:
             digest.update(repr(row).encode("utf-8", "surrogatepass") + b"\n")
         return f"SHA-256 {digest.hexdigest()}"
 
@@ -224,6 +234,16 @@ class Manifest:
             return None
         column = TextColumn.from_strings(self.columns.path(index) for index in range(len(self)))
         return column if len(column.values) < len(self) else None
+
+
+def _numbers(column: np.ndarray) -> Iterator[float | None]:
+    return (None if number != number else number for number in column.tolist())
+
+
+def _name(path: object) -> str:
+    """The last part of a path, as pathlib has it."""
+    name = str(path).rpartition("/")[2]
+    return name if os.sep == "/" and name not in ("", ".") else PurePath(str(path)).name
 
 
 def _searched(records: Records, pattern: str, origin: str) -> list[str]:

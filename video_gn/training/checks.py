@@ -31,20 +31,15 @@ def check_training(net: I3D, mixing: Mixing, trainer: Trainer, datamodule: Any) 
     if datamodule is not None and hasattr(datamodule, "clip"):
         side = datamodule.augment.crop_px
         clip_NCTHW = (datamodule.batch_size, 3, datamodule.clip.num_frames, side, side)
+    on_cpu = trainer.strategy.root_device.type == "cpu"
     try:
-        check_norm_training(
-            net.arguments["norm"],
-            batch_size=2 if clip_NCTHW is None else clip_NCTHW[0],
+        check_batches(
+            net,
+            clip_NCTHW,
             world_size=trainer.world_size,
             has_statistics=has_statistics(net),
+            is_bfloat16_on_cpu=on_cpu and str(trainer.precision).startswith("bf16"),
         )
-        if clip_NCTHW is not None:
-            net.check_clip(torch.empty(clip_NCTHW, device="meta"))
-            if net.arguments["norm"] == "batch" and datamodule.batch_size == 1:
-                _check_maps(net, clip_NCTHW)
-        on_cpu = trainer.strategy.root_device.type == "cpu"
-        if on_cpu and str(trainer.precision).startswith("bf16") and clip_NCTHW is not None:
-            check_bfloat16_cpu(net, clip_NCTHW[1:])
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if mixing.is_on and net.num_classes < 2:
@@ -52,6 +47,38 @@ def check_training(net: I3D, mixing: Mixing, trainer: Trainer, datamodule: Any) 
             "model.mixing.mixup_alpha and cutmix_alpha must be 0 for data of one class: "
             "there is nothing to mix. Set them to 0, or give data of more classes."
         )
+
+
+def check_batches(
+    net: I3D,
+    clip_NCTHW: tuple[int, ...] | None,
+    *,
+    world_size: int,
+    has_statistics: bool,
+    is_bfloat16_on_cpu: bool,
+) -> None:
+    """Refuse batches that a net of its norm cannot learn from; the net may be on the meta device.
+
+    Args:
+        net: Network.
+        clip_NCTHW: Shape of a process's batch; None if it is not known.
+        world_size: Number of processes.
+        has_statistics: Whether weights with running statistics are loaded.
+        is_bfloat16_on_cpu: Whether a CPU computes in bfloat16.
+
+    Raises:
+        ValueError: naming the option and what to do.
+    """
+    norm = net.arguments["norm"]
+    batch_size = 2 if clip_NCTHW is None else clip_NCTHW[0]
+    check_norm_training(norm, batch_size=batch_size, world_size=world_size, has_statistics=has_statistics)
+    if clip_NCTHW is None:
+        return
+    net.check_clip(torch.empty(clip_NCTHW, device="meta"))
+    if norm == "batch" and batch_size == 1:
+        _check_maps(net, clip_NCTHW)
+    if is_bfloat16_on_cpu:
+        check_bfloat16_cpu(net, clip_NCTHW[1:])
 
 
 def _check_maps(net: I3D, clip_NCTHW: tuple[int, ...]) -> None:

@@ -1,0 +1,108 @@
+"""`video-gn plan`, against hand counts of its run, and against the run itself."""
+
+import csv
+import json
+
+import pytest
+from runs import TINY, run
+
+from video_gn.__main__ import main
+
+# 24 training and 6 validation videos, in batches of 4 on two processes: 3 steps an epoch.
+WORDS = [*TINY, "--trainer.max_epochs=5", "--sample=2"]
+ON_GPUS = ["--gpus=2", "--gpu_memory_gb=8", "--clips_per_second=100"]
+
+
+@pytest.fixture
+def plan(tiny_videos, tmp_path, monkeypatch, capsys):
+    """Runs the command: (exit status, json, text)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        status = main(["plan", *WORDS, f"--data.train={tiny_videos}", "--output=plan.json", *words])
+        found = json.loads((tmp_path / "plan.json").read_text()) if status < 2 else None
+        return status, found, "".join(capsys.readouterr())
+
+    return call
+
+
+def test_figures_and_page(plan, tiny_videos):
+    status, found, page = plan(*ON_GPUS, "--num_cores=4")
+    assert status == 0 and found["fits"] and found["problems"] == []
+    values = {name: figure["value"] for name, figure in found["figures"].items()}
+    bases = {figure["basis"] for figure in found["figures"].values()}
+    assert bases == {"counted", "measured", "assumed", "follows"}
+    assert (values["steps"], values["epochs"], values["clips"], values["clips_of_step"]) == (15, 5, 120, 8)
+    assert values["computed_clips_per_second"] == pytest.approx(200)
+    assert values["cores_to_feed"] == pytest.approx(200 * values["loading_core_seconds"])
+    assert values["training_hours"] == pytest.approx(120 / values["clips_per_second"] / 3600)
+    assert values["hours"] == values["training_hours"] + values["validation_hours"]
+    assert values["memory_limit_bytes"] == pytest.approx(0.95 * 8e9 - 1e9)
+    assert values["checkpoint_bytes"] == values["weights_bytes"] + values["optimizer_bytes"]
+    # The first, the middle and the last of the training videos, which hold out a fifth of each class.
+    sizes = [path.stat().st_size for path in tiny_videos.rglob("*.mp4")]
+    assert min(sizes) <= values["video_bytes"] <= max(sizes)
+    assert values["data_bytes"] == pytest.approx(30 * values["video_bytes"])
+    assert found["alternatives"][0]["change"] == "as it is"
+    assert found["alternatives"][0]["step_bytes"] == values["step_bytes"]
+    assert "It fits." in page and "hours to the end" in page and "assumed: as given" in page
+
+
+@pytest.mark.slow
+def test_too_little_memory(plan):
+    status, found, page = plan("--gpu_memory_gb=1.0568", "--clips_per_second=100", "--data.batch_size=12")
+    values = {name: figure["value"] for name, figure in found["figures"].items()}
+    assert status == 1 and not found["fits"]
+    assert values["step_bytes"] > values["memory_limit_bytes"]
+    largest = values["largest_batches"]["float32"]
+    assert f"It fits with data.batch_size {largest} in float32" in " ".join(page.split()) and 0 < largest < 12
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model.net.norm=batch_renorm", "--model.net.num_groups=null", "--data.batch_size=1"], "single clips"),
+        (["--model.net.norm=sync_batch", "--model.net.num_groups=null"], "must not be 'sync_batch' in one process"),
+        (["--data.batch_size=25"], "24 training videos do not fill one batch of 25 on 1 process"),
+    ],
+)
+@pytest.mark.slow
+def test_norms_and_batches_that_do_not_fit(plan, words, message):
+    status, found, page = plan("--gpu_memory_gb=8", "--clips_per_second=100", *words)
+    assert status == 1 and not found["fits"] and message in " ".join(page.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--gpu_memory_gb=0"], "--gpu_memory_gb must be a number above 0, got '0'"),
+        (["--gpus=none"], "--gpus must be an integer, got 'none'"),
+        (["--gpus=2"], "--gpu_memory_gb must be given, got none: this machine has no GPU to ask"),
+        (["--data.batch_sice=2"], "there is no option --data.batch_sice. Did you mean --data.batch_size?"),
+        pytest.param(["--trainer.precision=64-true"], "trainer.precision must be", marks=pytest.mark.slow),
+        pytest.param(["--data.augment.crop_px=64"], "crop_px must be", marks=pytest.mark.slow),
+        pytest.param(["--data.train=nowhere"], "nowhere: the list or folder must be there", marks=pytest.mark.slow),
+    ],
+)
+def test_bad_words(plan, monkeypatch, words, message):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    status, _, page = plan(*words)
+    assert status == 2 and message in page
+
+
+@pytest.mark.slow
+def test_the_run_itself(plan, tiny_videos, tmp_path):
+    words = ["--model.net.width=16", "--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=2"]
+    _, found, page = plan(*words)
+    values = {name: figure["value"] for name, figure in found["figures"].items()}
+    assert "on this machine's CPU" in page and found["figures"]["compute_seconds"]["basis"] == "measured"
+    status, printed = run(["fit", *TINY, *words, f"--data.train={tiny_videos}", "--run_dir=runs/a"], tmp_path)
+    assert status == 0, printed
+    rows = list(csv.DictReader((tmp_path / "runs/a/metrics.csv").open()))
+    assert int(rows[-1]["step"]) in (values["steps"], values["steps"] - 1)
+    assert sum(1 for row in rows if row["val/top1"]) == 1
+    size = (tmp_path / "runs/a/checkpoints/last.ckpt").stat().st_size
+    assert size == pytest.approx(values["checkpoint_bytes"], rel=0.05)
+    assert run(["test", "--run_dir=runs/a"], tmp_path)[0] == 0
+    used = {path.stat().st_ino: path.stat().st_size for path in (tmp_path / "runs/a").rglob("*") if path.is_file()}
+    assert sum(used.values()) < 1.1 * values["run_dir_bytes"]

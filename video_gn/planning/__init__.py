@@ -1,0 +1,1 @@
+"""Predicts what a training will need: memory, cores, bandwidth, hours and disk."""
