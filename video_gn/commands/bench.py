@@ -24,6 +24,15 @@ _TEST_SIZES = (
     ("num_processes", 2, "processes that share the videos"),
 )
 
+# Sizes of `InferSetup`, as above.
+_INFER_SIZES = (
+    ("num_videos", 3, "videos"),
+    ("num_clips", 10, "clips of a video"),
+    ("frames", 8, "frames of a clip, which spans 64 of the video"),
+    ("size", 224, "height and width, px"),
+    ("width", 64, "channels of the stem"),
+)
+
 # What is written as json, and the page to print.
 Figures = tuple[dict[str, Any], str]
 
@@ -32,7 +41,7 @@ def main(command: str, words: Sequence[str]) -> int:
     """Parse the words and run the command; see `video_gn.__main__`."""
     parser = Options(prog="video-gn bench", description="Measure speed, side by side in one run.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_data, _add_weights, _add_start, _add_test, _add_train, _add_fit):
+    for add in (_add_data, _add_weights, _add_start, _add_infer, _add_test, _add_train, _add_fit):
         added = add(commands)
         added.add_argument("--rounds", type=positive, default=5, metavar="N", help="rounds, each of all contenders (5)")
         added.add_argument("--output", "--json", metavar="FILE", help="json file to write the figures to")
@@ -105,6 +114,30 @@ def _start(options: argparse.Namespace) -> Figures:
     from video_gn.bench.start import bench_start, format_page
 
     result = bench_start(rounds=options.rounds)
+    return result, format_page(result)
+
+
+# ---- infer ---------------------------------------------------------------------------------------
+
+
+def _add_infer(commands: Any) -> Options:
+    parser: Options = commands.add_parser(
+        "infer",
+        help="from video files to labels on a CPU, against pytorchvideo",
+        description="Time from video files to labels on a CPU, against pytorchvideo with the same weights and scores.",
+    )
+    parser.add_argument("videos", nargs="*", metavar="VIDEO", help="files to label (a made one: 10 s, 340x256)")
+    for name, value, what in _INFER_SIZES:
+        parser.add_argument(f"--{name}", type=positive, default=value, metavar="N", help=f"{what} ({value})")
+    parser.set_defaults(run=_infer)
+    return parser
+
+
+def _infer(options: argparse.Namespace) -> Figures:
+    from video_gn.bench.infer import InferSetup, bench_infer, format_page
+
+    setup = InferSetup(**{name: getattr(options, name) for name, _, _ in _INFER_SIZES})
+    result = bench_infer(setup, videos=options.videos, rounds=options.rounds)
     return result, format_page(result)
 
 

@@ -1,0 +1,369 @@
+"""`video-gn bench infer`: the time from video files to labels on a CPU, against pytorchvideo.
+
+Each contender reads the same frames of the same videos and scores them with the same weights of a ResNet-50 I3D, so
+that all scores must be equal. Weights are random, running statistics those of the first video. The contenders take
+turns, each in a process of its own, since `video-gn infer` keeps freed memory (`run/memory.py`):
+
+- pytorchvideo as it comes: `i3d_r50`, and its `EncodedVideo` clip by clip. Its transforms do not import with a current
+  torchvision, whose own resize, crop and normalize stand in.
+- pytorchvideo's pieces used well: each video decoded once for all clips, frames resized once, all clips in one
+  forward, channels_last_3d.
+- video_gn: `Predictor`, as `video-gn infer` runs it.
+
+Shape letters: K clips of a video, T frames, C channels, H, W, Y classes.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from video_gn import sampling
+from video_gn.bench._video import given_or_made
+from video_gn.bench.measuring import (
+    check_rounds,
+    contender_row,
+    describe_machine,
+    head_lines,
+    ratio_of_medians,
+    side_by_side,
+    summarize,
+    verdict,
+)
+from video_gn.clips import Failure
+from video_gn.data.crops import TestCrops, resized_size
+from video_gn.data.dataset import ClipConfig
+from video_gn.decoding import open_video
+from video_gn.errors import ConfigError, DecodeError
+from video_gn.evaluation.predictor import Predictor
+from video_gn.run.memory import keep_freed_memory
+from video_gn.weights.build import load_net
+
+log = logging.getLogger(__name__)
+
+# pytorchvideo as it comes divided by ours.
+TARGET = 4.0
+# Scores are rounded to 6 digits, and kernels add in another order: 1e-6 to the softmax of logits around 10.
+TOLERANCE = 1e-5
+_CLASSES, _TOP_K = 400, 5
+_MEAN, _STD = 0.45, 0.225  # of pytorchvideo's recipe
+_SPACING = "uniform"  # no clip runs past a video's end, which EncodedVideo could not read
+
+# Scores of each video, float32 (K, Y), from what a contender gives for labels alone or, if asked, for all scores.
+Contender = Callable[[bool], list[np.ndarray] | None]
+
+
+@dataclass(frozen=True)
+class InferSetup:
+    """What is labelled; a clip spans 64 frames, 8 at stride 8 as in pytorchvideo's recipe for its `i3d_r50`."""
+
+    num_videos: int
+    num_clips: int
+    frames: int
+    size: int  # short side, and height and width of the crop, px
+    width: int  # channels of the stem
+
+    @property
+    def clip(self) -> ClipConfig:
+        """Frames of a clip."""
+        return ClipConfig(num_frames=self.frames, stride=max(1, 64 // self.frames))
+
+
+def bench_infer(setup: InferSetup, *, videos: Sequence[str], rounds: int) -> dict[str, Any]:
+    """Measure the contenders; the figures are for `format_page` and json.
+
+    Videos are taken in turns; if there are none, one of 340x256 and 10 s is made.
+
+    Raises:
+        ConfigError: for fewer than 1 round, or a video that is shorter than a clip.
+        DecodeError: for a file that cannot be read.
+    """
+    check_rounds(rounds)
+    with tempfile.TemporaryDirectory(prefix="video-gn-bench-") as directory, ExitStack() as stack:
+        paths = given_or_made(videos, directory)
+        jobs = [Reading(path, setup) for path in paths]
+        jobs = [jobs[i % len(jobs)] for i in range(setup.num_videos)]
+        weights = f"{directory}/weights.pyth"
+        torch.save({"model_state": random_weights(setup, jobs[0])}, weights)
+        scores: dict[str, list[np.ndarray]] = {}
+        turns = {name: stack.enter_context(_turns(name, setup, jobs, weights, scores)) for name in CONTENDERS}
+        summary = summarize(
+            {name: [s / setup.num_videos for s in taken] for name, taken in side_by_side(turns, rounds).items()}
+        )
+    differences = {
+        name: max(float(np.abs(a - b).max()) for a, b in zip(found, scores[OURS], strict=True))
+        for name, found in scores.items()
+        if name != OURS
+    }
+    return {
+        "machine": describe_machine(),
+        "setup": asdict(setup),
+        "rounds": rounds,
+        "contenders": summary,
+        "ratios": {name: ratio_of_medians(summary, name, OURS) for name in differences},
+        "target": TARGET,
+        "largest_score": max(float(a.max()) for a in scores[OURS]),
+        "largest_differences": differences,
+        "same_scores": max(differences.values()) <= TOLERANCE,
+    }
+
+
+class Reading:
+    """What contenders read of a video: the frames of its clips, and pytorchvideo's spans of seconds around them."""
+
+    def __init__(self, path: str, setup: InferSetup) -> None:
+        self.path = path
+        with open_video(path) as reader:
+            info, seconds = reader.info, reader.frame_seconds
+        clip = setup.clip
+        span = (clip.num_frames - 1) * clip.stride + 1
+        if info.num_frames < span:
+            raise ConfigError(
+                f"videos must have at least {span} frames, got {info.num_frames} in {path}. Leave it out."
+            )
+        self.indices_KT = sampling.test_clips(
+            info.num_frames,
+            num_clips=setup.num_clips,
+            num_frames=clip.num_frames,
+            stride=clip.stride,
+            spacing=_SPACING,
+        )
+        half = 0.5 / info.fps  # a frame belongs to a span that it begins in
+        self.spans = [(max(0.0, float(seconds[r[0]]) - half), float(seconds[r[-1]]) + half) for r in self.indices_KT]
+
+
+# ---- the contenders --------------------------------------------------------------------------------
+
+
+def pytorchvideo_net(setup: InferSetup) -> nn.Module:
+    """Its `i3d_r50`; the head averages over all of T and takes softmax at each position in space, as ours does."""
+    from pytorchvideo.models.hub import i3d_r50
+
+    side = min(7, math.ceil(setup.size / 32))
+    net: nn.Module = i3d_r50(
+        pretrained=False,
+        stem_dim_out=setup.width,
+        model_num_class=_CLASSES,
+        head_pool_kernel_size=(max(1, setup.frames // 2), side, side),
+        head_activation=nn.Softmax,
+    )
+    return net.eval()
+
+
+def random_weights(setup: InferSetup, job: Reading) -> dict[str, torch.Tensor]:
+    """pytorchvideo's state dict: random scales and shifts, running statistics of a video, logits with a spread of 2."""
+    torch.manual_seed(0)
+    net = pytorchvideo_net(setup)
+    features: list[torch.Tensor] = []
+    classifier: Any = net.get_submodule("blocks.6.proj")
+    hook = classifier.register_forward_pre_hook(lambda _, given: features.append(given[0]))
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm3d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.uniform_(-0.5, 0.5)
+                module.momentum = None  # the average of all batches: the first one's own
+        net.train()
+        net(_batch(_read_once(job)[:2], setup))
+        hook.remove()
+        classifier.weight.normal_(std=2 / float(features[0].norm(dim=-1).mean()))
+    return net.state_dict()
+
+
+def _as_it_comes(setup: InferSetup, jobs: Sequence[Reading], weights: str) -> Contender:
+    net = _loaded(setup, weights)
+
+    def one_by_one(job: Reading) -> torch.Tensor:
+        clips = (_batch(frames_CTHW[None], setup) for frames_CTHW in _read_one_by_one(job))
+        return torch.cat([net(clip_NCTHW) for clip_NCTHW in clips])
+
+    return partial(_label_all, one_by_one, jobs)
+
+
+def _used_well(setup: InferSetup, jobs: Sequence[Reading], weights: str) -> Contender:
+    net = _loaded(setup, weights).to(memory_format=torch.channels_last_3d)
+
+    def at_once(job: Reading) -> torch.Tensor:
+        clips_NCTHW = _batch(_read_once(job), setup)
+        return net(clips_NCTHW.contiguous(memory_format=torch.channels_last_3d))
+
+    return partial(_label_all, at_once, jobs)
+
+
+def _ours(setup: InferSetup, jobs: Sequence[Reading], weights: str) -> Contender:
+    keep_freed_memory()
+    net, _ = load_net(weights, layout="slowfast")
+    predictor = Predictor(
+        net,
+        classes=(),
+        clip=setup.clip,
+        crops=TestCrops("center", short_side_px=setup.size, crop_px=setup.size),
+        num_clips=setup.num_clips,
+        spacing=_SPACING,
+        mean=[_MEAN] * 3,
+        std=[_STD] * 3,
+    )
+
+    def contender(wants_scores: bool) -> list[np.ndarray] | None:
+        top_k = _CLASSES if wants_scores else _TOP_K
+        found = list(predictor.predict_many([job.path for job in jobs], top_k=top_k))
+        return [_scores_of(result) for result in found] if wants_scores else None
+
+    return contender
+
+
+OURS = "video_gn"
+CONTENDERS: dict[str, Callable[[InferSetup, Sequence[Reading], str], Contender]] = {
+    "pytorchvideo as it comes": _as_it_comes,
+    "pytorchvideo's pieces used well": _used_well,
+    OURS: _ours,
+}
+
+
+def _loaded(setup: InferSetup, weights: str) -> nn.Module:
+    net = pytorchvideo_net(setup)
+    net.load_state_dict(torch.load(weights, weights_only=True)["model_state"])
+    return net
+
+
+def _scores_of(result: Mapping[str, Any] | Failure) -> np.ndarray:
+    """(K, Y) out of an entry of `predict_many` with all classes."""
+    if isinstance(result, Failure):
+        raise DecodeError(result.path, result.reason)
+    scores_KY = np.zeros((len(result["clips"]), _CLASSES), dtype=np.float32)
+    for scores_Y, clip in zip(scores_KY, result["clips"], strict=True):
+        for entry in clip["top"]:
+            scores_Y[int(entry["label"])] = entry["score"]
+    return scores_KY
+
+
+@torch.inference_mode()
+def _label_all(
+    score: Callable[[Reading], torch.Tensor], jobs: Sequence[Reading], wants_scores: bool
+) -> list[np.ndarray] | None:
+    found = []
+    for job in jobs:
+        scores_KY = score(job)
+        scores_KY.mean(0).topk(_TOP_K)
+        found.append(scores_KY.numpy())
+    return found if wants_scores else None
+
+
+# ---- reading by pytorchvideo -----------------------------------------------------------------------
+
+
+def _read_one_by_one(job: Reading) -> Iterator[torch.Tensor]:
+    """Frames of each clip, float32 (C, T, H, W), one clip after the other."""
+    video = _opened(job)
+    for span, indices_T in zip(job.spans, job.indices_KT, strict=True):
+        yield _frames(video, span, indices_T)
+    video.close()
+
+
+def _read_once(job: Reading) -> torch.Tensor:
+    """All clips, float32 (K, C, T, H, W), from the frames between the first and the last."""
+    video = _opened(job)
+    frames_CTHW = _frames(video, (job.spans[0][0], job.spans[-1][1]), np.unique(job.indices_KT))
+    video.close()
+    places = torch.from_numpy(np.unique(job.indices_KT, return_inverse=True)[1].reshape(job.indices_KT.shape))
+    return frames_CTHW[:, places].transpose(0, 1)
+
+
+def _opened(job: Reading) -> Any:
+    from pytorchvideo.data.encoded_video import EncodedVideo
+
+    return EncodedVideo.from_path(job.path, decode_audio=False)
+
+
+def _frames(video: Any, span: tuple[float, float], indices: np.ndarray) -> torch.Tensor:
+    frames_CTHW: torch.Tensor = video.get_clip(*span)["video"]
+    return frames_CTHW[:, torch.from_numpy(indices - indices[0])]
+
+
+def _batch(frames_NCTHW: torch.Tensor, setup: InferSetup) -> torch.Tensor:
+    """Resized as integers, as our decoded frames are, cropped in the middle and normalized."""
+    from torchvision.transforms.v2 import functional as F
+
+    N, C, T, H, W = frames_NCTHW.shape
+    height, width = resized_size(H, W, setup.size)
+    x_MCHW = frames_NCTHW.transpose(1, 2).flatten(0, 1).to(torch.uint8)
+    x_MCHW = F.resize(x_MCHW, [height, width], antialias=True)
+    x_MCHW = F.crop(x_MCHW, (height - setup.size) // 2, (width - setup.size) // 2, setup.size, setup.size)
+    x_MCHW = F.normalize(x_MCHW.float() / 255, [_MEAN] * C, [_STD] * C)
+    return x_MCHW.unflatten(0, (N, T)).transpose(1, 2).contiguous()
+
+
+# ---- turns -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _turns(
+    name: str, setup: InferSetup, jobs: Sequence[Reading], weights: str, scores: dict[str, list[np.ndarray]]
+) -> Iterator[Callable[[int], float]]:
+    """A contender of `side_by_side` in a process of its own, whose warm-up notes its scores."""
+    context = multiprocessing.get_context("spawn")
+    mine, theirs = context.Pipe()
+    # Not a daemon: it starts the processes that decode, and ends when its pipe is closed.
+    process = context.Process(target=_work, args=(name, setup, jobs, weights, theirs))
+    process.start()
+    theirs.close()
+    log.info("starting %s", name)
+
+    def run(number: int) -> float:
+        mine.send(number == 0)
+        taken, found = mine.recv()
+        if number == 0:
+            scores[name] = found
+        return float(taken)
+
+    try:
+        yield run
+    finally:
+        mine.close()
+        process.join()
+
+
+def _work(name: str, setup: InferSetup, jobs: Sequence[Reading], weights: str, pipe: Connection) -> None:
+    """Label whenever the pipe says whether it wants all scores, until it is closed; answer with seconds and scores."""
+    contender = CONTENDERS[name](setup, jobs, weights)
+    while True:
+        try:
+            wants_scores = pipe.recv()
+        except EOFError:
+            break
+        start = time.perf_counter()
+        found = contender(wants_scores)
+        pipe.send((time.perf_counter() - start, found))
+
+
+def format_page(result: Mapping[str, Any]) -> str:
+    """The figures as text."""
+    setup = result["setup"]
+    num_pixels = f"{setup['frames']}x{setup['size']}x{setup['size']}"
+    lines = [
+        *head_lines(result),
+        f"File to labels for one of {setup['num_videos']} videos, {setup['num_clips']} clips of {num_pixels} each, "
+        f"ResNet-50 I3D of width {setup['width']} with Batch Norm, on the CPU",
+        *(contender_row(name, figures) for name, figures in result["contenders"].items()),
+    ]
+    for name, ratio in result["ratios"].items():
+        target = f", {verdict(ratio, at_least=result['target'])}" if name == next(iter(result["ratios"])) else ""
+        lines.append(f"  {name} / {OURS}: {ratio:.2f}{target}")
+    for name, difference in result["largest_differences"].items():
+        lines.append(f"  largest difference to the scores of {name}: {difference:.1e}")
+    same = "the same" if result["same_scores"] else "NOT THE SAME"
+    lines.append(f"  scores, up to {result['largest_score']:.2f}, are {same} to {TOLERANCE:g}")
+    return "\n".join(lines) + "\n"
