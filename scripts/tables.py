@@ -67,6 +67,15 @@ def steps(result):
     return table(("step", "time", "against `batch`", "against not checkpointed"), *rows, measured=result)
 
 
+def labelling(result):
+    """From video files to labels: a video's time and CPU time, and the time against ours."""
+    rows = [
+        (name, seconds(f), seconds({"median_ms": f["cpu_ms"]}), ratio(result["ratios"].get(name)))
+        for name, f in result["contenders"].items()
+    ]
+    return table(("contender", "time", "CPU time", "time against `video_gn`"), *rows, measured=result)
+
+
 def loading(result):
     """Weight files: seconds and memory of loading."""
     rows = [

@@ -31,6 +31,7 @@ PAGES = [
 SMALLER = {
     "bench data": "video.mp4 --rounds 1",
     "bench fit": "--steps 4 --rounds 1",
+    "bench infer": "--num_videos 1 --num_clips 1 --size 32 --width 4 --rounds 1",
     "bench test": "--num_videos 2 --num_clips 2 --size 32 --width 4 --rounds 1",
     "bench train": "--frames 8 --size 32 --width 8 --formats channels_last_3d --no_memory --rounds 1",
     "bench weights": "--rounds 1",

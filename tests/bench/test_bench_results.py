@@ -35,7 +35,7 @@ def test_every_result_is_of_a_commit_and_on_a_page():
         assert re.fullmatch(r"[0-9a-f]{7,}", machine["commit"]), path
         assert re.fullmatch(r"\d{4}-\d\d-\d\d", machine["date"])
         assert machine["torch"] and machine["processor"] and "instructions" in machine
-        assert result["settings"] and result["command"] in ("data", "fit", "start", "test", "train", "weights")
+        assert result["settings"] and result["command"] in ("data", "fit", "infer", "start", "test", "train", "weights")
 
 
 def test_a_table(tmp_path, monkeypatch):

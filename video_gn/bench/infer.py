@@ -1,7 +1,7 @@
 """`video-gn bench infer`: the time from video files to labels on a CPU, against pytorchvideo.
 
 Each contender reads the same frames of the same videos and scores them with the same weights of a ResNet-50 I3D, so
-that all scores must be equal. Weights are random, running statistics those of the first video. The contenders take
+that all scores must be equal. Weights are random, running statistics near the first video's. The contenders take
 turns, each in a process of its own, since `video-gn infer` keeps freed memory (`run/memory.py`):
 
 - pytorchvideo as it comes: `i3d_r50`, and its `EncodedVideo` clip by clip. Its transforms do not import with a current
@@ -18,6 +18,8 @@ from __future__ import annotations
 import logging
 import math
 import multiprocessing
+import resource
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -99,10 +101,13 @@ def bench_infer(setup: InferSetup, *, videos: Sequence[str], rounds: int) -> dic
         weights = f"{directory}/weights.pyth"
         torch.save({"model_state": random_weights(setup, jobs[0])}, weights)
         scores: dict[str, list[np.ndarray]] = {}
-        turns = {name: stack.enter_context(_turns(name, setup, jobs, weights, scores)) for name in CONTENDERS}
+        cpu: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+        turns = {name: stack.enter_context(_turns(name, setup, jobs, weights, scores, cpu)) for name in CONTENDERS}
         summary = summarize(
             {name: [s / setup.num_videos for s in taken] for name, taken in side_by_side(turns, rounds).items()}
         )
+    for name, figures in summary.items():
+        figures["cpu_ms"] = 1000 * statistics.median(cpu[name][1:]) / setup.num_videos
     differences = {
         name: max(float(np.abs(a - b).max()) for a, b in zip(found, scores[OURS], strict=True))
         for name, found in scores.items()
@@ -164,7 +169,7 @@ def pytorchvideo_net(setup: InferSetup) -> nn.Module:
 
 
 def random_weights(setup: InferSetup, job: Reading) -> dict[str, torch.Tensor]:
-    """pytorchvideo's state dict: random scales and shifts, running statistics of a video, logits with a spread of 2."""
+    """pytorchvideo's state dict: random scales and shifts, running statistics near a video's, logits that differ."""
     torch.manual_seed(0)
     net = pytorchvideo_net(setup)
     features: list[torch.Tensor] = []
@@ -179,6 +184,10 @@ def random_weights(setup: InferSetup, job: Reading) -> dict[str, torch.Tensor]:
         net.train()
         net(_batch(_read_once(job)[:2], setup))
         hook.remove()
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm3d) and module.running_var is not None:
+                # A channel that hardly varies in one video would be amplified, and every rounding in it.
+                module.running_var.lerp_(module.running_var.mean(), 0.5)
         classifier.weight.normal_(std=2 / float(features[0].norm(dim=-1).mean()))
     return net.state_dict()
 
@@ -311,9 +320,14 @@ def _batch(frames_NCTHW: torch.Tensor, setup: InferSetup) -> torch.Tensor:
 
 @contextmanager
 def _turns(
-    name: str, setup: InferSetup, jobs: Sequence[Reading], weights: str, scores: dict[str, list[np.ndarray]]
+    name: str,
+    setup: InferSetup,
+    jobs: Sequence[Reading],
+    weights: str,
+    scores: dict[str, list[np.ndarray]],
+    cpu: Mapping[str, list[float]],
 ) -> Iterator[Callable[[int], float]]:
-    """A contender of `side_by_side` in a process of its own, whose warm-up notes its scores."""
+    """A contender of `side_by_side` in a process of its own; it notes the warm-up's scores and each turn's CPU time."""
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe()
     # Not a daemon: it starts the processes that decode, and ends when its pipe is closed.
@@ -324,7 +338,8 @@ def _turns(
 
     def run(number: int) -> float:
         mine.send(number == 0)
-        taken, found = mine.recv()
+        taken, cpu_seconds, found = mine.recv()
+        cpu[name].append(cpu_seconds)
         if number == 0:
             scores[name] = found
         return float(taken)
@@ -337,16 +352,22 @@ def _turns(
 
 
 def _work(name: str, setup: InferSetup, jobs: Sequence[Reading], weights: str, pipe: Connection) -> None:
-    """Label whenever the pipe says whether it wants all scores, until it is closed; answer with seconds and scores."""
+    """Label whenever the pipe says whether it wants all scores, until it is closed; answer with times and scores."""
     contender = CONTENDERS[name](setup, jobs, weights)
     while True:
         try:
             wants_scores = pipe.recv()
         except EOFError:
             break
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), _cpu_seconds()
         found = contender(wants_scores)
-        pipe.send((time.perf_counter() - start, found))
+        pipe.send((time.perf_counter() - start, _cpu_seconds() - cpu, found))
+
+
+def _cpu_seconds() -> float:
+    """CPU time of this process and of those it has started and seen end, such as the loading workers."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
 
 
 def format_page(result: Mapping[str, Any]) -> str:
@@ -357,7 +378,7 @@ def format_page(result: Mapping[str, Any]) -> str:
         *head_lines(result),
         f"File to labels for one of {setup['num_videos']} videos, {setup['num_clips']} clips of {num_pixels} each, "
         f"ResNet-50 I3D of width {setup['width']} with Batch Norm, on the CPU",
-        *(contender_row(name, figures) for name, figures in result["contenders"].items()),
+        *(contender_row(name, f, f"{f['cpu_ms']:.0f} ms of CPU") for name, f in result["contenders"].items()),
     ]
     for name, ratio in result["ratios"].items():
         target = f", {verdict(ratio, at_least=result['target'])}" if name == next(iter(result["ratios"])) else ""
