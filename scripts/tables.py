@@ -76,6 +76,17 @@ def labelling(result):
     return table(("contender", "time", "CPU time", "time against `video_gn`"), *rows, measured=result)
 
 
+def loop(result):
+    """A training's step, a bare loop's, and the wait for videos."""
+    videos, views, frames, _, _, side = result["clips"]
+    files, found = result["from_files"], result["contenders"]
+    read = {"median_ms": files["step_ms"]}
+    size = f"{videos * views} clips of {frames} x {side} x {side}, width {result['net']['width']}"
+    row = size, seconds(found["bare"]), seconds(found["fit"]), ratio(result["speed"])
+    head = ("step", "bare loop", "`fit`, from memory", "speed against bare", "`fit`, from files", "of it waiting")
+    return table(head, (*row, seconds(read), f"{files['wait_ms'] / files['step_ms']:.0%}"), measured=result)
+
+
 def loading(result):
     """Weight files: seconds and memory of loading."""
     rows = [

@@ -6,7 +6,7 @@ from runs import TINY, run
 
 from video_gn.__main__ import main
 from video_gn.bench import fit
-from video_gn.bench.fit import _Replay, bench_fit, format_page
+from video_gn.bench.fit import _Replay, _steps, bench_fit, format_page
 from video_gn.errors import ConfigError, RunError
 
 
@@ -53,6 +53,11 @@ def test_what_cannot_be_measured(tiny_videos, forked):
         _Replay([1, 2, 3], 20)
     with pytest.raises(RunError, match="the training must run to its end, got exit status 2"):
         bench_fit([*TINY, "--data.train=nowhere"], steps=4, rounds=1)
+
+
+def test_seconds_of_steps():
+    assert _steps([10.0, 11.0, 13.0, 16.0], 3) == [1.0, 2.0, 3.0]
+    assert _steps([10.0, 16.0], 3) == [2.0]
 
 
 def test_batches_come_from_memory_after_the_first_epoch():

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -93,8 +94,8 @@ class LoopClock(Callback):
 
     def __init__(self, output: str) -> None:
         self.output = output
-        self.seconds: dict[str, list[float]] = {"fit": [], "bare": []}  # means of a step
-        self._start = 0.0
+        self.seconds: dict[str, list[list[float]]] = {"fit": [], "bare": []}  # of the steps of each epoch
+        self._times: list[float] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let all epochs after the first take its batches from memory."""
@@ -110,11 +111,14 @@ class LoopClock(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: ClipBatch, batch_idx: int
     ) -> None:
-        """Take the time from the start of an epoch's second batch to that of its last."""
+        """Take the times from the start of an epoch's second batch to that of its last."""
+        last = len(self.replay) - 1
         if batch_idx == 1:
-            self._start = _now(pl_module)
-        elif batch_idx == len(self.replay) - 1:
-            self.seconds["fit"].append((_now(pl_module) - self._start) / (batch_idx - 1))
+            self._times = []
+        if batch_idx in (1, last) or _is_cpu(pl_module):
+            self._times.append(_now(pl_module))
+        if batch_idx == last:
+            self.seconds["fit"].append(_steps(self._times, last - 1))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the bare loop's turn."""
@@ -124,8 +128,9 @@ class LoopClock(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the figures."""
-        from_files, _, *from_memory = self.seconds["fit"]
-        summary = summarize({"fit": from_memory, "bare": self.seconds["bare"][1:]})
+        # An epoch reads videos, one warms up.
+        epochs = {"fit": self.seconds["fit"][2:], "bare": self.seconds["bare"][1:]}
+        summary = summarize({name: list(chain(*steps)) for name, steps in epochs.items()})
         waits = self.replay.waits[2:]  # those between the two times above
         net: Any = pl_module.net
         write_json(
@@ -137,7 +142,10 @@ class LoopClock(Callback):
                 "precision": str(trainer.precision),
                 "contenders": summary,
                 "speed": ratio_of_medians(summary, "bare", "fit"),
-                "from_files": {"step_ms": 1000 * from_files, "wait_ms": 1000 * statistics.mean(waits)},
+                "from_files": {
+                    "step_ms": 1000 * statistics.mean(self.seconds["fit"][0]),
+                    "wait_ms": 1000 * statistics.mean(waits),
+                },
             },
         )
 
@@ -168,14 +176,14 @@ class _Replay:
             yield batch
 
 
-def _bare_loop(trainer: Trainer, pl_module: Any, batches: Sequence[ClipBatch]) -> float:
-    """Seconds of a step; the first is not counted."""
+def _bare_loop(trainer: Trainer, pl_module: Any, batches: Sequence[ClipBatch]) -> list[float]:
+    """Seconds of the steps; the first is not counted."""
     net, (optimizer,) = pl_module.net, trainer.optimizers
     clip, autocast = trainer.gradient_clip_val, trainer.precision_plugin.train_step_context
-    start = 0.0
+    times = []
     for number, batch in enumerate(batches):
-        if number == 1:
-            start = _now(pl_module)
+        if number == 1 or (number and _is_cpu(pl_module)):
+            times.append(_now(pl_module))
         optimizer.zero_grad()
         with autocast():
             x_NCTHW = normalize_clips(batch.frames_NKTCHW.flatten(0, 1), pl_module.mean, pl_module.std)
@@ -184,7 +192,18 @@ def _bare_loop(trainer: Trainer, pl_module: Any, batches: Sequence[ClipBatch]) -
         if clip:
             clip_grad_norm_(net.parameters(), clip)
         optimizer.step()
-    return (_now(pl_module) - start) / (len(batches) - 1)
+    return _steps([*times, _now(pl_module)], len(batches) - 1)
+
+
+def _steps(times: Sequence[float], num_steps: int) -> list[float]:
+    """Seconds of each step between times; their mean, where only the first and the last time were taken."""
+    steps_between = num_steps // (len(times) - 1)
+    return [(end - start) / steps_between for start, end in pairwise(times)]
+
+
+def _is_cpu(pl_module: LightningModule) -> bool:
+    """Whether each step can be timed: a GPU runs behind the host, and waiting for it at each step would change that."""
+    return pl_module.device.type == "cpu"
 
 
 def _now(pl_module: LightningModule) -> float:
