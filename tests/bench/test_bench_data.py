@@ -43,7 +43,16 @@ def test_the_result_and_the_page(video, few, tmp_path, capsys):
     assert page == format_page(found)
     assert [p.name for p in output.parent.iterdir()] == ["bench.json"]
     assert torch.get_num_threads() == threads
-    assert set(found) == {"machine", "rounds", "videos", "ten_clip_test", "training_clip", "memory"}
+    assert set(found) == {
+        "command",
+        "settings",
+        "machine",
+        "rounds",
+        "videos",
+        "ten_clip_test",
+        "training_clip",
+        "memory",
+    }
     assert found["machine"]["num_threads"] == 1
     assert found["machine"]["torch"] == torch.__version__.partition("+")[0] or found["machine"]["torch"]
     described = found["videos"][0]

@@ -145,6 +145,15 @@ def test_a_checkpoint_stands_alone(trained):
     assert "hyper_parameters" not in torch.load(run_dir / "checkpoints/best.ckpt", weights_only=True)
 
 
+def scores_of(found):
+    tops = [top for video in found["videos"] for part in (video, *video["clips"]) for top in part["top"]]
+    return [top["score"] for top in tops]
+
+
+def without_scores(found):
+    return json.loads(json.dumps(found), object_hook=lambda entry: {k: v for k, v in entry.items() if k != "score"})
+
+
 def test_infer_predict_and_python_agree(trained, tiny_videos, tmp_path):
     run_dir, _ = trained
     best = run_dir / "checkpoints/best.ckpt"
@@ -156,7 +165,10 @@ def test_infer_predict_and_python_agree(trained, tiny_videos, tmp_path):
     assert found["failed"] == []
     status, printed = run(words("predict", tiny_videos, run_dir, f"--data.predict={tiny_videos}"), tmp_path)
     assert status == 0, printed
-    assert json.loads((run_dir / "predict/predictions.json").read_text()) == found
+    predicted = json.loads((run_dir / "predict/predictions.json").read_text())
+    # `infer` computes with a copy of the network for inference: scores differ by roundings, of 6 digits too.
+    assert scores_of(predicted) == pytest.approx(scores_of(found), abs=2e-6)
+    assert without_scores(predicted) == without_scores(found)
 
     import video_gn
 

@@ -41,11 +41,23 @@ def test_equal_scores(layout):
     exact = copy.deepcopy(net).double()(x.double())
     assert exact.std() > 0.01
     torch.testing.assert_close(for_inference(copy.deepcopy(net).double())(x.double()), exact, rtol=1e-12, atol=0)
-    # ... and oneDNN's sums and ReLU, whose order of additions is another: some hundred roundings of 6e-8.
+    # ... and oneDNN's sums, whose order of additions is another: some hundred roundings of 6e-8.
     for given in (x, x.contiguous(memory_format=torch.channels_last_3d)):
         before = given.clone()
         torch.testing.assert_close(fast(given), exact.float(), rtol=1e-5, atol=0)
         assert torch.equal(given, before)
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@torch.inference_mode()
+def test_a_network_that_has_diverged_has_no_scores(norm):
+    """What is not finite must reach the scores, as in the network itself: there it is refused."""
+    for value in (float("nan"), 1e30):
+        net = randomize(small(norm=norm)).eval()
+        for weight in net.parameters():
+            weight.fill_(value)
+        x = clips(1, 8, 33)
+        assert net(x).isnan().all() and for_inference(net)(x).isnan().all()
 
 
 def test_the_network_itself_is_left_alone():

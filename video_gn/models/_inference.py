@@ -2,8 +2,8 @@
 
 - A norm that is a fixed scale and shift in evaluation (Batch Norm and its relatives) becomes part of the weights of the
   convolution before it. Group Norm's statistics are the clip's own: it stays.
-- Sums and ReLU write into their input. After a convolution with a folded norm, oneDNN computes both while the output is
-  in the cache.
+- Sums and ReLU write into their input. After a convolution with a folded norm, oneDNN adds while the output is in the
+  cache.
 - On a CPU every convolution is oneDNN's. With a single thread torch would take its own for kernels of 1x1 in space,
   which needs 1.4 times the time of a whole network (torch 2.15, `ConvParams::use_mkldnn`).
 
@@ -72,21 +72,21 @@ class _Layer(nn.Module):
 
     def forward(self, x_NCTHW: torch.Tensor, other_NCTHW: torch.Tensor | None = None) -> torch.Tensor:
         """The result, of the convolution's shape; `other_NCTHW` is of that shape and may be written into."""
-        conv, relu = self.conv, "relu" if self.relu else "none"
+        conv = self.conv
         if not _is_for_onednn(x_NCTHW):
             y_NCTHW: torch.Tensor = conv(x_NCTHW)
         else:
             given = x_NCTHW, conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups
-            if self.norm is None and other_NCTHW is None:
-                return torch.ops.mkldnn._convolution_pointwise(*given, relu, [], "")
-            if self.norm is None:
-                sum_of = torch.ops.mkldnn._convolution_pointwise_.binary
-                return sum_of(other_NCTHW, *given, "add", 1.0, relu if self.relu else None, [], "")
-            y_NCTHW = torch.ops.mkldnn._convolution_pointwise(*given, "none", [], "")
+            if self.norm is None and other_NCTHW is not None:
+                y_NCTHW = torch.ops.mkldnn._convolution_pointwise_.binary(other_NCTHW, *given, "add", 1.0, None, [], "")
+                other_NCTHW = None
+            else:
+                y_NCTHW = torch.ops.mkldnn._convolution_pointwise(*given, "none", [], "")
         if self.norm is not None:
             y_NCTHW = self.norm(y_NCTHW)
         if other_NCTHW is not None:
             y_NCTHW += other_NCTHW
+        # torch's ReLU, since oneDNN's makes 0 of NaN: a network that has diverged would give labels.
         return y_NCTHW.relu_() if self.relu else y_NCTHW
 
 
