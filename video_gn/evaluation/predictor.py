@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from video_gn.clips import Failure
@@ -175,17 +176,32 @@ class Predictor:
                 yield sample.failures[0]
                 continue
             assert sample.note is not None
-            with torch.inference_mode():
-                scores = score_views(
-                    self.net,
-                    sample.frames_VTCHW.to(self.device),
-                    mean_C=self.mean,
-                    std_C=self.std,
-                    views_per_forward=views_per_forward,
-                )
-            check_scores(scores, video=sample.note.path, checkpoint=self.checkpoint)
-            scores_KY, num_crops = scores.cpu().numpy(), self.crops.num_crops
-            yield video_result(sample.note, scores_KY, self.classes, num_crops=num_crops, top_k=top_k)
+            scores_VY = self.scores(sample.frames_VTCHW, video=sample.note.path, views_per_forward=views_per_forward)
+            yield video_result(sample.note, scores_VY, self.classes, num_crops=self.crops.num_crops, top_k=top_k)
+
+    def scores(
+        self, frames_VTCHW: torch.Tensor, *, video: str = "the frames", views_per_forward: int = 10
+    ) -> np.ndarray:
+        """Softmax scores of the views of one video, float32 (V, Y).
+
+        Args:
+            frames_VTCHW: uint8 views, as `crops.apply` gives them.
+            video: Name in the error.
+            views_per_forward: Views that go through the network at a time.
+
+        Raises:
+            CheckpointError: the scores are not finite.
+        """
+        with torch.inference_mode():
+            scores_VY = score_views(
+                self.net,
+                frames_VTCHW.to(self.device),
+                mean_C=self.mean,
+                std_C=self.std,
+                views_per_forward=views_per_forward,
+            )
+        check_scores(scores_VY, video=video, checkpoint=self.checkpoint)
+        return scores_VY.cpu().numpy()
 
 
 class _StreamDataset(EvalDataset):
