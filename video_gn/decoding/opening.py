@@ -31,7 +31,7 @@ from video_gn.decoding.frame_folders import FolderError
 from video_gn.decoding.tar_members import PROTOCOLS, is_member, locate, member_url, split_path
 from video_gn.errors import ConfigError, DecodeError
 
-_TIMEOUT_VARIABLE = "VIDEO_GN_DECODE_TIMEOUT_SECONDS"
+TIMEOUT_VARIABLE = "VIDEO_GN_DECODE_TIMEOUT_SECONDS"
 # Generous: a network file system that is merely busy answers within seconds.
 _TIMEOUT_SECONDS = 60.0
 # Read by the first look at a file.
@@ -42,7 +42,7 @@ _OPENS_OTHERS = frozenset(
     {"avisynth", "concat", "dash", "hls", "imf", "mlv", "rtsp", "sdp", "vapoursynth", "vobsub", "webm_dash_manifest"}
 )
 _HEAD_OF_A_LIST = re.compile(rb"ffconcat |#EXTM3U|v=0\s|MLVI|# VobSub|\s*(<\?xml[^>]*>\s*)?<MPD[\s>]")
-_OPTIONS = {
+OPTIONS = {
     "protocol_whitelist": PROTOCOLS,
     "format_whitelist": ",".join(sorted(av.formats_available - _OPENS_OTHERS)),  # checked before a header is read
     "max_pixels": str(MAX_PIXELS),
@@ -64,7 +64,7 @@ def open_stream(path: str, *, num_threads: int = 1) -> tuple[InputContainer, Vid
     # "file:" keeps FFmpeg from taking "a:b.mp4" for a protocol.
     url = member_url(path) if is_member(path) else f"file:{path}"
     try:
-        container = av.open(url, mode="r", options=_OPTIONS, metadata_errors="ignore", timeout=(limit, limit))
+        container = av.open(url, mode="r", options=OPTIONS, metadata_errors="ignore", timeout=(limit, limit))
     except av.error.ExitError as error:
         raise late(path, limit, "while opening it") from error
     except av.error.FFmpegError as error:
@@ -76,16 +76,10 @@ def open_stream(path: str, *, num_threads: int = 1) -> tuple[InputContainer, Vid
             ) from error
         raise DecodeError(path, f"not a video that FFmpeg can read ({describe(error)})") from error
     try:
-        stream = _choose_stream(path, container)
-        context = stream.codec_context
-        check_picture(path, context.width, context.height)
-        context.options = {"max_pixels": str(MAX_PIXELS)}  # the pictures may be larger than the container says
-        context.thread_count = num_threads
-        context.thread_type = "AUTO" if num_threads > 1 else "NONE"
+        return container, choose_stream(path, container, num_threads=num_threads)
     except BaseException:
         container.close()
         raise
-    return container, stream
 
 
 def file_state(path: str) -> tuple[int, int, int] | None:
@@ -97,23 +91,25 @@ def file_state(path: str) -> tuple[int, int, int] | None:
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def timeout_seconds() -> float:
+def timeout_seconds(unset: float = _TIMEOUT_SECONDS) -> float:
     """How long to wait for data, from VIDEO_GN_DECODE_TIMEOUT_SECONDS; data loader workers inherit it.
+
+    Args:
+        unset: What to return if it is not set.
 
     Raises:
         ConfigError: if it is set to anything but a number of seconds above 0.
     """
-    text = os.environ.get(_TIMEOUT_VARIABLE)
+    text = os.environ.get(TIMEOUT_VARIABLE)
     if not text:
-        return _TIMEOUT_SECONDS
+        return unset
     try:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
     if not 0 < seconds <= threading.TIMEOUT_MAX:
         raise ConfigError(
-            f"{_TIMEOUT_VARIABLE} must be a number of seconds above 0, got {text!r}. "
-            f"Leave it unset for {_TIMEOUT_SECONDS:g}."
+            f"{TIMEOUT_VARIABLE} must be a number of seconds above 0, got {text!r}. Leave it unset for {unset:g}."
         )
     return seconds
 
@@ -127,7 +123,7 @@ def late(path: str, limit: float, when: str) -> DecodeError:
     """The error for a file that does not answer in time."""
     return DecodeError(
         path,
-        f"no data for {limit:g} seconds {when}. Look at the disk or mount it lies on, or raise {_TIMEOUT_VARIABLE}",
+        f"no data for {limit:g} seconds {when}. Look at the disk or mount it lies on, or raise {TIMEOUT_VARIABLE}",
     )
 
 
@@ -188,17 +184,27 @@ def video_streams(container: InputContainer) -> list[VideoStream]:
     return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
 
 
-def _choose_stream(path: str, container: InputContainer) -> VideoStream:
+def choose_stream(path: str, container: InputContainer, *, num_threads: int = 1) -> VideoStream:
+    """The first video stream that is not a cover picture, ready to be decoded.
+
+    Raises:
+        DecodeError: if there is none, or its pictures are too large.
+    """
     streams = video_streams(container)
     if not streams:
         has = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
         raise DecodeError(path, f"no video stream in it (it has: {has})")
     stream = streams[0]
-    if stream.codec_context is None:
+    context = stream.codec_context
+    if context is None:
         raise DecodeError(path, "FFmpeg has no decoder for its video stream")
     for other in container.streams:
         if other.index != stream.index:
             other.discard = Discard.all  # the demuxer then skips their bytes
+    check_picture(path, context.width, context.height)
+    context.options = {"max_pixels": str(MAX_PIXELS)}  # the pictures may be larger than the container says
+    context.thread_count = num_threads
+    context.thread_type = "AUTO" if num_threads > 1 else "NONE"
     return stream
 
 

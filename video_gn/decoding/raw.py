@@ -10,11 +10,11 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from video_gn.decoding._pyav import PyAVReader, UntrustedError
-from video_gn.decoding._rgb import turn
+from video_gn.decoding._rgb import RgbConverter, turn
 from video_gn.decoding.frame_folders import FolderError, FramesReader
 from video_gn.errors import DecodeError, FrameCountError
 
-__all__ = ["RawFolder", "RawReader", "RawVideo", "StartOverError", "open_raw", "turn"]
+__all__ = ["RawFolder", "RawReader", "RawVideo", "RgbConverter", "StartOverError", "open_raw", "turn"]
 
 
 class StartOverError(Exception):
