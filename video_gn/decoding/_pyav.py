@@ -77,6 +77,7 @@ class PyAVReader(ReaderBase):
         # The decoder has given its first frame, and continues from there.
         self._position = -1  # index of the last frame taken from the queue
         self._first_index = 0  # index of the frame that decoding began with
+        self._first_time = int(table.pts[table.is_shown].min()) if table.has_times else 0
         self._info, self._seconds = self._describe(table)
 
     @property
@@ -250,6 +251,7 @@ class PyAVReader(ReaderBase):
             is_exact=is_exact,
         )
         self._seconds = timing.frame_seconds
+        self._first_time = int(times[0]) if is_exact and self.table.has_times else 0
         self._info = replace(
             self._info, num_frames=num_frames, fps=timing.fps, duration_seconds=timing.duration_seconds
         )

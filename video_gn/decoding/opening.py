@@ -50,13 +50,13 @@ OPTIONS = {
 }
 
 
-def open_stream(path: str, *, num_threads: int = 1) -> tuple[InputContainer, VideoStream]:
-    """Open a file, or a member of a tar, and choose its first video stream that is not a cover picture.
+def open_container(path: str) -> InputContainer:
+    """Open a file, or a member of a tar.
 
     Raises:
         ConfigError: see `timeout_seconds`.
-        DecodeError: for a file that is missing, empty, not a video, names other files as playlists do, holds no video
-            or too large pictures, or does not answer in time.
+        DecodeError: for a file that is missing, empty, not a video, names other files as playlists do, or does not
+            answer in time.
         FolderError: for a directory.
     """
     limit = timeout_seconds()
@@ -64,7 +64,7 @@ def open_stream(path: str, *, num_threads: int = 1) -> tuple[InputContainer, Vid
     # "file:" keeps FFmpeg from taking "a:b.mp4" for a protocol.
     url = member_url(path) if is_member(path) else f"file:{path}"
     try:
-        container = av.open(url, mode="r", options=OPTIONS, metadata_errors="ignore", timeout=(limit, limit))
+        return av.open(url, mode="r", options=OPTIONS, metadata_errors="ignore", timeout=(limit, limit))
     except av.error.ExitError as error:
         raise late(path, limit, "while opening it") from error
     except av.error.FFmpegError as error:
@@ -75,6 +75,16 @@ def open_stream(path: str, *, num_threads: int = 1) -> tuple[InputContainer, Vid
                 "them, as by `ffmpeg -i LIST VIDEO.mp4`",
             ) from error
         raise DecodeError(path, f"not a video that FFmpeg can read ({describe(error)})") from error
+
+
+def open_stream(path: str, *, num_threads: int = 1) -> tuple[InputContainer, VideoStream]:
+    """Open a file as `open_container` does, and choose its first video stream that is not a cover picture.
+
+    Raises:
+        ConfigError, DecodeError, FolderError: as `open_container`; a DecodeError also for a file that holds no video or
+            too large pictures.
+    """
+    container = open_container(path)
     try:
         return container, choose_stream(path, container, num_threads=num_threads)
     except BaseException:

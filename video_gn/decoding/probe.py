@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, NamedTuple
@@ -13,6 +13,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
+from av.stream import Stream
 from av.video.stream import VideoStream
 
 from video_gn.decoding._bitstream import is_interlaced, lacks_pictures, make_inspector, mpeg4_layer
@@ -73,8 +74,10 @@ class PacketTable:
         return int(self.is_shown.sum()) + self.num_extra
 
 
-def packets_of(path: str, container: InputContainer, stream: VideoStream) -> Generator[Packet, None, None]:
-    """The stream's packets from the file's present position, without empty ones.
+def packets_of(
+    path: str, container: InputContainer, stream: Stream | Sequence[Stream]
+) -> Generator[Packet, None, None]:
+    """The packets of a stream, or of several, from the file's present position, without empty ones.
 
     A container that breaks off ends the packets; a file system that fails is an error. Close the generator before
     seeking or asking for packets again: PyAV keeps one clock for a container.

@@ -29,6 +29,18 @@ class RawVideo(PyAVReader):
         """Seconds of a unit of the file's times; None where its frames have none."""
         return self.table.time_base if self.table.has_times else None
 
+    @property
+    def first_time(self) -> int:
+        """The file's own time of the first frame, in units of `time_base`; 0 where its frames have none."""
+        return self._first_time
+
+    def rgb(self, frame: VideoFrame) -> np.ndarray:
+        """A frame as `frames_at` gives it: uint8 (H, W, 3), RGB, turned as the metadata asks."""
+        height, width = self._converter.size
+        out_HWC = np.empty((height, width, 3), np.uint8)
+        self._converter.write(frame, out_HWC)
+        return out_HWC
+
     def frames(self, first: int, stop: int) -> Generator[VideoFrame, None, None]:
         """Frames [first, stop), in order.
 
@@ -55,6 +67,11 @@ class RawFolder(FramesReader):
 
     doubt: str | None = None
     time_base: Fraction | None = None
+    first_time = 0
+
+    def rgb(self, frame: VideoFrame) -> np.ndarray:
+        """A frame's pixels, uint8 (H, W, 3), RGB."""
+        return frame.to_ndarray(format="rgb24")
 
     def frames(self, first: int, stop: int) -> Generator[VideoFrame, None, None]:
         """Frames [first, stop), in order.

@@ -185,6 +185,19 @@ def _frames_of(reader: RawReader, segment: tuple[float | None, float | None]) ->
 # ---- pictures ----------------------------------------------------------------------------------
 
 
+def even_size(path: str, width: int, height: int) -> tuple[int, int]:
+    """The size in px without an odd row or column, which is cut off: scaling it away would blur all others.
+
+    Raises:
+        DecodeError: if H.264 cannot have such pictures.
+    """
+    if min(width, height) < 2:
+        raise DecodeError(path, f"a picture of {width} x {height} px is too small for a video")
+    if max(width, height) > _MAX_SIDE_PX + 1:
+        raise DecodeError(path, f"a picture of {width} x {height} px is too long for a video in H.264")
+    return width // 2 * 2, height // 2 * 2
+
+
 class _Pictures:
     """Scales, turns and cuts frames for the encoder: yuv420p of even sizes, the same for all."""
 
@@ -204,12 +217,7 @@ class _Pictures:
             scaled = 2 * round(long * settings.short_side_px / short / 2)
             is_wide = self._shown[0] == long
             self._scaled = (scaled, settings.short_side_px) if is_wide else (settings.short_side_px, scaled)
-        # An odd row or column is cut off: scaling it away would blur all others.
-        width, height = (side // 2 * 2 for side in self._scaled)
-        if min(width, height) < 2:
-            raise DecodeError(reader.path, f"a picture of {info.width} x {info.height} px is too small for a video")
-        if max(width, height) > _MAX_SIDE_PX:
-            raise DecodeError(reader.path, f"a picture of {width} x {height} px is too long for a video in H.264")
+        width, height = even_size(reader.path, *self._scaled)
         self.size = (height, width) if is_on_its_side else (width, height)
         self._cut = (width, height)
         self._reformatter = VideoReformatter()
@@ -263,32 +271,24 @@ def _write(
 ) -> tuple[int, int]:
     """Encode frames into a file; (width, height)."""
     pictures = _Pictures(reader, settings)
-    clock = _clock(reader)
-    chosen = slice(indices.start, indices.stop)
-    ends = np.append(reader.frame_seconds[1:], reader.info.duration_seconds)[chosen]
-    seconds = reader.frame_seconds[chosen]
-    ticks = np.round((seconds - seconds[0]) / float(clock)).astype(np.int64)
-    durations = np.round((ends - seconds) / float(clock)).astype(np.int64)
-    if not (np.diff(ticks) > 0).all():
-        raise DecodeError(reader.path, f"frames of it are less than {clock} seconds apart")
-    length_of = dict(zip(ticks.tolist(), np.maximum(durations, 1).tolist(), strict=True))
-    # bitexact: no library versions and times in the file. faststart: the index is at the file's start.
-    options = {"fflags": "+bitexact", "movflags": "+faststart", "video_track_timescale": str(clock.denominator)}
+    clock = clock_of(reader)
+    ticks, length_of = frame_times(reader, indices, clock)
+    # bitexact: no library versions and times in the file.
+    options = {"fflags": "+bitexact", **mp4_options(clock)}
     decoded = reader.frames(indices.start, indices.stop)
     with contextlib.closing(decoded), av.open(f"file:{target}", "w", format="mp4", options=options) as container:
         stream: Any = None
-        for tick, frame in zip(ticks.tolist(), decoded, strict=True):
+        for tick, frame in zip(ticks, decoded, strict=True):
             picture = pictures.convert(frame)
             del frame  # FFmpeg patches a damaged picture with the content of a buffer that is no longer held
             if stream is None:
-                stream = _add_stream(container, reader, settings, picture)
-                if pictures.aspect != 1:
-                    stream.codec_context.sample_aspect_ratio = pictures.aspect
+                x264 = {"preset": "medium", "crf": repr(settings.crf), "x264-params": settings.x264_params}
+                stream = add_stream(container, reader, picture, pictures.aspect, x264)
             picture.pts, picture.time_base = tick, clock
             picture.pict_type = 0  # or x264 would make the source's key frames its own
-            _mux(container, stream.encode(picture), length_of)
+            mux(container, stream.encode(picture), length_of)
             on_frame()
-        _mux(container, stream.encode(None), length_of)
+        mux(container, stream.encode(None), length_of)
     return pictures.size
 
 
@@ -297,29 +297,50 @@ def _rate(reader: RawReader) -> Fraction:
     return Fraction(max(1 / 1001, min(reader.info.fps, _MAX_RATE))).limit_denominator(1001)
 
 
-def _clock(reader: RawReader) -> Fraction:
-    """Seconds of a unit of time: the file's own, where it has one that mp4 can hold."""
+def clock_of(reader: RawReader) -> Fraction:
+    """Seconds of a unit of time: the file's own, if it has one that mp4 can hold."""
     base = reader.time_base
     longest = np.diff(np.append(reader.frame_seconds, reader.info.duration_seconds)).max()
     usable = base is not None and base.numerator * _MAX_UNITS >= base.denominator and longest / base < _MAX_DURATION
     return base if base is not None and usable else 1 / (_rate(reader) * 1000)
 
 
-def _add_stream(container: Any, reader: RawReader, settings: EncodeSettings, picture: VideoFrame) -> Any:
-    stream = container.add_stream(
-        "libx264",
-        rate=_rate(reader),
-        options={"preset": "medium", "crf": repr(settings.crf), "x264-params": settings.x264_params},
-    )
+def frame_times(reader: RawReader, indices: range, clock: Fraction, first: int = 0) -> tuple[list[int], dict[int, int]]:
+    """Times of frames in units of `clock`, the first one at `first`; and by these how long each is shown.
+
+    Raises:
+        DecodeError: if two have the same time.
+    """
+    chosen = slice(indices.start, indices.stop)
+    ends = np.append(reader.frame_seconds[1:], reader.info.duration_seconds)[chosen]
+    seconds = reader.frame_seconds[chosen]
+    ticks = first + np.round((seconds - seconds[0]) / float(clock)).astype(np.int64)
+    durations = np.round((ends - seconds) / float(clock)).astype(np.int64)
+    if not (np.diff(ticks) > 0).all():
+        raise DecodeError(reader.path, f"frames of it are less than {clock} seconds apart")
+    return ticks.tolist(), dict(zip(ticks.tolist(), np.maximum(durations, 1).tolist(), strict=True))
+
+
+def mp4_options(clock: Fraction) -> dict[str, str]:
+    """Settings of an mp4 file with such times; its index is at its start."""
+    return {"movflags": "+faststart", "video_track_timescale": str(clock.denominator)}
+
+
+def add_stream(container: Any, reader: RawReader, picture: VideoFrame, aspect: Fraction, x264: dict[str, str]) -> Any:
+    """An H.264 stream for pictures like this one, whose pixels have this aspect ratio."""
+    stream = container.add_stream("libx264", rate=_rate(reader), options=x264)
     stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "yuv420p"
-    stream.time_base = stream.codec_context.time_base = _clock(reader)
+    stream.time_base = stream.codec_context.time_base = clock_of(reader)
     context = stream.codec_context
     context.color_range, context.colorspace = picture.color_range, picture.colorspace
     context.color_primaries, context.color_trc = picture.color_primaries, picture.color_trc
+    if aspect != 1:
+        context.sample_aspect_ratio = aspect
     return stream
 
 
-def _mux(container: Any, packets: list[Any], length_of: dict[int, int]) -> None:
+def mux(container: Any, packets: list[Any], length_of: dict[int, int]) -> None:
+    """Write packets, each with its duration."""
     for packet in packets:
         packet.duration = length_of[packet.pts]
         container.mux(packet)

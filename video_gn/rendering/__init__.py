@@ -1,0 +1,1 @@
+"""Draws on videos and makes pictures of timelines."""
