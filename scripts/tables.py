@@ -76,15 +76,24 @@ def labelling(result):
     return table(("contender", "time", "CPU time", "time against `video_gn`"), *rows, measured=result)
 
 
-def loop(result):
-    """A training's step, a bare loop's, and the wait for videos."""
-    videos, views, frames, _, _, side = result["clips"]
-    files, found = result["from_files"], result["contenders"]
-    read = {"median_ms": files["step_ms"]}
-    size = f"{videos * views} clips of {frames} x {side} x {side}, width {result['net']['width']}"
-    row = size, seconds(found["bare"]), seconds(found["fit"]), ratio(result["speed"])
+def loop(*results):
+    """A training's step, a bare loop's, and the wait for videos; the machine is the first result's."""
     head = ("step", "bare loop", "`fit`, from memory", "speed against bare", "`fit`, from files", "of it waiting")
-    return table(head, (*row, seconds(read), f"{files['wait_ms'] / files['step_ms']:.0%}"), measured=result)
+    rows = []
+    for result in results:
+        videos, views, frames, _, _, side = result["clips"]
+        files, found = result["from_files"], result["contenders"]
+        size = f"{videos * views} clips of {frames} x {side} x {side}, width {result['net']['width']}"
+        read = seconds({"median_ms": files["step_ms"]}), f"{files['wait_ms'] / files['step_ms']:.0%}"
+        rows.append((size, seconds(found["bare"]), seconds(found["fit"]), ratio(result["speed"]), *read))
+    return table(head, *rows, measured=results[0])
+
+
+def starting(result):
+    """CPU time of whole processes."""
+    names = {name: name if " " in name and "import" not in name else f"`{name}`" for name in result["contenders"]}
+    rows = [(names[name], seconds(found)) for name, found in result["contenders"].items()]
+    return table(("process", "CPU time"), *rows, measured=result)
 
 
 def loading(result):

@@ -46,7 +46,10 @@ def test_rates_by_hand():
     alone = Machine(num_processes=2, num_cores=2, num_workers=0, num_threads=0)
     assert rate_of(alone, 1 / 50, 1 / 50) == (50, "loading without workers")  # each 25, in turns
     cpu = Machine(num_processes=1, num_cores=2, num_workers=2, num_threads=2)
-    rate, by = rate_of(cpu, 0.1, 0.05)  # two cores for 0.1 s, then 0.05 s of one
-    assert rate == pytest.approx(2 / (2 * 0.1 + 0.05)) and by == "cores, which compute and load"
+    rate, by = rate_of(cpu, 0.1, 0.05)  # two cores for 0.1 s, then 0.05 s of one, for which the other waits
+    assert rate == pytest.approx(1 / (0.1 + 0.05)) and by == "cores, which compute and load"
+    partly = Machine(num_processes=1, num_cores=3, num_workers=2, num_threads=2)
+    rate, by = rate_of(partly, 0.1, 0.15)  # three cores for 2 x 0.1 + 0.15 s
+    assert rate == pytest.approx(3 / (2 * 0.1 + 0.15)) and by == "cores, which compute and load"
     spare = Machine(num_processes=1, num_cores=4, num_workers=2, num_threads=2)
     assert rate_of(spare, 0.1, 0.05) == (10, "computing")

@@ -101,6 +101,10 @@ def rate_of(machine: Machine, compute_seconds: float, core_seconds: float) -> tu
     }
     if machine.num_threads:
         del seconds["cores for loading"]
-        seconds["cores, which compute and load"] = (machine.num_threads * compute_seconds + core_seconds) / cores
+        busy = machine.num_threads * compute_seconds + core_seconds
+        if machine.num_threads * machine.num_processes >= cores:
+            # A layer waits for the slowest of its threads, so that a core which loads holds up all that compute.
+            busy = machine.num_threads * (compute_seconds + core_seconds)
+        seconds["cores, which compute and load"] = busy / cores
     slowest = max(seconds, key=seconds.__getitem__)
     return 1 / seconds[slowest], slowest
