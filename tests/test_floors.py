@@ -17,6 +17,7 @@ FLOORS = (
     ("planning",),
     ("bench", "labelling", "study"),
     ("report",),
+    ("explaining",),
     ("rendering",),
     ("training",),
     ("evaluation",),

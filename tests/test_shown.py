@@ -13,7 +13,6 @@ import pytest
 
 from video_gn import __main__
 from video_gn.commands import _terminal, infer
-from video_gn.commands._figures import print_figures
 from video_gn.errors import ConfigError
 from video_gn.evaluation.accuracy import VideoScores
 from video_gn.evaluation.results import write_predictions, write_results
@@ -75,7 +74,7 @@ def test_tables(capsys, monkeypatch, is_terminal):
     clip = {"start_seconds": 0, "end_seconds": 1, "top": top}
     video = {"path": BAD, "num_frames": 5, "fps": 5.0, "top": top, "clips": [clip]}
     infer._print_table(Tally(labelled=1, failed=1, shown=[video, {"path": BAD, "reason": BAD}]))
-    print_figures({"checkpoint": BAD})
+    _terminal.print_figures({"checkpoint": BAD})
     printed = capsys.readouterr().out
     assert_harmless(printed)
     assert "[bold]" in printed and "\\x1b]52;c" in "".join(printed.split("│")).replace(" ", "").replace("\n", "")

@@ -19,11 +19,16 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import StrategyRegistry
 
-from video_gn.commands._figures import print_figures, test_figures, validation_figures
 from video_gn.commands._run_options import add_run_arguments, check_seed
 from video_gn.commands._run_settings import Start, find_start, log_differences, settle_lists, with_run_config
 from video_gn.commands._settings import SettingsParser
-from video_gn.commands._terminal import quieten_lightning, set_up_logging
+from video_gn.commands._terminal import (
+    print_figures,
+    quieten_lightning,
+    set_up_logging,
+    test_figures,
+    validation_figures,
+)
 from video_gn.commands._trainer import (
     TRAINER_DEFAULTS,
     as_list,

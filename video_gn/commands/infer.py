@@ -44,7 +44,7 @@ def main(command: str, words: Sequence[str]) -> int:
     from video_gn.labelling.inputs import Inputs
     from video_gn.parts import parse_part
 
-    _check_machine(options)
+    check_machine(options)
     part = None if options.part is None else parse_part(options.part, os.environ)
     inputs = Inputs(options.videos, options.list, part=part)
     try:
@@ -155,7 +155,8 @@ def _check_merge(options: argparse.Namespace) -> None:
         raise ConfigError("--merge must have an --output, got none. Write --output X.json, X.csv or X.jsonl.")
 
 
-def _check_machine(options: argparse.Namespace) -> None:
+def check_machine(options: argparse.Namespace) -> None:
+    """Refuse a decoder or a device that is not there."""
     import torch
 
     from video_gn.decoding import BACKENDS

@@ -172,27 +172,41 @@ class TestCrops:
         """Crops of each clip."""
         return _NUM_CROPS[self.crops]
 
+    def boxes(self, height: int, width: int) -> tuple[tuple[int, int], tuple[tuple[int, int, int, int], ...]]:
+        """(height, width) of resized frames, and each crop's (top, left, bottom, right) in them, px.
+
+        Bottom and right are excluded; `height` and `width` are those of frames before resizing.
+        """
+        height, width = resized_size(height, width, self.short_side_px)
+        if self.crops == "full":
+            return (height, width), ((0, 0, height, width),)
+        size = self.crop_px
+        step = (max(height, width) - size) // 2
+        first = (self.short_side_px - size) // 2
+        starts = (step,) if self.crops == "center" else (0, step, 2 * step)
+        corners = [(start, first) if height > width else (first, start) for start in starts]
+        return (height, width), tuple((top, left, top + size, left + size) for top, left in corners)
+
     def apply(self, frames_THWC: torch.Tensor) -> torch.Tensor:
         """Crop frames of any size: uint8 (T, H, W, 3) -> (P, T, 3, h, w), memory order P, T, H, W, C.
 
         h and w are `crop_px`, or in "full" the resized frame's. Three crops overlap in memory: do not write to them.
         """
         check_frames(frames_THWC)
-        height, width = resized_size(frames_THWC.shape[1], frames_THWC.shape[2], self.short_side_px)
+        (height, width), boxes = self.boxes(frames_THWC.shape[1], frames_THWC.shape[2])
         if self.crops == "full":
             return resize(frames_THWC, height, width).permute(0, 3, 1, 2)[None]
         size = self.crop_px
         long, short = (1, 2) if height > width else (2, 1)
-        step = (max(height, width) - size) // 2
-        starts = (step,) if self.crops == "center" else (0, step, 2 * step)
-        first = (self.short_side_px - size) // 2
-        ends = {short: first + size, long: starts[-1] + size}
-        strip_THWC = resize(frames_THWC, height, width, bottom=ends[1], right=ends[2]).narrow(short, first, size)
+        first, last = boxes[0], boxes[-1]
+        strip_THWC = resize(frames_THWC, height, width, bottom=last[2], right=last[3])
+        strip_THWC = strip_THWC.narrow(short, first[short - 1], size)
         # Evenly spaced places are one more stride in memory: no crop is copied.
-        first_THWC = strip_THWC.narrow(long, starts[0], size)
+        first_THWC = strip_THWC.narrow(long, first[long - 1], size)
+        step = (last[long - 1] - first[long - 1]) // max(1, len(boxes) - 1)
         stride = step * strip_THWC.stride(long)
         crops_PTHWC = first_THWC.as_strided(
-            (len(starts), *first_THWC.shape), (stride, *first_THWC.stride()), first_THWC.storage_offset()
+            (len(boxes), *first_THWC.shape), (stride, *first_THWC.stride()), first_THWC.storage_offset()
         )
         return crops_PTHWC.permute(0, 1, 4, 2, 3)
 

@@ -32,6 +32,18 @@ class Layout(NamedTuple):  # not a dataclass: importing those costs a sixth of a
     min_frames: int
     min_px: int
 
+    def last_map(self) -> tuple[Size3, tuple[float, float, float]]:
+        """Where the cells of the last map lie in a clip: frames and px between two cells, and the middle of the first.
+
+        A cell's middle is that of the pixels that it is computed from, counted from the first one's: for a layer of
+        kernel k, stride s and padding p it lies (k - 1) / 2 - p after pixel s i of its input. That is not 0 in the
+        stem's pool, nor in the pool of two frames after res2.
+        """
+        stem = [conv * pool for conv, pool in zip(self.conv1_stride, self.pool1_stride, strict=True)]
+        pools = zip(self.conv1_stride, self.pool1_kernel, self.pool1_padding, strict=True)
+        frame, row, column = (stride * ((kernel - 1) / 2 - padding) for stride, kernel, padding in pools)
+        return (2 * stem[0], 8 * stem[1], 8 * stem[2]), (frame + stem[0] / 2, row, column)
+
 
 # Maps of a 32-frame clip (slowfast: 8 frames) of 224 px: after conv1, pool1, res3, res4, res5
 #   nonlocal   T 16, 8, 4, 4, 4   H, W 112, 55, 28, 14, 7

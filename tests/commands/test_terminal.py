@@ -2,14 +2,14 @@
 
 import pytest
 
-from video_gn.commands import _figures
-from video_gn.commands._figures import print_figures, validation_figures
+from video_gn.commands import _terminal
+from video_gn.commands._terminal import print_figures, validation_figures
 
 METRICS = {
     "top1": 1 / 6, "top5": None, "mean_class_accuracy": 0.25, "num_videos": 7, "num_failed": 1, "coverage": 6 / 7,
     "num_clips": 10, "num_crops": 3, "checkpoint": "runs/mine/checkpoints/best.ckpt",
 }  # fmt: skip
-figures_of = _figures.test_figures
+figures_of = _terminal.test_figures
 
 
 def test_of_a_test():

@@ -1,0 +1,131 @@
+"""`video-gn explain`: where and when a network looks in a video."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from video_gn.checks import positive
+from video_gn.commands._options import Options
+from video_gn.commands._terminal import counted, set_up_logging
+from video_gn.commands.infer import check_machine
+from video_gn.errors import ConfigError, DecodeError
+from video_gn.files import check_place, whole_file, write_json
+from video_gn.models import LAYOUTS
+from video_gn.shown import console, shown
+
+if TYPE_CHECKING:
+    from video_gn.explaining import Explanation
+
+log = logging.getLogger(__name__)
+
+_VIDEO_SUFFIXES = (".mp4", ".mkv")
+_SUFFIXES = (*_VIDEO_SUFFIXES, ".png", ".json")
+
+
+def main(command: str, words: Sequence[str]) -> int:
+    """Parse the words and run the command; see `video_gn.__main__`."""
+    options = _parser().parse_args(words)
+    set_up_logging()
+    outputs = [Path(name) for name in options.output]
+    wrong = [path for path in outputs if path.suffix not in _SUFFIXES]
+    if wrong:
+        raise ConfigError(f"--output must end in {', '.join(_SUFFIXES)}, got {str(wrong[0])!r}. Choose of these.")
+    check_machine(options)
+
+    from video_gn.evaluation.predictor import Predictor
+    from video_gn.explaining import explain
+    from video_gn.lists.class_names import read_classes
+    from video_gn.rendering.video import check_output
+
+    try:
+        for path in outputs:
+            check_output(options.video, path) if path.suffix in _VIDEO_SUFFIXES else check_place(path)
+        predictor = Predictor.from_checkpoint(
+            options.checkpoint,
+            device=options.device,
+            num_clips=options.num_clips,
+            crops=options.crops,
+            labels=read_classes(options.labels) if options.labels else (),
+            layout=options.layout,
+        )
+        explanation = explain(
+            predictor, options.video, options.label, num_windows=options.windows, backend=options.backend
+        )
+        for path in outputs:
+            _write(explanation, path)
+    except DecodeError as error:
+        log.error("%s could not be read: %s", error.path, error.reason)
+        return 3
+    _print_table(explanation)
+    return 0
+
+
+def _parser() -> Options:
+    parser = Options(
+        prog="video-gn explain",
+        description="Show where and when a network looks for a label in a video: heat over its frames (Grad-CAM), and "
+        "the label's score with a part of the video hidden.",
+        epilog="Exit status: 0; 2 for bad arguments; 3 if the video could not be read.",
+    )
+    parser.add_argument("video", metavar="VIDEO", help="video file")
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="PATH",
+        help="run directory (its best checkpoint), checkpoint or any zoo's weights",
+    )
+    parser.add_argument("--label", metavar="NAME", help="class to explain (the best one)")
+    parser.add_argument(
+        "--output",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="files to write: .mp4 or .mkv (the video with heat over it), .png (a strip of frames), .json",
+    )
+    parser.add_argument(
+        "--windows", type=positive, default=8, metavar="N", help="parts of the video hidden one after the other (8)"
+    )
+    parser.add_argument("--labels", metavar="FILE", help="class names: one a line, or json (the checkpoint's own)")
+    parser.add_argument("--layout", choices=sorted(LAYOUTS), help="layout, if a zoo's file does not say (nonlocal)")
+    parser.add_argument(
+        "--num_clips", type=positive, metavar="K", help="clips of the video (as the checkpoint was tested)"
+    )
+    parser.add_argument(
+        "--crops", choices=("center", "three", "full"), help="crops of a clip (as the checkpoint was tested)"
+    )
+    parser.add_argument("--backend", default="auto", help="decoder: auto, pyav, decord or torchcodec (auto)")
+    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, ... (a GPU if there is one)")
+    return parser
+
+
+def _write(explanation: Explanation, path: Path) -> None:
+    from video_gn.explaining import draw_strip, render_heat
+
+    if path.suffix in _VIDEO_SUFFIXES:
+        with counted("frames") as on_frame:
+            render_heat(explanation, path, on_frame=on_frame)
+    elif path.suffix == ".png":
+        with whole_file(path, "wb") as file:
+            draw_strip(explanation).save(file, "PNG")
+    else:
+        write_json(path, explanation.as_json())
+    log.info("written: %s", path)
+
+
+def _print_table(explanation: Explanation) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    title = f"{shown(explanation.label)} {explanation.score:.3f}: {shown(explanation.info.path)}"
+    table = Table(title=escape(title), caption="the more the score falls, the more the answer needs these seconds")
+    table.add_column("seconds hidden", justify="right")
+    table.add_column("score", justify="right")
+    table.add_column("falls by", justify="right")
+    for part in explanation.occlusion:
+        without = part.score_without
+        scores = ("in no clip", "") if without is None else (f"{without:.3f}", f"{explanation.score - without:.3f}")
+        table.add_row(f"{part.start_seconds:.1f}-{part.end_seconds:.1f}", *scores)
+    console().print(table)

@@ -1,0 +1,158 @@
+"""Draws an explanation: heat over frames, and a strip of frames with the seconds that the answer needs.
+
+Shape letters: H, W pixels of a picture.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from video_gn.decoding import open_video
+from video_gn.explaining.explanation import Explanation
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+
+# Perceptually even, and its lightness alone tells the heat: it reads in grey print and with any colour vision.
+# Source: Smith & van der Walt 2015, in matplotlib.
+_COLOURS = "inferno"
+_GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+_DIMMED = 0.6  # of the frame's brightness, so that heat is the brightest thing on any picture
+_MOST = 0.65  # of a pixel is colour at the largest heat, so that the frame shows through
+_UNSEEN, _STRIPES_PX = 0.25, 12
+
+# The strip, in px. It is read at a third of its size on a phone.
+_WIDTH, _MARGIN, _GAP = 1200, 24, 6
+_TILES = 5
+_MOST_HIGH = 300  # of a frame
+_TEXT, _SMALL = 34, 24
+_CURVE = 130
+_INK, _FAINT, _PAPER = (25, 25, 25), (150, 150, 150), (255, 255, 255)
+_DROP, _RISE = (219, 92, 52), (120, 160, 200)
+
+
+def overlay(frame_HWC: np.ndarray, heat_HW: np.ndarray) -> np.ndarray:
+    """Heat over a dimmed grey frame, uint8; where heat is NaN the frame is darker, and striped: it was not seen."""
+    grey_HW1 = (frame_HWC @ _GREY)[..., None]
+    heat_HW = np.nan_to_num(heat_HW, nan=-1.0)
+    colours = _table()[(255 * heat_HW.clip(0)).round().astype(np.uint8)]
+    opacity_HW1 = (_MOST * heat_HW.clip(0))[..., None]
+    drawn = _DIMMED * grey_HW1 * (1 - opacity_HW1) + colours * opacity_HW1
+    rows, columns = np.indices(heat_HW.shape, sparse=True)
+    unseen = _UNSEEN * grey_HW1 + 40 * ((rows + columns) % _STRIPES_PX == 0)[..., None]
+    return np.where(heat_HW[..., None] < 0, unseen, drawn).round().clip(0, 255).astype(np.uint8)
+
+
+@functools.cache
+def _table() -> np.ndarray:
+    import matplotlib
+
+    return (255 * matplotlib.colormaps[_COLOURS](np.arange(256))[:, :3]).astype(np.float32)
+
+
+def render_heat(
+    explanation: Explanation, output: str | os.PathLike[str], *, on_frame: Callable[[int, int], None] | None = None
+) -> None:
+    """Write the video with heat over every frame; errors and `on_frame` are those of `render_frames`."""
+    from video_gn.rendering.video import render_frames
+
+    def draw(frame_HWC: np.ndarray, seconds: float) -> np.ndarray:
+        return overlay(frame_HWC, explanation.heat(seconds, *frame_HWC.shape[:2]))
+
+    render_frames(explanation.info.path, output, draw, **({} if on_frame is None else {"on_frame": on_frame}))
+
+
+def draw_strip(explanation: Explanation) -> Image:
+    """A picture of frames over the whole video, below each the same with heat, and the score without each part.
+
+    The frames are of those that the network was given. Beside the video's frames it has a legend.
+
+    Raises:
+        DecodeError: the video cannot be read.
+    """
+    from PIL import Image, ImageDraw
+
+    frames, seconds = _frames(explanation)
+    tile_width = (_WIDTH - 2 * _MARGIN - _GAP * (_TILES - 1)) // _TILES
+    scale = min(tile_width / frames[0].width, _MOST_HIGH / frames[0].height)
+    width, height = (max(1, round(scale * size)) for size in frames[0].size)
+    top = 2 * _MARGIN + _TEXT
+    below = top + 2 * height + 2 * _GAP
+    picture = Image.new("RGB", (_WIDTH, below + 3 * _SMALL + 4 * _MARGIN + _CURVE + 2 * _SMALL), _PAPER)
+    draw = ImageDraw.Draw(picture)
+    _write(draw, (_MARGIN, _MARGIN), f"{explanation.label}  {explanation.score:.2f}", _TEXT)
+    for number, (frame, at) in enumerate(zip(frames, seconds, strict=True)):
+        left = _MARGIN + number * (tile_width + _GAP) + (tile_width - width) // 2
+        small = frame.resize((width, height), Image.Resampling.BILINEAR)
+        heated = overlay(np.asarray(small), explanation.heat(at, height, width))
+        picture.paste(small, (left, top))
+        picture.paste(Image.fromarray(heated), (left, top + height + _GAP))
+        _write(draw, (left + width // 2, below), f"{at:.1f} s", _SMALL, anchor="ma")
+    _legend(picture, draw, below + _SMALL + _MARGIN)
+    _curve(draw, explanation, below + 3 * _SMALL + 2 * _MARGIN)
+    return picture
+
+
+def _frames(explanation: Explanation) -> tuple[list[Image], np.ndarray]:
+    """Frames of the clips, evenly spread over the time that they take, and the time of each."""
+    from PIL import Image
+
+    shown = np.unique(explanation.frame_seconds_KT)
+    # The middles of equal parts.
+    wanted = shown[0] + (np.arange(_TILES) + 0.5) / _TILES * (shown[-1] - shown[0])
+    seconds = np.unique([shown[np.abs(shown - at).argmin()] for at in wanted])
+    with open_video(explanation.info.path) as reader:
+        # A reader that scales or corrects its count has the same times.
+        places = [int(np.abs(reader.frame_seconds - at).argmin()) for at in seconds]
+        return [Image.fromarray(frame.numpy()) for frame in reader.frames_at(places)], seconds
+
+
+def _legend(picture: Image, draw: ImageDraw, top: int) -> None:
+    from PIL import Image
+
+    bar_width, height = 240, _SMALL
+    ramp = np.linspace(0, 1, bar_width, dtype=np.float32)[None].repeat(height, 0)
+    frame = np.full((height, bar_width, 3), 128, np.uint8)
+    picture.paste(Image.fromarray(overlay(frame, ramp)), (_MARGIN, top))
+    _write(draw, (_MARGIN + bar_width + 12, top), "heat: 0 to the largest of this video", _SMALL)
+    unseen = overlay(frame[:, :60], np.full((height, 60), np.nan))
+    left = _WIDTH - _MARGIN - 320
+    picture.paste(Image.fromarray(unseen), (left, top))
+    _write(draw, (left + 72, top), "not seen by the network", _SMALL)
+
+
+def _curve(draw: ImageDraw, explanation: Explanation, top: int) -> None:
+    """Score without each part of the video, as bars from the score with all of it."""
+    _write(draw, (_MARGIN, top), "score with these seconds hidden; line: with all seconds", _SMALL)
+    top += _SMALL + _MARGIN // 2
+    bottom, left, right = top + _CURVE, _MARGIN, _WIDTH - _MARGIN
+    end = explanation.info.duration_seconds
+
+    def y(score: float) -> int:
+        return round(bottom - score * _CURVE)
+
+    def x(seconds: float) -> int:
+        return round(left + seconds / end * (right - left))
+
+    draw.rectangle((left, top, right, bottom), outline=_FAINT)
+    for part in explanation.occlusion:
+        box = x(part.start_seconds) + 2, x(part.end_seconds) - 2
+        if part.score_without is None:
+            continue
+        high, low = sorted((y(part.score_without), y(explanation.score)))
+        is_drop = part.score_without < explanation.score
+        draw.rectangle((box[0], high, box[1], low), fill=_DROP if is_drop else _RISE)
+        _write(draw, (sum(box) // 2, bottom + 6), f"{part.score_without:.2f}", _SMALL, anchor="ma")
+    draw.line((left, y(explanation.score), right, y(explanation.score)), fill=_INK, width=3)
+
+
+def _write(draw: ImageDraw, place: tuple[int, int], text: str, size_px: int, *, anchor: str = "la") -> None:
+    from PIL import ImageFont
+
+    draw.text(place, text, fill=_INK, font=ImageFont.load_default(size_px), anchor=anchor)
