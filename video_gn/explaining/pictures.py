@@ -31,10 +31,11 @@ _UNSEEN, _STRIPES_PX = 0.25, 12
 _WIDTH, _MARGIN, _GAP = 1200, 24, 6
 _TILES = 5
 _MOST_HIGH = 300  # of a frame
-_TEXT, _SMALL = 34, 24
-_CURVE = 130
+_TEXT, _SMALL, _LINE = 34, 24, 30
+_CURVE = 150
+_MOST_NUMBERS = 12  # of the curve's parts, that each have their figures written
 _INK, _FAINT, _PAPER = (25, 25, 25), (150, 150, 150), (255, 255, 255)
-_DROP, _RISE = (219, 92, 52), (120, 160, 200)
+_FALLS, _RISES = (230, 120, 70), (130, 170, 210)
 
 
 def overlay(frame_HWC: np.ndarray, heat_HW: np.ndarray) -> np.ndarray:
@@ -44,8 +45,9 @@ def overlay(frame_HWC: np.ndarray, heat_HW: np.ndarray) -> np.ndarray:
     colours = _table()[(255 * heat_HW.clip(0)).round().astype(np.uint8)]
     opacity_HW1 = (_MOST * heat_HW.clip(0))[..., None]
     drawn = _DIMMED * grey_HW1 * (1 - opacity_HW1) + colours * opacity_HW1
-    rows, columns = np.indices(heat_HW.shape, sparse=True)
-    unseen = _UNSEEN * grey_HW1 + 40 * ((rows + columns) % _STRIPES_PX == 0)[..., None]
+    height, width = heat_HW.shape
+    stripes_HW = (np.arange(height)[:, None] + np.arange(width)) % _STRIPES_PX == 0
+    unseen = _UNSEEN * grey_HW1 + 40 * stripes_HW[..., None]
     return np.where(heat_HW[..., None] < 0, unseen, drawn).round().clip(0, 255).astype(np.uint8)
 
 
@@ -71,7 +73,7 @@ def render_heat(
 def draw_strip(explanation: Explanation) -> Image:
     """A picture of frames over the whole video, below each the same with heat, and the score without each part.
 
-    The frames are of those that the network was given. Beside the video's frames it has a legend.
+    The frames are some of those that the network was given.
 
     Raises:
         DecodeError: the video cannot be read.
@@ -82,9 +84,9 @@ def draw_strip(explanation: Explanation) -> Image:
     tile_width = (_WIDTH - 2 * _MARGIN - _GAP * (_TILES - 1)) // _TILES
     scale = min(tile_width / frames[0].width, _MOST_HIGH / frames[0].height)
     width, height = (max(1, round(scale * size)) for size in frames[0].size)
-    top = 2 * _MARGIN + _TEXT
+    top = _MARGIN + 2 * _TEXT
     below = top + 2 * height + 2 * _GAP
-    picture = Image.new("RGB", (_WIDTH, below + 3 * _SMALL + 4 * _MARGIN + _CURVE + 2 * _SMALL), _PAPER)
+    picture = Image.new("RGB", (_WIDTH, below + 8 * _LINE + _CURVE), _PAPER)
     draw = ImageDraw.Draw(picture)
     _write(draw, (_MARGIN, _MARGIN), f"{explanation.label}  {explanation.score:.2f}", _TEXT)
     for number, (frame, at) in enumerate(zip(frames, seconds, strict=True)):
@@ -93,9 +95,9 @@ def draw_strip(explanation: Explanation) -> Image:
         heated = overlay(np.asarray(small), explanation.heat(at, height, width))
         picture.paste(small, (left, top))
         picture.paste(Image.fromarray(heated), (left, top + height + _GAP))
-        _write(draw, (left + width // 2, below), f"{at:.1f} s", _SMALL, anchor="ma")
-    _legend(picture, draw, below + _SMALL + _MARGIN)
-    _curve(draw, explanation, below + 3 * _SMALL + 2 * _MARGIN)
+        _write(draw, (left + width // 2, below), f"{at:.1f} s", align=0.5)
+    _legend(picture, draw, below + 3 * _LINE // 2)
+    _curve(draw, explanation, below + 4 * _LINE)
     return picture
 
 
@@ -108,51 +110,57 @@ def _frames(explanation: Explanation) -> tuple[list[Image], np.ndarray]:
     wanted = shown[0] + (np.arange(_TILES) + 0.5) / _TILES * (shown[-1] - shown[0])
     seconds = np.unique([shown[np.abs(shown - at).argmin()] for at in wanted])
     with open_video(explanation.info.path) as reader:
-        # A reader that scales or corrects its count has the same times.
         places = [int(np.abs(reader.frame_seconds - at).argmin()) for at in seconds]
         return [Image.fromarray(frame.numpy()) for frame in reader.frames_at(places)], seconds
 
 
 def _legend(picture: Image, draw: ImageDraw, top: int) -> None:
+    """What colours mean, as the overlay of a grey frame."""
     from PIL import Image
 
-    bar_width, height = 240, _SMALL
-    ramp = np.linspace(0, 1, bar_width, dtype=np.float32)[None].repeat(height, 0)
-    frame = np.full((height, bar_width, 3), 128, np.uint8)
-    picture.paste(Image.fromarray(overlay(frame, ramp)), (_MARGIN, top))
-    _write(draw, (_MARGIN + bar_width + 12, top), "heat: 0 to the largest of this video", _SMALL)
-    unseen = overlay(frame[:, :60], np.full((height, 60), np.nan))
-    left = _WIDTH - _MARGIN - 320
-    picture.paste(Image.fromarray(unseen), (left, top))
-    _write(draw, (left + 72, top), "not seen by the network", _SMALL)
+    ramp_HW = np.linspace(0, 1, 240, dtype=np.float32)[None].repeat(_SMALL, 0)
+    unseen_HW = np.full((_SMALL, 60), np.nan, np.float32)
+    right = _WIDTH - _MARGIN - _write(draw, (_WIDTH - _MARGIN, top), "no clip shows this", align=1)
+    for heat_HW, left in ((ramp_HW, _MARGIN), (unseen_HW, right - 72)):
+        grey = np.full((*heat_HW.shape, 3), 128, np.uint8)
+        picture.paste(Image.fromarray(overlay(grey, heat_HW)), (left, top))
+    _write(draw, (_MARGIN + 252, top), "heat, from 0 to the largest of this video")
 
 
 def _curve(draw: ImageDraw, explanation: Explanation, top: int) -> None:
-    """Score without each part of the video, as bars from the score with all of it."""
-    _write(draw, (_MARGIN, top), "score with these seconds hidden; line: with all seconds", _SMALL)
-    top += _SMALL + _MARGIN // 2
+    """Scores without each part of the video, as bars from the score with all of it."""
+    _write(draw, (_MARGIN, top), "score with these seconds hidden (line: with none hidden)")
+    top += 3 * _LINE // 2
     bottom, left, right = top + _CURVE, _MARGIN, _WIDTH - _MARGIN
-    end = explanation.info.duration_seconds
+
+    def x(seconds: float) -> int:
+        return round(left + seconds / explanation.occlusion[-1].end_seconds * (right - left))
 
     def y(score: float) -> int:
         return round(bottom - score * _CURVE)
 
-    def x(seconds: float) -> int:
-        return round(left + seconds / end * (right - left))
-
     draw.rectangle((left, top, right, bottom), outline=_FAINT)
-    for part in explanation.occlusion:
-        box = x(part.start_seconds) + 2, x(part.end_seconds) - 2
-        if part.score_without is None:
+    is_tight = len(explanation.occlusion) > _MOST_NUMBERS
+    for start, end, without in explanation.occlusion:
+        if not is_tight:
+            _write(draw, (x(end), bottom + 6), f"{end:.1f} s", align=1)
+        if without is None:
             continue
-        high, low = sorted((y(part.score_without), y(explanation.score)))
-        is_drop = part.score_without < explanation.score
-        draw.rectangle((box[0], high, box[1], low), fill=_DROP if is_drop else _RISE)
-        _write(draw, (sum(box) // 2, bottom + 6), f"{part.score_without:.2f}", _SMALL, anchor="ma")
+        high, low = sorted((y(without), y(explanation.score)))
+        colour = _FALLS if without < explanation.score else _RISES
+        draw.rectangle((x(start) + 2, high, x(end) - 2, low), fill=colour)
+        if not is_tight:
+            above = explanation.score < 0.5  # in the larger half
+            place = ((x(start) + x(end)) // 2, top + 4 if above else bottom - _LINE)
+            _write(draw, place, f"{without:.2f}", align=0.5)
     draw.line((left, y(explanation.score), right, y(explanation.score)), fill=_INK, width=3)
 
 
-def _write(draw: ImageDraw, place: tuple[int, int], text: str, size_px: int, *, anchor: str = "la") -> None:
+def _write(draw: ImageDraw, place: tuple[int, int], text: str, size_px: int = _SMALL, *, align: float = 0) -> int:
+    """Write a line with its left end (0), middle (0.5) or right end (1) at a place; its width in px."""
     from PIL import ImageFont
 
-    draw.text(place, text, fill=_INK, font=ImageFont.load_default(size_px), anchor=anchor)
+    font = ImageFont.load_default(size_px)
+    width = round(font.getlength(text))
+    draw.text((place[0] - round(align * width), place[1]), text, fill=_INK, font=font, anchor="la")
+    return width
