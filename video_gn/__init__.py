@@ -5,6 +5,7 @@ Importing this package is cheap: torch and the decoders are imported where they 
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from video_gn.errors import (
@@ -34,8 +35,8 @@ __all__ = [
 ]
 
 
-def load(path: str, **kwargs: Any) -> Predictor:
-    """Load a checkpoint as a predictor, whose `predict(video)` returns labels and scores.
+def load(path: str | PathLike[str], **kwargs: Any) -> Predictor:
+    """Load a checkpoint as a predictor, whose `predict(video)` returns labels and scores, and `embed(video)` features.
 
     Args:
         path: Checkpoint of this package, a run's directory (its best checkpoint), or a video network's weights from any

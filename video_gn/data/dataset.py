@@ -29,6 +29,8 @@ from video_gn.lists.records import VideoRecord
 Draw = Callable[[int, float], np.ndarray]
 # (reader, int64 (K, T)) -> uint8 (V, T, 3, h, w), decoded and cropped.
 Read = Callable[[VideoReader, np.ndarray], torch.Tensor]
+# The same, told also the first frame of the record's part of the video, and one behind the last.
+ReadPart = Callable[[VideoReader, np.ndarray, tuple[int, int]], torch.Tensor]
 # Other records drawn for one that cannot be decoded, before giving up: with the default limit of 5% broken videos,
 # 10 failures in a row are a broken disk, not broken videos.
 _MAX_REPLACEMENTS = 10
@@ -121,20 +123,23 @@ class ClipDataset(Dataset[Sample]):
 
     def _read_once(self, record: VideoRecord, draw: Draw, read: Read) -> tuple[torch.Tensor, VideoNote]:
         with open_video(record.path, backend=self.backend, short_side_px=self.clip.decode_short_side_px) as reader:
-            for attempt in (0, 1):
-                first, stop = self._segment(reader, record)
-                indices_KT = draw(stop - first, reader.info.fps) + first
-                try:
-                    frames = read(reader, indices_KT)
-                    break
-                except FrameCountError:
-                    if attempt:
-                        raise
-            seconds = reader.frame_seconds
-            spans = tuple(
-                (float(seconds[row[0]]), float(seconds[row.max()]) + 1 / reader.info.fps) for row in indices_KT
-            )
-            return frames, VideoNote(record.path, stop - first, reader.info.fps, spans)
+            return self._read_open(reader, record, draw, read)
+
+    def _read_open(
+        self, reader: VideoReader, record: VideoRecord, draw: Draw, read: Read
+    ) -> tuple[torch.Tensor, VideoNote]:
+        for attempt in (0, 1):
+            first, stop = self._segment(reader, record)
+            indices_KT = draw(stop - first, reader.info.fps) + first
+            try:
+                frames = read(reader, indices_KT)
+                break
+            except FrameCountError:
+                if attempt:
+                    raise
+        seconds = reader.frame_seconds
+        spans = tuple((float(seconds[row[0]]), float(seconds[row.max()]) + 1 / reader.info.fps) for row in indices_KT)
+        return frames, VideoNote(record.path, stop - first, reader.info.fps, spans)
 
     @staticmethod
     def _segment(reader: VideoReader, record: VideoRecord) -> tuple[int, int]:
@@ -236,6 +241,24 @@ class EvalDataset(ClipDataset):
         return _sample_or_failure(
             index, record, lambda: self._read(record, self._draw, lambda r, i: read_views(r, i, self.crops.apply))
         )
+
+    def read_by(self, video: VideoRecord | VideoReader, read: ReadPart) -> tuple[torch.Tensor, VideoNote]:
+        """All views of a record, or of an open video, as `read` gives them.
+
+        It is called again if fewer frames decode than the packets promised, and once more for a record that cannot be
+        read.
+
+        Raises:
+            DecodeError: for a video that cannot be read.
+        """
+        record = video if isinstance(video, VideoRecord) else VideoRecord(video.info.path, None)
+
+        def read_part(reader: VideoReader, indices_KT: np.ndarray) -> torch.Tensor:
+            return read(reader, indices_KT, self._segment(reader, record))
+
+        if isinstance(video, VideoRecord):
+            return self._read(record, self._draw, read_part)
+        return self._read_open(video, record, self._draw, read_part)
 
     def _draw(self, num_frames: int, fps: float) -> np.ndarray:
         timing = self.clip.timing(fps)

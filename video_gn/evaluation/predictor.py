@@ -7,22 +7,27 @@ print(predictor.predict("video.mp4")["top"])
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from video_gn.clips import Failure
+from video_gn.clips import Failure, VideoNote
 from video_gn.data.crops import TestCrops
 from video_gn.data.dataset import ClipConfig, EvalDataset, Sample
+from video_gn.data.layout import read_views
 from video_gn.data.loader import WatchedLoader
-from video_gn.errors import DecodeError
+from video_gn.decoding import VideoReader
+from video_gn.decoding.memory import MemoryReader, each_frame
+from video_gn.evaluation.prediction import Prediction
 from video_gn.evaluation.results import video_result
-from video_gn.evaluation.scores import check_scores, score_views
+from video_gn.evaluation.scores import check_scores, map_views
 from video_gn.lists.records import VideoRecord
 from video_gn.models import I3D, for_inference
 from video_gn.run.directory import checkpoint_of
@@ -31,6 +36,35 @@ from video_gn.weights.build import load_net
 log = logging.getLogger(__name__)
 
 DEAD_WORKER_ADVICE = "read it with another --backend; videos in a .jsonl are not labelled again."
+
+# A path, frames (T, H, W, 3), or an iterator of frames (H, W, 3).
+FramesInMemory = np.ndarray | torch.Tensor | Iterable[np.ndarray] | Iterable[torch.Tensor]
+Video = str | os.PathLike[str] | FramesInMemory
+
+
+class Held(NamedTuple):
+    """Frames in memory: the predictor that takes them, their reader, and one of what they show."""
+
+    predictor: Predictor
+    reader: MemoryReader
+    shown: MemoryReader
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """A video's features before the classifier, averaged over positions in the frame.
+
+    Args:
+        path: Path of the video; "<frames>" for frames in memory.
+        video: float32 (C,), the mean over clips; C is 32 x the network's width, 2048 as a rule.
+        clips: float32 (K, C), of each clip the mean over its crops.
+        clip_seconds: Start and end of each clip, from the first frame shown.
+    """
+
+    path: str
+    video: np.ndarray
+    clips: np.ndarray
+    clip_seconds: tuple[tuple[float, float], ...]
 
 
 class Predictor:
@@ -75,7 +109,7 @@ class Predictor:
     @classmethod
     def from_checkpoint(
         cls,
-        path: str,
+        path: str | os.PathLike[str],
         *,
         device: str = "auto",
         num_clips: int | None = None,
@@ -117,21 +151,38 @@ class Predictor:
         predictor.checkpoint = checkpoint
         return predictor
 
-    def predict(self, video: str | os.PathLike[str], *, top_k: int = 5, backend: str = "auto") -> dict[str, Any]:
-        """Label one video; for the backend see `video_gn.decoding.open_video`.
+    def predict(self, video: Video, *, fps: float | None = None, top_k: int = 5, backend: str = "auto") -> Prediction:
+        """Label one video.
+
+        Args:
+            video: Path; or frames in memory, RGB, uint8: an array or tensor (T, H, W, 3), or an iterator of (H, W, 3),
+                which is read to its end, since clips are spread over the whole video. Of its frames only the crops that
+                the network sees are kept. Frames are not scaled as `clip.decode_short_side_px` asks a decoder to, but
+                as pictures of a frame folder are.
+            fps: Frames per second of frames in memory; a file has its own.
+            top_k: Number of labels.
+            backend: Decoder of a file, see `video_gn.decoding.open_video`.
 
         Returns:
             {"path", "num_frames", "fps", "top": [{"label", "score"}], "clips": [{"start_seconds",
-            "end_seconds", "top"}]}.
+            "end_seconds", "top"}]}. The path is "<frames>" for frames in memory.
 
         Raises:
             DecodeError: the video cannot be read.
             CheckpointError: the network's scores are not finite.
+            TypeError: the frames are not uint8.
+            ValueError: their shape or their rate is wrong, or there are none.
         """
-        result = next(iter(self.predict_many([os.fspath(video)], top_k=top_k, backend=backend, num_workers=0)))
-        if isinstance(result, Failure):
-            raise DecodeError(result.path, result.reason)
-        return result
+        frames_VTCHW, note, held = self._read(video, fps=fps, backend=backend)
+        prediction = self._prediction(frames_VTCHW, note, top_k=top_k)
+        if held is not None:
+            prediction.keep_pictures(held.shown)
+        return prediction
+
+    def embed(self, video: Video, *, fps: float | None = None, backend: str = "auto") -> Embedding:
+        """The features of one video before the classifier; arguments and errors as `predict`."""
+        frames_VTCHW, note, _ = self._read(video, fps=fps, backend=backend)
+        return self._embedding(frames_VTCHW, note)
 
     def predict_many(
         self,
@@ -141,7 +192,7 @@ class Predictor:
         backend: str = "auto",
         num_workers: int | None = None,
         views_per_forward: int = 10,
-    ) -> Iterator[dict[str, Any] | Failure]:
+    ) -> Iterator[Prediction | Failure]:
         """Label videos in their order, while workers decode ahead.
 
         Args:
@@ -159,25 +210,30 @@ class Predictor:
         Raises:
             CheckpointError: the network's scores are not finite.
         """
-        if num_workers is None:
-            num_workers = min(8, len(os.sched_getaffinity(0)))
-            if isinstance(videos, Sized):
-                num_workers = max(0, min(num_workers, len(videos) - 1))
-        settings: dict[str, Any] = {"num_clips": self.num_clips, "spacing": self.spacing, "backend": backend}
-        dataset = _StreamDataset((), clip=self.clip, crops=self.crops, **settings)
-        # The records are the sampler's keys, so they go to the workers one by one.
-        keys = ((place, VideoRecord(v, None) if isinstance(v, str) else v) for place, v in enumerate(videos))
-        loader = WatchedLoader(
-            dataset, sampler=keys, batch_size=None, num_workers=num_workers, advice=DEAD_WORKER_ADVICE
-        )
-        sample: Sample
-        for sample in loader:
+        for sample in self._samples(videos, backend=backend, num_workers=num_workers):
             if sample.frames_VTCHW is None:
                 yield sample.failures[0]
-                continue
-            assert sample.note is not None
-            scores_VY = self.scores(sample.frames_VTCHW, video=sample.note.path, views_per_forward=views_per_forward)
-            yield video_result(sample.note, scores_VY, self.classes, num_crops=self.crops.num_crops, top_k=top_k)
+            else:
+                assert sample.note is not None
+                yield self._prediction(
+                    sample.frames_VTCHW, sample.note, top_k=top_k, views_per_forward=views_per_forward
+                )
+
+    def embed_many(
+        self,
+        videos: Iterable[str | VideoRecord],
+        *,
+        backend: str = "auto",
+        num_workers: int | None = None,
+        views_per_forward: int = 10,
+    ) -> Iterator[Embedding | Failure]:
+        """What `embed` gives, or why a video cannot be read, for many videos; arguments as `predict_many`."""
+        for sample in self._samples(videos, backend=backend, num_workers=num_workers):
+            if sample.frames_VTCHW is None:
+                yield sample.failures[0]
+            else:
+                assert sample.note is not None
+                yield self._embedding(sample.frames_VTCHW, sample.note, views_per_forward=views_per_forward)
 
     def scores(
         self, frames_VTCHW: torch.Tensor, *, video: str = "the frames", views_per_forward: int = 10
@@ -192,16 +248,110 @@ class Predictor:
         Raises:
             CheckpointError: the scores are not finite.
         """
+        return self._map(self.net.forward, frames_VTCHW, video, views_per_forward)
+
+    def features(
+        self, frames_VTCHW: torch.Tensor, *, video: str = "the frames", views_per_forward: int = 10
+    ) -> np.ndarray:
+        """The classifier's inputs for the views of one video, float32 (V, C); arguments and errors as `scores`."""
+        return self._map(self.net.embed, frames_VTCHW, video, views_per_forward)
+
+    def _map(
+        self,
+        function: Callable[[torch.Tensor], torch.Tensor],
+        frames_VTCHW: torch.Tensor,
+        video: str,
+        views_per_forward: int,
+    ) -> np.ndarray:
         with torch.inference_mode():
-            scores_VY = score_views(
-                self.net,
+            found = map_views(
+                function,
                 frames_VTCHW.to(self.device),
                 mean_C=self.mean,
                 std_C=self.std,
                 views_per_forward=views_per_forward,
             )
-        check_scores(scores_VY, video=video, checkpoint=self.checkpoint)
-        return scores_VY.cpu().numpy()
+        check_scores(found, video=video, checkpoint=self.checkpoint)
+        return found.cpu().numpy()
+
+    def _prediction(
+        self, frames_VTCHW: torch.Tensor, note: VideoNote, *, top_k: int, views_per_forward: int = 10
+    ) -> Prediction:
+        scores_VY = self.scores(frames_VTCHW, video=note.path, views_per_forward=views_per_forward)
+        return Prediction(video_result(note, scores_VY, self.classes, num_crops=self.crops.num_crops, top_k=top_k))
+
+    def _embedding(self, frames_VTCHW: torch.Tensor, note: VideoNote, *, views_per_forward: int = 10) -> Embedding:
+        features_VC = self.features(frames_VTCHW, video=note.path, views_per_forward=views_per_forward)
+        per_clip = features_VC.reshape(-1, self.crops.num_crops, features_VC.shape[1]).mean(1, dtype=np.float64)
+        video, clips = per_clip.mean(0).astype(np.float32), per_clip.astype(np.float32)
+        return Embedding(note.path, video, clips, note.clip_seconds)
+
+    def _dataset(self, backend: str) -> _StreamDataset:
+        settings: dict[str, Any] = {"num_clips": self.num_clips, "spacing": self.spacing, "backend": backend}
+        return _StreamDataset((), clip=self.clip, crops=self.crops, **settings)
+
+    def _samples(
+        self, videos: Iterable[str | VideoRecord], *, backend: str, num_workers: int | None
+    ) -> Iterator[Sample]:
+        if num_workers is None:
+            num_workers = min(8, len(os.sched_getaffinity(0)))
+            if isinstance(videos, Sized):
+                num_workers = max(0, min(num_workers, len(videos) - 1))
+        # The records are the sampler's keys, so they go to the workers one by one.
+        keys = ((place, VideoRecord(v, None) if isinstance(v, str) else v) for place, v in enumerate(videos))
+        return iter(
+            WatchedLoader(
+                self._dataset(backend),
+                sampler=keys,
+                batch_size=None,
+                num_workers=num_workers,
+                advice=DEAD_WORKER_ADVICE,
+            )
+        )
+
+    def _read(self, video: Video, *, fps: float | None, backend: str) -> tuple[torch.Tensor, VideoNote, Held | None]:
+        """All views of one video, and what is held of it if it is in memory."""
+        opened: VideoRecord | VideoReader
+        if isinstance(video, str | os.PathLike):
+            check_file_rate(video, fps)
+            held, dataset, opened = None, self._dataset(backend), VideoRecord(os.fspath(video), None)
+        else:
+            held = self.hold(video, fps)
+            dataset, opened = held.predictor._dataset("auto"), held.reader
+        frames_VTCHW, note = dataset.read_by(opened, lambda r, i, _: read_views(r, i, dataset.crops.apply))
+        return frames_VTCHW, note, held
+
+    def hold(self, video: FramesInMemory, fps: float | None) -> Held:
+        """Frames in memory, to be read like a file; of an iterator's frames their crops."""
+        short_side_px = self.clip.decode_short_side_px
+        if isinstance(video, np.ndarray | torch.Tensor):
+            reader = MemoryReader(video, fps, short_side_px=short_side_px)
+            return Held(self, reader, reader)
+        # A clip's frames are cropped each by itself: one that is cropped at once need not be kept whole.
+        crops_NPHWC = np.stack(
+            [
+                self.crops.apply(frame.frames_at([0])).permute(0, 1, 3, 4, 2)[:, 0].contiguous().numpy()
+                for frame in each_frame(video, fps, short_side_px=short_side_px)
+            ]
+        )
+        predictor = copy.copy(self)
+        predictor.crops = _CroppedBefore(self.crops.crops, self.crops.short_side_px, self.crops.crop_px)
+        reader = MemoryReader(crops_NPHWC.reshape(len(crops_NPHWC), -1, *crops_NPHWC.shape[3:]), fps)
+        return Held(predictor, reader, MemoryReader(crops_NPHWC[:, self.crops.num_crops // 2], fps))
+
+
+def check_file_rate(path: str | os.PathLike[str], fps: float | None) -> None:
+    """Raise ValueError for a file with a rate."""
+    if fps is not None:
+        raise ValueError(f"fps must be left out for a file, which has its own, got {fps!r} for {path}.")
+
+
+class _CroppedBefore(TestCrops):
+    """Crops of pictures in which all crops of a frame lie one below the other."""
+
+    def apply(self, frames_THWC: torch.Tensor) -> torch.Tensor:
+        """uint8 (T, P * h, w, 3) -> (P, T, 3, h, w)."""
+        return frames_THWC.unflatten(1, (self.num_crops, -1)).permute(1, 0, 4, 2, 3)
 
 
 class _StreamDataset(EvalDataset):

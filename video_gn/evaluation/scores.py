@@ -5,6 +5,8 @@ Shape letters: N clips, K views of a video, T frames, C channels, H, W, Y classe
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -35,18 +37,30 @@ def score_views(
     std_C: torch.Tensor,
     views_per_forward: int,
 ) -> torch.Tensor:
-    """Softmax scores of one video's views.
+    """Softmax scores of one video's views; they are `net`'s results of `map_views`, in eval mode."""
+    # `forward` itself: a compiled call is for training's shapes alone.
+    return map_views(net.forward, frames_KTCHW, mean_C=mean_C, std_C=std_C, views_per_forward=views_per_forward)
 
-    The views go through the network in chunks that hold views of this video alone, so that the scores do
+
+def map_views(
+    function: Callable[[torch.Tensor], torch.Tensor],
+    frames_KTCHW: torch.Tensor,
+    *,
+    mean_C: torch.Tensor,
+    std_C: torch.Tensor,
+    views_per_forward: int,
+) -> torch.Tensor:
+    """What a network's function makes of one video's views.
+
+    The views go through the network in chunks that hold views of this video alone, so that they do
     not depend on a video's neighbours, the batch size or the number of ranks.
     `views_per_forward` is the largest number of views at a time, which bounds the device's memory.
 
     Returns:
-        float32 (K, Y), for uint8 frames and a network in eval mode; mean and std as in `normalize_clips`.
+        float32 (K, ...), for uint8 frames; mean and std as in `normalize_clips`.
     """
-    # `forward` itself: a compiled call is for training's shapes alone.
     chunks = [
-        net.forward(normalize_clips(chunk, mean_C, std_C)).float() for chunk in frames_KTCHW.split(views_per_forward)
+        function(normalize_clips(chunk, mean_C, std_C)).float() for chunk in frames_KTCHW.split(views_per_forward)
     ]
     return torch.cat(chunks)
 

@@ -45,18 +45,20 @@ class Head(nn.Module):
 
     def forward(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
         """Logits at each position, (N, P, Y); P is 1 unless the map is larger than the window."""
+        logits_NPY: torch.Tensor = self.proj(self.dropout(self.pool(x_NCTHW)))
+        return logits_NPY
+
+    def pool(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
+        """The classifier's input at each position, (N, P, C)."""
         height, width = x_NCTHW.shape[-2:]
         window = (
             (height, width) if self.window_px is None else (min(self.window_px, height), min(self.window_px, width))
         )
         if window == (height, width):
-            x_NPC = x_NCTHW.mean((2, 3, 4)).unsqueeze(1)
-        else:
-            # The window spans all of T, so averaging in time and then in space is the same. The gradient of avg_pool2d
-            # on CUDA is deterministic, that of avg_pool3d depends on the order of threads.
-            x_NPC = F.avg_pool2d(x_NCTHW.mean(2), window, stride=1).flatten(2).transpose(1, 2)
-        logits_NPY: torch.Tensor = self.proj(self.dropout(x_NPC))
-        return logits_NPY
+            return x_NCTHW.mean((2, 3, 4)).unsqueeze(1)
+        # The window spans all of T, so averaging in time and then in space is the same. The gradient of avg_pool2d on
+        # CUDA is deterministic, that of avg_pool3d depends on the order of threads.
+        return F.avg_pool2d(x_NCTHW.mean(2), window, stride=1).flatten(2).transpose(1, 2)
 
 
 class I3D(ptv.Net):
@@ -133,6 +135,14 @@ class I3D(ptv.Net):
         """Logits (N, P, Y) of each position of the head's window; arguments and errors as `forward`."""
         logits_NPY: torch.Tensor = self.blocks[-1](self.features(x_NCTHW))
         return logits_NPY
+
+    def embed(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
+        """The classifier's input (N, 32 x width), averaged over positions; arguments and errors as `forward`.
+
+        The classifier makes `logits` of it, but for dropout in training.
+        """
+        pooled_NPC: torch.Tensor = self.blocks[-1].pool(self.features(x_NCTHW))
+        return pooled_NPC.mean(1)
 
     def features(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
         """The last map, (N, 32 x width, T', H', W'); arguments and errors as `forward`."""
