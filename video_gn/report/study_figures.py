@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from video_gn.files import whole_path
+from video_gn.rendering.picture import SOFT, STYLE, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,30 +27,9 @@ Column = tuple[str, int]
 COLOURS = ("#0067a5", "#c44f00", "#00805c", "#9a4f86", "#8a6d00", "#2f8fc4", "#5b6470")
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")
-_TEXT, _SOFT, _GRID = "#1c2128", "#5b6470", "#d8dee4"
-_STYLE: Any = {
-    "font.size": 11,
-    "axes.edgecolor": _SOFT,
-    "axes.labelcolor": _TEXT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 11,
-    "axes.grid": True,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.8,
-    "axes.axisbelow": True,
-    "text.color": _TEXT,
-    "xtick.color": _SOFT,
-    "ytick.color": _SOFT,
-    "xtick.labelcolor": _TEXT,
-    "ytick.labelcolor": _TEXT,
-    "legend.frameon": False,
-    # Ids in the SVG are hashes with a salt, which is random by default.
-    "svg.hashsalt": "video_gn",
-}
 # Pictures are shown 800 px wide, and printed: 8 inches at 200 dots per inch. The first one is also read on a telephone,
 # 390 px wide: its single panel is narrower, so that its letters are larger.
-_WIDTH_INCHES, _NARROW_INCHES, _DPI = 8.0, 6.0, 200
+_WIDTH_INCHES, _NARROW_INCHES = 8.0, 6.0
 # Distance between lines as a fraction of an octave, so that error bars do not overlap.
 _DODGE = 0.045
 _MAX_DIRECT_LABELS = 8
@@ -109,7 +88,7 @@ def error_figure(data: StudyData) -> Figure:
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         clips = list(dict.fromkeys(clip for clip, _ in data.columns))
         width = _NARROW_INCHES if len(clips) == 1 else _WIDTH_INCHES
         figure = Figure(figsize=(width, 4.4), layout="constrained")
@@ -121,7 +100,7 @@ def error_figure(data: StudyData) -> Figure:
                 axes.set_title(f"clip {clip}")
         panels[0].set_ylabel("test error (%)")
         if data.bars():
-            figure.supxlabel(data.bars(), fontsize=10, color=_SOFT)
+            figure.supxlabel(data.bars(), fontsize=10, color=SOFT)
         if not one_size:
             _label_lines(figure, panels, data)
     return figure
@@ -198,7 +177,7 @@ def curves_figure(data: StudyData) -> Figure:
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         num = len(data.columns)
         figure = Figure(figsize=(max(_WIDTH_INCHES, 2.2 * num), 6.0), layout="constrained")
         panels = figure.subplots(2, num, sharex=True, sharey="row", squeeze=False)
@@ -261,14 +240,11 @@ def write_figures(data: StudyData, directory: Path) -> list[Path]:
 
     The same data and the same matplotlib give the same bytes.
     """
-    import matplotlib
-
     first = "error_by_norm" if len({size for _, size in data.columns}) == 1 else "error_vs_batch"
     paths = []
     for name, figure in ((first, error_figure(data)), ("curves", curves_figure(data))):
-        for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+        for suffix in ("png", "svg"):
             path = directory / f"{name}.{suffix}"
-            with whole_path(path) as part, matplotlib.rc_context(_STYLE):
-                figure.savefig(part, format=suffix, dpi=_DPI, metadata=metadata)
+            save_figure(figure, path)
             paths.append(path)
     return paths
