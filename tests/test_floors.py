@@ -18,6 +18,7 @@ FLOORS = (
     ("bench", "labelling", "study"),
     ("report",),
     ("explaining",),
+    ("timelines",),
     ("rendering",),
     ("training",),
     ("evaluation",),

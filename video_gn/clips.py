@@ -28,6 +28,8 @@ class VideoInfo:
         is_mirrored: Whether the reader has mirrored the frames left to right, before rotation.
         pixel_aspect: Width of a pixel as it is to be shown, divided by its height, after rotation. Frames have the
             pixels that are stored: nothing is stretched.
+        first_frame_seconds: Where a player shows the first frame: its time in the file, counted from the beginning of
+            the file's earliest stream. 0 if the file has no times.
     """
 
     path: str
@@ -40,6 +42,7 @@ class VideoInfo:
     duration_seconds: float
     is_mirrored: bool = False
     pixel_aspect: float = 1.0
+    first_frame_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("num_frames", "fps", "width", "height"):

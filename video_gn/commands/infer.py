@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import logging
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from video_gn.checks import did_you_mean, not_negative, positive
 from video_gn.commands._options import Options
-from video_gn.commands._terminal import set_up_logging, with_progress
+from video_gn.commands._terminal import counted, set_up_logging, with_progress
 from video_gn.errors import ConfigError
 from video_gn.files import check_place
 from video_gn.models import LAYOUTS
 from video_gn.shown import console, shown
+from video_gn.timelines.subtitles import SUFFIXES as SUBTITLES
 
 if TYPE_CHECKING:
     from video_gn.evaluation.predictor import Predictor
     from video_gn.labelling.inputs import Inputs
-    from video_gn.labelling.running import Predict, Tally
+    from video_gn.labelling.running import Predict, Progress, Tally
+    from video_gn.timelines.segments import TimelineConfig
 
 log = logging.getLogger(__name__)
 
 _LINES_SUFFIX = ".jsonl"
-_SUFFIXES = (".json", ".csv", _LINES_SUFFIX)
+_SUFFIXES = (".json", ".csv", _LINES_SUFFIX, *SUBTITLES)
 _TABLE_ROWS = 100  # with --output; without, the table is all there is
 
 
@@ -74,7 +77,7 @@ def _parser() -> Options:
     )
     parser.add_argument("--labels", metavar="FILE", help="class names: one a line, or json (the checkpoint's own)")
     parser.add_argument("--layout", choices=sorted(LAYOUTS), help="layout, if a zoo's file does not say (nonlocal)")
-    parser.add_argument("--output", metavar="FILE", help="file to write the results to, .json, .csv or .jsonl")
+    parser.add_argument("--output", metavar="FILE", help=f"file to write the results to: {', '.join(_SUFFIXES)}")
     parser.add_argument("--top_k", type=positive, default=5, metavar="K", help="labels of each video (5)")
     parser.add_argument(
         "--num_clips", type=positive, metavar="K", help="clips of a video (as the checkpoint was tested)"
@@ -89,6 +92,15 @@ def _parser() -> Options:
         "--num_workers", type=not_negative, metavar="N", help="processes that decode (one a core, at most 8)"
     )
     parser.add_argument("--quiet", action="store_true", help="print no table")
+    group = parser.add_argument_group(
+        "timelines", "Labels all along a video, and segments of one label, from windows as long as the network's clip."
+    )
+    group.add_argument("--every", type=float, metavar="SECONDS", help="distance of windows, such as 0.5")
+    group.add_argument("--smooth", type=float, metavar="SECONDS", help="width of the scores' moving average (a window)")
+    group.add_argument("--min_seconds", type=float, metavar="SECONDS", help="shortest segment (half a window)")
+    group.add_argument(
+        "--unsure", type=float, metavar="SCORE", help='score below which a segment is "unsure", 0 for never (0.5)'
+    )
     group = parser.add_argument_group(
         "many videos",
         "Results are written as they come, with --output X.jsonl a line each; the same command resumes a stopped one.",
@@ -119,6 +131,8 @@ def _check_options(options: argparse.Namespace) -> None:
     if options.merge is not None:
         _check_merge(options)
         return
+    if _timeline(options) is None and suffix in SUBTITLES:
+        raise ConfigError(f"--output {options.output} must have --every, got none. Add it, as in --every 0.5.")
     if not options.checkpoint:
         raise ConfigError(
             "--checkpoint must be given, got none. Name a run's directory, a checkpoint or any zoo's weights."
@@ -143,6 +157,7 @@ def _check_merge(options: argparse.Namespace) -> None:
         "--list": options.list,
         "--part": options.part,
         "--checkpoint": options.checkpoint,
+        "--every": options.every,
     }
     more = [name for name, value in given.items() if value]
     if more:
@@ -151,8 +166,24 @@ def _check_merge(options: argparse.Namespace) -> None:
         raise ConfigError(
             f"--merge must end in {_LINES_SUFFIX}, got {options.merge!r}. Give the --output that the runs were given."
         )
-    if not options.output:
-        raise ConfigError("--merge must have an --output, got none. Write --output X.json, X.csv or X.jsonl.")
+    if not options.output or options.output.endswith(SUBTITLES):
+        raise ConfigError(
+            f"--merge must have an --output of results, got {options.output}. Write --output X.json, X.csv or X.jsonl."
+        )
+
+
+def _timeline(options: argparse.Namespace) -> TimelineConfig | None:
+    """The settings of a timeline; None without --every."""
+    others = {"smooth_seconds": options.smooth, "min_seconds": options.min_seconds, "unsure": options.unsure}
+    given = {name: value for name, value in others.items() if value is not None}
+    if options.every is None:
+        if given:
+            name = next(iter(given)).replace("smooth_seconds", "smooth")
+            raise ConfigError(f"--{name} must stand with --every, got no --every. Add it, as in --every 0.5.")
+        return None
+    from video_gn.timelines.segments import TimelineConfig
+
+    return TimelineConfig(options.every, **given)
 
 
 def check_machine(options: argparse.Namespace) -> None:
@@ -186,13 +217,24 @@ def _predictor(options: argparse.Namespace) -> tuple[Predictor, Predict]:
     )
     if predictor.device.type == "cpu":
         keep_freed_memory()
-    return predictor, functools.partial(
-        predictor.predict_many,
-        top_k=options.top_k,
-        backend=options.backend,
-        num_workers=options.num_workers,
-        views_per_forward=options.views_per_forward,
-    )
+    settings = {name: getattr(options, name) for name in ("top_k", "backend", "views_per_forward")}
+    config = _timeline(options)
+    if config is None:
+        return predictor, functools.partial(predictor.predict_many, num_workers=options.num_workers, **settings)
+    from video_gn.timelines.timeline import label_videos
+
+    threads = None if options.num_workers is None else max(1, options.num_workers)
+    return predictor, functools.partial(label_videos, predictor, config=config, num_threads=threads, **settings)
+
+
+@contextlib.contextmanager
+def _progress(options: argparse.Namespace, predict: Any, total: int | None) -> Iterator[tuple[Predict, Progress]]:
+    """A bar of videos; of a single one's timeline, of its windows."""
+    if options.every is None or total != 1:
+        yield predict, with_progress
+        return
+    with counted("windows") as count:
+        yield functools.partial(predict, progress=count), lambda items, total, done: items
 
 
 def _label_for_table(options: argparse.Namespace, inputs: Inputs) -> int:
@@ -204,10 +246,11 @@ def _label_for_table(options: argparse.Namespace, inputs: Inputs) -> int:
     _, predict = _predictor(options)
     records = list(inputs)
     tally = Tally(num_shown=0 if options.quiet else None)
-    for result in with_progress(predict(records), len(records)):
-        tally.add(to_entry(result))
-        if isinstance(result, Failure):
-            log.warning("%s could not be read: %s", result.path, result.reason)
+    with _progress(options, predict, len(records)) as (predict, progress):
+        for result in progress(predict(records), len(records), 0):
+            tally.add(to_entry(result))
+            if isinstance(result, Failure):
+                log.warning("%s could not be read: %s", result.path, result.reason)
     _print_table(tally)
     return tally.exit_status
 
@@ -222,29 +265,33 @@ def _label_into_file(options: argparse.Namespace, inputs: Inputs) -> int:
         check_parts(output, inputs.part, beside=" and their .meta.json")
         output = inputs.part.path(output)
     check_place(output)
+    if output.suffix in SUBTITLES:
+        inputs.hold()
+        if inputs.total != 1:
+            raise ConfigError(
+                f"--output {output} must have one video, got {inputs.total}. Write a .json, or give one video."
+            )
     predictor, predict = _predictor(options)
     about = describe(
-        predictor, str(predictor.checkpoint), top_k=options.top_k, backend=options.backend, part=inputs.part
+        predictor,
+        str(predictor.checkpoint),
+        top_k=options.top_k,
+        backend=options.backend,
+        part=inputs.part,
+        timeline=_timeline(options),
     )
     is_lines = output.suffix == _LINES_SUFFIX
     tally = Tally(num_shown=0 if is_lines or options.quiet else _TABLE_ROWS)
     try:
-        label(
-            predict,
-            inputs,
-            output,
-            about=about,
-            overwrite=options.overwrite,
-            progress=with_progress,
-            tally=tally,
-        )
+        with _progress(options, predict, inputs.total) as (predict, progress):
+            label(predict, inputs, output, about=about, overwrite=options.overwrite, progress=progress, tally=tally)
     finally:
         _print_table(tally)
     words = f"{tally.labelled} labelled, {tally.failed} failed, {tally.before} of them before: {output}"
     if tally.stopped_by:
         name = signal.Signals(tally.stopped_by).name
         log.warning("stopped by %s; %s; the same command resumes from there", name, words)
-    else:
+    elif tally.labelled or output.suffix not in SUBTITLES:
         log.info("%s", words if is_lines else f"results: {output}")
     return tally.exit_status
 
@@ -281,8 +328,9 @@ def _print_table(tally: Tally) -> None:
         table.add_row(
             escape(entry["path"]), seconds, ", ".join(f"{escape(t['label'])} {t['score']:.2f}" for t in entry["top"])
         )
-        for clip in entry["clips"] if tally.labelled == 1 else ():
-            best = clip["top"][0]
-            span = f"{clip['start_seconds']:.1f}-{clip['end_seconds']:.1f}"
-            table.add_row("  clip", span, f"{escape(best['label'])} {best['score']:.2f}")
+        name = "segments" if "segments" in entry else "clips"
+        for part in entry[name] if tally.labelled == 1 else ():
+            best = part["top"][0] if "top" in part else part
+            span = f"{part['start_seconds']:.1f}-{part['end_seconds']:.1f}"
+            table.add_row(f"  {name[:-1]}", span, f"{escape(best['label'])} {best['score']:.2f}")
     console().print(table)

@@ -87,15 +87,18 @@ class ClipTransform(Protocol):
 class ClipDataset(Dataset[Sample]):
     """Base of the training and the evaluation set: opens a record and reads its clips.
 
-    A record's place in `records` is its video id; `backend` is a name that `open_video` knows.
+    A record's place in `records` is its video id; `backend` and `num_threads` are those of `open_video`.
     """
 
-    def __init__(self, records: Sequence[VideoRecord], *, clip: ClipConfig, backend: str = "auto") -> None:
+    def __init__(
+        self, records: Sequence[VideoRecord], *, clip: ClipConfig, backend: str = "auto", num_threads: int = 1
+    ) -> None:
         # A wrong name is an error here, not in a worker.
         choose_backend(backend, scales=clip.decode_short_side_px is not None)
         self.records = records
         self.clip = clip
         self.backend = backend
+        self.num_threads = num_threads
         self.board: ReadingBoard | None = None
 
     def __len__(self) -> int:
@@ -122,7 +125,12 @@ class ClipDataset(Dataset[Sample]):
                 self.board.write("")
 
     def _read_once(self, record: VideoRecord, draw: Draw, read: Read) -> tuple[torch.Tensor, VideoNote]:
-        with open_video(record.path, backend=self.backend, short_side_px=self.clip.decode_short_side_px) as reader:
+        with open_video(
+            record.path,
+            backend=self.backend,
+            num_threads=self.num_threads,
+            short_side_px=self.clip.decode_short_side_px,
+        ) as reader:
             return self._read_open(reader, record, draw, read)
 
     def _read_open(
@@ -227,8 +235,9 @@ class EvalDataset(ClipDataset):
         num_clips: int | None = 10,
         spacing: str = "nonlocal",
         backend: str = "auto",
+        num_threads: int = 1,
     ) -> None:
-        super().__init__(records, clip=clip, backend=backend)
+        super().__init__(records, clip=clip, backend=backend, num_threads=num_threads)
         self.crops = crops
         self.num_clips = num_clips
         self.spacing = spacing

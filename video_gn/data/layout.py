@@ -1,13 +1,13 @@
 """Memory layout of clips: decoded frames are cropped into a sample's views, and samples copied into a batch.
 
-Shape letters: K clips, P crops of a clip, V = K * P views, T frames, n some frames, N different frames, C channels, H,
-W; h, w cropped. In a batch N is videos.
+Shape letters: K clips (M of any kind), P crops of a clip, V = K * P views, T frames, n some frames, N different frames,
+C channels, H, W; h, w cropped. In a batch N is videos.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,24 +54,65 @@ def read_views(reader: VideoReader, indices_KT: np.ndarray, crop: Crop) -> torch
     num_clips, num_frames = indices_KT.shape
     is_one_in_order = num_clips == 1 and (np.diff(indices_KT[0]) > 0).all()
     out: torch.Tensor | None = None
-    for chunk_at, frames_NHWC in _chunks(reader, wanted):
-        for at, part_nHWC in enumerate(frames_NHWC.split(_FRAMES_PER_CROP)):
-            first = chunk_at + at * _FRAMES_PER_CROP
-            cropped_PnHWC = crop(part_nHWC).permute(0, 1, 3, 4, 2)
-            num_crops, count, height, width, channels = cropped_PnHWC.shape
-            if out is None:
-                shape = (num_clips, num_crops, num_frames, height, width, channels)
-                # One clip is copied into a batch with others.
-                out = empty_frames(shape) if num_clips > 1 else _unshared_frames(shape)
-            if is_one_in_order:
-                out[0, :, first : first + count] = cropped_PnHWC
-                continue
+    for first, cropped_PnHWC in _cropped(reader, wanted, crop):
+        num_crops, count, height, width, channels = cropped_PnHWC.shape
+        if out is None:
+            shape = (num_clips, num_crops, num_frames, height, width, channels)
+            # One clip is copied into a batch with others.
+            out = empty_frames(shape) if num_clips > 1 else _unshared_frames(shape)
+        if is_one_in_order:
+            out[0, :, first : first + count] = cropped_PnHWC
+        else:
             # A plain loop: advanced indexing over both sides takes four times as long.
             for clip, frame in np.argwhere((inverse_KT >= first) & (inverse_KT < first + count)).tolist():
                 out[clip, :, frame] = cropped_PnHWC[:, int(inverse_KT[clip, frame]) - first]
-        del frames_NHWC, part_nHWC, cropped_PnHWC  # before the next frames are read
+        del cropped_PnHWC  # before the next frames are read
     assert out is not None
     return out.flatten(0, 1).permute(0, 1, 4, 2, 3)
+
+
+def stream_clips(
+    reader: VideoReader, indices_MT: np.ndarray, crop: Crop
+) -> Generator[tuple[int, list[torch.Tensor]], None, None]:
+    """Decode each frame of any number of clips once, in one pass, and give each clip as soon as its frames are there.
+
+    A cropped frame is held from its decoding to its last use, so the memory is that of the clips that overlap.
+    `indices_MT` are int64; `crop` must do the same to every frame.
+
+    Yields:
+        A clip's number and its T frames, each uint8 (P, h, w, 3); clips in the order of their last frames.
+
+    Raises:
+        DecodeError: for a frame that cannot be decoded.
+    """
+    order = np.argsort(indices_MT.max(1, initial=0), kind="stable")
+    wanted, inverse = np.unique(indices_MT[order], return_inverse=True)
+    inverse_MT = inverse.reshape(indices_MT.shape)
+    ends = inverse_MT.max(1, initial=0)
+    last_use = np.zeros(len(wanted), dtype=np.int64)
+    np.maximum.at(last_use, inverse_MT, np.arange(len(order))[:, None])
+    held: dict[int, torch.Tensor] = {}
+    place = 0
+    for first, cropped_PnHWC in _cropped(reader, wanted, crop):
+        # A copy: the crop is a view of pictures that are larger, and of several of them.
+        held.update((first + n, cropped_PnHWC[:, n].clone()) for n in range(cropped_PnHWC.shape[1]))
+        reached = first + cropped_PnHWC.shape[1]
+        del cropped_PnHWC  # before the next frames are read
+        while place < len(order) and ends[place] < reached:
+            rows = inverse_MT[place].tolist()
+            yield int(order[place]), [held[row] for row in rows]
+            for row in set(rows):
+                if last_use[row] == place:
+                    del held[row]
+            place += 1
+
+
+def _cropped(reader: VideoReader, wanted: np.ndarray, crop: Crop) -> Iterator[tuple[int, torch.Tensor]]:
+    """Crops of frames of ascending indices, (P, n, h, w, 3) of a few at a time; and the place of the first of them."""
+    for chunk_at, frames_NHWC in _chunks(reader, wanted):
+        for at, part_nHWC in enumerate(frames_NHWC.split(_FRAMES_PER_CROP)):
+            yield chunk_at + at * _FRAMES_PER_CROP, crop(part_nHWC).permute(0, 1, 3, 4, 2)
+        del frames_NHWC, part_nHWC  # before the next frames are read
 
 
 def empty_frames(shape: tuple[int, ...]) -> torch.Tensor:

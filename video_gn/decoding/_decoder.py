@@ -43,6 +43,7 @@ class PacketDecoder:
             self.table: PacketTable = read_table(path, self._container, self._stream)
             self.header_fps = header_fps(self._stream)
             self.pixel_aspect = float(self._stream.sample_aspect_ratio or 1)
+            self._start_seconds = (self._container.start_time or 0) / av.time_base
         except BaseException:
             self.close()
             raise
@@ -55,6 +56,10 @@ class PacketDecoder:
         self._packets = iter(())
         self._last = []
         self._container.close()
+
+    def seconds_of(self, time: int) -> float:
+        """Where a player shows the frame of a time, in the table's unit: the earliest stream begins at 0."""
+        return max(0.0, round(float(time * self.table.time_base) - self._start_seconds, 6))  # that is in microseconds
 
     def reopen(self) -> None:
         """Restart with a fresh decoder at the start of the file.

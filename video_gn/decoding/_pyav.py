@@ -253,7 +253,11 @@ class PyAVReader(ReaderBase):
         self._seconds = timing.frame_seconds
         self._first_time = int(times[0]) if is_exact and self.table.has_times else 0
         self._info = replace(
-            self._info, num_frames=num_frames, fps=timing.fps, duration_seconds=timing.duration_seconds
+            self._info,
+            num_frames=num_frames,
+            fps=timing.fps,
+            duration_seconds=timing.duration_seconds,
+            first_frame_seconds=self._decoder.seconds_of(int(times[0])) if is_exact else 0.0,
         )
         raise FrameCountError(self.path, num_frames, promised)
 
@@ -263,6 +267,7 @@ class PyAVReader(ReaderBase):
         timing = timing_of(table, self._decoder.header_fps)
         height, width = self._converter.size
         aspect = self._decoder.pixel_aspect
+        shown = table.pts[table.is_shown]
         info = VideoInfo(
             path=self.path,
             num_frames=table.num_frames,
@@ -274,6 +279,7 @@ class PyAVReader(ReaderBase):
             duration_seconds=timing.duration_seconds,
             is_mirrored=self._converter.is_mirrored,
             pixel_aspect=1 / aspect if self._converter.rotation_degrees % 180 else aspect,
+            first_frame_seconds=self._decoder.seconds_of(int(shown.min())) if table.has_times else 0.0,
         )
         return info, timing.frame_seconds
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -59,7 +59,8 @@ def write_results(path: str | Path, videos: Iterable[dict[str, Any]], failed: It
     """Write results as json or csv, by the ending of the name, whole or not at all.
 
     The csv has a row for each label of a video (`clip` empty) and of each of its clips, and a row with
-    `reason` for each failed video, {"path", "reason"}; texts are cells of `video_gn.shown.csv_cell`. Videos,
+    `reason` for each failed video, {"path", "reason"}; texts are cells of `video_gn.shown.csv_cell`. A timeline's
+    windows, segments and gaps follow the clips, with "window 0", "segment 0" or "gap 0" in the column `clip`. Videos,
     entries of `video_result`, are taken first; only one entry is in memory at a time.
 
     Raises:
@@ -95,12 +96,29 @@ def _write_csv(file: IO[str], videos: Iterable[dict[str, Any]], failed: Iterable
         path = video["path"]
         for rank, top in enumerate(video["top"], 1):
             file.write(csv_line([path, "", "", "", rank, top["label"], top["score"], ""]))
-        for number, clip in enumerate(video["clips"]):
-            for rank, top in enumerate(clip["top"], 1):
-                span = (clip["start_seconds"], clip["end_seconds"])
-                file.write(csv_line([path, number, *span, rank, top["label"], top["score"], ""]))
+        for name, start, end, labels in _spans(video):
+            for rank, top in enumerate(labels, 1):
+                file.write(csv_line([path, name, start, end, rank, top["label"], top["score"], ""]))
+            if not labels:
+                file.write(csv_line([path, name, start, end, "", "", "", ""]))
     for failure in failed:
         file.write(csv_line([failure["path"], "", "", "", "", "", "", failure["reason"]]))
+
+
+def _spans(video: dict[str, Any]) -> Iterator[tuple[int | str, float, float, list[dict[str, Any]]]]:
+    """Name, start, end and labels of a video's clips, and of its timeline's windows, segments and gaps."""
+    for number, clip in enumerate(video["clips"]):
+        yield number, clip["start_seconds"], clip["end_seconds"], clip["top"]
+    timeline = video.get("timeline")
+    if timeline is None:
+        return
+    half = timeline["window_seconds"] / 2
+    for number, (time, top) in enumerate(zip(timeline["times"], timeline["top"], strict=True)):
+        yield f"window {number}", round(time - half, 3), round(time + half, 3), top
+    for number, segment in enumerate(video["segments"]):
+        yield f"segment {number}", segment["start_seconds"], segment["end_seconds"], [segment]
+    for number, (start, end) in enumerate(timeline["gaps"]):
+        yield f"gap {number}", start, end, []
 
 
 def write_predictions(path: Path, rows: VideoScores, manifest: Manifest, classes: Sequence[str]) -> None:

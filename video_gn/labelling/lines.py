@@ -20,6 +20,8 @@ from video_gn.evaluation.results import write_results
 from video_gn.files import write_json
 from video_gn.journal import Journal, decode, whole_lines
 from video_gn.lists.records import VideoRecord
+from video_gn.timelines.subtitles import SUFFIXES as SUBTITLES
+from video_gn.timelines.subtitles import write_subtitles
 
 log = logging.getLogger(__name__)
 
@@ -186,12 +188,13 @@ class LinesFile:
         write_about(self.path, About(**{**vars(self._about), "complete": complete}))
 
     def write_whole(self, output: Path) -> None:
-        """Write all entries as json or csv, and remove the lines; errors are those of `video_gn.files.whole_path`."""
+        """Write all entries as the output's name ends, and remove the lines; errors as `video_gn.files.whole_path`."""
 
         def entries(*, failed: bool) -> Iterator[Any]:
             return (entry for entry in map(decode, whole_lines(self.path)) if ("reason" in entry) == failed)
 
-        write_results(output, entries(failed=False), entries(failed=True))
+        write = write_subtitles if output.suffix in SUBTITLES else write_results
+        write(output, entries(failed=False), entries(failed=True))
         self._journal.remove()
         about_path(self.path).unlink(missing_ok=True)
 

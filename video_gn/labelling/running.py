@@ -22,6 +22,7 @@ from video_gn.weights.named import file_digest, find_weights
 
 if TYPE_CHECKING:
     from video_gn.evaluation.predictor import Predictor
+    from video_gn.timelines.segments import TimelineConfig
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +61,16 @@ class Tally:
         return 128 + self.stopped_by if self.stopped_by else 3 if self.failed else 0
 
 
-def describe(predictor: Predictor, checkpoint: str, *, top_k: int, backend: str, part: Part | None) -> About:
-    """The settings that lines are made with, at their true values.
+def describe(
+    predictor: Predictor,
+    checkpoint: str,
+    *,
+    top_k: int,
+    backend: str,
+    part: Part | None,
+    timeline: TimelineConfig | None = None,
+) -> About:
+    """The settings that lines are made with, at their true values; those of a timeline if there is one.
 
     Device, views at a time and number of workers are left out, since a run may resume on another machine: they change
     a score by no more than its rounding.
@@ -76,6 +85,14 @@ def describe(predictor: Predictor, checkpoint: str, *, top_k: int, backend: str,
         "top_k": top_k,
         "backend": backend,
     }
+    if timeline is not None:
+        given = {
+            "every": timeline.every_seconds,
+            "smooth": timeline.smooth_seconds,
+            "min_seconds": timeline.min_seconds,
+            "unsure": timeline.unsure,
+        }
+        settings |= {name: value for name, value in given.items() if value is not None}
     return About(settings, checkpoint, None if part is None else str(part))
 
 

@@ -1,0 +1,151 @@
+"""From scores of windows to segments of one label.
+
+Letters: W windows, Y classes, L labels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from video_gn.errors import SettingError
+from video_gn.timelines.windows import Windows
+
+UNSURE = "unsure"
+# Seconds: rounding of times.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class TimelineConfig:
+    """Where windows lie, and how they become segments.
+
+    Args:
+        every_seconds: Distance of windows.
+        smooth_seconds: Width of the moving average over scores, from which segments are made; None for one window.
+        min_seconds: Shortest segment; None for half a window.
+        unsure: Score below which a segment is better called "unsure"; 0 for never.
+
+    Raises:
+        SettingError: for a number out of its range.
+    """
+
+    every_seconds: float
+    smooth_seconds: float | None = None
+    min_seconds: float | None = None
+    unsure: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, value, inside, rule in (
+            ("every_seconds (--every)", self.every_seconds, self.every_seconds > 0, "above 0"),
+            ("smooth_seconds (--smooth)", self.smooth_seconds, (self.smooth_seconds or 0) >= 0, "at least 0"),
+            ("min_seconds (--min_seconds)", self.min_seconds, (self.min_seconds or 0) >= 0, "at least 0"),
+            ("unsure (--unsure)", self.unsure, 0 <= self.unsure <= 1, "a score from 0 to 1"),
+        ):
+            if value is not None and not (inside and math.isfinite(value)):
+                raise SettingError(f"{name} must be {rule}, got {value!r}.")
+
+
+def find_segments(
+    scores_WY: np.ndarray, windows: Windows, classes: Sequence[str], config: TimelineConfig
+) -> list[dict[str, Any]]:
+    """Segments of one label, from smoothed scores; parts of the video between gaps by themselves.
+
+    A segment begins and ends midway between the middles of windows; the first one with its first window, the last one
+    with its last.
+
+    Returns:
+        [{"label", "start_seconds", "end_seconds", "score"}]: the score is the mean smoothed one of the label; of an
+        unsure segment, that of the best class of each window.
+    """
+    width = windows.seconds if config.smooth_seconds is None else config.smooth_seconds
+    shortest = windows.seconds / 2 if config.min_seconds is None else config.min_seconds
+    reach = int(width / 2 / config.every_seconds + 1e-9)
+    found = []
+    for first, stop, end in windows.spans:
+        smoothed_WY = smooth_scores(scores_WY[first:stop], reach)
+        middles = windows.middles_W[first:stop]
+        last = min(float(middles[-1]) + windows.seconds / 2, end)
+        bounds = np.concatenate([[middles[0] - windows.seconds / 2], (middles[1:] + middles[:-1]) / 2, [last]])
+        labels_WL = smoothed_WY
+        if config.unsure > 0:
+            labels_WL = np.pad(smoothed_WY, ((0, 0), (0, 1)), constant_values=config.unsure)
+        for begin, behind, label in best_segments(labels_WL, bounds, shortest):
+            is_sure = label < smoothed_WY.shape[1]
+            part_WY = smoothed_WY[begin:behind]
+            score = part_WY[:, label].mean() if is_sure else part_WY.max(1).mean()
+            found.append(
+                {
+                    "label": (classes[label] if classes else str(label)) if is_sure else UNSURE,
+                    "start_seconds": round(float(bounds[begin]), 3),
+                    "end_seconds": round(float(bounds[behind]), 3),
+                    "score": round(float(score), 6),
+                }
+            )
+    return found
+
+
+def smooth_scores(scores_WY: np.ndarray, reach: int) -> np.ndarray:
+    """Average each window's scores with those of up to `reach` windows before it and after it.
+
+    Returns:
+        float32 (W, Y).
+    """
+    num_windows = len(scores_WY)
+    totals = np.concatenate([np.zeros((1, scores_WY.shape[1])), np.cumsum(scores_WY, axis=0, dtype=np.float64)])
+    first = np.maximum(np.arange(num_windows) - reach, 0)
+    stop = np.minimum(np.arange(num_windows) + reach + 1, num_windows)
+    return ((totals[stop] - totals[first]) / (stop - first)[:, None]).astype(np.float32)
+
+
+def best_segments(scores_WL: np.ndarray, bounds: np.ndarray, min_seconds: float) -> list[tuple[int, int, int]]:
+    """The labelling of windows with the highest sum of scores whose segments all last long enough.
+
+    By dynamic programming over the end of a segment; for each label the best start is kept, so that the time is
+    that of W x L additions.
+
+    Args:
+        scores_WL: Score of each label in each window, W at least 1.
+        bounds: (W + 1,), ascending: a segment of windows i to j - 1 lasts from `bounds[i]` to `bounds[j]`.
+        min_seconds: Shortest segment. If all windows together are shorter, they are one segment.
+
+    Returns:
+        (first window, one behind the last, label) of each segment; neighbours have different labels.
+    """
+    num_windows, num_labels = scores_WL.shape
+    min_seconds = min(min_seconds, float(bounds[-1] - bounds[0]))
+    # How many starts a segment that ends at each bound may have.
+    num_starts = np.searchsorted(bounds, bounds - min_seconds + _ROUNDING, side="right")
+    best = np.full(num_windows + 1, -np.inf)  # highest sum of the windows before each bound
+    best[0] = 0.0
+    ended: list[tuple[int, int]] = [(0, 0)]  # start and label of the last segment of that sum
+    total_L, total_before_L = np.zeros(num_labels), np.zeros(num_labels)  # of windows before the end; before `start`
+    gain_L = np.full(num_labels, -np.inf)  # highest sum before a start, less the label's total before it
+    start_L = np.zeros(num_labels, dtype=np.int64)
+    start = 0
+    for end in range(1, num_windows + 1):
+        total_L += scores_WL[end - 1]
+        while start < min(end, num_starts[end]):
+            candidate_L = best[start] - total_before_L
+            is_better = candidate_L > gain_L
+            gain_L[is_better], start_L[is_better] = candidate_L[is_better], start
+            total_before_L += scores_WL[start]
+            start += 1
+        sum_L = gain_L + total_L
+        label = int(sum_L.argmax())
+        best[end] = sum_L[label]
+        ended.append((int(start_L[label]), label))
+    segments: list[tuple[int, int, int]] = []
+    stop = num_windows
+    while stop > 0:
+        first, label = ended[stop]
+        if segments and segments[-1][2] == label:
+            segments[-1] = (first, segments[-1][1], label)
+        else:
+            segments.append((first, stop, label))
+        stop = first
+    return segments[::-1]
