@@ -9,10 +9,23 @@ import numpy as np
 
 from video_gn.evaluation.clip_curve import ClipCurve
 from video_gn.report import write_report
+from video_gn.report.analysis import Predictions
 
 CLASSES = ["bend", "jack", "<b>&\"'</b>", "走路", "a|b", "class 10", "class 2"]
 NUM_CLIPS, NUM_CROPS = 4, 2
 METRICS = "step,epoch,lr,train/loss,val/loss,val/top1,val/top5\n"
+
+
+def predictions_of(labels, preds, ranks=None, scores=None, num_classes=None):
+    size = num_classes or max([*labels, *preds]) + 1
+    return Predictions(
+        videos=[f"{i}.mp4" for i in range(len(labels))],
+        classes=[f"c{i}" for i in range(size)],
+        labels=np.array(labels, dtype=np.int64),
+        preds=np.array(preds, dtype=np.int64),
+        scores=np.array(scores if scores is not None else [0.5] * len(labels), dtype=np.float64),
+        ranks=np.array(ranks if ranks is not None else [0] * len(labels), dtype=np.int64),
+    )
 
 
 def make_test(directory, *, num_videos=30, labelled=True, classes=CLASSES, failed=(), seed=0):

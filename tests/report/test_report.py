@@ -307,4 +307,4 @@ def test_torch_is_not_imported(tmp_path):
 
 
 def test_public_names():
-    assert report.__all__ == ["write_report"]
+    assert report.__all__ == ["write_comparison", "write_report"]

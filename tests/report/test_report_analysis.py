@@ -2,11 +2,11 @@ import math
 
 import numpy as np
 import pytest
+from fake_run import predictions_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from video_gn.report import analysis
-from video_gn.report.analysis import Predictions
 
 
 def test_wilson_interval():
@@ -29,18 +29,6 @@ def test_smooth_is_a_weighted_mean_of_what_came_before(values, window):
             size = max(abs(v) for _, v in weights)
             # Rounding of at most 30 sums of values of that size.
             assert found[t] == pytest.approx(math.fsum(w * v for w, v in weights) / total, rel=1e-9, abs=1e-12 * size)
-
-
-def predictions_of(labels, preds, ranks=None, scores=None, num_classes=None):
-    size = num_classes or max([*labels, *preds]) + 1
-    return Predictions(
-        videos=[f"{i}.mp4" for i in range(len(labels))],
-        classes=[f"c{i}" for i in range(size)],
-        labels=np.array(labels, dtype=np.int64),
-        preds=np.array(preds, dtype=np.int64),
-        scores=np.array(scores if scores is not None else [0.5] * len(labels), dtype=np.float64),
-        ranks=np.array(ranks if ranks is not None else [0] * len(labels), dtype=np.int64),
-    )
 
 
 @given(st.lists(st.tuples(st.integers(-1, 6), st.integers(0, 6), st.integers(0, 5)), min_size=1, max_size=60))
@@ -81,23 +69,6 @@ def test_confident_mistakes_come_by_score():
     found = predictions_of([0, 1, -1, 1, 0, 1], [0, 0, 1, 0, 1, 0], scores=[0.99, 0.3, 0.98, 0.8, math.nan, 0.8])
     assert analysis.confident_mistakes(found, 10) == [3, 5, 1, 4]
     assert analysis.confident_mistakes(found, 2) == [3, 5]
-
-
-def test_calibration_is_that_of_a_naive_loop():
-    rng = np.random.default_rng(0)
-    labels, preds = rng.integers(-1, 3, 200).tolist(), rng.integers(0, 3, 200).tolist()
-    scores = [*rng.random(195), 0.0, 0.1, 1.0, math.nan, 0.2]
-    found = analysis.calibrate(predictions_of(labels, preds, scores=scores))
-    bins = [[] for _ in range(10)]
-    for label, pred, score in zip(labels, preds, scores, strict=True):
-        if label >= 0 and math.isfinite(score):
-            place = next(b for b in range(10) if score <= (b + 1) / 10)
-            bins[place].append((score, label == pred))
-    assert found.counts.tolist() == [len(b) for b in bins]
-    total = sum(len(b) for b in bins)
-    error = sum(abs(sum(r for _, r in b) - sum(s for s, _ in b)) for b in bins) / total
-    assert found.expected_error == pytest.approx(error, abs=1e-12)
-    assert analysis.calibrate(predictions_of([-1], [0])) is None
 
 
 def test_natural_order():

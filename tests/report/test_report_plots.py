@@ -112,8 +112,8 @@ def test_peaks_of_raw_values_do_not_stretch_the_axis():
 
 
 def test_dots_tell_their_values():
-    curve = Curve("top-1", np.array([10, 20]), np.array([0.25, 0.5]), 3, "dots")
-    hint = ["step 10, epoch 1", "step 20, epoch 2"]
-    chart = line_chart("t", [curve], x=Axis("step"), y=Axis("a", "percent"), hint=hint)
+    hints = ["step 10, epoch 1", "step 20, epoch 2"]
+    curve = Curve("top-1", np.array([10, 20]), np.array([0.25, 0.5]), 3, "dots", hints=hints)
+    chart = line_chart("t", [curve], x=Axis("step"), y=Axis("a", "percent"))
     assert "<title>step 10, epoch 1: top-1 25.0%</title>" in chart
     assert "<title>step 20, epoch 2: top-1 50.0%</title>" in chart

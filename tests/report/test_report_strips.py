@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -18,8 +19,10 @@ from PIL import Image
 from video_gn.__main__ import main
 from video_gn.decoding import open_video
 from video_gn.report import analysis, strips, write_report
-from video_gn.report.reading import read_run, read_views_right
+from video_gn.report.plots import clip_chart
+from video_gn.report.reading import read_run
 from video_gn.report.strips import read_strips
+from video_gn.report.views import read_clips
 
 PICTURE = re.compile(r'<img class="strip" .*? width="(\d+)" height="(\d+)" src="data:image/jpeg;base64,([^"]+)">')
 
@@ -117,21 +120,45 @@ def test_the_hardest_are_those_of_the_lowest_scores(tmp_path):
     assert hardest[0] not in analysis.least_certain(found, 50, without=mistakes)
 
 
-def test_views_right_are_those_of_a_loop_and_come_from_the_same_test(tmp_path):
+def test_clip_scores_are_those_of_a_loop_and_come_from_the_same_test(tmp_path):
     labels, scores = make_test(tmp_path)
     places, path = [3, 0, 29], tmp_path / "test/scores.npz"
-    expected = {p: (sum(view.argmax() == labels[p] for view in scores[p]), 8) for p in places}
-    assert read_views_right(read_run(tmp_path), places) == expected
+
+    def found():
+        run = read_run(tmp_path)
+        return read_clips(run.scores, run.predictions, places, 2)
+
+    clips = found()
+    assert list(clips) == places
+    for place in places:
+        pred = scores[place].astype(np.float64).mean(0).argmax()
+        of_clips = [(scores[place, 2 * clip] + scores[place, 2 * clip + 1]) / 2 for clip in range(4)]
+        assert clips[place].pred == pytest.approx([scores_Y[pred] for scores_Y in of_clips], abs=1e-6)
+        assert clips[place].label == pytest.approx([scores_Y[labels[place]] for scores_Y in of_clips], abs=1e-6)
+        right = sum(view.argmax() == labels[place] for view in scores[place])
+        assert (clips[place].num_right, clips[place].num_views) == (right, 8)
     whole = path.read_bytes()
     for damage in (b"", whole[: len(whole) // 2], b"PK" + whole[500:]):
         path.write_bytes(damage)
-        assert read_views_right(read_run(tmp_path), places) == {}
+        assert found() == {}
     np.savez(path, labels=labels, scores=scores[::-1])
-    assert read_views_right(read_run(tmp_path), places) == {}, "its rows are not those of predictions.csv"
+    assert found() == {}, "its rows are not those of predictions.csv"
+    np.savez(path, labels=labels + 7, scores=scores)
+    assert found() == {}, "its labels are none of its classes"
     np.savez_compressed(path, labels=labels, scores=scores)
-    assert read_views_right(read_run(tmp_path), places) == {}
+    assert found() == {}
     path.unlink()
-    assert read_views_right(read_run(tmp_path), places) == {}
+    assert found() == {}
+
+
+def test_scores_over_clips_are_drawn_where_they_are():
+    """Two clips: 40 px of axis, then clips at a quarter and three quarters of 380 px; 0 is at 51 px, 1 at 5."""
+    chart = clip_chart([0.5, 1.0], [0.25, 0.0])
+    paths = [path.attrib["d"] for path in ElementTree.fromstring(chart).iter("path")]
+    assert paths[2:] == ["M135.0 28.0L325.0 5.0", "M135.0 39.5L325.0 51.0"]
+    assert "Scores of 2 clips: predicted class 50.0% to 100.0%, labelled class 0.0% to 25.0%" in chart
+    assert "labelled" not in clip_chart([0.5, 1.0], [0.5, 1.0]) + clip_chart([0.5, 1.0], [])
+    assert clip_chart([0.5], [0.5]) == ""
 
 
 def test_unlabelled_videos_are_shown_by_how_hard_they_are(tmp_path):

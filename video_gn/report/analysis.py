@@ -1,4 +1,4 @@
-"""Figures of a test's predictions: classes, confusions, mistakes, calibration. Accuracies are fractions.
+"""Figures of a test's predictions: classes, confusions, mistakes. Accuracies are fractions.
 
 Shape letters: V videos, Y classes.
 """
@@ -153,33 +153,3 @@ def least_certain(predictions: Predictions, limit: int, *, without: Sequence[int
     order = np.argsort(predictions.scores, kind="stable")
     found = [int(place) for place in order[: limit + len(without)] if np.isfinite(predictions.scores[place])]
     return [place for place in found if place not in without][:limit]
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """How far scores can be taken as probabilities, by bins of score."""
-
-    counts: np.ndarray  # (bins,) labelled videos
-    scores: np.ndarray  # (bins,) their mean score, NaN in an empty bin
-    accuracies: np.ndarray  # (bins,) their accuracy, NaN in an empty bin
-    expected_error: float  # mean over videos of |accuracy - score| of their bin
-
-
-def calibrate(predictions: Predictions, num_bins: int = 10) -> Calibration | None:
-    """Reliability by bins of equal width; None if no labelled video has a finite score.
-
-    Source: expected calibration error of Guo et al. 2017 (arXiv:1706.04599), Eq. 5.
-    """
-    use = (predictions.labels >= 0) & np.isfinite(predictions.scores)
-    if not use.any():
-        return None
-    scores = predictions.scores[use]
-    correct = predictions.labels[use] == predictions.preds[use]
-    # (0.1, 0.2] and so on; a score of 0 belongs to the first bin.
-    place = np.clip(np.ceil(scores * num_bins) - 1, 0, num_bins - 1).astype(np.int64)
-    counts = np.bincount(place, minlength=num_bins)
-    with np.errstate(invalid="ignore"):
-        mean_score = np.bincount(place, weights=scores, minlength=num_bins) / counts
-        accuracy = np.bincount(place, weights=correct, minlength=num_bins) / counts
-    error = float(np.nansum(np.abs(accuracy - mean_score) * counts) / counts.sum())
-    return Calibration(counts, mean_score, accuracy, error)

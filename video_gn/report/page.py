@@ -1,24 +1,17 @@
-"""Builds the page of a run: gives the template `page.html` the figures, charts and rows to show.
-
-The template escapes every value (jinja2's autoescape) but the charts, which are SVG made here.
-"""
+"""Builds the page of a run: gives the template `page.html` the figures, charts and rows to show."""
 
 from __future__ import annotations
 
 import shlex
 from collections import Counter
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-import video_gn
-from video_gn.report import training
+from video_gn.report import calibration, training
 from video_gn.report.analysis import (
     Predictions,
-    calibrate,
     class_rows,
     confident_mistakes,
     confused_pairs,
@@ -26,10 +19,11 @@ from video_gn.report.analysis import (
     wilson_interval,
 )
 from video_gn.report.matrix import MAX_CLASSES, confusion_matrix
-from video_gn.report.plots import Axis, Curve, line_chart
-from video_gn.report.reading import MISSING, Run, read_views_right
-from video_gn.report.strips import Strip, read_strips
-from video_gn.report.text import file_size, long_text, percent, printable, whole
+from video_gn.report.plots import Axis, Curve, clip_chart, line_chart
+from video_gn.report.reading import MISSING, Run
+from video_gn.report.strips import Strip, read_strips, reason_of_none
+from video_gn.report.text import percent, render, whole
+from video_gn.report.views import read_clips
 from video_gn.run.directory import BEST, CHECKPOINTS, CONFIG, TEST_CONFIG, TEST_METRICS
 from video_gn.run.metrics_file import best_row
 from video_gn.shown import count
@@ -83,28 +77,25 @@ class Tile(NamedTuple):
     hint: str
 
 
-def build_page(run: Run, *, frames: bool = False) -> str:
-    """The page of a run, from what `read_run` gives; `frames` reads those of the videos in it."""
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(
-        loader=loader, autoescape=True, finalize=printable, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.globals.update(count=count, file_size=file_size, long_text=long_text, percent=percent, whole=whole)
-    environment.globals.update(max_class_rows=_MAX_CLASS_ROWS)
+def build_page(run: Run, *, frames: bool = False, validation: Run | None = None) -> str:
+    """The page of a run, from what `read_run` gives; `frames` reads those of the videos in it.
+
+    `validation` is the run whose test was of validation videos, on which a temperature is fitted.
+    """
     predictions, failed = run.predictions, run.failed
     monitor = str(run.setting("checkpoint.monitor") or "val/top1")
     tested = {} if predictions is None or not predictions.num_labelled else _tested(predictions)
     videos = {"hardest": []} if predictions is None else _videos(run, predictions, frames=frames)
     context = {
         "title": run.directory.resolve().name or str(run.directory),
-        "version": video_gn.__version__,
         "run": run,
         "subtitle": _subtitle(run),
         "problems": [note for note in run.notes.values() if note.problem not in ("", MISSING)],
         "num_missing": sum(note.problem == MISSING for note in run.notes.values()),
         **_headline(run),
         "training": training.section(run.rows, monitor) if run.rows else None,
-        "views": _views(run),
+        "views": _views(run, calibration.calibrated(run, validation)),
+        "validation": validation and validation.directory,
         "pairs": None,
         **tested,
         **videos,
@@ -116,7 +107,7 @@ def build_page(run: Run, *, frames: bool = False) -> str:
         "commands": _commands(run),
         "resumes": [name for name in run.configs if name not in (CONFIG, TEST_CONFIG)],
     }
-    return environment.get_template("page.html").render(context)
+    return render("page.html", **context, max_class_rows=_MAX_CLASS_ROWS)
 
 
 def _subtitle(run: Run) -> str:
@@ -226,35 +217,34 @@ def _interval(accuracy: float | None, num_videos: int | None) -> str:
 # ---- the test --------------------------------------------------------------------------------------
 
 
-def _views(run: Run) -> dict[str, Any] | None:
+def _views(run: Run, calibrated: calibration.Calibrated | None) -> dict[str, Any] | None:
     """Accuracy by number of clips and by score; None if the test left neither."""
     curve = run.clip_curve
-    calibration = None if run.predictions is None else calibrate(run.predictions)
     charts = []
     if curve is not None and len(curve.num_clips) > 1:
-        line = Curve("top-1", np.array(curve.num_clips), np.array(curve.top1), 3, "dots")
-        hint = [count(number, "clip") for number in curve.num_clips]
+        hints = [count(number, "clip") for number in curve.num_clips]
+        line = Curve("top-1", np.array(curve.num_clips), np.array(curve.top1), 3, "dots", hints=hints)
         x, y = Axis("clips", whole=True), Axis("top-1 accuracy", "percent")
-        charts.append(line_chart("Top-1 by number of clips averaged", [line], x=x, y=y, hint=hint))
-    if calibration is not None:
-        filled = calibration.counts > 0
-        scores, accuracies = calibration.scores[filled], calibration.accuracies[filled]
-        ends = np.array([0.0, 1.0])
-        ideal = Curve("score = accuracy", ends, ends, 2, "faint", dashed=True, shows_last=False)
-        found = Curve("accuracy", scores, accuracies, 1, "dots", shows_last=False)
-        hint = [count(number, "video") for number in calibration.counts[filled].tolist()]
-        x = Axis("score of the predicted class", "percent", (0.0, 1.0))
-        y = Axis("top-1 accuracy", "percent", (0.0, 1.02))
-        charts.append(line_chart("Accuracy by score", [ideal, found], x=x, y=y, hint=hint))
+        charts.append(line_chart("Top-1 by number of clips averaged", [line], x=x, y=y))
+    plain = calibration.of_predictions(run.predictions) if calibrated is None else calibrated.plain
+    if plain is not None:
+        lines = [calibration.curve(plain, "scores", color=1)]
+        if calibrated is not None:
+            lines.append(calibration.curve(calibrated.scaled, "with a temperature", color=3, dashed=True))
+        charts.append(calibration.chart(lines))
     several = (run.number("num_clips") or 1) * (run.number("num_crops") or 1) > 1
     # Tests of earlier versions left no curve, though they had labels and several views.
     lacks_curve = curve is None and several and run.number("top1") is not None
     if not (charts or curve or lacks_curve):
         return None
-    error = None if calibration is None else calibration.expected_error
     return {
-        "charts": charts, "curve": curve, "several": several, "lacks_curve": lacks_curve, "calibration_error": error,
-    }  # fmt: skip
+        "charts": charts,
+        "curve": curve,
+        "several": several,
+        "lacks_curve": lacks_curve,
+        "error": None if plain is None else plain.expected_error,
+        "calibrated": calibrated,
+    }
 
 
 def _tested(predictions: Predictions) -> dict[str, Any]:
@@ -276,11 +266,12 @@ def _videos(run: Run, predictions: Predictions, *, frames: bool) -> dict[str, An
     strips: dict[str, Strip] = {}
     if frames:
         strips = read_strips([predictions.videos[place] for place in mistakes + hardest])
-    views = read_views_right(run, mistakes + hardest)
+    num_crops = int(run.number("num_crops") or 1)
+    clips = read_clips(run.scores, predictions, mistakes + hardest, max(1, num_crops))
 
     def row(place: int) -> dict[str, Any]:
         video, label = predictions.videos[place], int(predictions.labels[place])
-        right, num_views = views.get(place, (0, 0))
+        found = clips.get(place)
         return {
             "video": video,
             "strip": strips.get(video),
@@ -288,15 +279,14 @@ def _videos(run: Run, predictions: Predictions, *, frames: bool) -> dict[str, An
             "pred": predictions.classes[predictions.preds[place]],
             "score": float(predictions.scores[place]),
             "rank": int(predictions.ranks[place]),
-            "views": f"{right or 'none'} of {num_views}" if num_views else "",
+            "views": f"{found.num_right or 'none'} of {found.num_views}" if found and found.label else "",
+            "clips": clip_chart(found.pred, found.label) if found else "",
         }
 
-    problems = [f"{video}: {strip.problem}" for video, strip in strips.items()]
-    without = problems and not any(strip.uri for strip in strips.values())
     return {
         "mistakes": list(map(row, mistakes)),
         "hardest": list(map(row, hardest)),
-        "no_strips": problems[0] if without else "",
+        "no_strips": reason_of_none(strips),
     }
 
 

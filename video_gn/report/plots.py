@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from markupsafe import Markup
@@ -31,11 +31,17 @@ class Curve:
     label: str  # text of the legend
     x: np.ndarray  # (n,), rising
     y: np.ndarray  # (n,); values that are not finite leave a gap
-    color: int  # 1 to 4
+    color: int  # 1 to 4, or 0 for that of notes
     # "line"; "faint", a thin line of raw values; "dots", a line with a dot for each point, whose tip gives its values
     style: Literal["line", "faint", "dots"] = "line"
     dashed: bool = False  # whether the line is dashed, so that curves differ in more than colour
     shows_last: bool = True  # whether the legend gives the last value
+    hints: Sequence[str] = ()  # the beginning of each dot's tip; without them, tips begin with the value of x
+
+
+def line_of(place: int) -> dict[str, Any]:
+    """Colour of the line of so many-th of several runs, and whether it is dashed, as arguments of a `Curve`."""
+    return {"color": 1 + place % 4, "dashed": place >= 4}
 
 
 @dataclass(frozen=True)
@@ -181,13 +187,11 @@ def line_chart(
     *,
     x: Axis,
     y: Axis,
-    hint: Sequence[str] = (),
     size: Literal["half", "full"] = "half",
 ) -> Markup:
     """A figure with a title, a legend and a chart, of half of the page's width or the full width.
 
-    A curve without a finite value is named in the legend but not drawn. `hint` has the beginning of each dot's tip, by
-    the points' places; without it, tips begin with the value of x.
+    A curve without a finite value is named in the legend but not drawn.
     """
     curves = [replace(c, y=np.where(np.abs(c.y) < _MAX_SIZE, c.y, np.nan)) for c in curves]
     drawn = [curve for curve in curves if len(_visible(y, curve))]
@@ -203,7 +207,7 @@ def line_chart(
     images = ""
     for kind, width in _WIDTHS[size].items():
         scale_x = _Scale(x, np.concatenate([c.x for c in drawn]).astype(np.float64), (_LEFT, width - _RIGHT))
-        body = "".join([_frame(scale_x, scale_y), *(_curve(c, scale_x, scale_y, hint) for c in drawn)])
+        body = "".join([_frame(scale_x, scale_y), *(_curve(c, scale_x, scale_y) for c in drawn)])
         extent = f'class="{kind}" viewBox="0 0 {width} {_HEIGHT}"'
         images += f'<svg {extent} role="img" aria-label="{esc(spoken)}">{body}</svg>'
     return Markup(f"{head}{images}{_cut_off(drawn, y, limits[1])}</figure>")
@@ -258,7 +262,7 @@ def _frame(scale_x: _Scale, scale_y: _Scale) -> str:
     return "".join(parts)
 
 
-def _curve(curve: Curve, scale_x: _Scale, scale_y: _Scale, hint: Sequence[str]) -> str:
+def _curve(curve: Curve, scale_x: _Scale, scale_y: _Scale) -> str:
     x, y = thin(curve.x, curve.y)
     dash = ' stroke-dasharray="5 3"' if curve.dashed else ""
     path = _path(scale_x(x.astype(np.float64)), scale_y(y))
@@ -275,10 +279,37 @@ def _curve(curve: Curve, scale_x: _Scale, scale_y: _Scale, hint: Sequence[str]) 
         px, py = float(scale_x(curve.x[place : place + 1])[0]), float(scale_y(curve.y[place : place + 1])[0])
         if not math.isfinite(py):
             continue
-        hinted = curve.style == "dots" and place < len(hint)
-        start = hint[place] if hinted else f"{scale_x.axis.label} {curve.x[place]:g}"
+        start = curve.hints[place] if curve.hints else f"{scale_x.axis.label} {curve.x[place]:g}"
         tip = f"{start}: {curve.label} {_text(float(curve.y[place]), scale_y.axis)}"
         parts.append(
             f'<circle class="c{curve.color}" cx="{px:.1f}" cy="{py:.1f}" r="3"><title>{esc(tip)}</title></circle>'
         )
     return "".join(parts)
+
+
+# px of the chart of one video, as wide as its frames, and of the room for the numbers of its axis.
+_CLIPS_WIDTH, _CLIPS_HEIGHT, _CLIPS_LEFT = 420, 56, 40
+
+
+def clip_chart(pred: Sequence[float], label: Sequence[float]) -> Markup:
+    """A small chart of one video's scores, from 0 to 1, clip by clip: of the predicted and of the labelled class.
+
+    Nothing for a single clip, and one line if the label was predicted, or there is none (`label` is then empty).
+    """
+    if len(pred) < 2:
+        return Markup("")
+    curves = [("predicted", pred)] if label in ([], pred) else [("predicted", pred), ("labelled", label)]
+    top, bottom, parts = 5.0, _CLIPS_HEIGHT - 5.0, []
+    for text, height in (("100%", top), ("0%", bottom)):
+        parts.append(f'<path class="grid" d="M{_CLIPS_LEFT} {height}H{_CLIPS_WIDTH}"/>')
+        parts.append(f'<text x="{_CLIPS_LEFT - 5}" y="{height + 3.5}" text-anchor="end">{text}</text>')
+    # The middles of equal parts, as are the frames above.
+    x = _CLIPS_LEFT + (np.arange(len(pred)) + 0.5) / len(pred) * (_CLIPS_WIDTH - _CLIPS_LEFT)
+    for name, values in curves:
+        dash = ' stroke-dasharray="5 3"' if name == "labelled" else ""
+        y = bottom + np.clip(values, 0, 1) * (top - bottom)
+        parts.append(f'<g class="line {name}"><path d="{_path(x, y)}"{dash}/></g>')
+    spoken = ", ".join(f"{name} class {percent(min(v))} to {percent(max(v))}" for name, v in curves)
+    extent = f'viewBox="0 0 {_CLIPS_WIDTH} {_CLIPS_HEIGHT}" width="{_CLIPS_WIDTH}" height="{_CLIPS_HEIGHT}"'
+    title = f"<title>{esc(f'Scores of {len(pred)} clips: {spoken}')}</title>"
+    return Markup(f'<svg class="clips" role="img" {extent}>{title}{"".join(parts)}</svg>')

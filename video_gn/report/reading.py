@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
-import struct
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 from video_gn.damage import DAMAGE, MAX_BYTES, MAX_SETTINGS_BYTES, check_file, in_words, read_object, read_settings
 from video_gn.errors import RunError
 from video_gn.report.analysis import Predictions, natural_order
+from video_gn.report.views import ViewScores, open_scores
 from video_gn.run.directory import (
     CONFIG,
     METRICS,
@@ -86,17 +85,18 @@ class Run:
     later: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     test: Mapping[str, Any] = field(default_factory=dict)  # contents of test/metrics.json
     predictions: Predictions | None = None  # contents of test/predictions.csv
+    scores: ViewScores | None = None  # where the scores of test/scores.npz lie
 
     def setting(self, key: str) -> Any:
         """A config's value by its dotted key; None if it is not there."""
         return _value(self.config, key)
 
     def shown_setting(self, key: str) -> str | None:
-        """A setting as text, with what it was later if that is something else; None if it is not there."""
+        """A setting as text, with what it was later if that is something else; None if it was never there."""
         value = self.setting(key)
         later = {when: _value(config, key) for when, config in self.later.items()}
         others = "".join(f"; {when} {other}" for when, other in later.items() if other is not None and other != value)
-        return None if value is None else f"{value}{others}"
+        return f"{'' if value is None else value}{others}".removeprefix("; ") or None
 
     def number(self, key: str) -> float | None:
         """A finite number of test/metrics.json; None if there is none."""
@@ -171,7 +171,7 @@ def read_run(directory: Path) -> Run:
     run.rows.sort(key=lambda row: row["step"])
     run.test = _read(run, TEST_METRICS, read_object, {})
     run.predictions = _read(run, TEST_PREDICTIONS, read_predictions, None)
-    _read(run, TEST_SCORES, _open_scores, None, max_bytes=2**63)
+    run.scores = _read(run, TEST_SCORES, open_scores, None, max_bytes=2**63)
     order = {name: place for place, name in enumerate(FILES)}
     run.notes = dict(sorted(run.notes.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
     return run
@@ -260,46 +260,3 @@ def rank_in_top5(label: str, pred: str, top5: str) -> int:
         return 1
     found = f"|{top5}|".find(f"|{label}|")
     return 0 if found < 0 else min(5, 1 + top5[:found].count("|"))
-
-
-def read_views_right(run: Run, places: Sequence[int]) -> dict[int, tuple[int, int]]:
-    """Views whose best class is the label, and all views, of labelled videos by their places in predictions.csv.
-
-    Only these videos are read of test/scores.npz. Empty if it is missing, damaged or of another test.
-    """
-    predictions, found = run.predictions, {}
-    if run.notes[TEST_SCORES].problem:
-        return {}
-    try:
-        labels, scores_VKY = _open_scores(run.directory / TEST_SCORES)
-        for place in places:
-            scores_KY = np.asarray(scores_VKY[place], dtype=np.float64)
-            if predictions is None or abs(scores_KY.mean(0).max() - predictions.scores[place]) > 1e-3:
-                return {}
-            if labels[place] >= 0:
-                found[place] = int((scores_KY.argmax(1) == labels[place]).sum()), len(scores_KY)
-    except DAMAGE:
-        return {}
-    return found
-
-
-def _open_scores(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (V,) and scores (V, K, Y) of a scores.npz; the scores are mapped, not read."""
-    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-        info = archive.getinfo("scores.npy")
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-            raise ValueError("its arrays must be stored uncompressed")
-        with archive.open("labels.npy") as entry:
-            labels = np.lib.format.read_array(entry, allow_pickle=False)
-        # The entry's data follow its own header, whose last two numbers are the lengths of the name and of the rest.
-        file.seek(info.header_offset + 26)
-        file.seek(sum(struct.unpack("<HH", file.read(4))), 1)
-        is_v1 = np.lib.format.read_magic(file) == (1, 0)
-        read_header = np.lib.format.read_array_header_1_0 if is_v1 else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read_header(file)
-        is_whole = file.tell() + math.prod(shape) * dtype.itemsize <= path.stat().st_size
-        if labels.dtype.kind != "i" or dtype.kind != "f" or len(shape) != 3 or 0 in shape or not is_whole:
-            raise ValueError(f"scores must be numbers (videos, views, classes) that it holds, got {dtype} {shape}")
-        if labels.shape != shape[:1]:
-            raise ValueError(f"it must have {shape[0]} labels, got {labels.shape}")
-        return labels, np.memmap(path, dtype=dtype, mode="r", offset=file.tell(), shape=shape)

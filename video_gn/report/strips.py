@@ -6,7 +6,7 @@ import base64
 import io
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -55,6 +55,12 @@ def read_strips(paths: Sequence[str]) -> dict[str, Strip]:
     except RunError as error:  # processes cannot be started: the page goes without
         found.update({path: Strip(problem=str(error)) for path in there if not found[path].uri})
     return found
+
+
+def reason_of_none(strips: Mapping[str, Strip]) -> str:
+    """Why no video has a strip, by its first one; "" if any has, or none was asked for."""
+    problems = [f"{video}: {strip.problem}" for video, strip in strips.items()]
+    return problems[0] if problems and not any(strip.uri for strip in strips.values()) else ""
 
 
 def read_strip(path: str, beat: Callable[[], None]) -> Strip:

@@ -1,14 +1,17 @@
-"""Text of the page: escaping, numbers in words, the width of labels."""
+"""Text of the pages: templates, escaping, numbers in words, the width of labels."""
 
 from __future__ import annotations
 
 import math
 import unicodedata
+from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from video_gn.shown import shown_text
+import video_gn
+from video_gn.shown import count, shown_text
 
 # Names and reasons are shorter; a config is some 5,000 characters. More would make a page that no browser opens.
 _MAX_CHARACTERS, _MAX_LONG_CHARACTERS = 1000, 100_000
@@ -69,3 +72,16 @@ def shorten(text: str, width_px: float, font_px: float) -> str:
     while text and text_width_px(text + "…", font_px) > width_px:
         text = text[:-1]
     return text + "…"
+
+
+def render(template: str, **context: Any) -> str:
+    """A page from a template, which escapes every value (jinja2's autoescape) but Markup: our own SVG."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        finalize=printable,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    environment.globals.update(count=count, file_size=file_size, long_text=long_text, percent=percent, whole=whole)
+    return environment.get_template(template).render(version=video_gn.__version__, **context)

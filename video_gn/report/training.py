@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from video_gn.report.analysis import smooth
-from video_gn.report.plots import Axis, Curve, line_chart
+from video_gn.report.plots import Axis, Curve, line_chart, line_of
 from video_gn.run.metrics_file import best_row
 
 # A learning rate that spans more than this is drawn on a logarithmic axis.
@@ -72,9 +72,9 @@ def _loss(rows: Rows) -> Markup | None:
         curves.append(Curve("train, each logged step", train.steps, train.values, 1, "faint", shows_last=False))
         curves.append(Curve("train, smoothed", train.steps, smoothed, 1))
     if len(val.steps):
-        curves.append(Curve("validation", val.steps, val.values, 2, "dots", dashed=True))
+        curves.append(Curve("validation", val.steps, val.values, 2, "dots", dashed=True, hints=val.hints()))
     y = Axis("cross-entropy, nats")
-    return line_chart("Loss", curves, x=_STEPS, y=y, hint=val.hints(), size="full") if curves else None
+    return line_chart("Loss", curves, x=_STEPS, y=y, size="full") if curves else None
 
 
 def _accuracy(rows: Rows) -> Markup | None:
@@ -85,9 +85,10 @@ def _accuracy(rows: Rows) -> Markup | None:
     for name, label, color in (("val/top1", "top-1", 3), ("val/top5", "top-5", 4)):
         found = column([{name: np.nan, **row} for row in rows], name)
         if np.isfinite(found.values).any():
-            curves.append(Curve(label, found.steps, found.values, color, "dots", dashed=color == 4))
+            dashed, hints = color == 4, found.hints()
+            curves.append(Curve(label, found.steps, found.values, color, "dots", dashed=dashed, hints=hints))
     y = Axis("accuracy", "percent")
-    return line_chart("Validation accuracy", curves, x=_STEPS, y=y, hint=column(rows, "step").hints())
+    return line_chart("Validation accuracy", curves, x=_STEPS, y=y)
 
 
 def _learning_rate(rows: Rows) -> Markup | None:
@@ -98,3 +99,25 @@ def _learning_rate(rows: Rows) -> Markup | None:
     spans = len(positive) == len(values) and positive.max() > _LOG_FROM * positive.min()
     y = Axis("learning rate", "log") if spans else Axis("learning rate")
     return line_chart("Learning rate", [Curve("lr", steps, values, 1)], x=_STEPS, y=y)
+
+
+def together(names: Sequence[str], runs: Sequence[Rows]) -> list[Markup]:
+    """Charts of several runs' losses and validation accuracies, a line for each run."""
+    figures = (
+        ("Training loss", "train/loss", Axis("cross-entropy, nats")),
+        ("Validation loss", "val/loss", Axis("cross-entropy, nats")),
+        ("Validation top-1", "val/top1", Axis("accuracy", "percent")),
+    )
+    charts = []
+    for title, key, y in figures:
+        curves = []
+        for place, (name, rows) in enumerate(zip(names, runs, strict=True)):
+            found = column(rows, key)
+            if key == "train/loss" and len(found.steps):
+                smoothed = smooth(found.values, smoothing_window(len(found.steps)))
+                curves.append(Curve(name, found.steps, smoothed, **line_of(place)))
+            elif len(found.steps):
+                curves.append(Curve(name, *found[:2], style="dots", hints=found.hints(), **line_of(place)))
+        if curves:
+            charts.append(line_chart(title, curves, x=_STEPS, y=y))
+    return charts

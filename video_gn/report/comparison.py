@@ -1,0 +1,202 @@
+"""Builds the page of several runs side by side, each against the first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from video_gn.errors import RunError
+from video_gn.report import calibration, training
+from video_gn.report.analysis import Predictions, class_rows, wilson_interval
+from video_gn.report.paired import Pairs, check_classes, difference_interval, holm, mcnemar, pair
+from video_gn.report.plots import line_of
+from video_gn.report.reading import MISSING, Run
+from video_gn.report.strips import Strip, read_strips, reason_of_none
+from video_gn.report.text import render
+from video_gn.run.directory import TEST_PREDICTIONS
+from video_gn.shown import count
+
+MAX_RUNS = 8  # lines that four colours and dashes tell apart
+_NUM_CHANGED = 6
+_MAX_HEAD = 20  # letters of a name as the head of a column
+_MAX_NAMED = 200
+_MAX_SETTINGS = 300
+
+
+def build_comparison(runs: Sequence[Run], *, frames: bool = False) -> str:
+    """The page of two to `MAX_RUNS` runs; `frames` reads those of videos that one run has right and another wrong.
+
+    Raises:
+        RunError: if they are too many, one is given twice or has no predictions, or videos, labels or classes differ.
+    """
+    names = _names(runs)
+    calibrated = [calibration.calibrated(run, None) for run in runs]
+    pairs = [_pair(runs[0], run, (names[0], name)) for run, name in zip(runs[1:], names[1:], strict=True)]
+    adjusted = holm([mcnemar(*found.counts[1:3]) for found in pairs])
+    changed = [_changed_places(runs[0], run, found) for run, found in zip(runs[1:], pairs, strict=True)]
+    strips: dict[str, Strip] = {}
+    if frames:
+        videos = _predictions(runs[0]).videos
+        strips = read_strips([videos[first] for two in changed for places in two for first, _ in places])
+    comparisons = [
+        {
+            "name": name,
+            "heads": [names[0], name] if max(len(names[0]), len(name)) <= _MAX_HEAD else ["the first", "this run"],
+            "pairs": found,
+            "p": mcnemar(*found.counts[1:3]),
+            "adjusted": p,
+            "interval": difference_interval(*found.counts),
+            "changed": [[_changed_row(runs[0], run, places, strips) for places in group] for group in two],
+        }
+        for name, run, found, p, two in zip(names[1:], runs[1:], pairs, adjusted, changed, strict=True)
+    ]
+    settings = list(_different_settings(runs))
+    return render(
+        "compare.html",
+        title=" · ".join(names),
+        names=names,
+        directories=[run.directory for run in runs],
+        rows=[_row(run, name, found) for run, name, found in zip(runs, names, calibrated, strict=True)],
+        comparisons=comparisons,
+        no_strips=reason_of_none(strips),
+        charts=training.together(names, [run.rows for run in runs]),
+        reliability=_reliability(runs, names),
+        batches=_batches(runs, names),
+        settings=settings[:_MAX_SETTINGS],
+        num_more_settings=max(0, len(settings) - _MAX_SETTINGS),
+        problems=[
+            (name, note) for name, run in zip(names, runs, strict=True)
+            for note in run.notes.values() if note.problem not in ("", MISSING)
+        ],
+        max_named=_MAX_NAMED,
+    )  # fmt: skip
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """Names of the runs' directories, or their paths if two have the same name."""
+    if len(runs) > MAX_RUNS:
+        raise RunError(f"runs of a page must be at most {MAX_RUNS}, got {len(runs)}. Make several pages.")
+    resolved = [run.directory.resolve() for run in runs]
+    for place, path in enumerate(resolved):
+        if path in resolved[:place]:
+            raise RunError(f"runs must be different directories, got {str(runs[place].directory)!r} twice.")
+    names = [path.name for path in resolved]
+    return names if len(set(names)) == len(names) else [str(run.directory) for run in runs]
+
+
+def _predictions(run: Run) -> Predictions:
+    """A run's predictions.
+
+    Raises:
+        RunError: if it has none.
+    """
+    if run.predictions is not None and run.predictions.videos:
+        return run.predictions
+    problem = run.notes[TEST_PREDICTIONS].problem or "holds no video"
+    raise RunError(
+        f"runs to compare must each have a test, got {str(run.directory)!r}, whose {TEST_PREDICTIONS} "
+        f"{'is missing' if problem == MISSING else problem}. Test it: `video-gn test --run_dir {run.directory}`."
+    )
+
+
+def _num_classes(run: Run) -> int | None:
+    size = run.scores.shape[2] if run.scores is not None else run.setting("model.net.init_args.num_classes")
+    return size if isinstance(size, int) else None
+
+
+def _pair(first: Run, other: Run, names: tuple[str, str]) -> Pairs:
+    one, two = _predictions(first), _predictions(other)
+    check_classes(one, two, (_num_classes(first), _num_classes(other)), names)
+    return pair(one, two, names)
+
+
+def _row(run: Run, name: str, calibrated: calibration.Calibrated | None) -> dict[str, Any]:
+    """A run's own test: figures of all its labelled videos, whether or not the other runs tested them."""
+    predictions = _predictions(run)
+    num_videos = predictions.num_labelled
+    num_top5 = int((predictions.ranks > 0).sum()) if (_num_classes(run) or len(predictions.classes)) >= 5 else None
+    accuracies = [row.accuracy for row in class_rows(predictions) if row.num_videos]
+    plain = calibration.of_predictions(predictions)
+    return {
+        "name": name,
+        "num_videos": num_videos,
+        "num_failed": run.number("num_failed"),
+        "accuracies": [
+            None if right is None else (right / num_videos, wilson_interval(right, num_videos))
+            for right in (predictions.num_correct, num_top5)
+        ],
+        "mean_class": math.fsum(accuracies) / len(accuracies),
+        "views": [run.number("num_clips"), run.number("num_crops")],
+        "error": None if plain is None else plain.expected_error,
+        "calibrated": calibrated,
+    }
+
+
+def _changed_places(first: Run, other: Run, pairs: Pairs) -> list[list[tuple[int, int]]]:
+    """Places in both tests of the videos that the other run alone has right, and of those that it alone has wrong.
+
+    Those first of whose predictions both runs were surest.
+    """
+    sure = _predictions(first).scores[pairs.first] + _predictions(other).scores[pairs.other]
+    found = []
+    for which in (~pairs.first_right & pairs.other_right, pairs.first_right & ~pairs.other_right):
+        places = np.flatnonzero(which)
+        places = places[np.argsort(-sure[places], kind="stable")][:_NUM_CHANGED]
+        found.append(list(zip(pairs.first[places].tolist(), pairs.other[places].tolist(), strict=True)))
+    return found
+
+
+def _changed_row(first: Run, other: Run, places: tuple[int, int], strips: Mapping[str, Strip]) -> dict[str, Any]:
+    one, two = _predictions(first), _predictions(other)
+    video = one.videos[places[0]]
+    said = [(p.classes[p.preds[i]], float(p.scores[i])) for p, i in zip((one, two), places, strict=True)]
+    return {"video": video, "strip": strips.get(video), "label": one.classes[one.labels[places[0]]], "said": said}
+
+
+def _reliability(runs: Sequence[Run], names: Sequence[str]) -> Markup:
+    found = [calibration.of_predictions(run.predictions) for run in runs]
+    return calibration.chart(
+        [
+            calibration.curve(of_run, name, **line_of(place))
+            for place, (of_run, name) in enumerate(zip(found, names, strict=True))
+            if of_run is not None
+        ]
+    )
+
+
+def _batches(runs: Sequence[Run], names: Sequence[str]) -> str:
+    """Of how many clips a step is in each run, if that differs; "" if it does not."""
+    keys = ("data.batch_size", "trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches")
+    sizes = [tuple(run.setting(key) for key in keys) for run in runs]
+    if len(set(map(str, sizes))) == 1 or any(size[0] is None for size in sizes):
+        return ""
+    parts = [f"{name} takes {count(size[0], 'clip')}" for name, size in zip(names, sizes, strict=True)
+             if isinstance(size[0], int)]  # fmt: skip
+    return ", ".join(parts)
+
+
+def _different_settings(runs: Sequence[Run]) -> Iterator[tuple[str, list[str | None]]]:
+    """(key, its value in each run) of the settings that differ, but for the runs' own directories."""
+    configs = [config for run in runs for config in (run.config, *run.later.values())]
+    for key in sorted({key for config in configs for key in _keys(config)} - {"run_dir", "config"}):
+        shown = []
+        for run in runs:
+            value, directory = run.shown_setting(key), run.setting("run_dir")
+            if value is not None and isinstance(directory, str) and directory:
+                value = value.replace(directory, "RUN_DIR")
+            shown.append(value)
+        if len(set(shown)) > 1:
+            yield key, shown
+
+
+def _keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Dotted keys of a config's values."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _keys(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
