@@ -105,7 +105,7 @@ class Calibrated:
     def temperature(self) -> str:
         """The temperature, or the range of those of all folds."""
         low, high = min(self.temperatures), max(self.temperatures)
-        at_limit = " (the limit: scores tell nothing of it)" if low <= LIMITS[0] or high >= LIMITS[1] else ""
+        at_limit = " (a limit of the search)" if low <= LIMITS[0] or high >= LIMITS[1] else ""
         return (f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}") + at_limit
 
 

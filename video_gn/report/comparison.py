@@ -14,10 +14,10 @@ from video_gn.report import calibration, training
 from video_gn.report.analysis import Predictions, class_rows, wilson_interval
 from video_gn.report.paired import Pairs, check_classes, difference_interval, holm, mcnemar, pair
 from video_gn.report.plots import line_of
-from video_gn.report.reading import MISSING, Run
+from video_gn.report.reading import AFTER_RESUME, IN_TEST, MISSING, Run, value_of
 from video_gn.report.strips import Strip, read_strips, reason_of_none
 from video_gn.report.text import render
-from video_gn.run.directory import TEST_PREDICTIONS
+from video_gn.run.directory import CONFIG, TEST_PREDICTIONS
 from video_gn.shown import count
 
 MAX_RUNS = 8  # lines that four colours and dashes tell apart
@@ -180,17 +180,24 @@ def _batches(runs: Sequence[Run], names: Sequence[str]) -> str:
 
 
 def _different_settings(runs: Sequence[Run]) -> Iterator[tuple[str, list[str | None]]]:
-    """(key, its value in each run) of the settings that differ, but for the runs' own directories."""
+    """(key, its value in each run) of the settings in which trainings or tests differ, but for their directories."""
     configs = [config for run in runs for config in (run.config, *run.later.values())]
     for key in sorted({key for config in configs for key in _keys(config)} - {"run_dir", "config"}):
-        shown = []
-        for run in runs:
-            value, directory = run.shown_setting(key), run.setting("run_dir")
-            if value is not None and isinstance(directory, str) and directory:
-                value = value.replace(directory, "RUN_DIR")
-            shown.append(value)
-        if len(set(shown)) > 1:
-            yield key, shown
+        trained = [(run, run.later.get(AFTER_RESUME) or run.config) for run in runs if CONFIG in run.configs]
+        tested = [(run, run.later.get(IN_TEST) or run.config) for run in runs]
+        for stage in (trained, tested):
+            values = [value_of(config, key) for _, config in stage]
+            texts = [_without_directory(run, value) for (run, _), value in zip(stage, values, strict=True)]
+            if any(value != values[0] for value in values) and len(set(texts)) > 1:
+                yield key, [_without_directory(run, run.shown_setting(key)) for run in runs]
+                break
+
+
+def _without_directory(run: Run, value: Any) -> str | None:
+    """A setting as text, with the run's directory as RUN_DIR: it is another in each run."""
+    directory = run.setting("run_dir")
+    has_one = isinstance(directory, str) and directory
+    return None if value is None else str(value).replace(directory, "RUN_DIR") if has_one else str(value)
 
 
 def _keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

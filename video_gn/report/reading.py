@@ -41,6 +41,7 @@ FILES: Mapping[str, str] = {
     TEST_SCORES: "scores of each view, written by video-gn test",
 }
 MISSING = "missing"
+AFTER_RESUME, IN_TEST = "after the last resume", "in the test"
 _PREDICTION_COLUMNS = ("video", "label", "pred", "score", "top5")
 # More resumes than anyone looks through; the newest are shown.
 _MAX_RESUMES = 50
@@ -88,13 +89,13 @@ class Run:
     scores: ViewScores | None = None  # where the scores of test/scores.npz lie
 
     def setting(self, key: str) -> Any:
-        """A config's value by its dotted key; None if it is not there."""
-        return _value(self.config, key)
+        """As `value_of`, of its config."""
+        return value_of(self.config, key)
 
     def shown_setting(self, key: str) -> str | None:
         """A setting as text, with what it was later if that is something else; None if it was never there."""
         value = self.setting(key)
-        later = {when: _value(config, key) for when, config in self.later.items()}
+        later = {when: value_of(config, key) for when, config in self.later.items()}
         others = "".join(f"; {when} {other}" for when, other in later.items() if other is not None and other != value)
         return f"{'' if value is None else value}{others}".removeprefix("; ") or None
 
@@ -128,7 +129,8 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _value(config: Mapping[str, Any], key: str) -> Any:
+def value_of(config: Mapping[str, Any], key: str) -> Any:
+    """A config's value by its dotted key; None if it is not there."""
     value: Any = config
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
@@ -159,7 +161,7 @@ def read_run(directory: Path) -> Run:
         if not run.notes[name].problem and not run.config:
             run.config = _read(run, name, read_settings, {})
     resumes = [name for name in run.configs if name not in (CONFIG, TEST_CONFIG)]
-    for when, names in (("after the last resume", resumes[-1:]), ("in the test", [TEST_CONFIG])):
+    for when, names in ((AFTER_RESUME, resumes[-1:]), (IN_TEST, [TEST_CONFIG])):
         for name in names:
             run.later[when] = _read(run, name, read_settings, {})
     no_rows: tuple[list[dict[str, Any]], str] = [], ""
