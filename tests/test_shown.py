@@ -8,13 +8,13 @@ import re
 import warnings
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
+import torch
 
 from video_gn import __main__
 from video_gn.commands import _terminal, infer
 from video_gn.errors import ConfigError
-from video_gn.evaluation.accuracy import VideoScores
+from video_gn.evaluation.accuracy import MultiViewAccuracy
 from video_gn.evaluation.results import write_predictions, write_results
 from video_gn.labelling.running import Tally
 from video_gn.prepare.prepare_summary import PrepareSummary
@@ -111,9 +111,9 @@ def test_tables_for_people_are_quoted_and_read_back(tmp_path):
     names = list(dict.fromkeys(NAMES))
     records = [SimpleNamespace(path=name) for name in names]
     count = len(names)
-    scores = np.full((count, count), 0.1 / count)
-    scores[np.arange(count), np.arange(count)] += 0.9
-    rows = VideoScores(np.arange(count), scores, np.arange(count), np.full(count, 3))
+    metric, ids = MultiViewAccuracy(count), torch.arange(count)
+    metric.update(ids, torch.full((count, count), 0.1 / count) + 0.9 * torch.eye(count), ids, 1)
+    rows = metric.rows()
     classes = [name or "none" for name in names]
     write_predictions(tmp_path / "predictions.csv", rows, SimpleNamespace(records=records), classes)
     found = read_predictions(tmp_path / "predictions.csv")

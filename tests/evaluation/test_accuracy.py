@@ -88,13 +88,11 @@ def test_by_hand():
     assert rows.video_ids.tolist() == [2, 4, 7, 9]
     assert rows.labels.tolist() == [1, 0, -1, 2]
     assert rows.num_views.tolist() == [2, 2, 2, 2]
-    assert rows.scores.tolist() == [[0.5, 0.375, 0.125], [0.75, 0.125, 0.125], [1.0, 0.0, 0.0], [0.125, 0.125, 0.75]]
-    assert [a.dtype for a in (rows.video_ids, rows.scores, rows.labels, rows.num_views)] == [
-        np.int64,
-        np.float64,
-        np.int64,
-        np.int64,
-    ]
+    assert rows.best.tolist() == [[0, 1, 2], [0, 1, 2], [0, 1, 2], [2, 0, 1]]
+    assert rows.best_scores.tolist() == [0.5, 0.75, 1.0, 0.75]
+    assert rows.label_scores.tolist() == [0.375, 0.75, 0.0, 0.75]
+    assert rows.label_places.tolist() == [1, 0, 0, 0]
+    assert all(a.dtype == (np.float64 if n.endswith("_scores") else np.int64) for n, a in vars(rows).items())
 
 
 @pytest.mark.parametrize("num_classes", [2, 4, 5, 7])
@@ -142,7 +140,7 @@ def test_no_videos_and_no_labels():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert metric.compute() == {**nothing, "num_videos": 0, "num_labelled": 0}
-    assert metric.rows().scores.shape == (0, Y)
+    assert metric.rows().best.shape == (0, min(5, Y))
     metric.update(ids(), torch.zeros((0, Y)), ids(), 10)
     metric.update(ids(3, 1), one_hot(2, 2), ids(-1, -1), 1)
     assert metric.compute() == {**nothing, "num_videos": 2, "num_labelled": 0}
@@ -162,16 +160,27 @@ def test_any_order_of_updates_gives_the_same_bits():
 
 
 def rows_equal(a, b) -> bool:
-    return all(np.array_equal(getattr(a, n), getattr(b, n)) for n in ("video_ids", "scores", "labels", "num_views"))
+    return vars(a).keys() == vars(b).keys() and all(np.array_equal(v, getattr(b, n)) for n, v in vars(a).items())
 
 
-def test_a_large_set_keeps_float32_sums_exactly():
-    videos = make_videos(50)
-    metric = MultiViewAccuracy(Y)
+@pytest.mark.parametrize("num_classes", [1, 3, 400])
+def test_rows_are_those_of_float64_scores(num_classes):
+    videos = make_videos(50, num_classes=num_classes)
+    metric = MultiViewAccuracy(num_classes)
     feed(metric, videos, [slice(None)])
-    order = np.argsort(videos[0].numpy())
-    expected = videos[1].numpy()[order].astype(np.float64) / videos[3].numpy()[order, None]
-    assert np.array_equal(metric.rows().scores, expected)
+    ids_V, sums_VY, labels_V, views_V = (t.numpy()[np.argsort(videos[0].numpy())] for t in videos)
+    scores_VY = sums_VY.astype(np.float64) / views_V[:, None]
+    rows = metric.rows()
+    assert np.array_equal(rows.video_ids, ids_V) and np.array_equal(rows.labels, labels_V)
+    assert np.array_equal(rows.best, np.argsort(-scores_VY, axis=1, kind="stable")[:, :5])
+    assert np.array_equal(rows.best_scores, scores_VY.max(1))
+    own_V = scores_VY[np.arange(50), labels_V]
+    assert np.array_equal(rows.label_scores, np.where(labels_V < 0, 0, own_V))
+    higher_V = [sum(score >= own for score in row) - 1 for row, own in zip(scores_VY, own_V, strict=True)]
+    assert rows.label_places[labels_V >= 0].tolist() == [
+        n for n, label in zip(higher_V, labels_V, strict=True) if label >= 0
+    ]
+    assert metric.best[0].untyped_storage().nbytes() == 50 * min(5, num_classes) * 8
 
 
 # ---- life of a metric --------------------------------------------------------------------------
@@ -210,7 +219,7 @@ def test_keeps_no_graph_and_no_alias_of_a_requires_grad_tensor():
     scores = one_hot(1, 2).requires_grad_()
     metric = MultiViewAccuracy(Y)
     metric.update(ids(0, 1), scores, ids(1, 1), 1)
-    assert not metric.score_sums[0].requires_grad
+    assert not metric.best_scores[0].requires_grad
     assert metric.compute()["top1"] == 0.5
 
 
@@ -221,7 +230,7 @@ def test_on_a_device():
     feed(here, videos, [slice(None)])
     feed(there, videos, [slice(0, 30)])
     there.to("cuda")
-    assert there.score_sums[0].device.type == "cuda"
+    assert there.best_scores[0].device.type == "cuda"
     feed(there, tuple(t.cuda() for t in videos), [slice(30, 100)])
     assert there.compute() == here.compute()
     assert rows_equal(there.rows(), here.rows())
@@ -305,7 +314,7 @@ def test_two_processes(tmp_path):
     assert_as_alone(none_in_the_first)
     for results, rows, _, last in none_at_all:
         assert results["num_videos"] == 0 and results["top1"] is None
-        assert rows.scores.shape == (0, Y)
+        assert rows.best.shape == (0, min(5, Y))
         assert last["num_videos"] == 1
     first = int(make_videos(50)[0][0])
     for message in twice:  # in both, so that neither waits for the other

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -23,25 +23,29 @@ _SUM_TOLERANCE = 0.02
 # -log of the smallest normal float32 is 87.3. A softmax that underflows to 0 would make the mean
 # infinite, and every value that is compared with it later.
 _SMALLEST_SCORE = float(np.finfo(np.float32).tiny)
+_NUM_BEST = 5  # classes of a video that predictions.csv names
 
 
 @dataclass(frozen=True)
-class VideoScores:
-    """Scores from all ranks, a row for each video, ascending by id."""
+class VideoRows:
+    """The videos of all ranks, a row for each, ascending by id; scores are softmax scores averaged over its views."""
 
     video_ids: npt.NDArray[np.int64]  # int64 (V,)
-    scores: npt.NDArray[np.float64]  # float64 (V, Y), softmax scores averaged over a video's views
     labels: npt.NDArray[np.int64]  # int64 (V,); -1 for a video without a label
     num_views: npt.NDArray[np.int64]  # int64 (V,)
+    best: npt.NDArray[np.int64]  # int64 (V, min(5, Y)), classes of the highest scores; of equal ones the lower first
+    best_scores: npt.NDArray[np.float64]  # float64 (V,), the highest score
+    label_scores: npt.NDArray[np.float64]  # float64 (V,), the label's score; 0 without a label
+    label_places: npt.NDArray[np.int64]  # int64 (V,), other classes that score as high as the label or higher
 
 
 class MultiViewAccuracy(Metric):
     """Top-k accuracy, accuracy by class and loss over videos, each of which counts once.
 
-    Each rank keeps the rows of its own videos, V * (Y + 3) numbers in all. `compute` and `rows` gather
-    them, so every rank must call these; ranks may have seen different numbers of videos, or none. Rows
-    are sorted by video id and counted in float64 on the CPU, so results are the same bit for bit however
-    the videos were divided over ranks and updates.
+    Each rank keeps of its own videos what `VideoRows` has, 11 numbers a video and not all its scores. `compute`
+    and `rows` gather them, so every rank must call these; ranks may have seen different numbers of videos, or
+    none. A row is a function of its video's scores, in float64, and rows are sorted by video id and counted on
+    the CPU, so results are the same bit for bit however the videos were divided over ranks and updates.
 
     A label is among the top k if fewer than k other classes score as high *or higher*: a tie counts
     against the network, so that a network which scores all classes alike has accuracy 0, not that of
@@ -61,11 +65,6 @@ class MultiViewAccuracy(Metric):
     higher_is_better = None
     full_state_update = False
 
-    video_ids: list[torch.Tensor]
-    score_sums: list[torch.Tensor]
-    labels: list[torch.Tensor]
-    num_views: list[torch.Tensor]
-
     def __init__(self, num_classes: int, *, top_k: Sequence[int] = (1, 5), **kwargs: Any) -> None:
         kwargs.setdefault("compute_with_cache", False)
         super().__init__(**kwargs)
@@ -75,8 +74,8 @@ class MultiViewAccuracy(Metric):
             raise ValueError(f"top_k must be different numbers of at least 1, got {tuple(top_k)!r}")
         self.num_classes = int(num_classes)
         self.top_k = tuple(int(k) for k in top_k)
-        for name in ("video_ids", "score_sums", "labels", "num_views"):
-            self.add_state(name, default=[], dist_reduce_fx="cat")
+        for field in fields(VideoRows):
+            self.add_state(field.name, default=[], dist_reduce_fx="cat")
 
     @property
     def update_called(self) -> bool:
@@ -122,10 +121,20 @@ class MultiViewAccuracy(Metric):
             return
         video_ids, scores_NY, labels, num_views = (t.detach().to(self.device) for _, t, _, _ in given)
         self._check(video_ids, scores_NY, labels, num_views)
-        self.video_ids.append(video_ids)
-        self.score_sums.append(scores_NY)
-        self.labels.append(labels)
-        self.num_views.append(num_views)
+        scores_NY = scores_NY.double() / num_views[:, None]
+        ordered, classes = scores_NY.sort(descending=True, stable=True)
+        own_N = scores_NY.gather(1, labels.clamp(min=0)[:, None])[:, 0]
+        rows = {
+            "video_ids": video_ids,
+            "labels": labels,
+            "num_views": num_views,
+            "best": classes[:, :_NUM_BEST].clone(),  # a slice would keep all classes in memory
+            "best_scores": ordered[:, 0].clone(),
+            "label_scores": own_N.where(labels >= 0, 0),
+            "label_places": (scores_NY >= own_N[:, None]).sum(1) - 1,
+        }
+        for name, values in rows.items():
+            getattr(self, name).append(values)
 
     def _check(
         self, video_ids: torch.Tensor, scores_NY: torch.Tensor, labels: torch.Tensor, num_views: torch.Tensor
@@ -166,14 +175,12 @@ class MultiViewAccuracy(Metric):
         """
         rows = self._sorted_rows()
         labelled = rows.labels >= 0
-        scores_VY, labels = rows.scores[labelled], rows.labels[labelled]
+        labels, own_V, place_V = rows.labels[labelled], rows.label_scores[labelled], rows.label_places[labelled]
         results: dict[str, float | int | None] = {f"top{k}": None for k in self.top_k}
         results |= {"mean_class_accuracy": None, "nll": None}
         results |= {"num_videos": len(rows.labels), "num_labelled": len(labels)}
         if len(labels) == 0:
             return results
-        own_V = scores_VY[np.arange(len(labels)), labels]
-        place_V = (scores_VY >= own_V[:, None]).sum(1) - 1  # other classes that score as high or higher
         for k in self.top_k:
             if k <= self.num_classes:
                 results[f"top{k}"] = int((place_V < k).sum()) / len(labels)
@@ -184,7 +191,7 @@ class MultiViewAccuracy(Metric):
         results["nll"] = _mean(-np.log(np.maximum(own_V, _SMALLEST_SCORE)))
         return results
 
-    def rows(self) -> VideoScores:
+    def rows(self) -> VideoRows:
         """The videos of all ranks; every rank must call this, and gets the same.
 
         Raises:
@@ -193,10 +200,9 @@ class MultiViewAccuracy(Metric):
         with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync):
             return self._sorted_rows()
 
-    def _sorted_rows(self) -> VideoScores:
-        video_ids, score_sums, labels, num_views = (
-            t.cpu().numpy() for t in (self._joined(name) for name in self._defaults)
-        )
+    def _sorted_rows(self) -> VideoRows:
+        columns = {name: self._joined(name).cpu().numpy() for name in self._defaults}
+        video_ids = columns["video_ids"]
         ids, counts = np.unique(video_ids, return_counts=True)
         if len(ids) < len(video_ids):
             twice = ids[counts > 1].tolist()
@@ -205,18 +211,15 @@ class MultiViewAccuracy(Metric):
                 "Use a sampler that neither pads nor repeats, and one update for all views of a video."
             )
         order = np.argsort(video_ids)
-        num_views = num_views[order]
-        scores_VY = score_sums[order].astype(np.float64) / num_views[:, None]
-        return VideoScores(video_ids[order], scores_VY, labels[order], num_views)
+        return VideoRows(**{name: column[order] for name, column in columns.items()})
 
     def _joined(self, name: str) -> torch.Tensor:
         """A state as one tensor, with the right shape and dtype also without any row."""
         parts = getattr(self, name)
         if len(parts):
             return parts if isinstance(parts, torch.Tensor) else torch.cat(parts)
-        if name == "score_sums":
-            return torch.zeros((0, self.num_classes), dtype=torch.float32, device=self.device)
-        return torch.zeros(0, dtype=torch.int64, device=self.device)
+        shape = (0, min(_NUM_BEST, self.num_classes)) if name == "best" else (0,)
+        return torch.zeros(shape, dtype=torch.float64 if name.endswith("_scores") else torch.int64, device=self.device)
 
     def _sync_dist(
         self,
@@ -224,7 +227,7 @@ class MultiViewAccuracy(Metric):
         process_group: Any | None = None,
     ) -> None:
         # For a rank without rows torchmetrics sends a float tensor of one dimension, which does not fit the
-        # (n, Y) or int64 tensors of other ranks: a hang, or garbage.
+        # (n, 5) or int64 tensors of other ranks: a hang, or garbage.
         group = process_group or self.process_group
         for name in self._defaults:
             setattr(self, name, list(dist_sync_fn(self._joined(name), group=group)))

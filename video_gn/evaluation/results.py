@@ -15,7 +15,7 @@ from video_gn.files import whole_file, whole_path
 from video_gn.shown import csv_line
 
 if TYPE_CHECKING:
-    from video_gn.evaluation.accuracy import VideoScores
+    from video_gn.evaluation.accuracy import VideoRows
     from video_gn.evaluation.clip_curve import ClipCurve
     from video_gn.evaluation.unfinished import Place
     from video_gn.lists.manifest import Manifest
@@ -121,19 +121,20 @@ def _spans(video: dict[str, Any]) -> Iterator[tuple[int | str, float, float, lis
         yield f"gap {number}", start, end, []
 
 
-def write_predictions(path: Path, rows: VideoScores, manifest: Manifest, classes: Sequence[str]) -> None:
+def write_predictions(path: Path, rows: VideoRows, manifest: Manifest, classes: Sequence[str]) -> None:
     """Write predictions.csv, a row for each decoded video; texts are cells of `video_gn.shown.csv_cell`."""
-    order = np.argsort(-rows.scores, axis=1, kind="stable")[:, :5]
     with whole_file(path) as file:
         file.write(csv_line(["video", "label", "pred", "score", "top5", "num_views"]))
-        for row, (video_id, label, best) in enumerate(zip(rows.video_ids, rows.labels, order, strict=True)):
+        for row, (video_id, label, best) in enumerate(zip(rows.video_ids, rows.labels, rows.best, strict=True)):
             path, names = manifest.records[video_id].path, [classes[i] for i in best]
-            score = f"{rows.scores[row, best[0]]:.6f}"
+            score = f"{rows.best_scores[row]:.6f}"
             right = classes[label] if label >= 0 else ""
             file.write(csv_line([path, right, names[0], score, "|".join(names), rows.num_views[row]]))
 
 
-def write_scores(path: Path, places: Mapping[int, Place], rows: VideoScores, curve: ClipCurve) -> None:
+def write_scores(
+    path: Path, places: Mapping[int, Place], rows: VideoRows, curve: ClipCurve, *, num_classes: int
+) -> None:
     """Write scores.npz from all ranks' files, video by video, in the order of the manifest; `curve` sees each."""
     video_ids = np.array(sorted(places), dtype=np.int64)
     labels = np.asarray(rows.labels, dtype=np.int64)
@@ -142,7 +143,7 @@ def write_scores(path: Path, places: Mapping[int, Place], rows: VideoScores, cur
             with archive.open(f"{name}.npy", "w") as entry:
                 np.lib.format.write_array(entry, array)
         with archive.open("scores.npy", "w", force_zip64=True) as entry:
-            shape = (len(video_ids), int(rows.num_views.max(initial=0)), rows.scores.shape[1])
+            shape = (len(video_ids), int(rows.num_views.max(initial=0)), num_classes)
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_2_0(entry, header)
             for video_id in video_ids.tolist():

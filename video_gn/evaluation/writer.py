@@ -197,7 +197,8 @@ class EvaluationWriter(Callback):
         write_predictions(self.run_dir / TEST_PREDICTIONS, rows, manifest, classes)
         num_clips, num_crops = datamodule.views.num_clips, datamodule.test_crops.num_crops
         curve = ClipCurve(num_clips=num_clips, num_crops=num_crops)
-        write_scores(self.run_dir / TEST_SCORES, {**self._kept.places, **places}, rows, curve)
+        num_classes = pl_module.net.num_classes
+        write_scores(self.run_dir / TEST_SCORES, {**self._kept.places, **places}, rows, curve, num_classes=num_classes)
         metrics = {
             **{name: self._results[name] for name in ("top1", "top5", "mean_class_accuracy")},
             "num_videos": len(manifest.records),

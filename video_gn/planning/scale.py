@@ -100,7 +100,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], tuple[Callable[[], Any], str]]] 
     "compare it with rank 0's": _compare,
     "an epoch's order": lambda setup: _order(setup, balanced=False),
     "an epoch's order, classes balanced": lambda setup: _order(setup, balanced=True),
-    "a test's figures, of all ranks' scores": _scores,
+    "a test's figures, of all ranks' videos": _scores,
 }
 
 
