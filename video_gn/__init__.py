@@ -19,7 +19,7 @@ from video_gn.errors import (
 )
 
 if TYPE_CHECKING:
-    from video_gn.evaluation.predictor import Predictor
+    from video_gn.timelines.predictor import VideoPredictor
 
 __version__ = "0.1.0"
 __all__ = [
@@ -35,14 +35,14 @@ __all__ = [
 ]
 
 
-def load(path: str | PathLike[str], **kwargs: Any) -> Predictor:
-    """Load a checkpoint as a predictor, whose `predict(video)` returns labels and scores, and `embed(video)` features.
+def load(path: str | PathLike[str], **kwargs: Any) -> VideoPredictor:
+    """Load a checkpoint as a predictor: `predict(video)`, `timeline(video)` and `embed(video)`.
 
     Args:
         path: Checkpoint of this package, a run's directory (its best checkpoint), or a video network's weights from any
             zoo.
         **kwargs: See `video_gn.evaluation.predictor.Predictor.from_checkpoint`.
     """
-    from video_gn.evaluation.predictor import Predictor
+    from video_gn.timelines.predictor import VideoPredictor
 
-    return Predictor.from_checkpoint(path, **kwargs)
+    return VideoPredictor.from_checkpoint(path, **kwargs)

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -116,7 +116,7 @@ class Predictor:
         crops: str | None = None,
         labels: Sequence[str] = (),
         layout: str | None = None,
-    ) -> Predictor:
+    ) -> Self:
         """Rebuild a network and its preprocessing from the file alone.
 
         Args:
