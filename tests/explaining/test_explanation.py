@@ -116,9 +116,14 @@ def test_clips_and_crops_are_put_together(tmp_path):
     assert not found.maps_KPthw[0].any() and found.maps_KPthw.max() == 1
     assert np.isnan(found.heat(10 / FPS, 64, 120)).all()
     assert not found.heat(2 / FPS, 64, 120).any()
-    heat_PHW = found.places.on_frame(found.maps_KPthw[1, :, 0], 64, 120)
-    assert (~np.isnan(heat_PHW)).any(1).sum(1).tolist() == [64, 64, 64]
-    np.testing.assert_allclose(found.heat(25 / FPS, 64, 120), np.nanmean(heat_PHW, 0), rtol=1e-6)
+    heat = found.heat(25 / FPS, 64, 120)
+    boxes, heat_PHW = found.places.boxes, np.full((3, 64, 120), np.nan)
+    assert boxes == ((0, 0, 64, 64), (0, 28, 64, 92), (0, 56, 64, 120))
+    for crop, (top, left, bottom, right) in enumerate(boxes):
+        found.places.boxes = boxes[crop : crop + 1]
+        heat_PHW[crop] = found.places.on_frame(found.maps_KPthw[1, crop : crop + 1, 0], 64, 120)
+        assert not np.isnan(heat_PHW[crop, top:bottom, left:right]).any() and np.isnan(heat_PHW[crop]).sum() == 64 * 56
+    np.testing.assert_allclose(heat, np.nanmean(heat_PHW, 0), rtol=1e-6)
     drops = [part.score_without for part in found.occlusion]
     assert drops[2:5] == [None] * 3 and drops[:2] == [found.score] * 2 and max(drops[5:]) < found.score
     written = found.as_json()

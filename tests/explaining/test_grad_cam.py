@@ -110,14 +110,15 @@ def test_heat_lies_where_crops_came_from(layout, height, width, crops):
     ramp = torch.stack((*torch.meshgrid(rows, columns, indexing="ij"), torch.zeros(height, width, dtype=torch.uint8)))
     crops_PCHW = views.apply(ramp.permute(1, 2, 0)[None])[:, 0].numpy().astype(float)
     places = CellPlaces(layout, views, height=height, width=width)
+    boxes = places.boxes
     for axis in (0, 1):
         first, step = places.first[1 + axis], places.stride[1 + axis]
         size = crops_PCHW.shape[2 + axis]
         cells = first + step * np.arange((size - 1 - first) // step + 1)
         shape = (len(cells), 1) if axis == 0 else (1, len(cells))
-        maps = np.broadcast_to(cells.reshape(shape), (views.num_crops, *shape))
-        heat_PHW = places.on_frame(maps, height, width)
-        for crop_CHW, heat_HW in zip(crops_PCHW, heat_PHW, strict=True):
+        for crop_CHW, box in zip(crops_PCHW, boxes, strict=True):
+            places.boxes = (box,)
+            heat_HW = places.on_frame(cells.reshape(1, *shape), height, width)
             source = np.moveaxis(crop_CHW[axis], axis, 0)[:, size // 2 if size < crop_CHW.shape[2 - axis] else 20]
             seen = ~np.isnan(heat_HW).all(1 - axis)
             heat = np.nanmax(heat_HW, 1 - axis, initial=-1)

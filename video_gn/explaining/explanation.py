@@ -82,15 +82,14 @@ class Explanation:
         is_last_KT = ends_KT <= self.frame_seconds_KT
         ends_KT = np.where(is_last_KT, self.frame_seconds_KT + 1 / self.info.fps, ends_KT)
         is_shown_KT = (self.frame_seconds_KT <= seconds + 1e-6) & (seconds + 1e-6 < ends_KT)
-        sum_HW, number_HW = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
-        for maps_Pthw, is_shown_T in zip(self.maps_KPthw, is_shown_KT, strict=True):
-            if not is_shown_T.any():
-                continue
-            weights_t = self.places.in_frames(np.flatnonzero(is_shown_T), maps_Pthw.shape[1]).mean(0)
-            heat_PHW = self.places.on_frame(np.einsum("t,pthw->phw", weights_t, maps_Pthw), height, width)
-            sum_HW += np.nan_to_num(heat_PHW).sum(0)
-            number_HW += (~np.isnan(heat_PHW)).sum(0)
-        return np.divide(sum_HW, number_HW, out=np.full_like(sum_HW, np.nan), where=number_HW > 0)
+        maps_Phw = [  # of each clip that has the time
+            np.einsum("t,pthw->phw", self.places.in_frames(frames, maps_Pthw.shape[1]).mean(0), maps_Pthw)
+            for maps_Pthw, is_shown_T in zip(self.maps_KPthw, is_shown_KT, strict=True)
+            if len(frames := np.flatnonzero(is_shown_T))
+        ]
+        if not maps_Phw:
+            return np.full((height, width), np.nan, np.float32)
+        return self.places.on_frame(np.mean(maps_Phw, 0), height, width)
 
     def as_json(self) -> dict[str, Any]:
         """Label, scores, the heat of each clip over time, and the scores without each part of the video."""

@@ -48,7 +48,7 @@ def interpolation(places: np.ndarray, num_cells: int) -> np.ndarray:
         num_cells: Number of cells in a row.
     """
     places = np.clip(places, 0, num_cells - 1)
-    return np.maximum(0.0, 1.0 - np.abs(places[:, None] - np.arange(num_cells)))
+    return np.maximum(0.0, 1.0 - np.abs(places[:, None] - np.arange(num_cells))).astype(np.float32)
 
 
 class CellPlaces:
@@ -74,16 +74,18 @@ class CellPlaces:
         return self.first[0] + self.stride[0] * np.arange(num_cells)
 
     def on_frame(self, maps_Phw: np.ndarray, height: int, width: int) -> np.ndarray:
-        """Heat (P, H, W) on a frame at any size, from a map for each of its crops; NaN outside of the crop.
+        """Heat on a frame of the video at any size, float32 (H, W), from a map for each of its crops.
 
-        Pixels lie on the resized frame as resizing puts them, by their middles.
+        Where crops overlap it is their mean, and NaN outside of all. Pixels lie on the resized frame as resizing puts
+        them, by their middles.
         """
-        heat_PHW = np.full((len(self.boxes), height, width), np.nan, np.float32)
-        for heat_HW, map_hw, (top, left, bottom, right) in zip(heat_PHW, maps_Phw, self.boxes, strict=True):
+        sum_HW, number_HW = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
+        for map_hw, (top, left, bottom, right) in zip(maps_Phw, self.boxes, strict=True):
             rows, weights_Hh = self._axis(1, height, (top, bottom), map_hw.shape[0])
             columns, weights_Ww = self._axis(2, width, (left, right), map_hw.shape[1])
-            heat_HW[rows, columns] = weights_Hh @ map_hw @ weights_Ww.T
-        return heat_PHW
+            sum_HW[rows, columns] += weights_Hh @ (map_hw @ weights_Ww.T).astype(np.float32)
+            number_HW[rows, columns] += 1
+        return np.divide(sum_HW, number_HW, out=np.full_like(sum_HW, np.nan), where=number_HW > 0)
 
     def _axis(self, axis: int, size: int, crop: tuple[int, int], num_cells: int) -> tuple[slice, np.ndarray]:
         """Pixels of a frame that a crop shows along an axis, and the weights of the cells at each."""

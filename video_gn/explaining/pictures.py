@@ -19,13 +19,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
 
-# Perceptually even, and its lightness alone tells the heat: it reads in grey print and with any colour vision.
+# Perceptually even, from black to light yellow: it reads with any colour vision, and on dark pictures.
 # Source: Smith & van der Walt 2015, in matplotlib.
 _COLOURS = "inferno"
-_GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
-_DIMMED = 0.6  # of the frame's brightness, so that heat is the brightest thing on any picture
+_DIMMED = 0.5  # of the frame's brightness, so that the largest heat is the brightest on any picture
 _MOST = 0.65  # of a pixel is colour at the largest heat, so that the frame shows through
-_UNSEEN, _STRIPES_PX = 0.25, 12
+_UNSEEN, _STRIPES, _STRIPES_PX = 0.25, 40, 12  # brightness of a frame that was not seen, and of stripes added to it
 
 # The strip, in px. It is read at a third of its size on a phone.
 _WIDTH, _MARGIN, _GAP = 1200, 24, 6
@@ -40,22 +39,26 @@ _FALLS, _RISES = (230, 120, 70), (130, 170, 210)
 
 def overlay(frame_HWC: np.ndarray, heat_HW: np.ndarray) -> np.ndarray:
     """Heat over a dimmed grey frame, uint8; where heat is NaN the frame is darker, and striped: it was not seen."""
-    grey_HW1 = (frame_HWC @ _GREY)[..., None]
-    heat_HW = np.nan_to_num(heat_HW, nan=-1.0)
-    colours = _table()[(255 * heat_HW.clip(0)).round().astype(np.uint8)]
-    opacity_HW1 = (_MOST * heat_HW.clip(0))[..., None]
-    drawn = _DIMMED * grey_HW1 * (1 - opacity_HW1) + colours * opacity_HW1
+    from PIL import Image
+
     height, width = heat_HW.shape
+    grey_HW = np.asarray(Image.fromarray(frame_HWC).convert("L"))
     stripes_HW = (np.arange(height)[:, None] + np.arange(width)) % _STRIPES_PX == 0
-    unseen = _UNSEEN * grey_HW1 + 40 * stripes_HW[..., None]
-    return np.where(heat_HW[..., None] < 0, unseen, drawn).round().clip(0, 255).astype(np.uint8)
+    level_HW = np.where(np.isnan(heat_HW), 256 + stripes_HW, np.nan_to_num(255 * heat_HW + 0.5)).astype(np.int16)
+    factors, colours = _tables()
+    dimmed_HW = (factors.take(level_HW) * grey_HW).astype(np.uint8)
+    return colours.take(level_HW, axis=0) + dimmed_HW[..., None]  # at most 255
 
 
 @functools.cache
-def _table() -> np.ndarray:
+def _tables() -> tuple[np.ndarray, np.ndarray]:
+    """Factor of grey and the colour to add: for heat of 0 to 255, then for what is not seen, then for stripes on it."""
     import matplotlib
 
-    return (255 * matplotlib.colormaps[_COLOURS](np.arange(256))[:, :3]).astype(np.float32)
+    opacity = _MOST * np.linspace(0, 1, 256)[:, None]
+    colours = 255 * opacity * matplotlib.colormaps[_COLOURS](np.arange(256))[:, :3]
+    factors = np.append(_DIMMED * (1 - opacity[:, 0]), [_UNSEEN, _UNSEEN])
+    return factors.astype(np.float32), np.concatenate((colours, [[0] * 3, [_STRIPES] * 3])).astype(np.uint8)
 
 
 def render_heat(
