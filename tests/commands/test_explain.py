@@ -38,7 +38,7 @@ def test_the_three_files(here, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr()
     why = json.loads(files[2].read_text())
     assert (why["path"], why["label"], len(why["clips"]), len(why["occlusion"])) == ("video.mp4", "ç, d", 2, 4)
-    assert f"ç, d {why['score']:.3f}: video.mp4" in printed.out
+    assert f"ç, d {why['score']:.3f}" in printed.out
     for part in why["occlusion"]:
         span = f"{part['start_seconds']:.1f}-{part['end_seconds']:.1f}"
         assert any(span in line and f"{part['score_without']:.3f}" in line for line in printed.out.splitlines())

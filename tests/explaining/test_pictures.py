@@ -20,10 +20,12 @@ def test_overlay(grey):
     drawn = overlay(frame, heat).astype(float)
     colours = 255 * matplotlib.colormaps["inferno"](heat[:, :290].astype(float))[..., :3]
     opacity = 0.65 * heat[:, :290, None].astype(float)
-    np.testing.assert_allclose(drawn[:, :290], 0.5 * grey * (1 - opacity) + opacity * colours, atol=5)  # 256 steps, rounded down
+    np.testing.assert_allclose(
+        drawn[:, :290], 0.5 * grey * (1 - opacity) + opacity * colours, atol=5
+    )  # 256 steps, rounded down
     assert drawn[0, 289].mean() > drawn[0, 0].mean() + 40
     assert set(np.unique(drawn[:, 290:] - int(0.25 * grey))) == {0, 40}
-    assert ((drawn[:, 290:] > int(0.25 * grey)).all(-1) == (np.indices((30, 300)).sum(0) % 12 == 0)[:, 290:]).all()
+    assert ((drawn[:, 290:] > int(0.25 * grey)).all(-1) == (np.indices((30, 300)).sum(0) % 8 == 0)[:, 290:]).all()
 
 
 def test_the_strip_shows_frames_of_the_clips(tmp_path):

@@ -112,15 +112,14 @@ def _write(explanation: Explanation, path: Path) -> None:
             draw_strip(explanation).save(file, "PNG")
     else:
         write_json(path, explanation.as_json())
-    log.info("written: %s", path)
+    log.info("results: %s", path)
 
 
 def _print_table(explanation: Explanation) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    title = f"{shown(explanation.label)} {explanation.score:.3f}: {shown(explanation.info.path)}"
-    table = Table(title=escape(title), caption="the more the score falls, the more the answer needs these seconds")
+    table = Table(title=escape(f"{shown(explanation.label)} {explanation.score:.3f}"))
     table.add_column("seconds hidden", justify="right")
     table.add_column("score", justify="right")
     table.add_column("falls by", justify="right")

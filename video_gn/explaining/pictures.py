@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _COLOURS = "inferno"
 _DIMMED = 0.5  # of the frame's brightness, so that the largest heat is the brightest on any picture
 _MOST = 0.65  # of a pixel is colour at the largest heat, so that the frame shows through
-_UNSEEN, _STRIPES, _STRIPES_PX = 0.25, 40, 12  # brightness of a frame that was not seen, and of stripes added to it
+_UNSEEN, _STRIPES = 0.25, 40  # brightness of a frame that was not seen, and of stripes added to it
 
 # The strip, in px. It is read at a third of its size on a phone.
 _WIDTH, _MARGIN, _GAP = 1200, 24, 6
@@ -43,7 +43,8 @@ def overlay(frame_HWC: np.ndarray, heat_HW: np.ndarray) -> np.ndarray:
 
     height, width = heat_HW.shape
     grey_HW = np.asarray(Image.fromarray(frame_HWC).convert("L"))
-    stripes_HW = (np.arange(height)[:, None] + np.arange(width)) % _STRIPES_PX == 0
+    period = max(8, min(height, width) // 20)
+    stripes_HW = (np.arange(height)[:, None] + np.arange(width)) % period < period // 8
     level_HW = np.where(np.isnan(heat_HW), 256 + stripes_HW, np.nan_to_num(255 * heat_HW + 0.5)).astype(np.int16)
     factors, colours = _tables()
     dimmed_HW = (factors.take(level_HW) * grey_HW).astype(np.uint8)
