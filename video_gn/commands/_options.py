@@ -1,4 +1,7 @@
-"""Parser of a command's options: no abbreviations, and each error in a line that says what may have been meant."""
+"""Parser of a command's options: no abbreviations, and each error in a line that says what may have been meant.
+
+Also the options that `infer` and `explain` share: the network, and the views of a video that it labels.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,15 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import video_gn
-from video_gn.checks import did_you_mean, nearest
+from video_gn.checks import did_you_mean, nearest, positive
 from video_gn.errors import ConfigError
+from video_gn.models import LAYOUTS
+
+if TYPE_CHECKING:
+    from video_gn.evaluation.predictor import Predictor
 
 # What Python calls a type -> what we call it.
 TYPES = {
@@ -135,3 +142,61 @@ def missing_config(path: str, *, of_study: bool = False) -> str:
     near = [str(by_name[stem]) for stem in nearest(wanted.stem, by_name)]
     advice = f"Did you mean {' or '.join(near)}?" if near else f"There are\n{list_of_configs(of_study=of_study)}"
     return f"{path} {'is a directory, no config' if wanted.is_dir() else 'is not there'}. {advice}"
+
+
+# ---- a network that labels videos ----------------------------------------------------------------
+
+
+def add_network_options(parser: Options, *, is_required: bool) -> None:
+    """Add the options of a checkpoint, the views of a video, the decoder and the device."""
+    parser.add_argument(
+        "--checkpoint",
+        "--ckpt_path",
+        required=is_required,
+        metavar="PATH",
+        help="run directory (its best checkpoint), checkpoint or any zoo's weights",
+    )
+    parser.add_argument("--labels", metavar="FILE", help="class names: one a line, or json (the checkpoint's own)")
+    parser.add_argument("--layout", choices=sorted(LAYOUTS), help="layout, if a zoo's file does not say (nonlocal)")
+    parser.add_argument(
+        "--num_clips", type=positive, metavar="K", help="clips of a video (as the checkpoint was tested)"
+    )
+    parser.add_argument(
+        "--crops", choices=("center", "three", "full"), help="crops of a clip (as the checkpoint was tested)"
+    )
+    parser.add_argument("--backend", default="auto", help="decoder: auto, pyav, decord or torchcodec (auto)")
+    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, ... (a GPU if there is one)")
+
+
+def check_machine(options: argparse.Namespace) -> None:
+    """Refuse a decoder or a device that is not there."""
+    import torch
+
+    from video_gn.decoding import BACKENDS
+
+    if options.backend != "auto" and options.backend not in BACKENDS:
+        advice = did_you_mean(options.backend, BACKENDS) or "Choose one of these."
+        raise ConfigError(f"--backend must be auto, {', '.join(BACKENDS)}, got {options.backend!r}. {advice}")
+    try:
+        torch.empty(0, device="cpu" if options.device == "auto" else options.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {options.device!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def load_predictor(options: argparse.Namespace) -> Predictor:
+    """Load the network that the options name."""
+    from video_gn.evaluation.predictor import Predictor
+    from video_gn.lists.class_names import read_classes
+    from video_gn.run.memory import keep_freed_memory
+
+    predictor = Predictor.from_checkpoint(
+        options.checkpoint,
+        device=options.device,
+        num_clips=options.num_clips,
+        crops=options.crops,
+        labels=read_classes(options.labels) if options.labels else (),
+        layout=options.layout,
+    )
+    if predictor.device.type == "cpu":
+        keep_freed_memory()
+    return predictor

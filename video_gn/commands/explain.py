@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from video_gn.checks import positive
-from video_gn.commands._options import Options
+from video_gn.commands._options import Options, add_network_options, check_machine, load_predictor
 from video_gn.commands._terminal import counted, set_up_logging
-from video_gn.commands.infer import check_machine
 from video_gn.errors import ConfigError, DecodeError
 from video_gn.files import check_place, whole_file, write_json
-from video_gn.models import LAYOUTS
 from video_gn.shown import console, shown
 
 if TYPE_CHECKING:
@@ -35,22 +33,13 @@ def main(command: str, words: Sequence[str]) -> int:
         raise ConfigError(f"--output must end in {', '.join(_SUFFIXES)}, got {str(wrong[0])!r}. Choose of these.")
     check_machine(options)
 
-    from video_gn.evaluation.predictor import Predictor
     from video_gn.explaining import explain
-    from video_gn.lists.class_names import read_classes
     from video_gn.rendering.video import check_output
 
     try:
         for path in outputs:
             check_output(options.video, path) if path.suffix in _VIDEO_SUFFIXES else check_place(path)
-        predictor = Predictor.from_checkpoint(
-            options.checkpoint,
-            device=options.device,
-            num_clips=options.num_clips,
-            crops=options.crops,
-            labels=read_classes(options.labels) if options.labels else (),
-            layout=options.layout,
-        )
+        predictor = load_predictor(options)
         explanation = explain(
             predictor, options.video, options.label, num_windows=options.windows, backend=options.backend
         )
@@ -71,12 +60,7 @@ def _parser() -> Options:
         epilog="Exit status: 0; 2 for bad arguments; 3 if the video could not be read.",
     )
     parser.add_argument("video", metavar="VIDEO", help="video file")
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        metavar="PATH",
-        help="run directory (its best checkpoint), checkpoint or any zoo's weights",
-    )
+    add_network_options(parser, is_required=True)
     parser.add_argument("--label", metavar="NAME", help="class to explain (the best one)")
     parser.add_argument(
         "--output",
@@ -88,16 +72,6 @@ def _parser() -> Options:
     parser.add_argument(
         "--windows", type=positive, default=8, metavar="N", help="parts of the video hidden one after the other (8)"
     )
-    parser.add_argument("--labels", metavar="FILE", help="class names: one a line, or json (the checkpoint's own)")
-    parser.add_argument("--layout", choices=sorted(LAYOUTS), help="layout, if a zoo's file does not say (nonlocal)")
-    parser.add_argument(
-        "--num_clips", type=positive, metavar="K", help="clips of the video (as the checkpoint was tested)"
-    )
-    parser.add_argument(
-        "--crops", choices=("center", "three", "full"), help="crops of a clip (as the checkpoint was tested)"
-    )
-    parser.add_argument("--backend", default="auto", help="decoder: auto, pyav, decord or torchcodec (auto)")
-    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, ... (a GPU if there is one)")
     return parser
 
 

@@ -12,12 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from video_gn.checks import did_you_mean, not_negative, positive
-from video_gn.commands._options import Options
+from video_gn.checks import not_negative, positive
+from video_gn.commands._options import Options, add_network_options, check_machine, load_predictor
 from video_gn.commands._terminal import counted, set_up_logging, with_progress
 from video_gn.errors import ConfigError
 from video_gn.files import check_place
-from video_gn.models import LAYOUTS
 from video_gn.shown import console, shown
 from video_gn.timelines.subtitles import SUFFIXES as SUBTITLES
 
@@ -69,25 +68,10 @@ def _parser() -> Options:
     parser.add_argument(
         "videos", nargs="*", metavar="PATH", help="files, directories (searched through), tars, globs, lists"
     )
-    parser.add_argument(
-        "--checkpoint",
-        "--ckpt_path",
-        metavar="PATH",
-        help="run directory (its best checkpoint), checkpoint or any zoo's weights",
-    )
-    parser.add_argument("--labels", metavar="FILE", help="class names: one a line, or json (the checkpoint's own)")
-    parser.add_argument("--layout", choices=sorted(LAYOUTS), help="layout, if a zoo's file does not say (nonlocal)")
+    add_network_options(parser, is_required=False)  # not with --merge
     parser.add_argument("--output", metavar="FILE", help=f"file to write the results to: {', '.join(_SUFFIXES)}")
     parser.add_argument("--top_k", type=positive, default=5, metavar="K", help="labels of each video (5)")
-    parser.add_argument(
-        "--num_clips", type=positive, metavar="K", help="clips of a video (as the checkpoint was tested)"
-    )
-    parser.add_argument(
-        "--crops", choices=("center", "three", "full"), help="crops of a clip (as the checkpoint was tested)"
-    )
     parser.add_argument("--views_per_forward", type=positive, default=10, metavar="N", help="views at a time (10)")
-    parser.add_argument("--backend", default="auto", help="decoder: auto, pyav, decord or torchcodec (auto)")
-    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, ... (a GPU if there is one)")
     parser.add_argument(
         "--num_workers", type=not_negative, metavar="N", help="processes that decode (one a core, at most 8)"
     )
@@ -186,37 +170,9 @@ def _timeline(options: argparse.Namespace) -> TimelineConfig | None:
     return TimelineConfig(options.every, **given)
 
 
-def check_machine(options: argparse.Namespace) -> None:
-    """Refuse a decoder or a device that is not there."""
-    import torch
-
-    from video_gn.decoding import BACKENDS
-
-    if options.backend != "auto" and options.backend not in BACKENDS:
-        advice = did_you_mean(options.backend, BACKENDS) or "Choose one of these."
-        raise ConfigError(f"--backend must be auto, {', '.join(BACKENDS)}, got {options.backend!r}. {advice}")
-    try:
-        torch.empty(0, device="cpu" if options.device == "auto" else options.device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {options.device!r} cannot be used: {str(error).splitlines()[0]}") from error
-
-
 def _predictor(options: argparse.Namespace) -> tuple[Predictor, Predict]:
     """A predictor, and its function from records to results."""
-    from video_gn.evaluation.predictor import Predictor
-    from video_gn.lists.class_names import read_classes
-    from video_gn.run.memory import keep_freed_memory
-
-    predictor = Predictor.from_checkpoint(
-        options.checkpoint,
-        device=options.device,
-        num_clips=options.num_clips,
-        crops=options.crops,
-        labels=read_classes(options.labels) if options.labels else (),
-        layout=options.layout,
-    )
-    if predictor.device.type == "cpu":
-        keep_freed_memory()
+    predictor = load_predictor(options)
     settings = {name: getattr(options, name) for name in ("top_k", "backend", "views_per_forward")}
     config = _timeline(options)
     if config is None:

@@ -14,10 +14,11 @@ import numpy as np
 
 from video_gn.decoding import open_video
 from video_gn.explaining.explanation import Explanation
+from video_gn.rendering.text import text_mask
+from video_gn.rendering.video import render_frames
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from PIL.ImageDraw import ImageDraw
 
 # Perceptually even, from black to light yellow: it reads with any colour vision, and on dark pictures.
 # Source: Smith & van der Walt 2015, in matplotlib.
@@ -66,7 +67,6 @@ def render_heat(
     explanation: Explanation, output: str | os.PathLike[str], *, on_frame: Callable[[int, int], None] | None = None
 ) -> None:
     """Write the video with heat over every frame; errors and `on_frame` are those of `render_frames`."""
-    from video_gn.rendering.video import render_frames
 
     def draw(frame_HWC: np.ndarray, seconds: float) -> np.ndarray:
         return overlay(frame_HWC, explanation.heat(seconds, *frame_HWC.shape[:2]))
@@ -82,7 +82,7 @@ def draw_strip(explanation: Explanation) -> Image:
     Raises:
         DecodeError: the video cannot be read.
     """
-    from PIL import Image, ImageDraw
+    from PIL import Image
 
     frames, seconds = _frames(explanation)
     tile_width = (_WIDTH - 2 * _MARGIN - _GAP * (_TILES - 1)) // _TILES
@@ -91,17 +91,16 @@ def draw_strip(explanation: Explanation) -> Image:
     top = _MARGIN + 2 * _TEXT
     below = top + 2 * height + 2 * _GAP
     picture = Image.new("RGB", (_WIDTH, below + 8 * _LINE + _CURVE), _PAPER)
-    draw = ImageDraw.Draw(picture)
-    _write(draw, (_MARGIN, _MARGIN), f"{explanation.label}  {explanation.score:.2f}", _TEXT)
+    _write(picture, (_MARGIN, _MARGIN), f"{explanation.score:.2f}  {explanation.label}", _TEXT)
     for number, (frame, at) in enumerate(zip(frames, seconds, strict=True)):
         left = _MARGIN + number * (tile_width + _GAP) + (tile_width - width) // 2
         small = frame.resize((width, height), Image.Resampling.BILINEAR)
         heated = overlay(np.asarray(small), explanation.heat(at, height, width))
         picture.paste(small, (left, top))
         picture.paste(Image.fromarray(heated), (left, top + height + _GAP))
-        _write(draw, (left + width // 2, below), f"{at:.1f} s", align=0.5)
-    _legend(picture, draw, below + 3 * _LINE // 2)
-    _curve(draw, explanation, below + 4 * _LINE)
+        _write(picture, (left + width // 2, below), f"{at:.1f} s", align=0.5)
+    _legend(picture, below + 3 * _LINE // 2)
+    _curve(picture, explanation, below + 4 * _LINE)
     return picture
 
 
@@ -118,22 +117,25 @@ def _frames(explanation: Explanation) -> tuple[list[Image], np.ndarray]:
         return [Image.fromarray(frame.numpy()) for frame in reader.frames_at(places)], seconds
 
 
-def _legend(picture: Image, draw: ImageDraw, top: int) -> None:
+def _legend(picture: Image, top: int) -> None:
     """What colours mean, as the overlay of a grey frame."""
     from PIL import Image
 
     ramp_HW = np.linspace(0, 1, 240, dtype=np.float32)[None].repeat(_SMALL, 0)
     unseen_HW = np.full((_SMALL, 60), np.nan, np.float32)
-    right = _WIDTH - _MARGIN - _write(draw, (_WIDTH - _MARGIN, top), "no clip shows this", align=1)
+    right = _WIDTH - _MARGIN - _write(picture, (_WIDTH - _MARGIN, top), "no clip shows this", align=1)
     for heat_HW, left in ((ramp_HW, _MARGIN), (unseen_HW, right - 72)):
         grey = np.full((*heat_HW.shape, 3), 128, np.uint8)
         picture.paste(Image.fromarray(overlay(grey, heat_HW)), (left, top))
-    _write(draw, (_MARGIN + 252, top), "heat, from 0 to the largest of this video")
+    _write(picture, (_MARGIN + 252, top), "heat, from 0 to the largest of this video")
 
 
-def _curve(draw: ImageDraw, explanation: Explanation, top: int) -> None:
+def _curve(picture: Image, explanation: Explanation, top: int) -> None:
     """Scores without each part of the video, as bars from the score with all of it."""
-    _write(draw, (_MARGIN, top), "score with these seconds hidden (line: with none hidden)")
+    from PIL import ImageDraw
+
+    _write(picture, (_MARGIN, top), "score with these seconds hidden (line: with none hidden)")
+    draw = ImageDraw.Draw(picture)
     top += 3 * _LINE // 2
     bottom, left, right = top + _CURVE, _MARGIN, _WIDTH - _MARGIN
 
@@ -147,7 +149,7 @@ def _curve(draw: ImageDraw, explanation: Explanation, top: int) -> None:
     is_tight = len(explanation.occlusion) > _MOST_NUMBERS
     for start, end, without in explanation.occlusion:
         if not is_tight:
-            _write(draw, (x(end), bottom + 6), f"{end:.1f} s", align=1)
+            _write(picture, (x(end), bottom + 6), f"{end:.1f} s", align=1)
         if without is None:
             continue
         high, low = sorted((y(without), y(explanation.score)))
@@ -156,15 +158,12 @@ def _curve(draw: ImageDraw, explanation: Explanation, top: int) -> None:
         if not is_tight:
             above = explanation.score < 0.5  # in the larger half
             place = ((x(start) + x(end)) // 2, top + 4 if above else bottom - _LINE)
-            _write(draw, place, f"{without:.2f}", align=0.5)
+            _write(picture, place, f"{without:.2f}", align=0.5)
     draw.line((left, y(explanation.score), right, y(explanation.score)), fill=_INK, width=3)
 
 
-def _write(draw: ImageDraw, place: tuple[int, int], text: str, size_px: int = _SMALL, *, align: float = 0) -> int:
+def _write(picture: Image, place: tuple[int, int], text: str, size_px: int = _SMALL, *, align: float = 0) -> int:
     """Write a line with its left end (0), middle (0.5) or right end (1) at a place; its width in px."""
-    from PIL import ImageFont
-
-    font = ImageFont.load_default(size_px)
-    width = round(font.getlength(text))
-    draw.text((place[0] - round(align * width), place[1]), text, fill=_INK, font=font, anchor="la")
-    return width
+    mask = text_mask(text, size_px, _WIDTH - 2 * _MARGIN)
+    picture.paste(_INK, (place[0] - round(align * mask.width), place[1]), mask)
+    return mask.width
