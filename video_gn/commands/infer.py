@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from video_gn.checks import not_negative, positive
 from video_gn.commands._options import Options, add_network_options, check_machine, load_predictor
 from video_gn.commands._terminal import counted, set_up_logging, with_progress
-from video_gn.errors import ConfigError
+from video_gn.errors import ConfigError, DecodeError
 from video_gn.files import check_place
 from video_gn.shown import console, shown
 from video_gn.timelines.subtitles import SUFFIXES as SUBTITLES
@@ -49,6 +49,7 @@ def main(command: str, words: Sequence[str]) -> int:
     check_machine(options)
     part = None if options.part is None else parse_part(options.part, os.environ)
     inputs = Inputs(options.videos, options.list, part=part)
+    _check_pictures(options, inputs)
     try:
         return _label_for_table(options, inputs) if options.output is None else _label_into_file(options, inputs)
     except RuntimeError as error:
@@ -85,6 +86,11 @@ def _parser() -> Options:
     group.add_argument(
         "--unsure", type=float, metavar="SCORE", help='score below which a segment is "unsure", 0 for never (0.5)'
     )
+    group = parser.add_argument_group("pictures", "Of one video, after its results are written.")
+    group.add_argument(
+        "--render", metavar="FILE", help="write the video with its labels and timeline drawn on, .mp4 or .mkv"
+    )
+    group.add_argument("--picture", metavar="FILE", help="with --every: write the timeline as a picture, .png or .svg")
     group = parser.add_argument_group(
         "many videos",
         "Results are written as they come, with --output X.jsonl a line each; the same command resumes a stopped one.",
@@ -115,8 +121,9 @@ def _check_options(options: argparse.Namespace) -> None:
     if options.merge is not None:
         _check_merge(options)
         return
-    if _timeline(options) is None and suffix in SUBTITLES:
-        raise ConfigError(f"--output {options.output} must have --every, got none. Add it, as in --every 0.5.")
+    of_timeline = f"--output {options.output}" if suffix in SUBTITLES else "--picture" if options.picture else None
+    if _timeline(options) is None and of_timeline:
+        raise ConfigError(f"{of_timeline} must have --every, got none. Add it, as in --every 0.5.")
     if not options.checkpoint:
         raise ConfigError(
             "--checkpoint must be given, got none. Name a run's directory, a checkpoint or any zoo's weights."
@@ -142,6 +149,8 @@ def _check_merge(options: argparse.Namespace) -> None:
         "--part": options.part,
         "--checkpoint": options.checkpoint,
         "--every": options.every,
+        "--render": options.render,
+        "--picture": options.picture,
     }
     more = [name for name, value in given.items() if value]
     if more:
@@ -201,13 +210,14 @@ def _label_for_table(options: argparse.Namespace, inputs: Inputs) -> int:
 
     _, predict = _predictor(options)
     records = list(inputs)
-    tally = Tally(num_shown=0 if options.quiet else None)
+    tally = Tally(num_shown=_num_shown(options, None))
     with _progress(options, predict, len(records)) as (predict, progress):
         for result in progress(predict(records), len(records), 0):
             tally.add(to_entry(result))
             if isinstance(result, Failure):
                 log.warning("%s could not be read: %s", result.path, result.reason)
-    _print_table(tally)
+    _print_table(options, tally)
+    _draw(options, tally)
     return tally.exit_status
 
 
@@ -237,19 +247,60 @@ def _label_into_file(options: argparse.Namespace, inputs: Inputs) -> int:
         timeline=_timeline(options),
     )
     is_lines = output.suffix == _LINES_SUFFIX
-    tally = Tally(num_shown=0 if is_lines or options.quiet else _TABLE_ROWS)
+    tally = Tally(num_shown=_num_shown(options, 0 if is_lines else _TABLE_ROWS))
     try:
         with _progress(options, predict, inputs.total) as (predict, progress):
             label(predict, inputs, output, about=about, overwrite=options.overwrite, progress=progress, tally=tally)
     finally:
-        _print_table(tally)
+        _print_table(options, tally)
     words = f"{tally.labelled} labelled, {tally.failed} failed, {tally.before} of them before: {output}"
     if tally.stopped_by:
         name = signal.Signals(tally.stopped_by).name
         log.warning("stopped by %s; %s; the same command resumes from there", name, words)
     elif tally.labelled or output.suffix not in SUBTITLES:
         log.info("%s", words if is_lines else f"results: {output}")
+    _draw(options, tally)
     return tally.exit_status
+
+
+def _check_pictures(options: argparse.Namespace, inputs: Inputs) -> None:
+    """Refuse, before the work, what --render and --picture cannot do."""
+    for name in ("render", "picture"):
+        if getattr(options, name):
+            inputs.hold()
+            if inputs.total != 1:
+                raise ConfigError(f"--{name} must have one video, got {inputs.total}. Leave it out, or give one video.")
+    if options.picture:
+        from video_gn.rendering.picture import check_picture
+
+        check_picture(Path(options.picture))
+    if options.render:
+        from video_gn.rendering.video import check_output
+
+        with contextlib.suppress(DecodeError):  # counted as a video that fails
+            check_output(next(iter(inputs)).path, Path(options.render))
+
+
+def _num_shown(options: argparse.Namespace, rows: int | None) -> int | None:
+    """Entries to keep, for a table and for pictures."""
+    return 1 if options.render or options.picture else 0 if options.quiet else rows
+
+
+def _draw(options: argparse.Namespace, tally: Tally) -> None:
+    """Write what is drawn of the one video that was labelled."""
+    if not tally.labelled or tally.stopped_by:
+        return
+    if options.picture:
+        from video_gn.rendering.picture import write_picture
+
+        write_picture(tally.shown[0], Path(options.picture))
+        log.info("timeline: %s", options.picture)
+    if options.render:
+        from video_gn.rendering.overlay import render
+
+        with counted("frames") as count:
+            render(tally.shown[0], tally.shown[0]["path"], options.render, on_frame=count)
+        log.info("video: %s", options.render)
 
 
 def _merge(options: argparse.Namespace) -> int:
@@ -261,14 +312,14 @@ def _merge(options: argparse.Namespace) -> int:
     return tally.exit_status
 
 
-def _print_table(tally: Tally) -> None:
+def _print_table(options: argparse.Namespace, tally: Tally) -> None:
     from rich.markup import escape as escape_markup
     from rich.table import Table
 
     def escape(text: str) -> str:
         return escape_markup(shown(text))
 
-    if not tally.shown:
+    if options.quiet or not tally.shown:
         return
     num_more = tally.labelled + tally.failed - len(tally.shown)
     more = f"the first {len(tally.shown)} of them; the file has all" if num_more else None
