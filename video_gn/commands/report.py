@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from video_gn.checks import positive
 from video_gn.commands._options import Options
 from video_gn.commands._terminal import set_up_logging
 from video_gn.errors import ConfigError
@@ -34,14 +35,19 @@ def main(command: str, words: Sequence[str]) -> int:
     parser.add_argument(
         "--no_frames", action="store_true", help="leave out frames of the videos, such as in a page for others"
     )
+    parser.add_argument(
+        "--explain", type=positive, default=0, metavar="N",
+        help="show where the network looks in N videos: the most confident mistakes, then the hardest (0)",
+    )  # fmt: skip
     options = parser.parse_args(words)
     several = len(options.run_dir) > 1
     if several and options.output is None:
         raise ConfigError(
             "--output must be given with several runs, got none. Name the page, such as --output compare.html."
         )
-    if several and options.validation is not None:
-        raise ConfigError("--validation must stand with a single run. Write the page of each run by itself.")
+    for name, value in (("--validation", options.validation), ("--explain", options.explain)):
+        if several and value:
+            raise ConfigError(f"{name} must stand with a single run. Write the page of each run by itself.")
     set_up_logging()
 
     from video_gn.report import write_comparison, write_report
@@ -54,7 +60,11 @@ def main(command: str, words: Sequence[str]) -> int:
         path = write_comparison([Path(run_dir) for run_dir in options.run_dir], options.output, frames=frames)
     else:
         path = write_report(
-            Path(options.run_dir[0]), frames=frames, validation=options.validation, output=options.output
+            Path(options.run_dir[0]),
+            frames=frames,
+            validation=options.validation,
+            num_explained=options.explain,
+            output=options.output,
         )
     log.info("report: %s", path)
     return 0

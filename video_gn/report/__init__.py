@@ -19,7 +19,12 @@ __all__ = ["write_comparison", "write_report"]
 
 
 def write_report(
-    run_dir: Path, *, frames: bool = False, validation: Path | None = None, output: Path | None = None
+    run_dir: Path,
+    *,
+    frames: bool = False,
+    validation: Path | None = None,
+    num_explained: int = 0,
+    output: Path | None = None,
 ) -> Path:
     """Write a run directory's report.html from the files in it, or the same page as `output`.
 
@@ -31,12 +36,15 @@ def write_report(
 
     `validation` is a run directory whose test was of validation videos: a temperature is fitted on their scores.
 
+    `num_explained` videos, the most confident mistakes and then the hardest, get a picture of where the network looks.
+
     Raises:
+        CheckpointError: if they have to be explained, and the run has no checkpoint.
         RunError: if the directory does not exist or holds none of these files, or the validation's are of no use.
     """
     run_dir = Path(run_dir)
     run, val = read_run(run_dir), None if validation is None else read_run(Path(validation))
-    page, path = build_page(run, frames=frames, validation=val), run_dir / REPORT
+    page, path = build_page(run, frames=frames, validation=val, num_explained=num_explained), run_dir / REPORT
     if output is None and path.is_dir():
         set_damaged_aside(path, "it is a directory", "The page takes its place.")
     write_text(output or path, page)

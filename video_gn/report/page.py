@@ -18,6 +18,7 @@ from video_gn.report.analysis import (
     least_certain,
     wilson_interval,
 )
+from video_gn.report.heat import explain_videos
 from video_gn.report.matrix import MAX_CLASSES, confusion_matrix
 from video_gn.report.plots import Axis, Curve, clip_chart, line_chart
 from video_gn.report.reading import MISSING, Run
@@ -77,15 +78,15 @@ class Tile(NamedTuple):
     hint: str
 
 
-def build_page(run: Run, *, frames: bool = False, validation: Run | None = None) -> str:
-    """The page of a run, from what `read_run` gives; `frames` reads those of the videos in it.
+def build_page(run: Run, *, frames: bool = False, validation: Run | None = None, num_explained: int = 0) -> str:
+    """The page of a run, from what `read_run` gives; see `video_gn.report.write_report`.
 
     `validation` is the run whose test was of validation videos, on which a temperature is fitted.
     """
     predictions, failed = run.predictions, run.failed
     monitor = str(run.setting("checkpoint.monitor") or "val/top1")
     tested = {} if predictions is None or not predictions.num_labelled else _tested(predictions)
-    videos = {"hardest": []} if predictions is None else _videos(run, predictions, frames=frames)
+    videos = {"hardest": []} if predictions is None else _videos(run, predictions, frames, num_explained)
     context = {
         "title": run.directory.resolve().name or str(run.directory),
         "run": run,
@@ -259,7 +260,7 @@ def _tested(predictions: Predictions) -> dict[str, Any]:
     }
 
 
-def _videos(run: Run, predictions: Predictions, *, frames: bool) -> dict[str, Any]:
+def _videos(run: Run, predictions: Predictions, frames: bool, num_explained: int) -> dict[str, Any]:
     """`mistakes` and `hardest`, rows for each such video; `no_strips`, why none of them has frames."""
     mistakes = confident_mistakes(predictions, _NUM_MISTAKES)
     hardest = least_certain(predictions, _NUM_HARDEST, without=mistakes)
@@ -267,6 +268,7 @@ def _videos(run: Run, predictions: Predictions, *, frames: bool) -> dict[str, An
     if frames:
         strips = read_strips([predictions.videos[place] for place in mistakes + hardest])
     num_crops = int(run.number("num_crops") or 1)
+    heat = explain_videos(run, predictions, (mistakes + hardest)[:num_explained])
     clips = read_clips(run.scores, predictions, mistakes + hardest, max(1, num_crops))
 
     def row(place: int) -> dict[str, Any]:
@@ -275,6 +277,7 @@ def _videos(run: Run, predictions: Predictions, *, frames: bool) -> dict[str, An
         return {
             "video": video,
             "strip": strips.get(video),
+            "heat": heat.get(place),
             "label": predictions.classes[label] if label >= 0 else "",
             "pred": predictions.classes[predictions.preds[place]],
             "score": float(predictions.scores[place]),

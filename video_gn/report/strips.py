@@ -7,7 +7,7 @@ import io
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from markupsafe import Markup
 
@@ -15,6 +15,9 @@ from video_gn.decoding import open_video
 from video_gn.decoding.tar_members import is_member
 from video_gn.errors import DecodeError, FrameCountError, RunError
 from video_gn.processes import Lost, num_cores, run_tasks
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _NUM_FRAMES = 5
 # px of a frame in the strip: five of them are shown 420 px wide, on screens of two dots for a px.
@@ -86,6 +89,11 @@ def read_strip(path: str, beat: Callable[[], None]) -> Strip:
     picture = Image.new("RGB", (width * len(frames), height))
     for place, frame in enumerate(frames):
         picture.paste(frame.resize((width, height), Image.Resampling.BILINEAR), (place * width, 0))
+    return as_strip(picture)
+
+
+def as_strip(picture: Image) -> Strip:
+    """A picture as a page holds it."""
     data = io.BytesIO()
     picture.save(data, "JPEG", quality=_QUALITY)
     text = base64.b64encode(data.getvalue()).decode()
