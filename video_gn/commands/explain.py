@@ -30,7 +30,7 @@ def main(command: str, words: Sequence[str]) -> int:
     outputs = [Path(name) for name in options.output]
     wrong = [path for path in outputs if path.suffix not in _SUFFIXES]
     if wrong:
-        raise ConfigError(f"--output must end in {', '.join(_SUFFIXES)}, got {str(wrong[0])!r}. Choose of these.")
+        raise ConfigError(f"--output must end in {', '.join(_SUFFIXES)}, got {str(wrong[0])!r}. Choose one of these.")
     check_machine(options)
 
     from video_gn.explaining import explain
@@ -43,12 +43,12 @@ def main(command: str, words: Sequence[str]) -> int:
         explanation = explain(
             predictor, options.video, options.label, num_windows=options.windows, backend=options.backend
         )
+        _print_table(explanation)
         for path in outputs:
             _write(explanation, path)
     except DecodeError as error:
         log.error("%s could not be read: %s", error.path, error.reason)
         return 3
-    _print_table(explanation)
     return 0
 
 

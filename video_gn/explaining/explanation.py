@@ -10,6 +10,7 @@ import itertools
 import logging
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 from video_gn.checks import check_integer, did_you_mean
-from video_gn.clips import VideoInfo, VideoNote
+from video_gn.clips import VideoInfo
 from video_gn.data.dataset import EvalDataset
 from video_gn.data.layout import read_views
 from video_gn.decoding import VideoReader
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_TOLERANCE = 1e-6  # seconds, of times that are computed in two ways
 _NAMED_CLASSES = 20  # of a network with more, an error names the nearest alone
 
 
@@ -81,7 +83,8 @@ class Explanation:
         # The last one of a clip, or of the video where the clip begins it again.
         is_last_KT = ends_KT <= self.frame_seconds_KT
         ends_KT = np.where(is_last_KT, self.frame_seconds_KT + 1 / self.info.fps, ends_KT)
-        is_shown_KT = (self.frame_seconds_KT <= seconds + 1e-6) & (seconds + 1e-6 < ends_KT)
+        seconds += _TOLERANCE
+        is_shown_KT = (self.frame_seconds_KT <= seconds) & (seconds < ends_KT)
         maps_Phw = [  # of each clip that has the time
             np.einsum("t,pthw->phw", self.places.in_frames(frames, maps_Pthw.shape[1]).mean(0), maps_Pthw)
             for maps_Pthw, is_shown_T in zip(self.maps_KPthw, is_shown_KT, strict=True)
@@ -149,90 +152,81 @@ def explain(
     """
     check_integer("num_windows", num_windows)
     number = None if label is None else _number_of(label, predictor)
-    frames_VTCHW, note, info, seconds_KT = _Views(predictor, backend).read_all(os.fspath(video))
-    num_crops = predictor.crops.num_crops
+    views = _read(predictor, os.fspath(video), backend)
 
     head, kept = predictor.net.blocks[-1], []
     handle = head.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
     try:
-        scores_VY = predictor.scores(frames_VTCHW, video=info.path)
+        scores_VY = predictor.scores(views.frames_VTCHW, video=views.info.path)
     finally:
         handle.remove()
     number = int(scores_VY.mean(0).argmax()) if number is None else number
     maps_Vthw = grad_cam(head, torch.cat(kept), number).cpu().numpy()
     scores_V = scores_VY[:, number].astype(np.float64)
+    num_crops = predictor.crops.num_crops
     return Explanation(
-        info=info,
+        info=views.info,
         label=predictor.classes[number] if predictor.classes else str(number),
         score=float(scores_V.mean()),
-        clip_seconds=note.clip_seconds,
+        clip_seconds=views.clip_seconds,
         clip_scores=scores_V.reshape(-1, num_crops).mean(1),
-        frame_seconds_KT=seconds_KT,
+        frame_seconds_KT=views.seconds_KT,
         maps_KPthw=(maps_Vthw / (maps_Vthw.max() or 1)).reshape(-1, num_crops, *maps_Vthw.shape[1:]),
-        places=CellPlaces(predictor.net.layout, predictor.crops, height=info.height, width=info.width),
-        occlusion=tuple(_hide(predictor, frames_VTCHW, seconds_KT, scores_V, number, info, num_windows)),
+        places=CellPlaces(predictor.net.layout, predictor.crops, height=views.info.height, width=views.info.width),
+        occlusion=tuple(_hide_parts(predictor, views, scores_V, number, num_windows)),
     )
 
 
-def _hide(
-    predictor: Predictor,
-    frames_VTCHW: torch.Tensor,
-    seconds_KT: np.ndarray,
-    scores_V: np.ndarray,
-    number: int,
-    info: VideoInfo,
-    num_windows: int,
-) -> Any:
+def _hide_parts(
+    predictor: Predictor, views: _Views, scores_V: np.ndarray, number: int, num_windows: int
+) -> Iterator[Occluded]:
     """Scores without each part of the video: its frames are of the mean colour, which normalization makes 0."""
     colour_C11 = (255 * predictor.mean).round().to("cpu", torch.uint8).view(-1, 1, 1)
-    seconds_VT = seconds_KT.repeat(predictor.crops.num_crops, axis=0)
-    edges = np.linspace(0, info.duration_seconds, num_windows + 1)
-    edges[-1] = np.inf  # a last frame of no length is one too
+    seconds_VT = views.seconds_KT.repeat(predictor.crops.num_crops, axis=0) + _TOLERANCE
+    edges = np.linspace(0, views.info.duration_seconds, num_windows + 1).tolist()
     for start, end in itertools.pairwise(edges):
-        is_hidden_VT = (seconds_VT >= start) & (seconds_VT < end)
-        views = np.flatnonzero(is_hidden_VT.any(1))  # the others' scores stay
+        # A last frame of no length is in the last part.
+        is_hidden_VT = (seconds_VT >= start) & ((seconds_VT < end) | (end == edges[-1]))
+        touched = np.flatnonzero(is_hidden_VT.any(1))  # the other views' scores stay
+        if not len(touched):
+            yield Occluded(start, end, None)
+            continue
+        hidden_VTCHW = views.frames_VTCHW[touched]  # a copy
+        hidden_VTCHW[torch.from_numpy(is_hidden_VT[touched])] = colour_C11
         without_V = scores_V.copy()
-        if len(views):
-            hidden_VTCHW = frames_VTCHW[views]  # a copy
-            hidden_VTCHW[torch.from_numpy(is_hidden_VT[views])] = colour_C11
-            without_V[views] = predictor.scores(hidden_VTCHW, video=info.path)[:, number]
-        yield Occluded(
-            float(start), min(float(end), info.duration_seconds), float(without_V.mean()) if len(views) else None
+        without_V[touched] = predictor.scores(hidden_VTCHW, video=views.info.path)[:, number]
+        yield Occluded(start, end, float(without_V.mean()))
+
+
+class _Views(NamedTuple):
+    """A video as the predictor takes it: views, times of clips, facts, and when each frame of a clip is shown."""
+
+    frames_VTCHW: torch.Tensor
+    clip_seconds: tuple[tuple[float, float], ...]
+    info: VideoInfo
+    seconds_KT: np.ndarray
+
+
+def _read(predictor: Predictor, path: str, backend: str) -> _Views:
+    clip, crops = predictor.clip, predictor.crops
+    settings: dict[str, Any] = {"num_clips": predictor.num_clips, "spacing": predictor.spacing, "backend": backend}
+    seen: list[tuple[VideoInfo, np.ndarray]] = []
+
+    def read(reader: VideoReader, indices_KT: np.ndarray, _: tuple[int, int]) -> torch.Tensor:
+        frames_VTCHW = read_views(reader, indices_KT, crops.apply)
+        seen.append((reader.info, reader.frame_seconds[indices_KT]))
+        return frames_VTCHW
+
+    dataset = EvalDataset((), clip=clip, crops=crops, **settings)
+    frames_VTCHW, note = dataset.read_by(VideoRecord(path, None), read)
+    info, seconds_KT = seen[-1]
+    rate = 1.0 if clip.target_fps is None else info.fps / clip.target_fps
+    span = math.ceil((clip.num_frames - 1) * clip.stride * rate) + 1
+    if info.num_frames < span:
+        log.warning(
+            "%s has %s, and a clip takes %d: some are in it again.", path, count(info.num_frames, "frame"), span
         )
-
-
-class _Views(EvalDataset):
-    """All views of a video as the predictor takes them, and when each frame is shown."""
-
-    def __init__(self, predictor: Predictor, backend: str) -> None:
-        super().__init__(
-            (),
-            clip=predictor.clip,
-            crops=predictor.crops,
-            num_clips=predictor.num_clips,
-            spacing=predictor.spacing,
-            backend=backend,
-        )
-
-    def _warn_if_short(self, info: VideoInfo) -> None:
-        rate = 1.0 if self.clip.target_fps is None else info.fps / self.clip.target_fps
-        span = math.ceil((self.clip.num_frames - 1) * self.clip.stride * rate) + 1
-        if info.num_frames < span:
-            has = count(info.num_frames, "frame")
-            log.warning("%s has %s, and a clip takes %d: some are in it again.", info.path, has, span)
-
-    def read_all(self, path: str) -> tuple[torch.Tensor, VideoNote, VideoInfo, np.ndarray]:
-        """Frames (V, T, C, H, W), times of clips, facts of the video, times of frames (K, T)."""
-        read: dict[str, Any] = {}
-
-        def read_and_note(reader: VideoReader, indices_KT: np.ndarray) -> torch.Tensor:
-            views = read_views(reader, indices_KT, self.crops.apply)
-            read.update(info=reader.info, seconds_KT=reader.frame_seconds[indices_KT])
-            self._warn_if_short(reader.info)
-            return views
-
-        frames_VTCHW, note = self._read(VideoRecord(path, None), self._draw, read_and_note)
-        return frames_VTCHW, note, read["info"], read["seconds_KT"]
+    return _Views(frames_VTCHW, note.clip_seconds, info, seconds_KT)
 
 
 def _number_of(label: str, predictor: Predictor) -> int:
