@@ -10,10 +10,11 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from disks import fill, small_disk
 from media import all_frames, read_numbers, with_pixel_aspect, write_numbered_video
 
 from video_gn import files
-from video_gn.errors import ConfigError, DecodeError, UnwritableError
+from video_gn.errors import ConfigError, DecodeError, DiskFullError, UnwritableError
 from video_gn.rendering.video import check_output, render_frames
 
 VFR_MS = [0, 40, 50, 133, 400, 402, 700, 1500, 1541, 1600]
@@ -127,6 +128,25 @@ def test_odd_sizes_lose_the_last_row_and_column_and_pixels_keep_their_shape(tmp_
         assert made.streams.video[0].sample_aspect_ratio == pytest.approx(4 / 3)
 
 
+def test_an_empty_sound_stream_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = write_numbered_video(tmp_path / "a.ts", 10, audio="mp2").read_bytes()
+    units = [data[i : i + 188] for i in range(0, len(data), 188)]
+    sound = 0x101  # FFmpeg's number of the second stream
+    kept = [unit for unit in units if int.from_bytes(unit[1:3], "big") & 0x1FFF != sound]
+    assert len(kept) < len(units)
+    (tmp_path / "b.ts").write_bytes(b"".join(kept))
+    render_frames(tmp_path / "b.ts", tmp_path / "c.mp4", same)
+    assert read_numbers(all_frames(tmp_path / "c.mp4")) == list(range(10)) and not packets(tmp_path / "c.mp4", "audio")
+    assert [m for m in caplog.messages if "sound stream 1 is empty" in m] == caplog.messages[:1]
+
+
+def test_sound_in_adts_loses_its_headers_alone(tmp_path: Path) -> None:
+    source = write_numbered_video(tmp_path / "a.ts", 20, audio="aac")
+    render_frames(source, tmp_path / "b.mp4", same)
+    before, after = ([data for _, data in packets(tmp_path / name, "audio")] for name in ("a.ts", "b.mp4"))
+    assert after == [data[7:] for data in before]  # 7 bytes: ISO/IEC 13818-7, 6.2
+
+
 def test_damage_in_the_middle_is_passed(tmp_path: Path) -> None:
     source = write_numbered_video(tmp_path / "a.mp4", 40, audio="aac", size=(96, 64))
     data = bytearray(source.read_bytes())
@@ -191,6 +211,16 @@ def test_a_draw_that_fails_leaves_nothing_and_the_old_file(tmp_path: Path) -> No
             render_frames(source, tmp_path / "b.mp4", draw)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "b.mp4"]
     assert (tmp_path / "b.mp4").read_bytes() == b"old"
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    source = write_numbered_video(tmp_path / "a.mp4", 60, size=(320, 240))
+    with small_disk(tmp_path / "disk", 2) as disk:
+        (disk / "b.mp4").write_bytes(b"old")
+        filler = fill(disk, leave=200_000)
+        with pytest.raises(DiskFullError, match=r"b\.mp4 could not be written"):
+            render_frames(source, disk / "b.mp4", same)
+        assert sorted(disk.iterdir()) == [disk / "b.mp4", filler] and (disk / "b.mp4").read_bytes() == b"old"
 
 
 def test_a_killed_one_leaves_nothing_under_the_name(tmp_path: Path) -> None:

@@ -159,6 +159,9 @@ def _write(reader: RawReader, part: Path, name: str, draw: Draw, on_frame: Calla
     aspect = Fraction(info.pixel_aspect).limit_denominator(1000)
     with contextlib.ExitStack() as stack:
         source, streams = stack.enter_context(_sound_of(reader.path))
+        for empty in source.streams.audio if source is not None else ():
+            if empty not in streams:
+                log.warning("%s: sound stream %d is empty at the start: it is left out", reader.path, empty.index)
         shift = _shift_of(source)
         first = 0 if reader.time_base is None else round((reader.first_time * reader.time_base - shift) / clock)
         ticks, length_of = frame_times(reader, range(info.num_frames), clock, first)
@@ -190,7 +193,10 @@ def _write(reader: RawReader, part: Path, name: str, draw: Draw, on_frame: Calla
 
 @contextlib.contextmanager
 def _sound_of(path: str) -> Iterator[tuple[InputContainer | None, list[AudioStream]]]:
-    """A file opened once more, to read its sound streams alone; (None, []) for a frame folder."""
+    """A file opened once more, to read its sound streams alone; (None, []) for a frame folder.
+
+    Streams that are announced, but have no packet at the file's start from which to know their rate, are left out.
+    """
     try:
         container = open_container(path)
     except FolderError:
@@ -200,7 +206,7 @@ def _sound_of(path: str) -> Iterator[tuple[InputContainer | None, list[AudioStre
         for stream in container.streams:
             if stream.type != "audio":
                 stream.discard = Discard.all  # the demuxer then skips their bytes
-        yield container, list(container.streams.audio)
+        yield container, [stream for stream in container.streams.audio if stream.rate]
 
 
 def _shift_of(container: InputContainer | None) -> Fraction:
