@@ -26,6 +26,7 @@ _PANEL = (14, 16, 20, 208)
 _TRACK = (72, 76, 84, 255)
 _TEXT = (255, 255, 255, 255)
 _LEAST_LETTER_PX, _LETTERS = 10, 22
+_MOST_LETTERS = 20  # heights of a letter that the column of labels is wide at most: some 35 letters
 
 
 def render(
@@ -76,6 +77,11 @@ class Overlay:
         self._inside = width - 4 * self._gap  # from the left end of the strip to its right end
         self._strip_height = max(6, letter // 2)
         self._strip_top = height - 2 * self._gap - self._strip_height
+        # Columns of the bars: as wide for every window, as the longest of all labels asks for.
+        self._number_width, self._bar_width = text_width("0.00", letter), min(4 * letter, width // 4)
+        room = width - 6 * self._gap - self._number_width - self._bar_width
+        widest = max(text_width(label, letter) for label in {best["label"] for top in self._line.top for best in top})
+        self._label_width = max(1, min(widest, _MOST_LETTERS * letter, room))
 
     def _x_of(self, seconds: float) -> int:
         """Column of a time, from the left end of the strip."""
@@ -88,14 +94,11 @@ class Overlay:
         return (GREY, False) if number is None else (COLOURS[number % len(COLOURS)], number >= len(COLOURS))
 
     def _bars(self, window: int) -> _Patch:
-        height, width = self._size
         gap, row, letter = self._gap, self._row, self._letter
-        room = max(1, int(0.42 * height - 2 * gap) // row)
+        room = max(1, int(0.42 * self._size[0] - 2 * gap) // row)
         top = self._line.top[window][:room]
-        panel_width = min(width - 2 * gap, 17 * letter)
-        number_width = text_width("0.00", letter)
-        bar_width = panel_width // 4
-        label_width = panel_width - number_width - bar_width - 4 * gap
+        label_width, bar_width, number_width = self._label_width, self._bar_width, self._number_width
+        panel_width = label_width + bar_width + number_width + 4 * gap
         image = _panel(panel_width, len(top) * row + 2 * gap, gap)
         for place, best in enumerate(top):
             y = gap + place * row
