@@ -8,12 +8,15 @@ import shutil
 import numpy as np
 import pytest
 from fake_run import CLASSES, checked, make_test, make_training
+from markupsafe import Markup
 
 from video_gn.__main__ import main
 from video_gn.commands import report
 from video_gn.errors import ConfigError, RunError
 from video_gn.report import paired, write_comparison
 from video_gn.report.reading import read_run
+from video_gn.report.strips import Strip
+from video_gn.report.training import together
 
 HOSTILE = "</td><script>alert(1)</script>'\"&"
 
@@ -106,18 +109,43 @@ def test_curves_and_settings_that_differ(runs):
     assert "run_dir" not in settings and "elsewhere" not in settings and "data.clip.stride" not in settings
 
 
-def test_videos_that_changed_have_frames(runs, tiny_videos):
-    videos = {f"data/<v> {n}.mp4": str(v) for n, v in enumerate(sorted(tiny_videos.rglob("*.mp4")))}
-    for run in runs[:2]:
-        path = run / "test/predictions.csv"
-        text = path.read_text()
-        for name, video in videos.items():
-            text = text.replace(f"{name},", f"{video},")
-        path.write_text(text)
+def test_curves_of_different_batches_are_over_the_same_clips():
+    """Of 32 videos: 4 steps of 8 clips an epoch, or 16 of 2; one epoch ends at the same place in both."""
+    runs = [
+        [{"step": step, "epoch": (step - 1) // steps, "clips": size * ((step - 1) % steps + 1), "val/top1": 0.5}
+         for step in range(1, 2 * steps + 1)]
+        for steps, size in ((4, 8), (16, 2))
+    ]  # fmt: skip
+    (chart,) = together(["large", "small"], runs)
+    assert "clips seen" in chart and "optimizer step" not in chart
+    ends = [re.findall(rf'cx="([^"]*)"[^>]*><title>step {step}, epoch 1: {name} ', chart) for step, name in
+            ((4, "large"), (16, "small"))]  # fmt: skip
+    assert ends[0] == ends[1] and len(ends[0]) == 1
+    del runs[1][0]["clips"]
+    runs[1] = runs[1][:1]
+    assert "optimizer step" in together(["large", "small"], runs)[0]
+
+
+def test_videos_that_changed_are_those_of_which_both_runs_were_surest_with_frames(runs, monkeypatch):
+    def read(videos):
+        return {video: Strip(Markup(f"data:image/jpeg;base64,{len(video)}"), 420, 48) for video in videos}
+
+    monkeypatch.setattr("video_gn.report.comparison.read_strips", read)
     page = page_of_runs(runs[:2], frames=True)
     checked(page)
-    assert page.count('<img class="strip"') == page.partition("Videos that changed</h2>")[2].count('data-h="label"') > 2
-    assert "b</bdi> is right, <bdi>a</bdi> is wrong" in page
+    first, other = (rows_of(run) for run in runs[:2])
+    for head, one, two in (
+        ("right, <bdi>a</bdi> is wrong", other, first),
+        ("wrong, <bdi>a</bdi> is right", first, other),
+    ):
+        changed = [
+            video for video in first
+            if one[video]["pred"] == one[video]["label"] and two[video]["pred"] != two[video]["label"]
+        ]  # fmt: skip
+        changed.sort(key=lambda video: -float(first[video]["score"]) - float(other[video]["score"]))
+        table = page.partition(f"<h3><bdi>b</bdi> is {head}")[2].partition("</table>")[0]
+        assert re.findall(r'"path">data/&lt;v&gt; (\d+)', table) == [re.search(r"\d+", v)[0] for v in changed[:6]]
+        assert table.count('<img class="strip"') == min(6, len(changed)) > 0
 
 
 def test_what_cannot_be_compared_is_refused(runs, tmp_path):

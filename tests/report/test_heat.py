@@ -57,7 +57,7 @@ def test_mistakes_and_then_the_hardest_videos_are_explained_by_the_tested_networ
 
     monkeypatch.setattr(Predictor, "from_checkpoint", load)
     monkeypatch.setattr(explaining, "explain", explain_and_note)
-    assert main(["report", str(run), "--explain", "3"]) == 0
+    assert main(["report", str(run), "--explain", "3", "--no_frames"]) == 0
     page = (run / "report.html").read_text(encoding="utf-8")
     text = checked(page)
     assert asked == [(str(checkpoint), {"num_clips": 4, "crops": "three"})]

@@ -18,7 +18,7 @@ from PIL import Image
 
 from video_gn.__main__ import main
 from video_gn.decoding import open_video
-from video_gn.report import analysis, strips, write_report
+from video_gn.report import analysis, strips, write_comparison, write_report
 from video_gn.report.plots import clip_chart
 from video_gn.report.reading import read_run
 from video_gn.report.strips import read_strips
@@ -208,8 +208,22 @@ def test_nothing_scrolls_sideways_on_a_phone(tiny_videos, tmp_path):
     make_training(run)
     make_test(run, num_videos=200, classes=long, failed=failed)
     put_videos(run, [*sorted(tiny_videos.rglob("*.mp4")), *("/a_long_path" * 15 + f"/{n}.mp4" for n in range(170))])
-    page = write_report(run, frames=True).read_text(encoding="utf-8")
-    checked(page)
+    other = run.with_name(f"{run.name}_other")
+    shutil.copytree(run, other)
+    (other / "config.yaml").write_text(f"seed_everything: {'1234567890' * 9}\na_long_key_{'of_a_setting_' * 9}: 1\n")
+    with (run / "test/predictions.csv").open() as file, (other / "test/predictions.csv").open("w") as copy:
+        for number, row in enumerate(csv.reader(file)):  # every third video is predicted otherwise, the last is gone
+            row[2] = long[number % len(long)] if number % 3 == 1 else row[2]
+            csv.writer(copy).writerows([row] if number < 200 else [])
+    pages = [write_report(run, frames=True), write_comparison([run, other], tmp_path / "compare.html")]
+    for path in pages:
+        page = path.read_text(encoding="utf-8")
+        checked(page)
+        assert _sideways(page, tmp_path) == [390, 390, []], path.name
+
+
+def _sideways(page, tmp_path):
+    """Width of a phone's window and of a page in it, and what has to be pushed sideways."""
     page = re.sub(r'<meta http-equiv="Content-Security-Policy".*?>', "", page, flags=re.S)  # it would stop the script
     page = page.replace("<details>", "<details open>").replace("</body>", _MEASURE)
     (tmp_path / "page.html").write_text(page, encoding="utf-8")
@@ -222,4 +236,4 @@ def test_nothing_scrolls_sideways_on_a_phone(tiny_videos, tmp_path):
     done = subprocess.run(["chromium", *words], capture_output=True, text=True, timeout=120)
     found = re.search(r"<title>(.*?)</title>", done.stdout)
     assert found, done.stderr[-2000:]
-    assert json.loads(found[1]) == [390, 390, []]
+    return json.loads(found[1])

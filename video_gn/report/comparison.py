@@ -18,7 +18,6 @@ from video_gn.report.reading import AFTER_RESUME, IN_TEST, MISSING, Run, value_o
 from video_gn.report.strips import Strip, read_strips, reason_of_none
 from video_gn.report.text import render
 from video_gn.run.directory import CONFIG, TEST_PREDICTIONS
-from video_gn.shown import count
 
 MAX_RUNS = 8  # lines that four colours and dashes tell apart
 _NUM_CHANGED = 6
@@ -65,7 +64,6 @@ def build_comparison(runs: Sequence[Run], *, frames: bool = False) -> str:
         no_strips=reason_of_none(strips),
         charts=training.together(names, [run.rows for run in runs]),
         reliability=_reliability(runs, names),
-        batches=_batches(runs, names),
         settings=settings[:_MAX_SETTINGS],
         num_more_settings=max(0, len(settings) - _MAX_SETTINGS),
         problems=[
@@ -166,17 +164,6 @@ def _reliability(runs: Sequence[Run], names: Sequence[str]) -> Markup:
             if of_run is not None
         ]
     )
-
-
-def _batches(runs: Sequence[Run], names: Sequence[str]) -> str:
-    """Of how many clips a step is in each run, if that differs; "" if it does not."""
-    keys = ("data.batch_size", "trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches")
-    sizes = [tuple(run.setting(key) for key in keys) for run in runs]
-    if len(set(map(str, sizes))) == 1 or any(size[0] is None for size in sizes):
-        return ""
-    parts = [f"{name} takes {count(size[0], 'clip')}" for name, size in zip(names, sizes, strict=True)
-             if isinstance(size[0], int)]  # fmt: skip
-    return ", ".join(parts)
 
 
 def _different_settings(runs: Sequence[Run]) -> Iterator[tuple[str, list[str | None]]]:

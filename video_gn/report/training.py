@@ -102,22 +102,36 @@ def _learning_rate(rows: Rows) -> Markup | None:
 
 
 def together(names: Sequence[str], runs: Sequence[Rows]) -> list[Markup]:
-    """Charts of several runs' losses and validation accuracies, a line for each run."""
+    """Charts of several runs' losses and validation accuracies, a line for each run.
+
+    They are over the clips seen, which mean the same at any batch size, if all runs have logged them, else over steps.
+    """
     figures = (
         ("Training loss", "train/loss", Axis("cross-entropy, nats")),
         ("Validation loss", "val/loss", Axis("cross-entropy, nats")),
         ("Validation top-1", "val/top1", Axis("accuracy", "percent")),
     )
+    sizes = [_clips_of_step(rows) for rows in runs if rows]
+    x = _STEPS if None in sizes else Axis("clips seen", whole=True)
     charts = []
     for title, key, y in figures:
         curves = []
         for place, (name, rows) in enumerate(zip(names, runs, strict=True)):
             found = column(rows, key)
-            if key == "train/loss" and len(found.steps):
-                smoothed = smooth(found.values, smoothing_window(len(found.steps)))
-                curves.append(Curve(name, found.steps, smoothed, **line_of(place)))
-            elif len(found.steps):
-                curves.append(Curve(name, *found[:2], style="dots", hints=found.hints(), **line_of(place)))
+            if not len(found.steps):
+                continue
+            places = found.steps if x is _STEPS else found.steps * (_clips_of_step(rows) or 0)
+            if key == "train/loss":
+                smoothed = smooth(found.values, smoothing_window(len(places)))
+                curves.append(Curve(name, places, smoothed, **line_of(place)))
+            else:
+                curves.append(Curve(name, places, found.values, style="dots", hints=found.hints(), **line_of(place)))
         if curves:
-            charts.append(line_chart(title, curves, x=_STEPS, y=y))
+            charts.append(line_chart(title, curves, x=x, y=y))
     return charts
+
+
+def _clips_of_step(rows: Rows) -> float | None:
+    """Clips of an optimizer step, by a row of the first epoch; None if it does not say."""
+    first = (row for row in rows if row["epoch"] == 0 and row["step"] > 0 and row.get("clips", 0) > 0)
+    return next((row["clips"] / row["step"] for row in first), None)
