@@ -69,6 +69,7 @@ def test_the_three_files(here, tmp_path, monkeypatch, capsys):
         (["--output", "OUT/x.gif"], 2, "--output must end in .mp4, .mkv, .png, .json, got"),
         (["--output", "OUT/file/x.png"], 2, "file is no directory. Choose another place."),
         (["--windows", "0"], 2, "--windows must be at least 1, got 0"),
+        (["--checkpoint", ""], 2, "--checkpoint must be given, got none. Name a run's directory"),
         (["--device", "tpu"], 2, "--device 'tpu' cannot be used"),
         (["--output", "OUT/video.mp4", "--crops", "five"], 2, "--crops must be one of center, three, full"),
     ],

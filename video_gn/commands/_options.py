@@ -147,12 +147,11 @@ def missing_config(path: str, *, of_study: bool = False) -> str:
 # ---- a network that labels videos ----------------------------------------------------------------
 
 
-def add_network_options(parser: Options, *, is_required: bool) -> None:
+def add_network_options(parser: Options) -> None:
     """Add the options of a checkpoint, the views of a video, the decoder and the device."""
     parser.add_argument(
         "--checkpoint",
         "--ckpt_path",
-        required=is_required,
         metavar="PATH",
         help="run directory (its best checkpoint), checkpoint or any zoo's weights",
     )
@@ -168,12 +167,16 @@ def add_network_options(parser: Options, *, is_required: bool) -> None:
     parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, ... (a GPU if there is one)")
 
 
-def check_machine(options: argparse.Namespace) -> None:
-    """Refuse a decoder or a device that is not there."""
+def check_network_options(options: argparse.Namespace) -> None:
+    """Refuse to go on without a checkpoint, and with a decoder or a device that is not there."""
     import torch
 
     from video_gn.decoding import BACKENDS
 
+    if not options.checkpoint:
+        raise ConfigError(
+            "--checkpoint must be given, got none. Name a run's directory, a checkpoint or any zoo's weights."
+        )
     if options.backend != "auto" and options.backend not in BACKENDS:
         advice = did_you_mean(options.backend, BACKENDS) or "Choose one of these."
         raise ConfigError(f"--backend must be auto, {', '.join(BACKENDS)}, got {options.backend!r}. {advice}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from video_gn.checks import positive
-from video_gn.commands._options import Options, add_network_options, check_machine, load_predictor
+from video_gn.commands._options import Options, add_network_options, check_network_options, load_predictor
 from video_gn.commands._terminal import counted, set_up_logging
 from video_gn.errors import ConfigError, DecodeError
 from video_gn.files import check_place, whole_file, write_json
@@ -31,7 +31,7 @@ def main(command: str, words: Sequence[str]) -> int:
     wrong = [path for path in outputs if path.suffix not in _SUFFIXES]
     if wrong:
         raise ConfigError(f"--output must end in {', '.join(_SUFFIXES)}, got {str(wrong[0])!r}. Choose one of these.")
-    check_machine(options)
+    check_network_options(options)
 
     from video_gn.explaining import explain
     from video_gn.rendering.video import check_output
@@ -60,7 +60,7 @@ def _parser() -> Options:
         epilog="Exit status: 0; 2 for bad arguments; 3 if the video could not be read.",
     )
     parser.add_argument("video", metavar="VIDEO", help="video file")
-    add_network_options(parser, is_required=True)
+    add_network_options(parser)
     parser.add_argument("--label", metavar="NAME", help="class to explain (the best one)")
     parser.add_argument(
         "--output",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from video_gn.checks import not_negative, positive
-from video_gn.commands._options import Options, add_network_options, check_machine, load_predictor
+from video_gn.commands._options import Options, add_network_options, check_network_options, load_predictor
 from video_gn.commands._terminal import counted, set_up_logging, with_progress
 from video_gn.errors import ConfigError, DecodeError
 from video_gn.files import check_place
@@ -46,7 +46,7 @@ def main(command: str, words: Sequence[str]) -> int:
     from video_gn.labelling.inputs import Inputs
     from video_gn.parts import parse_part
 
-    check_machine(options)
+    check_network_options(options)
     part = None if options.part is None else parse_part(options.part, os.environ)
     inputs = Inputs(options.videos, options.list, part=part)
     _check_pictures(options, inputs)
@@ -69,7 +69,7 @@ def _parser() -> Options:
     parser.add_argument(
         "videos", nargs="*", metavar="PATH", help="files, directories (searched through), tars, globs, lists"
     )
-    add_network_options(parser, is_required=False)  # not with --merge
+    add_network_options(parser)
     parser.add_argument("--output", metavar="FILE", help=f"file to write the results to: {', '.join(_SUFFIXES)}")
     parser.add_argument("--top_k", type=positive, default=5, metavar="K", help="labels of each video (5)")
     parser.add_argument("--views_per_forward", type=positive, default=10, metavar="N", help="views at a time (10)")
@@ -124,10 +124,6 @@ def _check_options(options: argparse.Namespace) -> None:
     of_timeline = f"--output {options.output}" if suffix in SUBTITLES else "--picture" if options.picture else None
     if _timeline(options) is None and of_timeline:
         raise ConfigError(f"{of_timeline} must have --every, got none. Add it, as in --every 0.5.")
-    if not options.checkpoint:
-        raise ConfigError(
-            "--checkpoint must be given, got none. Name a run's directory, a checkpoint or any zoo's weights."
-        )
     if options.partial:
         raise ConfigError("--partial must stand with --merge, got no --merge. Leave it out.")
     if options.part is not None and suffix != _LINES_SUFFIX:
