@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,10 +34,20 @@ def _has_slurm() -> bool:
     return os.geteuid() == 0 and all(shutil.which(p, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") for p in programs)
 
 
+def _has_gstreamer() -> bool:
+    # Its packages are of the system's Python.
+    try:
+        code = "import gi; gi.require_version('GstRtspServer', '1.0'); gi.require_version('Gst', '1.0')"
+        return subprocess.run(["/usr/bin/python3", "-c", code], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
 NEEDS = {
     "needs_cuda": ("CUDA", _has_cuda),
     "needs_torchcodec": ("TORCHCODEC", functools.cache(_has_torchcodec)),
     "needs_slurm": ("SLURM", _has_slurm),
+    "needs_gstreamer": ("GSTREAMER", functools.cache(_has_gstreamer)),
     "needs_real_videos": ("REAL_VIDEOS", lambda: (REAL_VIDEOS / "files.csv").is_file()),
 }
 

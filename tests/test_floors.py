@@ -17,7 +17,7 @@ FLOORS = (
     ("planning",),
     ("bench", "labelling", "study"),
     ("report",),
-    ("explaining",),
+    ("live", "explaining"),
     ("timelines",),
     ("rendering",),
     ("training",),

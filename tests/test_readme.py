@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from media import write_numbered_video
-from runs import run
+from runs import run, run_with, start
 from small import write_small_configs
 from torchvision.models import resnet50
 
@@ -70,7 +70,8 @@ def place(tiny_videos, tmp_path_factory):
     for split, lines in rows.items():
         text = ["label,youtube_id,time_start,time_end,split", *(f"{line},{split}" for line in lines)]
         (here / f"{split}.csv").write_text("\n".join(text) + "\n")
-    write_numbered_video(here / "video.mp4", 40)
+    for name in ("video.mp4", "video.ts"):
+        write_numbered_video(here / name, 40)
     (here / "videos.txt").write_text(
         "".join(f"{v.relative_to(here)}\n" for v in sorted((here / "videos").rglob("*.mp4")))
     )
@@ -106,9 +107,10 @@ def write_weights(here):
 
 def execute(command, here, more=""):
     """Run a command of a page in a directory."""
-    words = shlex.split(f"{command} {more}")
+    words, _, stdin = command.partition(" < ")
+    words = shlex.split(f"{words} {more}")
     if words[0] == "video-gn":
-        status, printed = run(words[1:], here)
+        status, printed = run_with(start, words[1:], here, stdin=stdin or None)
     else:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run([sys.executable, *words[1:]], cwd=here, env=environment, capture_output=True, text=True)

@@ -154,7 +154,7 @@ def test_going_on_with_a_copy_of_the_checkpoint_and_the_same_setting_written_out
             "PATH must name at least one video, or --list a file with a path a line, got neither",
         ),
         (["v"], "--checkpoint must be given, got none"),
-        (["v", "--checkpoint=a.ckpt", "--output=x.txt"], "--output must end in .json, .csv, .jsonl, got 'x.txt'"),
+        (["v", "--checkpoint=a.ckpt", "--output=x.txt"], "--output must end in .json, .csv, .jsonl, .vtt, .srt, got"),
         (["v", "--checkpoint=a.ckpt", "--partial"], "--partial must stand with --merge"),
         (["v", "--checkpoint=a.ckpt", "--part=0/2"], "--part must have an --output that ends in .jsonl, got None"),
         (
@@ -171,7 +171,7 @@ def test_going_on_with_a_copy_of_the_checkpoint_and_the_same_setting_written_out
         (["--list=empty.txt", "--checkpoint=a.ckpt"], "empty.txt: --list must have at least one path"),
         (["--list=list.txt", "--merge=one.jsonl", "--output=x.json"], "--merge must stand alone, got --list too"),
         (["--merge=one.json", "--output=x.json"], "--merge must end in .jsonl, got 'one.json'"),
-        (["--merge=one.jsonl"], "--merge must have an --output, got none"),
+        (["--merge=one.jsonl"], "--merge must have an --output of results, got None"),
         (["--merge=none.jsonl", "--output=x.json"], "--merge none.jsonl: it or its parts"),
     ],
 )

@@ -166,12 +166,14 @@ def runs_of(path):
     return runs
 
 
-def _run(argv, cwd, log, environment, *, output=True):
+def _run(argv, cwd, log, environment, *, output=True, stdin=None):
     import torch
 
     os.chdir(cwd)
     os.environ.update(environment)  # the fork server has that of its own start
     torch.set_num_threads(1)
+    if stdin is not None:
+        os.dup2(os.open(stdin, os.O_RDONLY), 0)
     if output:
         with Path(log).open("a") as file:
             os.dup2(file.fileno(), 1)
@@ -185,11 +187,12 @@ def _run(argv, cwd, log, environment, *, output=True):
     os._exit(status)
 
 
-def start(argv, cwd, log, **more):
-    """Start `video-gn ARGV...`; stdout and stderr are appended to `log`, and `more` is its environment's."""
+def start(argv, cwd, log, *, stdin=None, **more):
+    """Start `video-gn ARGV... < STDIN`; stdout and stderr are appended to `log`, and `more` is its environment's."""
     environment = {k: v for k, v in os.environ.items() if k.startswith("VIDEO_GN_")} | more
     with _importable():
-        process = _CONTEXT.Process(target=_run, args=([str(a) for a in argv], str(cwd), str(log), environment))
+        args = [str(a) for a in argv], str(cwd), str(log), environment
+        process = _CONTEXT.Process(target=_run, args=args, kwargs={"stdin": stdin})
         process.start()
     return process
 

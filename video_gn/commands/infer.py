@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import functools
 import logging
+import math
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,8 @@ def main(command: str, words: Sequence[str]) -> int:
     options = _parser().parse_args(words)
     set_up_logging()
     _check_options(options)
+    if options.live is not None:
+        return _watch(options)
     if options.merge is not None:
         return _merge(options)
 
@@ -92,6 +95,15 @@ def _parser() -> Options:
     )
     group.add_argument("--picture", metavar="FILE", help="with --every: write the timeline as a picture, .png or .svg")
     group = parser.add_argument_group(
+        "live", "Labels the newest window of a source again and again, a line of json each, until it ends or Ctrl-C."
+    )
+    group.add_argument(
+        "--live",
+        metavar="SOURCE",
+        help="camera (/dev/video0), rtsp://, http://, udp:// or tcp:// address, FIFO, or - for standard input; "
+        "--every is then the least distance of windows (a window)",
+    )
+    group = parser.add_argument_group(
         "many videos",
         "Results are written as they come, with --output X.jsonl a line each; the same command resumes a stopped one.",
     )
@@ -118,6 +130,24 @@ def _check_options(options: argparse.Namespace) -> None:
     suffix = Path(options.output).suffix if options.output else None
     if suffix is not None and suffix not in _SUFFIXES:
         raise ConfigError(f"--output must end in {', '.join(_SUFFIXES)}, got {options.output!r}. Choose one of these.")
+    if options.live is not None:
+        others = (
+            "--merge",
+            "--partial",
+            "--overwrite",
+            "--num_clips",
+            "--num_workers",
+            "--smooth",
+            "--min_seconds",
+            "--unsure",
+        )
+        _check_alone("--live", "It reads its source alone", options, others)
+        if suffix not in (None, _LINES_SUFFIX):
+            raise ConfigError(f"--output must end in {_LINES_SUFFIX} with --live, got {options.output!r}. Rename it.")
+        if options.every is not None and not 0 <= options.every < math.inf:
+            raise ConfigError(
+                f"--every must be at least 0 with --live, got {options.every!r}. 0 is as often as it can."
+            )
     if options.merge is not None:
         _check_merge(options)
         return
@@ -138,19 +168,18 @@ def _check_options(options: argparse.Namespace) -> None:
         )
 
 
-def _check_merge(options: argparse.Namespace) -> None:
-    given = {
-        "PATH": options.videos,
-        "--list": options.list,
-        "--part": options.part,
-        "--checkpoint": options.checkpoint,
-        "--every": options.every,
-        "--render": options.render,
-        "--picture": options.picture,
-    }
-    more = [name for name, value in given.items() if value]
+def _check_alone(name: str, why: str, options: argparse.Namespace, others: Sequence[str]) -> None:
+    """Refuse videos beside an option, and other options."""
+    others = ("--list", "--part", "--render", "--picture", *others)
+    values = {other: getattr(options, other.lstrip("-")) for other in others}
+    more = ["PATH"] if options.videos else []
+    more += [other for other, value in values.items() if value is not None and value is not False]
     if more:
-        raise ConfigError(f"--merge must stand alone, got {', '.join(more)} too. It labels nothing: leave them out.")
+        raise ConfigError(f"{name} must stand alone, got {', '.join(more)} too. {why}: leave them out.")
+
+
+def _check_merge(options: argparse.Namespace) -> None:
+    _check_alone("--merge", "It labels nothing", options, ("--checkpoint", "--every"))
     if Path(options.merge).suffix != _LINES_SUFFIX:
         raise ConfigError(
             f"--merge must end in {_LINES_SUFFIX}, got {options.merge!r}. Give the --output that the runs were given."
@@ -297,6 +326,25 @@ def _draw(options: argparse.Namespace, tally: Tally) -> None:
         with counted("frames") as count:
             render(tally.shown[0], tally.shown[0]["path"], options.render, on_frame=count)
         log.info("video: %s", options.render)
+
+
+def _watch(options: argparse.Namespace) -> int:
+    from video_gn.live import parse_source, watch
+
+    source = parse_source(options.live)  # before the checkpoint is read
+    output = None if options.output is None else Path(options.output)
+    if output is not None:
+        check_place(output)
+    check_network_options(options)
+    return watch(
+        source,
+        load_predictor(options),
+        output=output,
+        every_seconds=options.every,
+        top_k=options.top_k,
+        views_per_forward=options.views_per_forward,
+        quiet=options.quiet,
+    )
 
 
 def _merge(options: argparse.Namespace) -> int:

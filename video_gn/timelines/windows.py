@@ -73,9 +73,9 @@ def place_windows(
     steps = np.diff(frame_seconds_N, append=end_seconds)
     usual = float(np.median(steps))
     period = num_frames * stride
-    rate = _own_rate(steps, fps, longest=max(period / (target_fps or 1 / usual) / 2, _USUAL_STEPS * usual))
+    rate = _own_rate(steps, fps, longest=longest_step(period / (target_fps or 1 / usual), usual))
     seconds = period / (target_fps or rate)
-    is_gap = steps > max(seconds / 2, _USUAL_STEPS * usual)
+    is_gap = steps > longest_step(seconds, usual)
     middles, indices, spans = [np.zeros(0)], [np.zeros((0, num_frames), dtype=np.int64)], []
     num_windows = 0
     for first, stop in _stretches(is_gap):
@@ -98,6 +98,11 @@ def place_windows(
             (float(frame_seconds_N[i]) + 1 / rate, float(frame_seconds_N[i] + steps[i])) for i in np.flatnonzero(is_gap)
         ),
     )
+
+
+def longest_step(window_seconds: float, usual_seconds: float) -> float:
+    """Longest step between two frames that is no gap, in seconds."""
+    return max(window_seconds / 2, _USUAL_STEPS * usual_seconds)
 
 
 def _own_rate(steps: np.ndarray, fps: float, *, longest: float) -> float:
