@@ -237,7 +237,9 @@ def test_a_killed_one_leaves_nothing_under_the_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs_real_videos
-@pytest.mark.parametrize("name", ["vfr_select.mp4", "video_90.mov", "test_non_zero_start.mp4"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("vfr_select.mp4", marks=pytest.mark.slow), "video_90.mov", "test_non_zero_start.mp4"]
+)
 def test_real_oddities(tmp_path: Path, real_videos: Path, name: str) -> None:
     source = real_videos / "odd" / name
     render_frames(source, tmp_path / "b.mp4", same)
