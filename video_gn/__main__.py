@@ -35,7 +35,7 @@ COMMANDS = {
     "weights": ("weight files of any zoo: inspect, convert", "weights"),
     "study": ("norms x batch sizes x clips x seeds, to a table and figures", "study"),
     "explain": ("where a network looks in a video, and which seconds its answer needs", "explain"),
-    "report": ("write a run directory's report.html", "report"),
+    "report": ("a run's page, report.html, or several runs side by side", "report"),
     "plan": ("what a training will need: memory, cores, hours, disk", "plan"),
     "bench": ("speed, side by side in one run: data, weights, start, test, train", "bench"),
 }

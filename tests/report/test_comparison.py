@@ -97,7 +97,9 @@ def test_classes_are_sorted_by_what_they_gained(runs):
 def test_curves_and_settings_that_differ(runs):
     config = runs[1] / "config.yaml"
     config.write_text(config.read_text().replace("seed_everything: 7", "seed_everything: 8\nrun_dir: elsewhere/b"))
-    (runs[1] / "test/config.yaml").write_text("data: {views: {num_clips: 4}}\nckpt_path: elsewhere/b/best.ckpt\n")
+    (runs[1] / "test/config.yaml").write_text(
+        "data: {views: {num_clips: 4}}\nckpt_path: moved/b/best.ckpt\nrun_dir: moved/b\n"
+    )
     (runs[0] / "test/config.yaml").write_text("data: {views: {num_clips: 3}}\n")
     text = checked(page_of_runs(runs))
     assert "Training loss" in text and "Validation top-1" in text
@@ -106,7 +108,12 @@ def test_curves_and_settings_that_differ(runs):
     assert "ckpt_path–in the test RUN_DIR/best.ckpt–" in settings
     assert "data.views.num_clipsin the test 3in the test 4–" in settings
     assert "seed_everything787; in the test 0" in settings
-    assert "run_dir" not in settings and "elsewhere" not in settings and "data.clip.stride" not in settings
+    assert (
+        "run_dir" not in settings
+        and "elsewhere" not in settings
+        and "moved" not in settings
+        and "data.clip.stride" not in settings
+    )
 
 
 def test_curves_of_different_batches_are_over_the_same_clips():

@@ -23,6 +23,7 @@ from video_gn.clips import Failure
 from video_gn.commands._run_settings import with_run_config
 from video_gn.errors import VideoGNError
 from video_gn.evaluation.unfinished import Unfinished
+from video_gn.report import write_comparison
 from video_gn.report.reading import FILES
 from video_gn.run.broken_videos import BrokenVideos
 from video_gn.run.directory import RunDirectory, checkpoint_of
@@ -173,7 +174,7 @@ def problem_of(path):
         return str(error)
 
 
-def read_and_resume(run, done):
+def read_and_resume(run, done, whole):
     """All that reads a run; nothing damaged may be lost."""
     before = {name: content_of(run / name) for name in ("config.yaml", "metrics.csv")}
     is_damaged = problem_of(run / "metrics.csv") != ""
@@ -182,6 +183,7 @@ def read_and_resume(run, done):
     text = checked(page)
     for name in set(done) & set(FILES):
         assert done[name] not in ("directory", "loop", "out", "pipe") or f"{name} cannot be read" in text
+    refused_or(lambda: checked(write_comparison([whole, run], run.parent / "compare.html").read_text(encoding="utf-8")))
     refused_or(CellDirectory(run.parent.parent, Cell(0, "mine", "GN", "8x2", 8, ("8x2", 8), 0, {}, 8)).read)
     for command, *words in (["test"], ["fit", "--ckpt_path=last"], ["predict", "-c", str(run)]):
         refused_or(functools.partial(with_run_config, command, ["--run_dir", str(run), *words]))
@@ -212,7 +214,7 @@ def test_damaged_runs(whole, tmp_path):
         done = {name: damage(run / name, generator) for name in picked}
         signal.alarm(SECONDS)
         try:
-            read_and_resume(run, done)
+            read_and_resume(run, done, whole)
         except Exception as error:
             raise AssertionError(f"run {seed}: {json.dumps(done)}") from error
         finally:

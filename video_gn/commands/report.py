@@ -10,6 +10,7 @@ from video_gn.checks import positive
 from video_gn.commands._options import Options
 from video_gn.commands._terminal import set_up_logging
 from video_gn.errors import ConfigError
+from video_gn.files import check_place
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,8 @@ def main(command: str, words: Sequence[str]) -> int:
         if several and value:
             raise ConfigError(f"{name} must stand with a single run. Write the page of each run by itself.")
     set_up_logging()
+    if options.output is not None:
+        check_place(options.output)
 
     from video_gn.report import write_comparison, write_report
     from video_gn.run.directory import RunDirectory

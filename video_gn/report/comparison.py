@@ -181,10 +181,14 @@ def _different_settings(runs: Sequence[Run]) -> Iterator[tuple[str, list[str | N
 
 
 def _without_directory(run: Run, value: Any) -> str | None:
-    """A setting as text, with the run's directory as RUN_DIR: it is another in each run."""
-    directory = run.setting("run_dir")
-    has_one = isinstance(directory, str) and directory
-    return None if value is None else str(value).replace(directory, "RUN_DIR") if has_one else str(value)
+    """A setting as text, with the run's directory as RUN_DIR: it is another in each run, and after a move."""
+    if value is None:
+        return None
+    directories = {config.get("run_dir") for config in (run.config, *run.later.values())}
+    text = str(value)
+    for directory in sorted(filter(None, (d for d in directories if isinstance(d, str))), key=len, reverse=True):
+        text = text.replace(directory, "RUN_DIR")
+    return text
 
 
 def _keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
