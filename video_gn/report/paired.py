@@ -140,7 +140,7 @@ def mcnemar(first_alone: int, other_alone: int) -> float:
     """Two-sided p-value of McNemar's exact test: that both runs are equally likely to be the one that is right.
 
     Twice the binomial probability of at most so few of n = first_alone + other_alone at 1/2, at most 1; exact integers.
-    Source: McNemar 1947; the exact form in Fagerland, Lydersen & Laake 2013, section "The exact conditional test".
+    Source: McNemar 1947; the exact conditional form in Fagerland, Lydersen & Laake 2013, BMC Med. Res. Methodol. 13:91.
     """
     n = first_alone + other_alone
     term = total = 1
