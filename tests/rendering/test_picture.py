@@ -12,6 +12,8 @@ from PIL import Image, ImageColor
 from timeline_entry import entry
 
 from video_gn.errors import ConfigError, UnwritableError
+from video_gn.rendering.entries import Timeline
+from video_gn.rendering.overlay import Overlay
 from video_gn.rendering.picture import COLOURS, GREY, write_picture
 
 
@@ -51,6 +53,14 @@ def test_short_and_long_ones(tmp_path: Path, num_windows: int) -> None:
     made = entry(num_frames=10 * num_windows, segments=[], timeline={"times": times.tolist(), "top": top, "gaps": []})
     write_picture(made, tmp_path / "t.svg")
     assert (tmp_path / "t.svg").stat().st_size < 500_000
+
+
+def test_a_video_shorter_than_a_window_has_its_labels(tmp_path: Path) -> None:
+    made = entry(segments=[], timeline={**entry()["timeline"], "times": [], "top": [], "gaps": []})
+    write_picture(made, tmp_path / "t.svg")
+    assert "<!-- run -->" in (tmp_path / "t.svg").read_text()  # as matplotlib notes a drawn text
+    frame = np.full((120, 160, 3), 255, np.uint8)
+    assert not np.array_equal(Overlay(Timeline.of(made))(frame.copy(), 1.0), frame)
 
 
 def test_places_that_are_refused(tmp_path: Path) -> None:

@@ -37,8 +37,10 @@ class Timeline:
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> Timeline:
-        """Read an entry; one without a timeline has the video's labels all along, and no segments."""
-        line = entry.get("timeline") or {"times": [0.0], "top": [entry["top"]]}
+        """Read an entry; one without a timeline, or without a window, has the video's labels all along."""
+        line = entry.get("timeline", {})
+        if not line.get("times"):
+            line = {**line, "times": [0.0], "top": [entry["top"]]}
         segments = entry.get("segments", [])
         taken: Counter[str] = Counter()
         for segment in segments:
