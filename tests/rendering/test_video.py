@@ -193,6 +193,16 @@ def test_places_that_are_refused(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "file", "link.mp4"]
 
 
+def test_times_that_no_file_can_hold(tmp_path: Path) -> None:
+    data = bytearray(write_numbered_video(tmp_path / "a.avi", 8, codec="mpeg4", bframes=0).read_bytes())
+    scale = data.index(b"strh") + 8 + 20  # dwScale: a frame lasts so many units
+    data[scale : scale + 4] = (0x7FFFFFFF).to_bytes(4, "little")
+    (tmp_path / "b.avi").write_bytes(data)
+    with pytest.raises(DecodeError, match=r"b\.avi: FFmpeg cannot write its frames and times"):
+        render_frames(tmp_path / "b.avi", tmp_path / "c.mp4", same)
+    assert not list(tmp_path.glob("*c.mp4*"))
+
+
 def test_sound_that_mp4_cannot_hold(tmp_path: Path) -> None:
     source = write_numbered_video(tmp_path / "a.mkv", 4, audio="pcm_u8")
     with pytest.raises(ConfigError, match=r"cannot hold the sound of .*a\.mkv \(pcm_u8\)\. Write .*b\.mkv\."):

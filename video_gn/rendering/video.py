@@ -27,7 +27,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from video_gn.decoding.frame_folders import FolderError
-from video_gn.decoding.opening import open_container
+from video_gn.decoding.opening import describe, open_container
 from video_gn.decoding.probe import packets_of
 from video_gn.decoding.raw import RawReader, StartOverError, open_raw
 from video_gn.errors import ConfigError, DecodeError
@@ -70,7 +70,7 @@ def render_frames(
 
     Raises:
         ConfigError: see `check_output`.
-        DecodeError: the video cannot be read.
+        DecodeError: the video cannot be read, or its times cannot be written.
         DiskFullError, UnwritableError, RunError: the output cannot be written.
         ValueError: `draw` returns something else than a frame.
     """
@@ -81,6 +81,10 @@ def render_frames(
             try:
                 _write(reader, part, _FORMATS[output.suffix], draw, on_frame)
                 return
+            except av.error.FFmpegError as error:
+                if isinstance(error, OSError):
+                    raise  # of the disk
+                raise DecodeError(path, f"FFmpeg cannot write its frames and times ({describe(error)})") from error
             except StartOverError as error:
                 if attempt == _MAX_ATTEMPTS:
                     raise DecodeError(path, "each pass over it counts other frames") from error
