@@ -129,6 +129,9 @@ def _add_infer(commands: Any) -> Options:
     parser.add_argument("videos", nargs="*", metavar="VIDEO", help="files to label (a made one: 10 s, 340x256)")
     for name, value, what in _INFER_SIZES:
         parser.add_argument(f"--{name}", type=positive, default=value, metavar="N", help=f"{what} ({value})")
+    parser.add_argument(
+        "--every", type=float, metavar="SECONDS", help="measure timelines instead, against reading and network alone"
+    )
     parser.set_defaults(run=_infer)
     return parser
 
@@ -137,6 +140,11 @@ def _infer(options: argparse.Namespace) -> Figures:
     from video_gn.bench.infer import InferSetup, bench_infer, format_page
 
     setup = InferSetup(**{name: getattr(options, name) for name, _, _ in _INFER_SIZES})
+    if options.every is not None:
+        from video_gn.bench import timelines
+
+        found = timelines.bench_timelines(setup, options.every, videos=options.videos, rounds=options.rounds)
+        return found, timelines.format_page(found)
     result = bench_infer(setup, videos=options.videos, rounds=options.rounds)
     return result, format_page(result)
 

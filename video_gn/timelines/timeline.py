@@ -6,6 +6,7 @@ Letters: W windows, K clips of the usual labels, M of both, P crops, T frames, Y
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -27,6 +28,10 @@ from video_gn.timelines.segments import TimelineConfig, find_segments
 from video_gn.timelines.windows import Windows, place_windows
 
 log = logging.getLogger(__name__)
+
+# Network input, float32, that a CPU computes at a time. Ten views of 16 x 64 x 64 at once took 0.41 of the time of ten
+# single ones, ten of 32 x 224 x 224 took 1.48 of it (width 16, one thread): they outgrow the caches, and take memory.
+_CPU_INPUT_BYTES = 20_000_000
 
 Item = TypeVar("Item")
 Progress = Callable[[int, int], None]  # (windows done, all)
@@ -52,7 +57,7 @@ def label_videos(
         top_k: Number of labels.
         backend: Decoder, see `video_gn.decoding.open_video`.
         num_threads: Threads of the decoder; None for 1 if the network computes on the CPU, else one a core, at most 8.
-        views_per_forward: Views that go through the network at a time.
+        views_per_forward: Most views that go through the network at a time; large ones are fewer on a CPU.
         progress: Called with windows done and windows of a video.
 
     Yields:
@@ -200,7 +205,7 @@ def score_windows(
     num_crops = predictor.crops.num_crops
     scores_WY = np.zeros((len(windows_WT), 0), dtype=np.float32)
     num_done, views_VTCHW = 0, torch.zeros(0)
-    batches = _batches(reader, windows_WT, views_KT, predictor, max(1, views_per_forward // num_crops))
+    batches = _batches(reader, windows_WT, views_KT, predictor, views_per_forward)
     with closing(read_ahead(batches)) as ahead:
         for numbers, frames_VTCHW in ahead:
             if numbers is None:
@@ -217,9 +222,9 @@ def score_windows(
 
 
 def _batches(
-    reader: VideoReader, windows_WT: np.ndarray, views_KT: np.ndarray, predictor: Predictor, size: int
+    reader: VideoReader, windows_WT: np.ndarray, views_KT: np.ndarray, predictor: Predictor, views_per_forward: int
 ) -> Generator[tuple[list[int] | None, torch.Tensor], None, None]:
-    """Views of `size` windows at a time with their numbers, and at the end, without a number, those of all clips."""
+    """Views of some windows at a time with their numbers, and at the end, without a number, those of all clips."""
     num_windows, num_clips = len(windows_WT), len(views_KT)
     clips_MT = np.concatenate([windows_WT, views_KT])
     views = batch = torch.zeros(0)
@@ -233,7 +238,10 @@ def _batches(
             torch.stack(frames, dim=1, out=views[number - num_windows])
             continue
         if not numbers:
-            batch = empty_frames((min(size, num_windows), *shape))
+            most = views_per_forward
+            if predictor.device.type == "cpu":
+                most = min(most, _CPU_INPUT_BYTES // (4 * math.prod(shape[1:])))
+            batch = empty_frames((min(max(1, most // num_crops), num_windows), *shape))
         torch.stack(frames, dim=1, out=batch[len(numbers)])
         numbers.append(number)
         if len(numbers) == len(batch):
