@@ -30,6 +30,8 @@ def checkpoint(tmp_path_factory):
         (["--merge", "a.jsonl"], "--live must stand alone, got --merge too"),
         (["--num_clips", "2"], "--live must stand alone, got --num_clips too"),
         (["--output", "a.json"], "--output must end in .jsonl with --live, got 'a.json'"),
+        (["--overwrite", "--output", "a.jsonl"], "--live must stand alone, got --overwrite too"),
+        (["--render", "a.mp4"], "--live must stand alone, got --render too"),
         (["--unsure", "0"], "--live must stand alone, got --unsure too"),
         (["--every", "-1"], "--every must be at least 0 with --live, got -1.0"),
     ],
@@ -37,6 +39,11 @@ def checkpoint(tmp_path_factory):
 def test_options_that_do_not_go_together(more, message, capsys):
     assert main(["infer", "--live", "tcp://127.0.0.1:1", "--checkpoint", "x", *more]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_no_checkpoint(capsys):
+    assert main(["infer", "--live", "tcp://127.0.0.1:1"]) == 2
+    assert "--checkpoint must be given" in capsys.readouterr().err
 
 
 def test_a_source_is_looked_at_before_the_checkpoint(capsys):
@@ -62,6 +69,7 @@ def test_standard_input(checkpoint, tmp_path, capsys):
     output.write_text('{"event": "ended"}\n{"event": "con')  # of a run that was killed
     with standard_input(tmp_path / "a.ts"):
         command = ["infer", "--live", "-", "--checkpoint", str(checkpoint), "--output", str(output), "--top_k=1"]
+        command += ["--every=0"]
         assert main(command) == 0
     printed = capsys.readouterr()
     entries = [json.loads(line) for line in printed.out.splitlines()]

@@ -131,23 +131,8 @@ def _check_options(options: argparse.Namespace) -> None:
     if suffix is not None and suffix not in _SUFFIXES:
         raise ConfigError(f"--output must end in {', '.join(_SUFFIXES)}, got {options.output!r}. Choose one of these.")
     if options.live is not None:
-        others = (
-            "--merge",
-            "--partial",
-            "--overwrite",
-            "--num_clips",
-            "--num_workers",
-            "--smooth",
-            "--min_seconds",
-            "--unsure",
-        )
-        _check_alone("--live", "It reads its source alone", options, others)
-        if suffix not in (None, _LINES_SUFFIX):
-            raise ConfigError(f"--output must end in {_LINES_SUFFIX} with --live, got {options.output!r}. Rename it.")
-        if options.every is not None and not 0 <= options.every < math.inf:
-            raise ConfigError(
-                f"--every must be at least 0 with --live, got {options.every!r}. 0 is as often as it can."
-            )
+        _check_live(options, suffix)
+        return
     if options.merge is not None:
         _check_merge(options)
         return
@@ -170,16 +155,15 @@ def _check_options(options: argparse.Namespace) -> None:
 
 def _check_alone(name: str, why: str, options: argparse.Namespace, others: Sequence[str]) -> None:
     """Refuse videos beside an option, and other options."""
-    others = ("--list", "--part", "--render", "--picture", *others)
-    values = {other: getattr(options, other.lstrip("-")) for other in others}
+    values = {other: getattr(options, other) for other in ("list", "part", "render", "picture", *others)}
     more = ["PATH"] if options.videos else []
-    more += [other for other, value in values.items() if value is not None and value is not False]
+    more += [f"--{other}" for other, value in values.items() if value is not None and value is not False]
     if more:
-        raise ConfigError(f"{name} must stand alone, got {', '.join(more)} too. {why}: leave them out.")
+        raise ConfigError(f"--{name} must stand alone, got {', '.join(more)} too. {why}: leave them out.")
 
 
 def _check_merge(options: argparse.Namespace) -> None:
-    _check_alone("--merge", "It labels nothing", options, ("--checkpoint", "--every"))
+    _check_alone("merge", "It labels nothing", options, ("checkpoint", "every"))
     if Path(options.merge).suffix != _LINES_SUFFIX:
         raise ConfigError(
             f"--merge must end in {_LINES_SUFFIX}, got {options.merge!r}. Give the --output that the runs were given."
@@ -188,6 +172,15 @@ def _check_merge(options: argparse.Namespace) -> None:
         raise ConfigError(
             f"--merge must have an --output of results, got {options.output}. Write --output X.json, X.csv or X.jsonl."
         )
+
+
+def _check_live(options: argparse.Namespace, suffix: str | None) -> None:
+    others = ("merge", "partial", "overwrite", "num_clips", "num_workers", "smooth", "min_seconds", "unsure")
+    _check_alone("live", "It reads its source alone", options, others)
+    if suffix not in (None, _LINES_SUFFIX):
+        raise ConfigError(f"--output must end in {_LINES_SUFFIX} with --live, got {options.output!r}. Rename it.")
+    if options.every is not None and not 0 <= options.every < math.inf:
+        raise ConfigError(f"--every must be at least 0 with --live, got {options.every!r}. 0 is as often as it can.")
 
 
 def _timeline(options: argparse.Namespace) -> TimelineConfig | None:
