@@ -230,8 +230,11 @@ def http_server(files, asked=None):
 
 
 @contextlib.contextmanager
-def rtsp_server(data):
-    """Serve a transport stream by RTSP, in RTP packets within the connection (RFC 2326, 10.12; RFC 2250)."""
+def rtsp_server(data, *, then=None):
+    """Serve a transport stream by RTSP (RFC 2326), in RTP packets within the connection (10.12; RFC 2250).
+
+    With `then`, wait for an event before closing.
+    """
 
     def play(connection):
         file = connection.makefile("rb")
@@ -254,6 +257,8 @@ def rtsp_server(data):
             payload = data[at : at + 7 * 188]
             rtp = struct.pack(">BBHII", 0x80, 33, number & 0xFFFF, number, 1) + payload
             connection.sendall(struct.pack(">BBH", 0x24, 0, len(rtp)) + rtp)
+        if then is not None:
+            then.wait(60)
 
     with tcp_server(play) as address:
         yield address.replace("tcp", "rtsp") + "/live"

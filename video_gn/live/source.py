@@ -80,6 +80,7 @@ class Source:
         opened: Any = self.text
         if self.kind == "pipe":
             opened = _Pipe(self, limit, is_over=is_over, on_stall=on_stall)
+        began = time.monotonic()
         try:
             container = av.open(
                 opened,
@@ -89,9 +90,10 @@ class Source:
                 metadata_errors="ignore",
                 timeout=(limit, limit),
             )
-        except av.error.ExitError:
-            raise self.silent(limit) from None  # FFmpeg's errors name the whole address
         except av.error.FFmpegError as error:
+            # Without the cause, which names the whole address. RTSP calls an interruption invalid data.
+            if isinstance(error, av.error.ExitError) or time.monotonic() - began > limit:
+                raise self.silent(limit) from None
             raise DecodeError(self.name, self.explain(error)) from None
         try:
             return container, choose_stream(self.name, container)
@@ -164,12 +166,14 @@ class _Pipe:
         self._source, self._limit, self._is_over, self._on_stall = source, limit, is_over, on_stall
         self._has_sent = False
         # Without O_NONBLOCK opening a FIFO waits for its writer.
-        self._fd = 0 if source.text == "-" else os.open(source.text, os.O_RDONLY | os.O_NONBLOCK)
+        is_stdin = source.text == "-"
+        fd = 0 if is_stdin else os.open(source.text, os.O_RDONLY | os.O_NONBLOCK)
+        self._file = open(fd, "rb", buffering=0, closefd=not is_stdin)  # noqa: SIM115
 
     def read(self, size: int) -> bytes:
         """At most so many bytes, as soon as there are some; b"" at the end."""
         began, is_told = time.monotonic(), False
-        while not select.select([self._fd], [], [], min(_POLL_SECONDS, self._limit))[0]:
+        while not select.select([self._file], [], [], min(_POLL_SECONDS, self._limit))[0]:
             if self._is_over():
                 return b""
             if not is_told and time.monotonic() - began > self._limit:
@@ -177,11 +181,6 @@ class _Pipe:
                     raise self._source.silent(self._limit)
                 is_told = True
                 self._on_stall()
-        data = os.read(self._fd, size)
+        data = self._file.read(size)
         self._has_sent = True
         return data
-
-    def close(self) -> None:
-        """Close a FIFO, whose writer then gets SIGPIPE."""
-        if self._fd:
-            os.close(self._fd)
