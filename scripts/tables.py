@@ -76,6 +76,13 @@ def labelling(result):
     return table(("contender", "time", "CPU time", "time against `video_gn`"), *rows, measured=result)
 
 
+def timelines(result):
+    """A timeline, and what it is made of."""
+    *parts, whole = [(name, seconds(f)) for name, f in result["contenders"].items()]
+    head = ("contender", "time", "against the sum of the others")
+    return table(head, *((*part, "") for part in parts), (*whole, ratio(result["ratio"])), measured=result)
+
+
 def loop(*results):
     """A training's step, a bare loop's, and the wait for videos; the machine is the first result's."""
     head = ("step", "bare loop", "`fit`, from memory", "speed against bare", "`fit`, from files", "of it waiting")
