@@ -41,6 +41,12 @@ def test_options_that_do_not_go_together(more, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_labels_of_files_stay_as_they_are(tmp_path, capsys):
+    (tmp_path / "a.jsonl.meta.json").touch()
+    assert main(["infer", "--live", "tcp://127.0.0.1:1", "--output", str(tmp_path / "a.jsonl")]) == 2
+    assert "--output must not hold labels of files, got " in capsys.readouterr().err
+
+
 def test_no_checkpoint(capsys):
     assert main(["infer", "--live", "tcp://127.0.0.1:1"]) == 2
     assert "--checkpoint must be given" in capsys.readouterr().err

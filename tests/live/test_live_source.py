@@ -22,6 +22,8 @@ from video_gn.live.source import masked, parse_source
         ("rtsp://admin:secret@camera:554/1", "rtsp://***@camera:554/1"),
         ("rtsp://admin:se/cr@et@camera/1", "rtsp://***@camera/1"),
         ("http://token@camera/a?mail=b", "http://***@camera/a?mail=b"),
+        ("rtsp:/admin:secret@camera/1", "rtsp:/***@camera/1"),
+        ("admin:secret@camera/1", "admin:***@camera/1"),
         ("udp://@239.0.0.1:1234", "udp://@239.0.0.1:1234"),
         ("/dev/video0", "/dev/video0"),
     ],

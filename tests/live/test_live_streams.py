@@ -165,10 +165,20 @@ def test_a_pipe_that_pauses_goes_on(fifo, monkeypatch):
 
 
 def test_tcp_that_ends_is_connected_again():
-    holds = threading.Event()
+    holds, was_labelled = threading.Event(), threading.Event()
     data = [transport_stream((colour, 40)) for colour in ("red", "green")]
-    with tcp_server(sends(data[0]), sends(data[1], then=holds)) as address:
-        status, entries = watched(address, until("green"), every_seconds=0.0)
+
+    def second(connection):
+        was_labelled.wait(60)  # a new connection drops what waits for a window
+        sends(data[1], then=holds)(connection)
+
+    def on_entry(entries):
+        until("green")(entries)
+        if "red" in labels(entries):
+            was_labelled.set()
+
+    with tcp_server(sends(data[0]), second) as address:
+        status, entries = watched(address, on_entry, every_seconds=0.0)
     holds.set()
     assert status == STOPPED
     assert events(entries) == ["connected", "lost", "reconnected", "ended"]
@@ -229,6 +239,14 @@ def test_http():
         status, entries = watched(f"{address}/other.ts")
     assert status == 3
     assert "404 Not Found" in entries[-1]["reason"]
+
+
+def test_a_cameras_mjpeg_by_http():
+    pictures = write_colours(io.BytesIO(), [("blue", 60)], container_format="mpjpeg", codec="mjpeg").getvalue()
+    with http_server({"/video": ("multipart/x-mixed-replace;boundary=ffmpeg", pictures)}) as address:
+        status, entries = watched(f"{address}/video", stop_when(lambda entries: "lost" in events(entries)))
+    assert status == STOPPED
+    assert entries[0]["container"] == "mpjpeg" and entries[-1]["frames_read"] == 60
 
 
 def playlist(*names):
@@ -300,8 +318,9 @@ def test_lost_packets_are_counted(fifo):
 
 
 def test_frames_that_come_too_fast_are_counted(fifo, monkeypatch):
-    write_into(fifo, transport_stream(("red", 400)))
-    is_read = threading.Event()
+    data = transport_stream(("red", 400))
+    was_labelled, is_read = threading.Event(), threading.Event()
+    write_into(fifo, data[: len(data) // 10], data[len(data) // 10 :], between=[was_labelled])
     finish = reading.Newest.finish
 
     def finished(self, error=None):
@@ -309,7 +328,13 @@ def test_frames_that_come_too_fast_are_counted(fifo, monkeypatch):
         is_read.set()
 
     monkeypatch.setattr(reading.Newest, "finish", finished)
-    status, entries = watched(fifo, lambda entries: "top" in entries[-1] and is_read.wait(60))
+
+    def on_entry(entries):
+        if windows(entries):
+            was_labelled.set()
+            is_read.wait(60)
+
+    status, entries = watched(fifo, on_entry)
     assert status == 0 and len(windows(entries)) == 2
     first, last = windows(entries)
     assert (last["frames_read"], last["end_seconds"]) == (400, 20.0)

@@ -175,10 +175,14 @@ def _check_merge(options: argparse.Namespace) -> None:
 
 
 def _check_live(options: argparse.Namespace, suffix: str | None) -> None:
+    from video_gn.labelling.lines import about_path
+
     others = ("merge", "partial", "overwrite", "num_clips", "num_workers", "smooth", "min_seconds", "unsure")
     _check_alone("live", "It reads its source alone", options, others)
     if suffix not in (None, _LINES_SUFFIX):
         raise ConfigError(f"--output must end in {_LINES_SUFFIX} with --live, got {options.output!r}. Rename it.")
+    if options.output and about_path(Path(options.output)).exists():
+        raise ConfigError(f"--output must not hold labels of files, got {options.output!r}. Choose another name.")
     if options.every is not None and not 0 <= options.every < math.inf:
         raise ConfigError(f"--every must be at least 0 with --live, got {options.every!r}. 0 is as often as it can.")
 

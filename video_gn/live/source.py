@@ -43,8 +43,8 @@ _POLL_SECONDS = 0.2
 
 
 def masked(text: str) -> str:
-    """A source's name without user and password: all between "://" and the last "@"."""
-    return re.sub(r"(?<=://).+@", "***@", text)
+    """A source's name without user and password: all between the scheme and the last "@"."""
+    return re.sub(r"^([A-Za-z][\w+.-]*:/*+).+@", r"\1***@", text)
 
 
 @dataclass(frozen=True)
