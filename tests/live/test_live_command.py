@@ -32,6 +32,7 @@ def checkpoint(tmp_path_factory):
         (["--output", "a.json"], "--output must end in .jsonl with --live, got 'a.json'"),
         (["--overwrite", "--output", "a.jsonl"], "--live must stand alone, got --overwrite too"),
         (["--render", "a.mp4"], "--live must stand alone, got --render too"),
+        (["--backend", "decord"], "--backend must be pyav with --live, got 'decord'"),
         (["--unsure", "0"], "--live must stand alone, got --unsure too"),
         (["--every", "-1"], "--every must be at least 0 with --live, got -1.0"),
     ],

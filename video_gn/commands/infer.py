@@ -79,7 +79,7 @@ def _parser() -> Options:
     parser.add_argument(
         "--num_workers", type=not_negative, metavar="N", help="processes that decode (one a core, at most 8)"
     )
-    parser.add_argument("--quiet", action="store_true", help="print no table")
+    parser.add_argument("--quiet", action="store_true", help="print no table, and no lines")
     group = parser.add_argument_group(
         "timelines", "Labels all along a video, and segments of one label, from windows as long as the network's clip."
     )
@@ -181,6 +181,8 @@ def _check_live(options: argparse.Namespace, suffix: str | None) -> None:
     _check_alone("live", "It reads its source alone", options, others)
     if suffix not in (None, _LINES_SUFFIX):
         raise ConfigError(f"--output must end in {_LINES_SUFFIX} with --live, got {options.output!r}. Rename it.")
+    if options.backend not in ("auto", "pyav"):
+        raise ConfigError(f"--backend must be pyav with --live, got {options.backend!r}. Leave it out.")
     if options.output and about_path(Path(options.output)).exists():
         raise ConfigError(f"--output must not hold labels of files, got {options.output!r}. Choose another name.")
     if options.every is not None and not 0 <= options.every < math.inf:

@@ -99,8 +99,8 @@ def watch(
             reader.stop.set()
         counts = {"windows": num_windows, **newest.close()}
         write({"event": "ended", "at": _iso(time.time()), "reason": reason, **counts})
-    told = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in counts.items())
-    log.log(logging.ERROR if status == 3 else logging.INFO, "%s: %s; %s", source.name, reason, told)
+    told = "".join(f"; {number} {name.replace('_', ' ')}" for name, number in counts.items() if counts["frames_read"])
+    log.log(logging.ERROR if status == 3 else logging.INFO, "%s: %s%s", source.name, reason, told)
     return status
 
 

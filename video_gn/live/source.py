@@ -38,7 +38,8 @@ _SCHEMES: dict[str, dict[str, str]] = {
     "tcp": {"protocol_whitelist": "tcp"},
 }
 _CAMERA_FORMAT = "video4linux2"
-_KINDS = f"a camera (/dev/video0), {', '.join(f'{scheme}://' for scheme in _SCHEMES)}, a FIFO, or - for standard input"
+_OTHERS = f"{', '.join(f'{scheme}://' for scheme in _SCHEMES)}, a FIFO, or - for standard input"
+_KINDS = f"a camera (/dev/video0), {_OTHERS}"
 _POLL_SECONDS = 0.2
 
 
@@ -144,8 +145,8 @@ def parse_source(text: str) -> Source:
     except (OSError, ValueError) as error:
         cameras = ", ".join(map(str, sorted(Path("/dev").glob("video*")))) or "none"
         raise ConfigError(
-            f"--live must be {_KINDS}, got {name!r}, which cannot be used ({getattr(error, 'strerror', error)}). "
-            f"Cameras here: {cameras}."
+            f"--live must name a source that is there, got {name!r} ({getattr(error, 'strerror', error)}). "
+            f"Cameras here: {cameras}. Other sources: {_OTHERS}."
         ) from error
     if stat.S_ISFIFO(mode):
         return Source(text, name, "pipe")
