@@ -117,13 +117,28 @@ def test_a_variable_rate(tmp_path):
     check_boundaries(entry, list(zip(("red", "green", "blue", "red"), starts, strict=True)), pts_ms[-1] / 1000)
 
 
-@pytest.mark.parametrize(("start_ms", "audio_from_ms", "first"), [(1500, None, 0.0), (1500, 1000, 0.5)])
-def test_a_start_that_is_not_0(tmp_path, start_ms, audio_from_ms, first):
-    pts_ms = [start_ms + 40 * i for i in range(185)]
-    video = write_colours(tmp_path / "v.mkv", PARTS, pts_ms=pts_ms, audio_from_ms=audio_from_ms)
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+@pytest.mark.parametrize(("audio_from_ms", "first"), [(None, 0.0), (1000, 0.5)])
+def test_a_start_that_is_not_0(tmp_path, suffix, audio_from_ms, first):
+    pts_ms = [1500 + 40 * i for i in range(185)]
+    video = write_colours(tmp_path / f"v.{suffix}", PARTS, pts_ms=pts_ms, audio_from_ms=audio_from_ms)
     entry = label(ColourPredictor(), str(video), unsure=0.4)
     check_boundaries(entry, [("red", 0), ("green", 2.4), ("blue", 4.2), ("red", 5.4)], 7.4)
     assert entry["timeline"]["first_frame_seconds"] == pytest.approx(first, abs=0.03)  # aac has a lead of 21 ms
+
+
+@pytest.mark.needs_real_videos
+@pytest.mark.parametrize("name", ["test_non_zero_start.mp4", "pts_offset_1h.mkv", "vfr_select.mp4"])
+def test_real_videos_with_odd_times(real_videos, name):
+    """They start at 8 s and at an hour, or drop most frames: times begin at 0, where players show the first frame."""
+    video = str(real_videos / "odd" / name)
+    entry = label(ColourPredictor(num_frames=4, stride=1), video, every=0.05)
+    timeline, half = entry["timeline"], entry["timeline"]["window_seconds"] / 2
+    with open_video(video) as reader:
+        info, steps = reader.info, np.diff(reader.frame_seconds)
+    assert (timeline["first_frame_seconds"], timeline["times"][0]) == (0.0, round(half, 3))
+    assert info.duration_seconds - 0.06 < timeline["times"][-1] + half < info.duration_seconds + 0.01
+    assert len(timeline["gaps"]) == (steps > max(half, 2 * np.median(steps))).sum()
 
 
 def test_gaps(tmp_path):
