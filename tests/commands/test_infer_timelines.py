@@ -105,7 +105,7 @@ def test_lines_without_a_timeline_still_resume(infer, here):
         (["a.mp4", "--smooth=1"], "--smooth must stand with --every, got no --every"),
         (["a.mp4", "--unsure=0"], "--unsure must stand with --every"),
         (["a.mp4", "--min_seconds=1"], "--min_seconds must stand with --every"),
-        (["a.mp4", "--every=0"], "every_seconds (--every) must be above 0, got 0.0"),
+        (["a.mp4", "--every=0"], "every_seconds (--every) must be at least 0.001, got 0.0"),
         (["a.mp4", "--every=x"], "--every must be a number, got 'x'"),
         (["a.mp4", "--output=x.vtt"], "--output x.vtt must have --every, got none"),
         (["a.mp4", "b.mp4", "--output=y.srt", "--every=1"], "--output y.srt must have one video, got 2"),

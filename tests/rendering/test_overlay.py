@@ -181,6 +181,9 @@ def test_a_video_is_rendered(tmp_path: Any) -> None:
     places = [np.flatnonzero(row).mean() for row in marks if row.any()]
     assert len(places) > 60 and np.corrcoef(places, np.arange(len(places)))[0, 1] > 0.9
     without = {k: v for k, v in entry().items() if k not in ("timeline", "segments")}
+    no_window = entry(segments=[], timeline={"first_frame_seconds": 0.0, "times": [], "top": [], "gaps": []})
+    drawn = [Overlay(Timeline.of(made))(np.zeros((120, 160, 3), np.uint8), 0.0) for made in (without, no_window)]
+    assert drawn[0].any() and np.array_equal(*drawn)
     render(without, source, tmp_path / "c.mp4")  # bars of the whole video's labels, no strip
     plain = all_frames(tmp_path / "c.mp4")
     assert np.abs(plain[:, -20:].astype(int) - all_frames(source)[:, -20:]).mean() < 12

@@ -75,7 +75,8 @@ def test_a_short_segment_is_no_segment_and_smoothing_takes_neighbours():
     scores_WY = np.array([[1, 0]] * 4 + [[0, 1]] + [[1, 0]] * 4, dtype=np.float32)
     plain = TimelineConfig(0.5, smooth_seconds=0, min_seconds=0)
     assert len(find_segments(scores_WY, windows_of(9), ["a", "b"], plain)) == 3
-    for config in (TimelineConfig(0.5, smooth_seconds=0), TimelineConfig(0.5, smooth_seconds=1.0, min_seconds=0)):
+    smoothed = (TimelineConfig(0.5, smooth_seconds=seconds, min_seconds=0) for seconds in (1.0, 1e300))
+    for config in (TimelineConfig(0.5, smooth_seconds=0), *smoothed):
         (segment,) = find_segments(scores_WY, windows_of(9), ["a", "b"], config)
         assert (segment["label"], segment["start_seconds"], segment["end_seconds"]) == ("a", 0.0, 6.0)
 
@@ -102,8 +103,8 @@ def test_two_hours_of_400_classes():
 @pytest.mark.parametrize(
     ("name", "value", "rule"),
     [
-        ("every_seconds", 0.0, "above 0"),
-        ("every_seconds", float("nan"), "above 0"),
+        ("every_seconds", 0.0009, "at least 0.001"),
+        ("every_seconds", float("nan"), "at least 0.001"),
         ("smooth_seconds", -1.0, "at least 0"),
         ("min_seconds", float("inf"), "at least 0"),
         ("unsure", 1.5, "a score from 0 to 1"),

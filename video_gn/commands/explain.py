@@ -99,6 +99,6 @@ def _print_table(explanation: Explanation) -> None:
     table.add_column("falls by", justify="right")
     for part in explanation.occlusion:
         without = part.score_without
-        scores = ("in no clip", "") if without is None else (f"{without:.3f}", f"{explanation.score - without:.3f}")
+        scores = ("in no clip", "") if without is None else (f"{without:.3f}", f"{explanation.score - without:z.3f}")
         table.add_row(f"{part.start_seconds:.1f}-{part.end_seconds:.1f}", *scores)
     console().print(table)

@@ -25,7 +25,7 @@ class TimelineConfig:
     """Where windows lie, and how they become segments.
 
     Args:
-        every_seconds: Distance of windows.
+        every_seconds: Distance of windows, at least 0.001, to which their times are rounded.
         smooth_seconds: Width of the moving average over scores, from which segments are made; None for one window.
         min_seconds: Shortest segment; None for half a window.
         unsure: Score below which a segment is better called "unsure"; 0 for never.
@@ -41,7 +41,7 @@ class TimelineConfig:
 
     def __post_init__(self) -> None:
         for name, value, inside, rule in (
-            ("every_seconds (--every)", self.every_seconds, self.every_seconds > 0, "above 0"),
+            ("every_seconds (--every)", self.every_seconds, self.every_seconds >= 0.001, "at least 0.001"),
             ("smooth_seconds (--smooth)", self.smooth_seconds, (self.smooth_seconds or 0) >= 0, "at least 0"),
             ("min_seconds (--min_seconds)", self.min_seconds, (self.min_seconds or 0) >= 0, "at least 0"),
             ("unsure (--unsure)", self.unsure, 0 <= self.unsure <= 1, "a score from 0 to 1"),
@@ -64,7 +64,7 @@ def find_segments(
     """
     width = windows.seconds if config.smooth_seconds is None else config.smooth_seconds
     shortest = windows.seconds / 2 if config.min_seconds is None else config.min_seconds
-    reach = int(width / 2 / config.every_seconds + 1e-9)
+    reach = int(min(width / 2 / config.every_seconds + 1e-9, len(scores_WY)))
     found = []
     for first, stop, end in windows.spans:
         smoothed_WY = smooth_scores(scores_WY[first:stop], reach)
