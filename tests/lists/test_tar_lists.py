@@ -77,6 +77,7 @@ def test_labels_stand_beside_videos(tmp_path, caplog, beside, expected, start):
     assert ("no video has a label" in caplog.text) == (expected[0] is None)
     assert "left out" not in caplog.text
     assert [(r.path, r.label) for r in find_videos([path]).records] == [(name, None) for name, _ in want]
+    assert [r.path for r in find_videos([want[0][0]]).records] == [want[0][0]]
 
 
 def test_several_videos_of_a_key_and_dots_in_names(tmp_path):

@@ -88,7 +88,9 @@ def test_keys_have_no_dots_and_differ():
 def test_paths_of_members():
     assert split_path("a/t-0.tar::b/k.mp4") == ("a/t-0.tar", "b/k.mp4")
     assert join_path("a/t-0.tar", "k.mp4") == "a/t-0.tar::k.mp4"
-    assert is_member("t.tar::k.mp4") and not is_member("t.tar") and not is_member("t::k.mp4")
+    assert (
+        is_member("t.tar::k.mp4") and not is_member("t.tar") and not is_member("t.tar::") and not is_member("t::k.mp4")
+    )
     for wrong in ("t.mp4", "t.tar::"):
         with pytest.raises(ValueError, match=r"SHARD\.tar::MEMBER"):
             split_path(wrong)

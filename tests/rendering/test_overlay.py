@@ -58,7 +58,7 @@ def test_the_strip_has_each_second_in_its_colour_and_the_mark(size: tuple[int, i
     assert not is_colour(gap, COLOURS[0]).any()
 
 
-@pytest.mark.parametrize("size", [*SIZES, (16, 16), (64, 2000), (2000, 64)])
+@pytest.mark.parametrize("size", [*SIZES, (2, 2), (16, 16), (64, 2000), (2000, 64)])
 def test_all_lies_within_the_frame_and_half_of_it_stays_free(size: tuple[int, int]) -> None:
     long = entry()
     for best in long["timeline"]["top"]:

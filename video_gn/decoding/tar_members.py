@@ -75,7 +75,7 @@ _indices: dict[str, tuple[tuple[int, int, int], TarIndex]] = {}
 
 def is_member(path: str) -> bool:
     """Whether a path has the form `SHARD.tar::MEMBER`."""
-    return _MARK in path
+    return path.partition(_MARK)[2] != ""
 
 
 def split_path(path: str) -> tuple[str, str]:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from video_gn.decoding.tar_members import is_member
 from video_gn.errors import ManifestError, SettingError
 from video_gn.lists.class_folders import read_folders
 from video_gn.lists.class_names import check_classes, read_numbered_classes, same_classes
@@ -415,6 +416,8 @@ def _find(name: str, *, source: str, only_videos: bool, left_out: Counter[str] |
             VideoRecord(os.path.join(name, below, file) if file else name, None, source=source, missing=not there)
             for below, file, there in walk_videos(name, left_out=left_out)
         ]
+    if is_member(name):
+        return [VideoRecord(name, None, source=source)]
     if not os.path.exists(name):
         raise ManifestError(f"{name}: the video must be there, got no such file or directory. Is the path right?")
     suffix = os.path.splitext(name)[1].lower()

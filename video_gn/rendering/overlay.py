@@ -74,7 +74,7 @@ class Overlay:
         self._letter = letter = max(_LEAST_LETTER_PX, round(min(height, width) / _LETTERS))
         self._gap = max(2, letter // 4)
         self._row = line_height(letter)
-        self._inside = width - 4 * self._gap  # from the left end of the strip to its right end
+        self._inside = max(1, width - 4 * self._gap)  # from the left end of the strip to its right end
         self._strip_height = max(6, letter // 2)
         self._strip_top = height - 2 * self._gap - self._strip_height
         # Columns of the bars: as wide for every window, as the longest of all labels asks for.
@@ -113,7 +113,7 @@ class Overlay:
     def _strip(self) -> _Patch:
         """The segments of the whole video, below a line of words."""
         gap, height = self._gap, self._row + 2 * self._gap + self._strip_height
-        image = _panel(self._size[1] - 2 * gap, height, gap)
+        image = _panel(self._inside + 2 * gap, height, gap)
         top, bottom = height - gap - self._strip_height, height - gap
         _paint(image, (gap, top, gap + self._inside, bottom), _TRACK)
         for segment in self._line.segments:
