@@ -86,7 +86,8 @@ def test_standard_input(checkpoint, tmp_path, capsys):
     assert "standard input: the source ended; " in printed.err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_with_what_it_had(checkpoint, tmp_path, number):
     holds = threading.Event()
     output = tmp_path / "out.jsonl"

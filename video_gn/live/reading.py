@@ -77,8 +77,7 @@ class Reader(threading.Thread):
                 return
             if self._newest.frames_read > before:
                 delay = FIRST_DELAY_SECONDS
-            self._newest.cut()
-            self._newest.tell(event, reason=reason, retry_seconds=delay)
+            self._newest.tell(event, is_cut=True, reason=reason, retry_seconds=delay)
             self.stop.wait(delay)
             delay = min(2 * delay, MAX_DELAY_SECONDS)
 
@@ -94,24 +93,21 @@ class Reader(threading.Thread):
             head = list(islice(frames, _MEASURED_FRAMES))
             if not head:
                 raise DecodeError(self._source.name, "ended before its first picture")
-            self._connected(container, stream, head[0][0])
+            first = head[0][0]
+            self._num_connections += 1
+            self._size, self._converter = (first.width, first.height), None
+            self._newest.tell(
+                "connected" if self._num_connections == 1 else "reconnected",
+                width=first.width,
+                height=first.height,
+                codec=stream.codec_context.codec.canonical_name,
+                container=container.format.name,
+            )
             self._newest.start(_rate_of(head, stream), self._clip.target_fps)
             for frame, seconds, received in chain(head, frames):
                 self._add(frame, seconds, received)
         finally:
             container.close()
-
-    def _connected(self, container: InputContainer, stream: VideoStream, frame: VideoFrame) -> None:
-        self._num_connections += 1
-        self._size = frame.width, frame.height
-        self._converter = None
-        self._newest.tell(
-            "connected" if self._num_connections == 1 else "reconnected",
-            width=frame.width,
-            height=frame.height,
-            codec=stream.codec_context.codec.canonical_name,
-            container=container.format.name,
-        )
 
     def _timed(self, container: InputContainer, stream: VideoStream) -> Iterator[tuple[VideoFrame, float, float]]:
         """Frames, their seconds on the stream's clock, and when their packets came, by time.monotonic.
@@ -172,8 +168,7 @@ class Reader(threading.Thread):
 
         def crop() -> torch.Tensor:
             if self._converter is None:
-                short = self._clip.decode_short_side_px
-                self._converter = RgbConverter(frame, self._source.name, short)
+                self._converter = RgbConverter(frame, self._source.name, self._clip.decode_short_side_px)
             height, width = self._converter.size
             pixels_HWC = np.empty((height, width, 3), np.uint8)
             self._converter.write(frame, pixels_HWC)

@@ -121,16 +121,11 @@ class Newest:
             step = self._steps.popleft()
             self.frames_skipped += 0 if step.is_taken else step.num_frames
 
-    def tell(self, event: str, **facts: Any) -> None:
-        """Add an event."""
+    def tell(self, event: str, *, is_cut: bool = False, **facts: Any) -> None:
+        """Add an event; `is_cut` says that the stream has ended or stalled, and that its last frames are a window."""
         with self._changed:
             self._events.append({"event": event, **facts})
-            self._changed.notify()
-
-    def cut(self) -> None:
-        """The stream has ended or stalled: its last frames are a window now."""
-        with self._changed:
-            self._is_cut = True
+            self._is_cut = self._is_cut or is_cut
             self._changed.notify()
 
     def finish(self, error: BaseException | None = None) -> None:
@@ -143,11 +138,7 @@ class Newest:
 
     def counts(self) -> dict[str, int]:
         """Frames so far: all; those that left without having been in a window; damaged or not decoded."""
-        return {
-            "frames_read": self.frames_read,
-            "frames_skipped": self.frames_skipped,
-            "frames_damaged": self.frames_damaged,
-        }
+        return {name: getattr(self, name) for name in ("frames_read", "frames_skipped", "frames_damaged")}
 
     def close(self) -> dict[str, int]:
         """The counts at the end: what waits for a window is in none."""
