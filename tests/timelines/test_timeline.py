@@ -108,6 +108,11 @@ def test_each_frame_is_decoded_once(tmp_path):
     assert sorted(set(asked)) == sorted(asked) == asked
 
 
+def test_threads_of_the_decoder_change_nothing(joined):
+    one, three = (label(ColourPredictor(), str(joined), num_threads=number) for number in (1, 3))
+    assert one == three
+
+
 def test_a_variable_rate(tmp_path):
     rng = np.random.default_rng(0)
     pts_ms = np.concatenate([[0], np.cumsum(rng.choice([20, 40, 80], size=184))]).tolist()

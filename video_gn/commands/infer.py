@@ -77,7 +77,10 @@ def _parser() -> Options:
     parser.add_argument("--top_k", type=positive, default=5, metavar="K", help="labels of each video (5)")
     parser.add_argument("--views_per_forward", type=positive, default=10, metavar="N", help="views at a time (10)")
     parser.add_argument(
-        "--num_workers", type=not_negative, metavar="N", help="processes that decode (one a core, at most 8)"
+        "--num_workers",
+        type=not_negative,
+        metavar="N",
+        help="processes that decode (one a core, at most 8); with --every, threads",
     )
     parser.add_argument("--quiet", action="store_true", help="print no table, and no lines")
     group = parser.add_argument_group(
