@@ -18,6 +18,8 @@ from video_gn.timelines.windows import Windows
 UNSURE = "unsure"
 # Seconds: rounding of times.
 _ROUNDING = 1e-9
+# Smoothed at a time: the sums of a video of hours take several times the memory of its scores.
+_CLASSES_AT_A_TIME = 32
 
 
 @dataclass(frozen=True)
@@ -95,11 +97,15 @@ def smooth_scores(scores_WY: np.ndarray, reach: int) -> np.ndarray:
     Returns:
         float32 (W, Y).
     """
-    num_windows = len(scores_WY)
-    totals = np.concatenate([np.zeros((1, scores_WY.shape[1])), np.cumsum(scores_WY, axis=0, dtype=np.float64)])
-    first = np.maximum(np.arange(num_windows) - reach, 0)
-    stop = np.minimum(np.arange(num_windows) + reach + 1, num_windows)
-    return ((totals[stop] - totals[first]) / (stop - first)[:, None]).astype(np.float32)
+    places = np.arange(len(scores_WY))
+    first, stop = np.maximum(places - reach, 0), np.minimum(places + reach + 1, len(scores_WY))
+    smoothed_WY = np.empty(scores_WY.shape, dtype=np.float32)
+    for begin in range(0, scores_WY.shape[1], _CLASSES_AT_A_TIME):
+        part_WY = scores_WY[:, begin : begin + _CLASSES_AT_A_TIME]
+        totals = np.concatenate([np.zeros((1, part_WY.shape[1])), np.cumsum(part_WY, axis=0, dtype=np.float64)])
+        means_WY = (totals[stop] - totals[first]) / (stop - first)[:, None]
+        smoothed_WY[:, begin : begin + _CLASSES_AT_A_TIME] = means_WY
+    return smoothed_WY
 
 
 def best_segments(scores_WL: np.ndarray, bounds: np.ndarray, min_seconds: float) -> list[tuple[int, int, int]]:
