@@ -134,7 +134,7 @@ def test_many_videos_are_each_alone(net, video, tmp_path):
     embedded = list(mine.embed_many([str(video), missing], num_workers=0))
     assert np.array_equal(embedded[0].video, mine.embed(video).video)
     assert isinstance(embedded[1], Failure)
-    predicted = list(mine.predict_many([str(video), missing], num_workers=0))
+    predicted = list(mine.predict_many([video, missing], num_workers=0))
     assert predicted[0] == mine.predict(video)
     assert isinstance(predicted[1], Failure)
     with pytest.raises(DecodeError, match=r"missing\.mp4: "):
@@ -158,8 +158,14 @@ def test_what_is_no_video(net, video):
         mine.predict(np.full(frames.shape, np.nan), fps=25)
     with pytest.raises(TypeError, match=r"^frames must be uint8, got bfloat16\."):
         mine.predict(torch.zeros(frames.shape, dtype=torch.bfloat16), fps=25)
-    with pytest.raises(TypeError, match=r"^frame 0 must be uint8, got <U"):
-        mine.predict([str(video)], fps=25)
+    for given in ([str(video)], [video], b"v.mp4", 5):
+        with pytest.raises(
+            TypeError, match=r"^video must be a path, or frames .*, got (list|bytes|int)\. Several paths"
+        ):
+            mine.predict(given, fps=25)
+    for top_k, error in ((0, ValueError), (1.5, TypeError)):
+        with pytest.raises(error, match="top_k must be"):
+            mine.predict(frames, fps=25, top_k=top_k)
     with pytest.raises(ValueError, match=r"shape \(T, H, W, 3\), none of it 0, got \(20, 3, 40, 40\)\. Put the colors"):
         mine.predict(frames.transpose(0, 3, 1, 2), fps=25)
     with pytest.raises(ValueError, match=r"shape \(T, H, W, 3\), none of it 0, got \(0, 40, 40, 3\)"):
@@ -170,7 +176,7 @@ def test_what_is_no_video(net, video):
         mine.predict(iter([frames[0], frames[1, :20]]), fps=25)
     with pytest.raises(ValueError, match=r"frames must be at least one, got none\. Has the iterator been read"):
         mine.predict(iter([]), fps=25)
-    for fps in (None, 0, -1.0, float("nan"), float("inf")):
+    for fps in (None, "25", 0, -1.0, float("nan"), float("inf")):
         for form in (frames, iter(frames)):
             with pytest.raises(ValueError, match=r"fps must be above 0 for frames in memory, got .* as in fps=25"):
                 mine.predict(form, fps=fps)

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from media import write_numbered_video
@@ -32,7 +33,7 @@ def test_files_and_frames_in_memory(here):
     assert main([str(w) for w in [*words, "--crops", "three", "--output", here / "a.json"]]) == 0
     (entry,) = json.loads((here / "a.json").read_text())["videos"]
     predictor = video_gn.load(here / "a.ckpt", device="cpu", crops="three")
-    settings = {"every_seconds": 0.25, "unsure": 0.4}
+    settings = {"every_seconds": np.float32(0.25), "unsure": 0.4}
     result = predictor.timeline(here / "v.mp4", **settings)
     assert json.loads(json.dumps(result)) == entry
     assert (result.timeline, result.segments) == (entry["timeline"], entry["segments"])
@@ -53,6 +54,8 @@ def test_what_is_refused(here):
         predictor.timeline("missing.mp4")
     with pytest.raises(SettingError, match="every_seconds"):
         predictor.timeline(here / "v.mp4", every_seconds=0.0)
+    with pytest.raises(ValueError, match="top_k must be at least 1, got 0"):
+        predictor.timeline(here / "v.mp4", top_k=0)
     with pytest.raises(ValueError, match="fps must be left out for a file"):
         predictor.timeline(here / "v.mp4", fps=25)
     with pytest.raises(ValueError, match="fps must be above 0 for frames in memory, got None"):

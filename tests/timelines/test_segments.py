@@ -105,6 +105,8 @@ def test_two_hours_of_400_classes():
     [
         ("every_seconds", 0.0009, "at least 0.001"),
         ("every_seconds", float("nan"), "at least 0.001"),
+        ("every_seconds", None, "at least 0.001"),
+        ("unsure", "0.5", "a score from 0 to 1"),
         ("smooth_seconds", -1.0, "at least 0"),
         ("min_seconds", float("inf"), "at least 0"),
         ("unsure", 1.5, "a score from 0 to 1"),

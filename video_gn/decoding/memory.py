@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import numpy as np
 
@@ -79,7 +79,7 @@ def each_frame(frames: Iterable[Any], fps: float | None, *, short_side_px: int |
 
 
 def _check_fps(fps: float | None) -> float:
-    if fps is None or not (fps > 0 and math.isfinite(fps)):
+    if not (isinstance(fps, SupportsFloat) and 0 < float(fps) < math.inf):
         raise ValueError(f"fps must be above 0 for frames in memory, got {fps!r}. Give their rate, as in fps=25.")
     return float(fps)
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
 
+from video_gn.checks import check_integer
 from video_gn.clips import Failure, VideoNote
 from video_gn.data.crops import TestCrops
 from video_gn.data.dataset import ClipConfig, EvalDataset, Sample
@@ -186,7 +187,7 @@ class Predictor:
 
     def predict_many(
         self,
-        videos: Iterable[str | VideoRecord],
+        videos: Iterable[str | os.PathLike[str] | VideoRecord],
         *,
         top_k: int = 5,
         backend: str = "auto",
@@ -221,7 +222,7 @@ class Predictor:
 
     def embed_many(
         self,
-        videos: Iterable[str | VideoRecord],
+        videos: Iterable[str | os.PathLike[str] | VideoRecord],
         *,
         backend: str = "auto",
         num_workers: int | None = None,
@@ -277,6 +278,7 @@ class Predictor:
     def _prediction(
         self, frames_VTCHW: torch.Tensor, note: VideoNote, *, top_k: int, views_per_forward: int = 10
     ) -> Prediction:
+        check_integer("top_k", top_k)
         scores_VY = self.scores(frames_VTCHW, video=note.path, views_per_forward=views_per_forward)
         return Prediction(video_result(note, scores_VY, self.classes, num_crops=self.crops.num_crops, top_k=top_k))
 
@@ -291,14 +293,14 @@ class Predictor:
         return _StreamDataset((), clip=self.clip, crops=self.crops, **settings)
 
     def _samples(
-        self, videos: Iterable[str | VideoRecord], *, backend: str, num_workers: int | None
+        self, videos: Iterable[str | os.PathLike[str] | VideoRecord], *, backend: str, num_workers: int | None
     ) -> Iterator[Sample]:
         if num_workers is None:
             num_workers = min(8, len(os.sched_getaffinity(0)))
             if isinstance(videos, Sized):
                 num_workers = max(0, min(num_workers, len(videos) - 1))
         # The records are the sampler's keys, so they go to the workers one by one.
-        keys = ((place, VideoRecord(v, None) if isinstance(v, str) else v) for place, v in enumerate(videos))
+        keys = ((place, as_record(video)) for place, video in enumerate(videos))
         return iter(
             WatchedLoader(
                 self._dataset(backend),
@@ -327,6 +329,12 @@ class Predictor:
         if isinstance(video, np.ndarray | torch.Tensor):
             reader = MemoryReader(video, fps, short_side_px=short_side_px)
             return Held(self, reader, reader)
+        first = video[0] if isinstance(video, Sequence) and len(video) else None
+        if not isinstance(video, Iterable) or isinstance(first, str | os.PathLike | int):  # bytes have ints
+            raise TypeError(
+                f"video must be a path, or frames in an array, a tensor or an iterator, got {type(video).__name__}. "
+                "Several paths are for predict_many and embed_many."
+            )
         # A clip's frames are cropped each by itself: one that is cropped at once need not be kept whole.
         crops_NPHWC = np.stack(
             [
@@ -338,6 +346,11 @@ class Predictor:
         predictor.crops = _CroppedBefore(self.crops.crops, self.crops.short_side_px, self.crops.crop_px)
         reader = MemoryReader(crops_NPHWC.reshape(len(crops_NPHWC), -1, *crops_NPHWC.shape[3:]), fps)
         return Held(predictor, reader, MemoryReader(crops_NPHWC[:, self.crops.num_crops // 2], fps))
+
+
+def as_record(video: str | os.PathLike[str] | VideoRecord) -> VideoRecord:
+    """A record of what may be a path alone."""
+    return video if isinstance(video, VideoRecord) else VideoRecord(os.fspath(video), None)
 
 
 def check_file_rate(path: str | os.PathLike[str], fps: float | None) -> None:

@@ -5,10 +5,10 @@ Letters: W windows, Y classes, L labels.
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 
@@ -42,14 +42,18 @@ class TimelineConfig:
     unsure: float = 0.5
 
     def __post_init__(self) -> None:
-        for name, value, inside, rule in (
-            ("every_seconds (--every)", self.every_seconds, self.every_seconds >= 0.001, "at least 0.001"),
-            ("smooth_seconds (--smooth)", self.smooth_seconds, (self.smooth_seconds or 0) >= 0, "at least 0"),
-            ("min_seconds (--min_seconds)", self.min_seconds, (self.min_seconds or 0) >= 0, "at least 0"),
-            ("unsure (--unsure)", self.unsure, 0 <= self.unsure <= 1, "a score from 0 to 1"),
+        for name, option, least, most, rule in (
+            ("every_seconds", "--every", 0.001, sys.float_info.max, "at least 0.001"),
+            ("smooth_seconds", "--smooth", 0, sys.float_info.max, "at least 0"),
+            ("min_seconds", "--min_seconds", 0, sys.float_info.max, "at least 0"),
+            ("unsure", "--unsure", 0, 1, "a score from 0 to 1"),
         ):
-            if value is not None and not (inside and math.isfinite(value)):
-                raise SettingError(f"{name} must be {rule}, got {value!r}.")
+            value = getattr(self, name)
+            if value is None and name in ("smooth_seconds", "min_seconds"):
+                continue
+            if not isinstance(value, SupportsFloat) or not least <= float(value) <= most:
+                raise SettingError(f"{name} ({option}) must be {rule}, got {value!r}.")
+            object.__setattr__(self, name, float(value))  # numpy's numbers cannot be written as json
 
 
 def find_segments(

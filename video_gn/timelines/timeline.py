@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -15,12 +16,13 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from video_gn.checks import check_integer
 from video_gn.clips import Failure, VideoNote
 from video_gn.data.dataset import EvalDataset
 from video_gn.data.layout import empty_frames, stream_clips
 from video_gn.decoding import VideoReader
 from video_gn.errors import DecodeError
-from video_gn.evaluation.predictor import Predictor
+from video_gn.evaluation.predictor import Predictor, as_record
 from video_gn.evaluation.results import top_labels, video_result
 from video_gn.lists.records import VideoRecord
 from video_gn.processes import num_cores
@@ -39,7 +41,7 @@ Progress = Callable[[int, int], None]  # (windows done, all)
 
 def label_videos(
     predictor: Predictor,
-    videos: Iterable[str | VideoRecord],
+    videos: Iterable[str | os.PathLike[str] | VideoRecord],
     config: TimelineConfig,
     *,
     top_k: int = 5,
@@ -70,7 +72,7 @@ def label_videos(
         num_threads = 1 if predictor.device.type == "cpu" else min(8, num_cores())
     dataset = _dataset(predictor, backend=backend, num_threads=num_threads)
     for place, video in enumerate(videos):
-        record = VideoRecord(video, None) if isinstance(video, str) else video
+        record = as_record(video)
         reading = _Reading(predictor, config, views_per_forward, progress)
         try:
             frames_VTCHW, note = dataset.read_by(record, reading)
@@ -154,6 +156,7 @@ class _Reading:
     def entry(self, frames_VTCHW: torch.Tensor, note: VideoNote, *, top_k: int) -> dict[str, Any]:
         """The video's result."""
         assert self._windows is not None
+        check_integer("top_k", top_k)
         predictor, windows = self._predictor, self._windows
         if len(windows.middles_W) == 0:
             log.warning(
