@@ -23,6 +23,20 @@ def given_or_made(videos: Sequence[str], directory: str) -> list[str]:
     return [str(path)]
 
 
+def repeat_video(path: Path, target: Path, *, times: int) -> None:
+    """Write a video's packets several times in a row."""
+    with av.open(str(path)) as source, av.open(str(target), "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        length = sum(packet.duration or 0 for packet in source.demux(video=0))
+        for number in range(times):
+            source.seek(0)
+            for packet in source.demux(video=0):
+                if packet.pts is not None and packet.dts is not None:
+                    packet.stream, packet.pts = stream, packet.pts + number * length
+                    packet.dts += number * length
+                    container.mux(packet)
+
+
 def records_of(paths: Sequence[str]) -> list[VideoRecord]:
     """The paths as a list of videos, all with label 0."""
     return [VideoRecord(path, 0, source="the command line") for path in paths]

@@ -10,12 +10,13 @@ import copy
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from video_gn.bench._video import given_or_made
+from video_gn.bench._video import given_or_made, repeat_video
 from video_gn.bench.infer import InferSetup
 from video_gn.bench.measuring import (
     check_rounds,
@@ -39,10 +40,14 @@ from video_gn.timelines.timeline import label_videos
 # A timeline divided by reading and network, one after the other.
 TARGET = 1.1
 _CLASSES = 400
+_TIMES = 6  # that the made video of 10 s is repeated: timelines are of longer ones
 
 
 def bench_timelines(setup: InferSetup, every_seconds: float, *, videos: Sequence[str], rounds: int) -> dict[str, Any]:
-    """Measure the contenders; the figures are for `format_page` and json. Arguments and errors as `bench_infer`."""
+    """Measure the contenders; the figures are for `format_page` and json. Arguments and errors as `bench_infer`.
+
+    If there are no videos, one of a minute is made.
+    """
     check_rounds(rounds)
     keep_freed_memory()
     torch.manual_seed(0)
@@ -62,7 +67,11 @@ def bench_timelines(setup: InferSetup, every_seconds: float, *, videos: Sequence
     keeps = copy.copy(predictor)
     keeps.scores = lambda frames_VTCHW, **_: kept.append(frames_VTCHW) or reads.scores(frames_VTCHW)  # type: ignore
     with tempfile.TemporaryDirectory(prefix="video-gn-bench-") as directory:
-        paths = given_or_made(videos, directory)
+        paths = list(videos)
+        if not paths:
+            [short] = given_or_made((), directory)
+            paths = [f"{directory}/long.mp4"]
+            repeat_video(Path(short), Path(paths[0]), times=_TIMES)
         paths = [paths[i % len(paths)] for i in range(setup.num_videos)]
 
         def label(predictor: Predictor) -> list[dict[str, Any]]:
