@@ -22,7 +22,7 @@ def test_there_are_configs():
 @pytest.fixture(scope="module")
 def build():
     """Parses a config as `video-gn fit` does and builds data module, net and optimizer settings."""
-    from video_gn.commands._run_options import config_parser
+    from video_gn.commands._settings import config_parser
 
     parser = config_parser()
 

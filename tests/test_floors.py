@@ -21,6 +21,7 @@ FLOORS = (
     ("timelines",),
     ("rendering",),
     ("training",),
+    ("embeddings",),
     ("evaluation",),
     ("prepare",),
     ("data",),

@@ -31,6 +31,7 @@ COMMANDS = {
     "test": ("test a checkpoint on all views of each video", "fit"),
     "predict": ("label a data module's videos, on all ranks of a launch", "fit"),
     "infer": ("label video files with a checkpoint: table, json, csv or json lines", "infer"),
+    "similar": ("most similar videos, and near-copies between sets, by embeddings of infer", "similar"),
     "data": ("data sets: scan, prepare, show, synth", "data"),
     "weights": ("weight files of any zoo: inspect, convert", "weights"),
     "study": ("norms x batch sizes x clips x seeds, to a table and figures", "study"),

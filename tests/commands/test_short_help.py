@@ -6,7 +6,7 @@ import yaml
 
 from video_gn import __main__ as script
 from video_gn.commands import run_help
-from video_gn.commands._run_options import config_parser
+from video_gn.commands._settings import config_parser
 from video_gn.models.tables import DEFAULT_NUM_GROUPS
 
 # Options that Lightning's command line adds to those of `config_parser`; and the network's own, by class.

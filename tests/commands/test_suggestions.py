@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from video_gn import __main__ as script
-from video_gn.commands import _options, _run_options
+from video_gn.commands import _options, _settings
 
 ROOT = Path(__file__).parents[2]
 FINETUNE = "fit -c configs/finetune.yaml"
@@ -174,7 +174,7 @@ def test_help_begins_with_our_settings(capsys):
 
 
 def test_no_parser_accepts_abbreviations():
-    parsers = [_options.Options(), _run_options.config_parser()]
+    parsers = [_options.Options(), _settings.config_parser()]
     parsers[0].add_subparsers().add_parser("x")
     parsers.append(parsers[0]._actions[-1].choices["x"])
     assert not any(parser.allow_abbrev for parser in parsers)

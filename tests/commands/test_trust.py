@@ -7,7 +7,7 @@ import torch
 from small import ABOUT
 
 from video_gn.__main__ import main
-from video_gn.commands._run_options import config_parser
+from video_gn.commands._settings import config_parser
 from video_gn.errors import ConfigError
 from video_gn.evaluation.predictor import Predictor
 from video_gn.models import i3d

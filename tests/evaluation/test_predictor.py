@@ -97,6 +97,25 @@ def test_frames_are_scaled_as_a_frame_folders(net, video, tmp_path):
         assert mine.predict(form, fps=from_folder["fps"]) == {**from_folder, "path": "<frames>"}
 
 
+@pytest.mark.parametrize("crops", ["center", "full"])
+def test_features_beside_labels_are_of_one_pass_and_change_neither(net, video, crops):
+    net = copy.deepcopy(net)
+    net.blocks[-1].window_px = 1
+    mine = predictor(net, crops=crops, px=64)
+    passes = []
+    mine.net.blocks[0].register_forward_hook(lambda *_: passes.append(1))
+    (found,) = mine.predict_many([str(video)], num_workers=0, embed=True)
+    assert len(passes) == 1
+    assert found == mine.predict(video) and mine.predict(video).embedding is None
+    alone = mine.embed(video)
+    assert np.array_equal(found.embedding.video, alone.video) and np.array_equal(found.embedding.clips, alone.clips)
+    assert found.embedding.clip_seconds == alone.clip_seconds and found.embedding.path == str(video)
+    x_NCTHW = torch.randn(2, 3, 8, 64, 64)
+    with torch.no_grad():
+        scores_NY, features_NC = mine.net.scores_and_embedding(x_NCTHW)
+        assert torch.equal(scores_NY, mine.net(x_NCTHW)) and torch.equal(features_NC, mine.net.embed(x_NCTHW))
+
+
 @pytest.mark.parametrize("crops", ["center", "three", "full"])
 def test_features_are_those_of_a_plain_forward_pass(net, video, crops):
     frames, fps = frames_of(video)

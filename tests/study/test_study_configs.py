@@ -50,7 +50,7 @@ def _held_out(study, seed):
 
 
 def test_fit_takes_every_setting_of_the_repositorys_studies():
-    from video_gn.commands._run_options import config_parser
+    from video_gn.commands._settings import config_parser
 
     parser = config_parser()
     parser.exit_on_error = False

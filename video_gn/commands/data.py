@@ -222,8 +222,8 @@ def _add_show(commands: Any) -> None:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from video_gn.commands._run_options import config_parser
     from video_gn.commands._run_settings import settle_lists, with_run_config
+    from video_gn.commands._settings import config_parser
     from video_gn.data.datamodule import build_datamodule
     from video_gn.data.show import show
 

@@ -1,5 +1,5 @@
 """`video-gn fit`, `validate`, `test` and `predict`: LightningCLI with a run directory. Read from top to bottom: what
-the options (`_run_options.py`, `_run_settings.py`) are made into, and what happens before and after Lightning's loops.
+the options (`_settings.py`, `_run_settings.py`) are made into, and what happens before and after Lightning's loops.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import StrategyRegistry
 
-from video_gn.commands._run_options import add_run_arguments, check_seed
 from video_gn.commands._run_settings import Start, find_start, log_differences, settle_lists, with_run_config
-from video_gn.commands._settings import SettingsParser
+from video_gn.commands._settings import SettingsParser, add_run_arguments, check_seed
 from video_gn.commands._terminal import (
     print_figures,
     quieten_lightning,

@@ -54,7 +54,8 @@ def main(command: str, words: Sequence[str]) -> int:
     inputs = Inputs(options.videos, options.list, part=part)
     _check_pictures(options, inputs)
     try:
-        return _label_for_table(options, inputs) if options.output is None else _label_into_file(options, inputs)
+        in_file = options.output is not None or options.embeddings is not None
+        return (_label_into_file if in_file else _label_for_table)(options, inputs)
     except RuntimeError as error:
         explained = explain(error, advice=DEAD_WORKER_ADVICE)
         if explained is None:
@@ -92,6 +93,9 @@ def _parser() -> Options:
     group.add_argument(
         "--unsure", type=float, metavar="SCORE", help='score below which a segment is "unsure", 0 for never (0.5)'
     )
+    group = parser.add_argument_group("embeddings", "The features before the classifier, for `video-gn similar`.")
+    group.add_argument("--embeddings", metavar="FILE", help="parquet file to write, beside --output or without")
+    group.add_argument("--embeddings_of", choices=("videos", "clips"), help="a row for each video, or clip (videos)")
     group = parser.add_argument_group("pictures", "Of one video, after its results are written.")
     group.add_argument(
         "--render", metavar="FILE", help="write the video with its labels and timeline drawn on, .mp4 or .mkv"
@@ -139,6 +143,7 @@ def _check_options(options: argparse.Namespace) -> None:
     if options.merge is not None:
         _check_merge(options)
         return
+    _check_embeddings(options)
     of_timeline = f"--output {options.output}" if suffix in SUBTITLES else "--picture" if options.picture else None
     if _timeline(options) is None and of_timeline:
         raise ConfigError(f"{of_timeline} must have --every, got none. Add it, as in --every 0.5.")
@@ -156,9 +161,23 @@ def _check_options(options: argparse.Namespace) -> None:
         )
 
 
+def _check_embeddings(options: argparse.Namespace) -> None:
+    if options.embeddings is None:
+        if options.embeddings_of is not None:
+            raise ConfigError("--embeddings_of must stand with --embeddings, got none. Add --embeddings FILE.parquet.")
+        return
+    if Path(options.embeddings).suffix != ".parquet":
+        raise ConfigError(f"--embeddings must end in .parquet, got {options.embeddings!r}. Rename it.")
+    if options.every is not None:
+        raise ConfigError("--embeddings must stand without --every, got both. Run the command once for each.")
+    from video_gn.lists.parquet import require_pyarrow
+
+    require_pyarrow(Path(options.embeddings), otherwise="")
+
+
 def _check_alone(name: str, why: str, options: argparse.Namespace, others: Sequence[str]) -> None:
     """Refuse videos beside an option, and other options."""
-    values = {other: getattr(options, other) for other in ("list", "part", "render", "picture", *others)}
+    values = {other: getattr(options, other) for other in ("list", "part", "render", "picture", "embeddings", *others)}
     more = ["PATH"] if options.videos else []
     more += [f"--{other}" for other, value in values.items() if value is not None and value is not False]
     if more:
@@ -212,7 +231,8 @@ def _predictor(options: argparse.Namespace) -> tuple[Predictor, Predict]:
     settings = {name: getattr(options, name) for name in ("top_k", "backend", "views_per_forward")}
     config = _timeline(options)
     if config is None:
-        return predictor, functools.partial(predictor.predict_many, num_workers=options.num_workers, **settings)
+        settings |= {"num_workers": options.num_workers, "embed": options.embeddings is not None}
+        return predictor, functools.partial(predictor.predict_many, **settings)
     from video_gn.timelines.timeline import label_videos
 
     threads = None if options.num_workers is None else max(1, options.num_workers)
@@ -253,11 +273,15 @@ def _label_into_file(options: argparse.Namespace, inputs: Inputs) -> int:
     from video_gn.labelling.running import Tally, describe, label
     from video_gn.parts import check_parts
 
-    output = Path(options.output)
+    output = Path(options.output or options.embeddings)
+    parquet = None if options.embeddings is None else Path(options.embeddings)
     if inputs.part is not None:
         check_parts(output, inputs.part, beside=" and their .meta.json")
         output = inputs.part.path(output)
-    check_place(output)
+        parquet = None if parquet is None else inputs.part.path(parquet)
+    for place in (output, parquet):
+        if place is not None:
+            check_place(place)
     if output.suffix in SUBTITLES:
         inputs.hold()
         if inputs.total != 1:
@@ -265,6 +289,12 @@ def _label_into_file(options: argparse.Namespace, inputs: Inputs) -> int:
                 f"--output {output} must have one video, got {inputs.total}. Write a .json, or give one video."
             )
     predictor, predict = _predictor(options)
+    embeddings = None
+    if parquet is not None:
+        from video_gn.embeddings.keeping import Target
+
+        width = predictor.net.classifier.in_features
+        embeddings = Target(parquet, options.embeddings_of or "videos", predictor.num_clips, width)
     about = describe(
         predictor,
         str(predictor.checkpoint),
@@ -272,12 +302,14 @@ def _label_into_file(options: argparse.Namespace, inputs: Inputs) -> int:
         backend=options.backend,
         part=inputs.part,
         timeline=_timeline(options),
+        embeddings=None if embeddings is None else embeddings.rows,
     )
     is_lines = output.suffix == _LINES_SUFFIX
     tally = Tally(num_shown=_num_shown(options, 0 if is_lines else _TABLE_ROWS))
+    settings = {"about": about, "overwrite": options.overwrite, "embeddings": embeddings}
     try:
         with _progress(options, predict, inputs.total) as (predict, progress):
-            label(predict, inputs, output, about=about, overwrite=options.overwrite, progress=progress, tally=tally)
+            label(predict, inputs, output, progress=progress, tally=tally, **settings)
     finally:
         _print_table(options, tally)
     words = f"{tally.labelled} labelled, {tally.failed} failed, {tally.before} of them before: {output}"
@@ -286,6 +318,8 @@ def _label_into_file(options: argparse.Namespace, inputs: Inputs) -> int:
         log.warning("stopped by %s; %s; the same command resumes from there", name, words)
     elif tally.labelled or output.suffix not in SUBTITLES:
         log.info("%s", words if is_lines else f"results: {output}")
+        if parquet is not None and parquet != output:
+            log.info("embeddings: %s", parquet)
     _draw(options, tally)
     return tally.exit_status
 

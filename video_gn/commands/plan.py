@@ -66,8 +66,8 @@ def _above_0(text: str) -> float:
 def _plan(options: argparse.Namespace, settings: Sequence[str], names: Sequence[str]) -> Any:
     import torch
 
-    from video_gn.commands._run_options import config_parser
     from video_gn.commands._run_settings import with_run_config
+    from video_gn.commands._settings import config_parser
     from video_gn.commands._trainer import check_values
     from video_gn.data.datamodule import build_datamodule
     from video_gn.planning.figures import Request

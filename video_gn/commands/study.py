@@ -44,7 +44,7 @@ def main(command: str, words: Sequence[str]) -> int:
     from video_gn.study import read_study, run_study
 
     if options.action == "study":
-        from video_gn.commands._run_options import config_parser
+        from video_gn.commands._settings import config_parser
 
         base = read_study(options.config, settings).base_path
         config_parser("video-gn study", also=parser.names()).parse_args(["-c", str(base), *settings])

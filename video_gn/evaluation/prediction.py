@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 from typing import Any, TypedDict, cast
@@ -51,12 +52,30 @@ class Timeline(TypedDict):
     gaps: list[list[float]]
 
 
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """A video's features before the classifier, averaged over positions in the frame.
+
+    Args:
+        path: Path of the video; "<frames>" for frames in memory.
+        video: float32 (C,), the mean over clips; C is 32 x the network's width, 2048 as a rule.
+        clips: float32 (K, C), of each clip the mean over its crops.
+        clip_seconds: Start and end of each clip, from the first frame shown.
+    """
+
+    path: str
+    video: np.ndarray
+    clips: np.ndarray
+    clip_seconds: tuple[tuple[float, float], ...]
+
+
 class Prediction(dict[str, Any]):
     """An entry of `infer`'s json, as a dictionary; its keys as properties, and a picture of it in a notebook.
 
     The notebook's strip of frames is read from the video when it is shown, unless `keep_pictures` was called.
     """
 
+    embedding: Embedding | None = None  # if it was asked for
     _pictures: list[str] | None = None
 
     @property

@@ -11,7 +11,6 @@ import copy
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -26,7 +25,7 @@ from video_gn.data.layout import read_views
 from video_gn.data.loader import WatchedLoader
 from video_gn.decoding import VideoReader
 from video_gn.decoding.memory import MemoryReader, each_frame
-from video_gn.evaluation.prediction import Prediction
+from video_gn.evaluation.prediction import Embedding, Prediction
 from video_gn.evaluation.results import video_result
 from video_gn.evaluation.scores import check_scores, map_views
 from video_gn.lists.records import VideoRecord
@@ -49,23 +48,6 @@ class Held(NamedTuple):
     predictor: Predictor
     reader: MemoryReader
     shown: MemoryReader
-
-
-@dataclass(frozen=True, eq=False)
-class Embedding:
-    """A video's features before the classifier, averaged over positions in the frame.
-
-    Args:
-        path: Path of the video; "<frames>" for frames in memory.
-        video: float32 (C,), the mean over clips; C is 32 x the network's width, 2048 as a rule.
-        clips: float32 (K, C), of each clip the mean over its crops.
-        clip_seconds: Start and end of each clip, from the first frame shown.
-    """
-
-    path: str
-    video: np.ndarray
-    clips: np.ndarray
-    clip_seconds: tuple[tuple[float, float], ...]
 
 
 class Predictor:
@@ -193,6 +175,7 @@ class Predictor:
         backend: str = "auto",
         num_workers: int | None = None,
         views_per_forward: int = 10,
+        embed: bool = False,
     ) -> Iterator[Prediction | Failure]:
         """Label videos in their order, while workers decode ahead.
 
@@ -204,6 +187,7 @@ class Predictor:
             num_workers: Workers that decode; None takes one for each core, at most 8 and, if the number of videos is
                 known, at most one for each video.
             views_per_forward: Views that go through the network at a time.
+            embed: Whether to set `Prediction.embedding` too, from the same pass: what `embed` gives.
 
         Yields:
             For each video the result that `predict` describes, or why the video cannot be read.
@@ -217,7 +201,7 @@ class Predictor:
             else:
                 assert sample.note is not None
                 yield self._prediction(
-                    sample.frames_VTCHW, sample.note, top_k=top_k, views_per_forward=views_per_forward
+                    sample.frames_VTCHW, sample.note, top_k=top_k, views_per_forward=views_per_forward, embed=embed
                 )
 
     def embed_many(
@@ -276,14 +260,35 @@ class Predictor:
         return found.cpu().numpy()
 
     def _prediction(
-        self, frames_VTCHW: torch.Tensor, note: VideoNote, *, top_k: int, views_per_forward: int = 10
+        self,
+        frames_VTCHW: torch.Tensor,
+        note: VideoNote,
+        *,
+        top_k: int,
+        views_per_forward: int = 10,
+        embed: bool = False,
     ) -> Prediction:
         check_integer("top_k", top_k)
-        scores_VY = self.scores(frames_VTCHW, video=note.path, views_per_forward=views_per_forward)
-        return Prediction(video_result(note, scores_VY, self.classes, num_crops=self.crops.num_crops, top_k=top_k))
+        embedding = None
+        if embed:
+            both_VX = self._map(self._scores_beside_features, frames_VTCHW, note.path, views_per_forward)
+            scores_VY, features_VC = np.split(both_VX, [self.net.num_classes], axis=1)
+            embedding = self._pooled(features_VC, note)
+        else:
+            scores_VY = self.scores(frames_VTCHW, video=note.path, views_per_forward=views_per_forward)
+        result = video_result(note, scores_VY, self.classes, num_crops=self.crops.num_crops, top_k=top_k)
+        prediction = Prediction(result)
+        prediction.embedding = embedding
+        return prediction
+
+    def _scores_beside_features(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
+        """(N, Y + C)."""
+        return torch.cat(self.net.scores_and_embedding(x_NCTHW), 1)
 
     def _embedding(self, frames_VTCHW: torch.Tensor, note: VideoNote, *, views_per_forward: int = 10) -> Embedding:
-        features_VC = self.features(frames_VTCHW, video=note.path, views_per_forward=views_per_forward)
+        return self._pooled(self.features(frames_VTCHW, video=note.path, views_per_forward=views_per_forward), note)
+
+    def _pooled(self, features_VC: np.ndarray, note: VideoNote) -> Embedding:
         per_clip = features_VC.reshape(-1, self.crops.num_crops, features_VC.shape[1]).mean(1, dtype=np.float64)
         video, clips = per_clip.mean(0).astype(np.float32), per_clip.astype(np.float32)
         return Embedding(note.path, video, clips, note.clip_seconds)

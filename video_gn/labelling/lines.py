@@ -188,13 +188,16 @@ class LinesFile:
         write_about(self.path, About(**{**vars(self._about), "complete": complete}))
 
     def write_whole(self, output: Path) -> None:
-        """Write all entries as the output's name ends, and remove the lines; errors as `video_gn.files.whole_path`."""
-
-        def entries(*, failed: bool) -> Iterator[Any]:
-            return (entry for entry in map(decode, whole_lines(self.path)) if ("reason" in entry) == failed)
-
+        """Write all entries as the output's name ends; errors as `video_gn.files.whole_path`."""
         write = write_subtitles if output.suffix in SUBTITLES else write_results
-        write(output, entries(failed=False), entries(failed=True))
+        write(output, self.entries(failed=False), self.entries(failed=True))
+
+    def entries(self, *, failed: bool) -> Iterator[Any]:
+        """The entries of all lines that have labels, or of those that failed."""
+        return (entry for entry in map(decode, whole_lines(self.path)) if ("reason" in entry) == failed)
+
+    def remove(self) -> None:
+        """Remove the lines: all is written elsewhere."""
         self._journal.remove()
         about_path(self.path).unlink(missing_ok=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,7 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from video_gn.clips import Failure
+from video_gn.embeddings.keeping import KeptFeatures, Target
+from video_gn.embeddings.reading import Rows
 from video_gn.errors import StoppedError
+from video_gn.evaluation.prediction import Prediction
 from video_gn.labelling.inputs import Inputs
 from video_gn.labelling.lines import LINES_SUFFIX, About, LinesFile, to_entry
 from video_gn.lists.records import VideoRecord
@@ -69,8 +73,9 @@ def describe(
     backend: str,
     part: Part | None,
     timeline: TimelineConfig | None = None,
+    embeddings: Rows | None = None,
 ) -> About:
-    """The settings that lines are made with, at their true values; those of a timeline if there is one.
+    """The settings that lines are made with, at their true values; those of a timeline or embeddings if there are any.
 
     Device, views at a time and number of workers are left out, since a run may resume on another machine: they change
     a score by no more than its rounding.
@@ -93,6 +98,8 @@ def describe(
             "unsure": timeline.unsure,
         }
         settings |= {name: value for name, value in given.items() if value is not None}
+    if embeddings is not None:
+        settings["embeddings_of"] = embeddings
     return About(settings, checkpoint, None if part is None else str(part))
 
 
@@ -105,11 +112,13 @@ def label(
     overwrite: bool = False,
     progress: Progress,
     tally: Tally | None = None,
+    embeddings: Target | None = None,
 ) -> Tally:
     """Label the videos that have no line yet, write a line for each at once, and count all lines of the file.
 
     An output that ends in .json or .csv is written from the lines when all are done. They lie beside it until then, and
-    are dropped if they are of other videos or settings.
+    are dropped if they are of other videos or settings. `embeddings` are written then too, from features that are kept
+    like the lines; they may be the only output.
 
     `predict` gives the results of records in their order; `progress` wraps them in a bar; `overwrite` removes the lines
     that are there. `tally` is what to count in, for a caller that needs the counts after an error too.
@@ -125,7 +134,14 @@ def label(
         path = output.with_name(f".{output.name}.lines")
         about = replace(about, settings={**about.settings, "list": f"SHA-256 {inputs.sha256}"})
     try:
-        with flag.installed(), LinesFile(path, about, overwrite=overwrite, replace=is_whole) as lines:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(flag.installed())
+            lines = stack.enter_context(LinesFile(path, about, overwrite=overwrite, replace=is_whole))
+            kept = None
+            if embeddings is not None:
+                kept = stack.enter_context(
+                    KeptFeatures(path, embeddings, settings=about.settings, checkpoint=about.checkpoint)
+                )
             videos = iter(inputs)
             for entry in lines.resume(videos):
                 tally.add(entry)
@@ -133,25 +149,38 @@ def label(
             if tally.before:
                 log.info("%s: resuming after %s", output, count(tally.before, "video"))
             first = next(videos, None)
+            if kept is not None:
+                kept.resume(tally.labelled, all_done=first is None)
             if first is not None:
                 records = [first, *videos] if is_whole else chain([first], videos)
                 results = progress(predict(records), inputs.total, tally.before)
                 with flag.waiting("video", grace_seconds=_GRACE_SECONDS):
-                    _write_all(results, lines, tally, flag)
+                    _write_all(results, lines, kept, tally, flag)
             assert tally.labelled + tally.failed == (inputs.part or Part(0, 1)).size(inputs.num_seen)
-            if is_whole:
-                lines.write_whole(output)
-            else:
+            if kept is not None:
+                kept.write(lines.entries(failed=False))
+            if not is_whole:
                 lines.finish(listed=inputs.num_seen, sha256=inputs.sha256)
+            elif embeddings is None or output != embeddings.path:
+                lines.write_whole(output)
+            if is_whole:
+                lines.remove()
+            if kept is not None:
+                kept.remove()
     except StoppedError:
         tally.stopped_by = flag.number
     return tally
 
 
-def _write_all(results: Iterator[Result], lines: LinesFile, tally: Tally, flag: StopFlag) -> None:
+def _write_all(
+    results: Iterator[Result], lines: LinesFile, kept: KeptFeatures | None, tally: Tally, flag: StopFlag
+) -> None:
     for result in results:
         with flag.held():
             entry = to_entry(result)
+            if kept is not None and isinstance(result, Prediction):
+                assert result.embedding is not None
+                kept.add(result.embedding)
             lines.write(entry)
             tally.add(entry)
         if isinstance(result, Failure):

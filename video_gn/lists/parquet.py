@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,8 @@ from video_gn.files import whole_path
 if TYPE_CHECKING:
     from types import ModuleType
 
-_INSTALL = "needs pyarrow. Install it (pip install 'video-gn[parquet]'), or use a csv."
 
-
-def require_pyarrow(path: Path) -> tuple[ModuleType, ModuleType]:
+def require_pyarrow(path: Path, *, otherwise: str = ", or use a csv") -> tuple[ModuleType, ModuleType]:
     """The modules pyarrow and pyarrow.parquet.
 
     Raises:
@@ -25,7 +23,9 @@ def require_pyarrow(path: Path) -> tuple[ModuleType, ModuleType]:
     try:
         modules = tuple(importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet", "pyarrow.compute"))
     except ImportError as error:
-        raise ManifestError(f"{path}: a parquet file {_INSTALL}") from error
+        raise ManifestError(
+            f"{path}: a parquet file needs pyarrow. Install it (pip install 'video-gn[parquet]'){otherwise}."
+        ) from error
     return modules[0], modules[1]
 
 
@@ -79,12 +79,33 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def write_parquet(path: Path, kinds: Mapping[str, type], batches: Iterator[Sequence[list[Any]]]) -> None:
-    """Write columns, whole or not at all: str, int or float each, and batches of their values, None for unknown."""
+def write_parquet(
+    path: Path,
+    kinds: Mapping[str, type | int],
+    batches: Iterable[Sequence[Any]],
+    *,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write columns, whole or not at all: str, int or float each, and batches of their values, None for unknown.
+
+    A number N in place of a type is a column of lists of N float32 each; its batches are arrays (rows, N).
+    """
     pa, parquet = require_pyarrow(path)
     types = {str: pa.string(), int: pa.int64(), float: pa.float64()}
-    schema = pa.schema([(name, types[kind]) for name, kind in kinds.items()])
-    with whole_path(path) as part, parquet.ParquetWriter(part, schema, compression="zstd") as writer:
+    fields = [(name, pa.list_(pa.float32(), k) if isinstance(k, int) else types[k]) for name, k in kinds.items()]
+    schema = pa.schema(fields, metadata=metadata)
+
+    def to_array(values: Any, kind: Any) -> Any:
+        if pa.types.is_fixed_size_list(kind):
+            return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), kind.list_size)
+        return pa.array(values, kind)
+
+    settings = {
+        "compression": "zstd",
+        "use_dictionary": [name for name, kind in kinds.items() if kind is str],  # features do not repeat
+        "write_page_checksum": True,
+    }
+    with whole_path(path) as part, parquet.ParquetWriter(part, schema, **settings) as writer:
         for columns in batches:
-            arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+            arrays = [to_array(values, field.type) for values, field in zip(columns, schema, strict=True)]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))

@@ -121,11 +121,7 @@ class I3D(ptv.Net):
             TypeError: for integer pixels.
         """
         logits_NPY = self.position_logits(x_NCTHW)
-        if self.training:
-            return logits_NPY.mean(1)
-        # Scores of positions are averaged, not their logits, as scores of views are.
-        dtype = torch.promote_types(logits_NPY.dtype, torch.float32)
-        return logits_NPY.softmax(-1, dtype=dtype).mean(1)
+        return logits_NPY.mean(1) if self.training else _scores(logits_NPY)
 
     def logits(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
         """Logits (N, Y) in either mode, averaged over positions; arguments and errors as `forward`."""
@@ -143,6 +139,12 @@ class I3D(ptv.Net):
         """
         pooled_NPC: torch.Tensor = self.blocks[-1].pool(self.features(x_NCTHW))
         return pooled_NPC.mean(1)
+
+    def scores_and_embedding(self, x_NCTHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `forward` in evaluation and `embed` give, to the bit, of one pass."""
+        head = self.blocks[-1]
+        pooled_NPC = head.pool(self.features(x_NCTHW))
+        return _scores(head.proj(pooled_NPC)), pooled_NPC.mean(1)
 
     def features(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
         """The last map, (N, 32 x width, T', H', W'); arguments and errors as `forward`."""
@@ -325,6 +327,11 @@ def _stage(index: int, num_blocks: int, *, width: int, norm_arguments: dict[str,
             # The builder leaves numpy integers in the shortcuts' strides; torch.compile has broken its graph at them.
             module.stride = tuple(int(s) for s in module.stride)
     return Stage(stage.res_blocks)
+
+
+def _scores(logits_NPY: torch.Tensor) -> torch.Tensor:
+    """Softmax scores (N, Y). Those of positions are averaged, not their logits, as scores of views are."""
+    return logits_NPY.softmax(-1, dtype=torch.promote_types(logits_NPY.dtype, torch.float32)).mean(1)
 
 
 def _fill(norm: nn.Module, *, weight: float, bias: float) -> None:
