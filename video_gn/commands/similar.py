@@ -66,7 +66,7 @@ def _parser() -> Options:
     parser.add_argument("--top_k", type=positive, metavar="K", help="rows for each QUERY (10)")
     parser.add_argument("--checkpoint", metavar="PATH", help="the file's checkpoint, for videos that are no rows of it")
     parser.add_argument("--and", dest="other", metavar="FILE", help="second file: list pairs of a row of each file")
-    parser.add_argument("--above", type=float, metavar="COSINE", help="least similarity of near-copies (0.99)")
+    parser.add_argument("--above", type=float, metavar="COSINE", help="least similarity of near-copies (0.995)")
     parser.add_argument("--output", metavar="FILE", help="file to write the results to, .json or .csv")
     return parser
 
@@ -81,7 +81,7 @@ def _check_options(options: argparse.Namespace) -> None:
         if value is not None:
             raise ConfigError(f"--{name} must stand {rule} QUERY, got --{name} {value}. Run the command once for each.")
     if options.above is not None and not 0 < options.above <= 1:
-        raise ConfigError(f"--above must be above 0 and at most 1, got {options.above!r}. 0.99 is the default.")
+        raise ConfigError(f"--above must be above 0 and at most 1, got {options.above!r}. 0.995 is the default.")
     if options.output is not None:
         if Path(options.output).suffix not in (".json", ".csv"):
             raise ConfigError(f"--output must end in .json or .csv, got {options.output!r}. Choose one of these.")

@@ -18,7 +18,7 @@ from video_gn.errors import ConfigError
 HELD_ROWS = 16 * BLOCK_ROWS
 MOST_PAIRS = 1_000_000
 # Near-copies lie above, see README.md beside this file.
-NEAR_COPY = 0.99
+NEAR_COPY = 0.995
 _DIGITS = 6  # of a similarity
 
 
