@@ -139,7 +139,8 @@ def test_a_clip_longer_than_the_video(tmp_path, caplog):
     video = write_flash(tmp_path / "v", num_frames=12, frames=range(12), size=(64, 64), box=(0, 0, 64, 64))
     predictor = flash_predictor(views, clip=ClipConfig(num_frames=16, stride=1))
     with caplog.at_level(logging.WARNING):
-        found = explain(predictor, video)
+        found = explain(predictor, video, num_windows=10**9)
+    assert len(found.occlusion) == 12  # one for each frame
     assert "v has 12 frames, and a clip takes 16: some are in it again" in caplog.text
     maps = found.maps_KPthw[0, 0]
     for frame, cells in ((3, maps[0]), (7, (maps[0] + maps[1]) / 2), (1, (maps[0] * 1.0 + maps[1]) / 2)):

@@ -142,7 +142,7 @@ def explain(
         predictor: Network, whose clips and crops of the video are explained together.
         video: Path of the video.
         label: Name of a class, or its number if the network has no names; None takes the best one.
-        num_windows: Equal parts of the video that are hidden, one after the other.
+        num_windows: Equal parts of the video that are hidden, one after the other; at most one for each frame.
         backend: Decoder, see `video_gn.decoding.open_video`.
 
     Raises:
@@ -183,7 +183,8 @@ def _hide_parts(
     """Scores without each part of the video: its frames are of the mean colour, which normalization makes 0."""
     colour_C11 = (255 * predictor.mean).round().to("cpu", torch.uint8).view(-1, 1, 1)
     seconds_VT = views.seconds_KT.repeat(predictor.crops.num_crops, axis=0) + _TOLERANCE
-    edges = np.linspace(0, views.info.duration_seconds, num_windows + 1).tolist()
+    num_parts = min(num_windows, views.info.num_frames)
+    edges = np.linspace(0, views.info.duration_seconds, num_parts + 1).tolist()
     for start, end in itertools.pairwise(edges):
         # A last frame of no length is in the last part.
         is_hidden_VT = (seconds_VT >= start) & ((seconds_VT < end) | (end == edges[-1]))

@@ -38,9 +38,9 @@ class Timeline:
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> Timeline:
         """Read an entry; one without a timeline, or without a window, has the video's labels all along."""
-        line = entry.get("timeline", {})
+        line, duration = entry.get("timeline", {}), entry["num_frames"] / entry["fps"]
         if not line.get("times"):
-            line = {**line, "times": [0.0], "top": [entry["top"]]}
+            line = {**line, "times": [duration / 2], "top": [entry["top"]]}
         segments = entry.get("segments", [])
         taken: Counter[str] = Counter()
         for segment in segments:
@@ -53,7 +53,7 @@ class Timeline:
             top=line["top"],
             segments=segments,
             gaps=[(start, end) for start, end in line.get("gaps", ())],
-            duration_seconds=max([entry["num_frames"] / entry["fps"], *ends]),
+            duration_seconds=max([duration, *ends]),
             first_frame_seconds=line.get("first_frame_seconds", 0.0),
             numbers={label: number for number, label in enumerate(labels)},
         )

@@ -151,7 +151,9 @@ def _draw_scores(axes: Axes, line: Timeline) -> None:
     marker = "o" if len(line.times) == 1 else ""
     for label, place in places.items():
         colour, dashes, _ = _style(line, label)
-        axes.plot(times, scores_WL[:, place], color=colour, linestyle=dashes, linewidth=1.6, marker=marker)
+        axes.plot(
+            times, scores_WL[:, place], color=colour, linestyle=dashes, linewidth=1.6, marker=marker, clip_on=not marker
+        )
     axes.set_ylim(0, 1.02)
     axes.set_ylabel("score")
 
