@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import logging
 import os
 import shutil
@@ -43,9 +44,14 @@ def _has_gstreamer() -> bool:
         return False
 
 
+def _has_engines() -> bool:
+    return all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime", "openvino"))
+
+
 NEEDS = {
     "needs_cuda": ("CUDA", _has_cuda),
     "needs_torchcodec": ("TORCHCODEC", functools.cache(_has_torchcodec)),
+    "needs_engines": ("ENGINES", _has_engines),
     "needs_slurm": ("SLURM", _has_slurm),
     "needs_gstreamer": ("GSTREAMER", functools.cache(_has_gstreamer)),
     "needs_real_videos": ("REAL_VIDEOS", lambda: (REAL_VIDEOS / "files.csv").is_file()),

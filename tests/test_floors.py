@@ -23,6 +23,7 @@ FLOORS = (
     ("training",),
     ("embeddings",),
     ("evaluation",),
+    ("export",),
     ("prepare",),
     ("data",),
     ("run",),

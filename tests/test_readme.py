@@ -156,7 +156,15 @@ def test_the_first_page(after_first):
         assert (here / "runs/mine" / ("checkpoints" if name == "last.ckpt" else "") / name).exists(), name
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES[1:] if commands(page)], ids=name_of)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.needs_engines if page.parent.name == "export" else ())
+        for page in PAGES[1:]
+        if commands(page)
+    ],
+    ids=name_of,
+)
 def test_the_commands_of_a_folders_page(after_first, page):
     for command in commands(page):
         if not command.startswith("video-gn bench"):

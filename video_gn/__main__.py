@@ -34,6 +34,7 @@ COMMANDS = {
     "similar": ("most similar videos, and near-copies between sets, by embeddings of infer", "similar"),
     "data": ("data sets: scan, prepare, show, synth", "data"),
     "weights": ("weight files of any zoo: inspect, convert", "weights"),
+    "export": ("a network for use outside torch: .onnx or .pt2", "weights"),
     "study": ("norms x batch sizes x clips x seeds, to a table and figures", "study"),
     "explain": ("where a network looks in a video, and which seconds its answer needs", "explain"),
     "report": ("a run's page, report.html, or several runs side by side", "report"),

@@ -153,7 +153,7 @@ def add_network_options(parser: Options) -> None:
         "--checkpoint",
         "--ckpt_path",
         metavar="PATH",
-        help="run directory (its best checkpoint), checkpoint or any zoo's weights",
+        help="run directory (its best checkpoint), checkpoint, any zoo's weights or exported .onnx",
     )
     parser.add_argument("--labels", metavar="FILE", help="class names: one a line, or json (the checkpoint's own)")
     parser.add_argument("--layout", choices=sorted(LAYOUTS), help="layout, if a zoo's file does not say (nonlocal)")
@@ -199,6 +199,7 @@ def load_predictor(options: argparse.Namespace) -> Predictor:
         crops=options.crops,
         labels=read_classes(options.labels) if options.labels else (),
         layout=options.layout,
+        engine=getattr(options, "engine", None),
     )
     if predictor.device.type == "cpu":
         keep_freed_memory()

@@ -74,6 +74,9 @@ def _parser() -> Options:
         "videos", nargs="*", metavar="PATH", help="files, directories (searched through), tars, globs, lists"
     )
     add_network_options(parser)
+    parser.add_argument(
+        "--engine", metavar="NAME", help="torch; for an .onnx file onnxruntime or openvino (torch, onnxruntime)"
+    )
     parser.add_argument("--output", metavar="FILE", help=f"file to write the results to: {', '.join(_SUFFIXES)}")
     parser.add_argument("--top_k", type=positive, default=5, metavar="K", help="labels of each video (5)")
     parser.add_argument("--views_per_forward", type=positive, default=10, metavar="N", help="views at a time (10)")
@@ -293,7 +296,7 @@ def _label_into_file(options: argparse.Namespace, inputs: Inputs) -> int:
     if parquet is not None:
         from video_gn.embeddings.keeping import Target
 
-        width = predictor.net.classifier.in_features
+        width = 32 * predictor.net.arguments["width"]
         embeddings = Target(parquet, options.embeddings_of or "videos", predictor.num_clips, width)
     about = describe(
         predictor,

@@ -1,4 +1,4 @@
-"""`video-gn weights`: shows what weight files hold, and converts them."""
+"""`video-gn weights` shows and converts weight files; `video-gn export` writes networks for other engines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from video_gn.checks import did_you_mean
+from video_gn.checks import did_you_mean, positive
 from video_gn.commands._options import Options
 from video_gn.commands._terminal import print_text, set_up_logging
 from video_gn.models import LAYOUTS
@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 def main(command: str, words: Sequence[str]) -> int:
     """Parse the words and run the command; see `video_gn.__main__`."""
+    if command == "export":
+        return _export(_export_parser().parse_args(words))
     parser = Options(
         prog="video-gn weights",
         description="Look into weight files, and convert them. Nothing in a file is executed. In place of a FILE, "
@@ -100,4 +102,50 @@ def _convert(options: argparse.Namespace) -> int:
     )
     print_text(report.text())
     log.info("weights: %s", options.target)
+    return 0
+
+
+# ---- export --------------------------------------------------------------------------------------
+
+
+def _export_parser() -> Options:
+    parser = Options(
+        prog="video-gn export",
+        description="Write a network for use outside torch: one file that takes pixels and gives scores, with its "
+        "classes, clip and views. Its results are compared with torch's first; where they differ, nothing is written.",
+        epilog="Exit status: 0; 2 for bad arguments, or results that differ; 3 if a video could not be read.",
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="run directory, checkpoint or any zoo's weights")
+    parser.add_argument("target", metavar="OUT", help="file to write: .onnx, or .pt2 (torch.export)")
+    parser.add_argument("--check", nargs="+", default=[], metavar="VIDEO", help="videos to compare beside random clips")
+    parser.add_argument("--labels", metavar="FILE", help="class names: one a line, or json (the checkpoint's own)")
+    parser.add_argument("--layout", choices=sorted(LAYOUTS), help="layout, if a zoo's file does not say (nonlocal)")
+    parser.add_argument("--num_clips", type=positive, metavar="K", help="clips of a video (as it was tested)")
+    parser.add_argument("--crops", choices=("center", "three", "full"), help="crops of a clip (as it was tested)")
+    return parser
+
+
+def _export(options: argparse.Namespace) -> int:
+    set_up_logging()
+
+    from video_gn.errors import DecodeError
+    from video_gn.export import export
+    from video_gn.lists.class_names import read_classes
+
+    try:
+        found = export(
+            options.checkpoint,
+            options.target,
+            layout=options.layout,
+            labels=read_classes(options.labels) if options.labels else (),
+            num_clips=options.num_clips,
+            crops=options.crops,
+            videos=options.check,
+        )
+    except DecodeError as error:
+        log.error("%s could not be read: %s", error.path, error.reason)
+        return 3
+    for parity in found:
+        print_text(f"{parity.engine}, {parity.clips}: same label, relative error {parity.error:.1e}")
+    log.info("exported: %s", options.target)
     return 0

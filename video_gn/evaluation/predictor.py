@@ -27,7 +27,8 @@ from video_gn.decoding import VideoReader
 from video_gn.decoding.memory import MemoryReader, each_frame
 from video_gn.evaluation.prediction import Embedding, Prediction
 from video_gn.evaluation.results import video_result
-from video_gn.evaluation.scores import check_scores, map_views
+from video_gn.evaluation.scores import check_scores, map_views, normalize_clips
+from video_gn.export import EngineNet, engine_of, load_engine
 from video_gn.lists.records import VideoRecord
 from video_gn.models import I3D, for_inference
 from video_gn.run.directory import checkpoint_of
@@ -54,7 +55,8 @@ class Predictor:
     """A network with its preprocessing and class names; `checkpoint` is the file that it was read from.
 
     Args:
-        net: Network. `net` is then a copy for scores alone, see `video_gn.models.for_inference`.
+        net: Network. `net` is then a copy for scores alone, see `video_gn.models.for_inference`. Or one that another
+            engine runs, on the CPU.
         classes: Names by number; empty if not known.
         clip: Frames of a clip.
         num_clips: Clips of each video.
@@ -67,7 +69,7 @@ class Predictor:
 
     def __init__(
         self,
-        net: I3D,
+        net: I3D | EngineNet,
         *,
         classes: Sequence[str],
         clip: ClipConfig,
@@ -80,7 +82,9 @@ class Predictor:
     ) -> None:
         self.device = torch.device(device)
         self.checkpoint: Path | None = None
-        self.net = for_inference(net).to(self.device, memory_format=torch.channels_last_3d)
+        self.net = net
+        if isinstance(net, I3D):
+            self.net = for_inference(net).to(self.device, memory_format=torch.channels_last_3d)
         self.classes = list(classes)
         self.clip = clip
         self.crops = crops
@@ -99,25 +103,36 @@ class Predictor:
         crops: str | None = None,
         labels: Sequence[str] = (),
         layout: str | None = None,
+        engine: str | None = None,
     ) -> Self:
         """Rebuild a network and its preprocessing from the file alone.
 
         Args:
-            path: Checkpoint of this package; a run's directory, whose best checkpoint is taken; or a video network's
-                weights from any zoo, which are tested as the zoo does, see `video_gn.weights.FORMATS`.
+            path: Checkpoint of this package; a run's directory, whose best checkpoint is taken; a video network's
+                weights from any zoo, which are tested as the zoo does, see `video_gn.weights.FORMATS`; or an .onnx
+                file that `video-gn export` has written.
             device: "cpu", "cuda", ...; "auto" takes a GPU if there is one.
             num_clips: Clips of each video; None as the checkpoint was tested.
             crops: "center", "three" or "full"; None as the checkpoint was tested.
             labels: Class names by number; else the checkpoint's own, or Kinetics' for a zoo's 400 classes.
             layout: Layout, if a zoo's file does not say.
+            engine: "torch"; for an .onnx file "onnxruntime" (None) or "openvino".
 
         Raises:
             CheckpointError: for a file that is missing, damaged, or not a video network with a classifier.
+            ConfigError: for an engine that is not installed or does not read this file.
         """
         checkpoint = checkpoint_of(path)
         if Path(path).is_dir():
             log.info("checkpoint: %s", checkpoint)
-        net, about = load_net(checkpoint, layout=layout, labels=labels)
+        engine = engine_of(checkpoint, engine)
+        net: I3D | EngineNet
+        if engine == "torch":
+            net, about = load_net(checkpoint, layout=layout, labels=labels)
+            device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        else:
+            net, about = load_engine(checkpoint, engine, device=device, layout=layout, labels=labels)
+            device = "cpu"
         views = about["views"]
         mode = crops or views["crops"]
         predictor = cls(
@@ -129,7 +144,7 @@ class Predictor:
             spacing=views["spacing"],
             mean=about["mean"],
             std=about["std"],
-            device=("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device,
+            device=device,
         )
         predictor.checkpoint = checkpoint
         return predictor
@@ -248,14 +263,12 @@ class Predictor:
         video: str,
         views_per_forward: int,
     ) -> np.ndarray:
+        def of_pixels(chunk_NTCHW: torch.Tensor) -> torch.Tensor:
+            is_normalized = isinstance(self.net, EngineNet)  # by the engine
+            return function(chunk_NTCHW if is_normalized else normalize_clips(chunk_NTCHW, self.mean, self.std))
+
         with torch.inference_mode():
-            found = map_views(
-                function,
-                frames_VTCHW.to(self.device),
-                mean_C=self.mean,
-                std_C=self.std,
-                views_per_forward=views_per_forward,
-            )
+            found = map_views(of_pixels, frames_VTCHW.to(self.device), views_per_forward=views_per_forward)
         check_scores(found, video=video, checkpoint=self.checkpoint)
         return found.cpu().numpy()
 

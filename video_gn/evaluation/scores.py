@@ -37,32 +37,31 @@ def score_views(
     std_C: torch.Tensor,
     views_per_forward: int,
 ) -> torch.Tensor:
-    """Softmax scores of one video's views; they are `net`'s results of `map_views`, in eval mode."""
+    """Softmax scores of one video's views: `net`'s results, in eval mode, as `map_views` collects them.
+
+    Mean and std are as in `normalize_clips`.
+    """
     # `forward` itself: a compiled call is for training's shapes alone.
-    return map_views(net.forward, frames_KTCHW, mean_C=mean_C, std_C=std_C, views_per_forward=views_per_forward)
+    return map_views(
+        lambda chunk: net.forward(normalize_clips(chunk, mean_C, std_C)),
+        frames_KTCHW,
+        views_per_forward=views_per_forward,
+    )
 
 
 def map_views(
-    function: Callable[[torch.Tensor], torch.Tensor],
-    frames_KTCHW: torch.Tensor,
-    *,
-    mean_C: torch.Tensor,
-    std_C: torch.Tensor,
-    views_per_forward: int,
+    function: Callable[[torch.Tensor], torch.Tensor], frames_KTCHW: torch.Tensor, *, views_per_forward: int
 ) -> torch.Tensor:
-    """What a network's function makes of one video's views.
+    """What a function makes of one video's views.
 
     The views go through the network in chunks that hold views of this video alone, so that they do
     not depend on a video's neighbours, the batch size or the number of ranks.
     `views_per_forward` is the largest number of views at a time, which bounds the device's memory.
 
     Returns:
-        float32 (K, ...), for uint8 frames; mean and std as in `normalize_clips`.
+        float32 (K, ...), for uint8 frames.
     """
-    chunks = [
-        function(normalize_clips(chunk, mean_C, std_C)).float() for chunk in frames_KTCHW.split(views_per_forward)
-    ]
-    return torch.cat(chunks)
+    return torch.cat([function(chunk).float() for chunk in frames_KTCHW.split(views_per_forward)])
 
 
 def check_scores(scores: torch.Tensor, *, video: str, checkpoint: object) -> None:

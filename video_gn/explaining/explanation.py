@@ -22,9 +22,10 @@ from video_gn.clips import VideoInfo
 from video_gn.data.dataset import EvalDataset
 from video_gn.data.layout import read_views
 from video_gn.decoding import VideoReader
-from video_gn.errors import SettingError
+from video_gn.errors import ConfigError, SettingError
 from video_gn.explaining.grad_cam import CellPlaces, grad_cam
 from video_gn.lists.records import VideoRecord
+from video_gn.models import I3D
 from video_gn.shown import count
 
 if TYPE_CHECKING:
@@ -149,8 +150,13 @@ def explain(
         SettingError: for a label that the network does not have.
         DecodeError: the video cannot be read.
         CheckpointError: the network's scores are not finite.
+        ConfigError: another engine than torch runs the network.
     """
     check_integer("num_windows", num_windows)
+    if not isinstance(predictor.net, I3D):
+        raise ConfigError(
+            f"explain must have torch's network, got {predictor.checkpoint}. Give the checkpoint that it is made of."
+        )
     number = None if label is None else _number_of(label, predictor)
     views = _read(predictor, os.fspath(video), backend)
 

@@ -91,8 +91,9 @@ class _Layer(nn.Module):
 
 
 def _is_for_onednn(x: torch.Tensor) -> bool:
-    # These operators are torch.compile's, without gradients; builds without oneDNN lack them.
-    return x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    # These operators are torch.compile's, without gradients; builds without oneDNN lack them, and so do other engines.
+    is_plain = not torch.compiler.is_exporting()
+    return is_plain and x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
 
 
 def _fold(norm: nn.Module, *, into: nn.Conv3d) -> bool:

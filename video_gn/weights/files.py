@@ -309,6 +309,11 @@ def _check_entries(path: str, size: int, entries: list[zipfile.ZipInfo]) -> None
             f"{path}: a TorchScript archive, which holds code. Load it with torch.jit.load where you trust it, and "
             "save its state_dict() with torch.save"
         )
+    if f"{root}/archive_format" in names:
+        raise CheckpointError(
+            f"{path}: a program of torch.export, whose reader evaluates text of the file. Load it with "
+            "torch.export.load where you trust it; here take the checkpoint, or an .onnx of video-gn export"
+        )
     if f"{root}/data.pkl" not in names:
         raise CheckpointError(
             f"{path}: a zip archive, but not one of torch.save. Unpack it and name the file of weights inside"

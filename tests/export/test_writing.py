@@ -1,0 +1,103 @@
+"""Exported files label videos as the checkpoint does, by every engine; what differs is not written."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from media import write_numbered_video
+from runs import run
+from small import ABOUT
+
+from video_gn import load
+from video_gn.errors import CheckpointError, ConfigError
+from video_gn.export import export, writing
+from video_gn.models import i3d
+from video_gn.weights.about import KEY
+from video_gn.weights.files import read_file
+
+pytestmark = [pytest.mark.slow, pytest.mark.needs_engines]
+
+
+def write_checkpoint(path, *, layout, norm, px):
+    torch.manual_seed(0)
+    net = i3d(50, layout=layout, norm=norm, width=8, num_classes=3, zero_init_last_norm=False)
+    with torch.no_grad():
+        net.classifier.weight.normal_(std=0.3)
+    state = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+    views = {**ABOUT["views"], "short_side_px": px + 4, "crop_px": px}
+    torch.save({KEY: {"net": net.arguments, **ABOUT, "views": views}, "state_dict": state}, path)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """A directory with a video, gn.ckpt, bn.ckpt, and gn.onnx with what its export printed."""
+    here = tmp_path_factory.mktemp("export")
+    write_numbered_video(here / "v.mp4", 40, size=(80, 60))
+    write_checkpoint(here / "gn.ckpt", layout="nonlocal", norm="group", px=32)
+    write_checkpoint(here / "bn.ckpt", layout="slowfast", norm="batch", px=48)
+    status, printed = run(["export", "gn.ckpt", "gn.onnx", "--check", "v.mp4"], here)
+    assert status == 0, printed
+    (here / "printed").write_text(printed)
+    return here
+
+
+def test_what_export_prints(here):
+    lines = [line for line in (here / "printed").read_text().splitlines() if "relative error" in line]
+    clips = ("random 1x8x32x32", "random 2x8x32x42", "v.mp4")
+    starts = [
+        f"{engine}, {name}: same label, relative error " for name in clips for engine in ("onnxruntime", "openvino")
+    ]
+    assert all(line.startswith(start) for line, start in zip(lines, starts, strict=True))
+    assert all(0 < float(line.rpartition(" ")[2]) < 1e-4 for line in lines)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("crops", ["center", "three", "full"])
+def test_labels_timelines_and_features(here, engine, crops):
+    ours = load(here / "gn.ckpt", crops=crops)
+    theirs = load(here / "gn.onnx", crops=crops, engine=engine)
+    assert theirs.classes == ours.classes and theirs.device.type == "cpu"
+    for function in ("predict", "timeline"):
+        mine, other = (getattr(p, function)(here / "v.mp4", top_k=3)["top"] for p in (ours, theirs))
+        assert [entry["label"] for entry in mine] == [entry["label"] for entry in other]
+        np.testing.assert_allclose([e["score"] for e in mine], [e["score"] for e in other], atol=2e-6)  # 6 digits
+    mine, other = (p.embed(here / "v.mp4").clips for p in (ours, theirs))
+    np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-5)
+
+
+def test_the_command(here):
+    for words in (["gn.ckpt"], ["gn.onnx", "--engine", "openvino"]):
+        output = f"{words[0]}.json"
+        status, printed = run(["infer", "v.mp4", "--quiet", "--output", output, "--checkpoint", *words], here)
+        assert status == 0, printed
+    mine, other = (json.loads((here / f"gn.{kind}.json").read_text())["videos"][0] for kind in ("ckpt", "onnx"))
+    assert mine["top"][0]["label"] == other["top"][0]["label"]
+    status, printed = run(["explain", "v.mp4", "--checkpoint", "gn.onnx"], here)
+    assert status == 2 and "explain must have torch's network, got gn.onnx" in printed
+
+
+def test_a_program_of_torch(here):
+    found = export(here / "bn.ckpt", here / "bn.pt2")
+    assert [parity.engine for parity in found] == ["torch.export"] * 2
+    extra = {KEY: ""}
+    module = torch.export.load(here / "bn.pt2", extra_files=extra).module()
+    words = json.loads(extra[KEY])
+    assert words["classes"] == ABOUT["classes"] and words["net"]["layout"] == "slowfast"
+    frames_NTHWC = torch.randint(256, (1, 5, 40, 270, 3), dtype=torch.uint8)
+    scores_NY, _ = module(frames_NTHWC)
+    wanted = load(here / "bn.ckpt").scores(frames_NTHWC.permute(0, 1, 4, 2, 3))
+    np.testing.assert_allclose(scores_NY.detach(), wanted, rtol=1e-4)
+    with pytest.raises(CheckpointError, match="a program of torch.export, whose reader evaluates text"):
+        read_file(here / "bn.pt2")
+    with pytest.raises(ConfigError, match="the target must end in .onnx or .pt2, got 'a.engine'"):
+        export(here / "bn.ckpt", "a.engine")
+
+
+def test_what_differs_is_not_written(here, monkeypatch):
+    monkeypatch.setattr(writing, "TOLERANCE", 0.0)
+    before = (here / "bn.pt2").read_bytes()
+    with pytest.raises(CheckpointError, match="bn.pt2: not written: torch.export differs from torch by"):
+        export(here / "bn.ckpt", here / "bn.pt2")
+    assert (here / "bn.pt2").read_bytes() == before
+    assert not list(here.glob(".*.tmp"))

@@ -1,0 +1,8 @@
+"""Networks outside torch: written as ONNX or by torch.export, read and run by other engines."""
+
+from __future__ import annotations
+
+from video_gn.export.engines import ENGINES, EngineNet, engine_of, load_engine
+from video_gn.export.writing import SUFFIXES, Parity, export
+
+__all__ = ["ENGINES", "SUFFIXES", "EngineNet", "Parity", "engine_of", "export", "load_engine"]
