@@ -137,7 +137,7 @@ HELP = "import contextlib\nfrom video_gn.__main__ import main\nwith contextlib.s
         "import video_gn.sampling",
         "import video_gn.lists.read",
         *(HELP.format(words=words) for words in (["--help"], ["--version"], ["nothing"], ["infer", "--help"])),
-        HELP.format(words=["explain", "--help"]),
+        *(HELP.format(words=[command, "--help"]) for command in ("explain", "similar")),
         *(HELP.format(words=words) for words in (["data", "synth", "--help"], ["bench", "data", "--help"])),
         *(HELP.format(words=words) for words in (["study", "--help"], ["fit", "--help"], ["test", "-c", "x", "-h"])),
     ],
@@ -153,5 +153,5 @@ def test_help_lists_every_command(capsys):
 
     assert main(["--help"]) == 0
     words = capsys.readouterr().out.split()
-    for command in ("fit", "validate", "test", "predict", "infer", "data", "study", "report", "bench", "explain"):
+    for command in "fit validate test predict infer similar data study report bench explain".split():
         assert command in words

@@ -235,6 +235,18 @@ def spend_kills(here, tmp_path, videos, kills, *, more=(), seed=0):
     assert number <= 2 + kills, "it ended before it could be killed"
 
 
+@pytest.mark.slow
+def test_kills_lose_and_double_no_embeddings(here, tiny_videos, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed (extra `parquet`)")
+    status, printed = run(infer(here / "e.jsonl", "--embeddings=e.parquet"), here)
+    assert status == 3, printed
+    one = parquet.read_table(here / "e.parquet")
+    assert one.num_rows == 28
+    spend_kills(here, tmp_path, tiny_videos, 4, more=["--embeddings=e.parquet"])
+    made = list(tmp_path.rglob("e.parquet"))
+    assert made and all(parquet.read_table(path).equals(one) for path in made)
+
+
 def test_kills(here, tiny_videos, tmp_path):
     spend_kills(here, tmp_path, tiny_videos, 3)
 

@@ -157,6 +157,8 @@ def test_similar_by_checkpoint_and_what_it_writes(here, capsys):
     assert "v/0.mp4" not in [row["similar_path"] for row in rows[2:]]
     printed = capsys.readouterr().out
     assert "similar video" in printed and "1.0000" in printed
+    assert main(["similar", "./v/0.mp4", "--in=one.parquet", "--output=dot.csv"]) == 0
+    assert "v/0.mp4,v/0.mp4" not in (here / "dot.csv").read_text()
     refused(capsys, words, "QUERY must be a path in one.parquet, or come with --checkpoint, got 'copy.mp4'")
     refused(capsys, [*words, "--checkpoint=b.ckpt"], "b.ckpt must be the one that one.parquet was made with, a.ckpt")
     assert main(["similar", "v/2.mp4", "--in=one.parquet", "--checkpoint=a.ckpt"]) == 3

@@ -16,6 +16,8 @@ from video_gn.lists.parquet import write_parquet  # noqa: E402
 def write(path, x_NC, *, paths=None, row_group_size=3, kind=None, **columns):
     kind = kind or pa.list_(pa.float32(), x_NC.shape[1])
     paths = [f"{number}.mp4" for number in range(len(x_NC))] if paths is None else paths
+    if not len(paths):
+        paths = pa.array([], pa.large_string())
     table = {"path": paths, **columns, "embedding": pa.array([row.tolist() for row in x_NC], kind)}
     parquet.write_table(pa.table(table), path, row_group_size=row_group_size)
     return path
@@ -119,7 +121,12 @@ LISTS = pa.list_(pa.float64())
         (lambda path: None, "must be a parquet file of embeddings, got no file"),
         (lambda path: path.write_text("path,embedding\n"), "must be a parquet file of embeddings, got another file"),
         (lambda path: path.write_bytes(b""), "must be a parquet file of embeddings, got another file"),
-        (lambda path: parquet.write_table(pa.table({"path": ["a"]}), path), "must have a column 'embedding', got path"),
+        (
+            lambda path: parquet.write_table(pa.table({"path": ["a"]}), path),
+            "must have one column 'embedding', got pat",
+        ),
+        (lambda path: write(path, ZERO + 1, paths=[3]), "must have one column 'path', of text, got int64"),
+        (lambda path: write(path, ZERO + 1, start_seconds=["1"]), "'start_seconds', of numbers, got string"),
         (lambda path: write(path, NAN), "the embedding of '0.mp4' must be finite and not zero, got a value that is no"),
         (lambda path: write(path, ZERO), "the embedding of '0.mp4' must be finite and not zero, got zeros"),
         (lambda path: write(path, ZERO[:0]), "must have at least one row, got none"),

@@ -19,6 +19,7 @@ from video_gn.shown import console, count, csv_line, shown
 if TYPE_CHECKING:
     from video_gn.embeddings.reading import EmbeddingsFile
     from video_gn.embeddings.search import Query
+    from video_gn.evaluation.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
@@ -103,21 +104,26 @@ def _check_alike(file: EmbeddingsFile, other: EmbeddingsFile) -> None:
 
 def _queries(options: argparse.Namespace, file: EmbeddingsFile) -> tuple[list[Query], int]:
     """The queries that are rows of the file, and others by the checkpoint; and how many could not be read."""
-    from video_gn.embeddings.reading import to_unit
+    from video_gn.embeddings.reading import path_text, to_unit
     from video_gn.embeddings.search import Query, rows_of
 
-    rows = rows_of(file, options.queries)
+    if options.checkpoint is not None:
+        _check_checkpoint(options.checkpoint, file)
+    # A list in the same directory gives ./a.mp4 for a.mp4.
+    names = {path: (path_text(path), path_text(f"./{path}"), path_text(path.removeprefix("./")))
+             for path in options.queries}  # fmt: skip
+    rows = rows_of(file, {name for several in names.values() for name in several})
     predictor, found, failed = None, [], 0
-    for path in dict.fromkeys(options.queries):
-        if path in rows:
-            found.append(Query(path, rows[path]))
+    for path, several in names.items():
+        if there := [name for name in several if name in rows]:
+            found.append(Query(there[0], rows[there[0]]))
             continue
         if options.checkpoint is None:
             raise ConfigError(
                 f"QUERY must be a path in {file.path}, or come with --checkpoint, got {path!r}. Add the checkpoint "
                 "that the file was made with."
             )
-        predictor = predictor or _predictor(options, file)
+        predictor = predictor or _predictor(options.checkpoint, file)
         try:
             embedding = predictor.embed(path)
         except DecodeError as error:
@@ -129,22 +135,27 @@ def _queries(options: argparse.Namespace, file: EmbeddingsFile) -> tuple[list[Qu
     return found, failed
 
 
-def _predictor(options: argparse.Namespace, file: EmbeddingsFile) -> Any:
-    """The checkpoint, which must be the file's, with the file's clips and crops."""
-    from video_gn.evaluation.predictor import Predictor
+def _check_checkpoint(path: str, file: EmbeddingsFile) -> None:
+    """Refuse another checkpoint than the file's."""
+    from video_gn.run.directory import checkpoint_of
     from video_gn.weights.named import file_digest, find_weights
 
-    settings = file.about.get("settings", {})
-    wanted = {name: settings.get(name) for name in ("num_clips", "crops", "layout")}
-    predictor = Predictor.from_checkpoint(options.checkpoint, **wanted)
-    assert predictor.checkpoint is not None
-    mine = f"SHA-256 {file_digest(find_weights(predictor.checkpoint))}"
+    mine = f"SHA-256 {file_digest(find_weights(str(checkpoint_of(path))))}"
     if mine != file.checkpoint:
         raise ConfigError(
-            f"--checkpoint {options.checkpoint} must be the one that {file.path} was made with, "
+            f"--checkpoint {path} must be the one that {file.path} was made with, "
             f"{file.about.get('checkpoint', 'which it does not name')} ({file.checkpoint}), got {mine}. Name that one."
         )
-    return predictor
+
+
+def _predictor(checkpoint: str, file: EmbeddingsFile) -> Predictor:
+    """The network, with the file's clips and crops."""
+    from video_gn.evaluation.predictor import Predictor
+
+    settings = file.about["settings"]
+    return Predictor.from_checkpoint(
+        checkpoint, num_clips=settings["num_clips"], crops=settings["crops"], layout=settings["layout"]
+    )
 
 
 def _similar(queries: Sequence[Query], file: EmbeddingsFile, *, top_k: int) -> list[dict[str, Any]]:

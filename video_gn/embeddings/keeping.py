@@ -12,7 +12,7 @@ from typing import IO, Any, Self
 import numpy as np
 
 import video_gn
-from video_gn.embeddings.reading import METADATA, EmbeddingsFile, Rows
+from video_gn.embeddings.reading import METADATA, EmbeddingsFile, Rows, path_text
 from video_gn.errors import ConfigError
 from video_gn.evaluation.prediction import Embedding
 from video_gn.files import naming_unwritable
@@ -117,8 +117,7 @@ class KeptFeatures:
                        np.frombuffer(data, np.float32).reshape(-1, width)]  # fmt: skip
 
     def _rows(self, entry: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        # Bytes of a file name that are no text cannot stand in a column of text.
-        path = entry["path"].encode("utf-8", "backslashreplace").decode()
+        path = path_text(entry["path"])
         for part in entry["clips"] if self.target.rows == "clips" else [entry]:
             yield {**entry, **part, **part["top"][0], "path": path}
 

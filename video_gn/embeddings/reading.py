@@ -53,6 +53,7 @@ class EmbeddingsFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         pa, self._parquet = require_pyarrow(self.path, otherwise="")
+        self._types = pa.types
         self._errors = (OSError, pa.ArrowException)
         parts = [] if self.path.exists() else find_parts(self.path)
         if missing := missing_parts(str(path), [part for part, _ in parts]) if parts else []:
@@ -88,11 +89,25 @@ class EmbeddingsFile:
             file = self._parquet.ParquetFile(path, **_READING)
         except self._errors as error:
             raise ManifestError(f"{path}: must be a parquet file of embeddings, got another file. {_WRITE}") from error
-        lacking = [name for name in ("path", "embedding") if name not in file.schema_arrow.names]
-        if lacking:
-            names = ", ".join(file.schema_arrow.names)
+        schema, types = file.schema_arrow, self._types
+
+        def is_text(kind: Any) -> bool:
+            return types.is_string(kind) or types.is_large_string(kind)
+
+        for name in ("path", "embedding", "label", *TIMES):
+            found = [field.type for field in schema if field.name == name]
+            if not found and name in ("path", "embedding"):
+                what = f"got {', '.join(schema.names)}"
+            elif len(found) > 1:
+                what = f"got {len(found)}"
+            elif found and name in ("path", "label") and not is_text(found[0]):
+                what = f"of text, got {found[0]}"
+            elif found and name in TIMES and not types.is_floating(found[0]):
+                what = f"of numbers, got {found[0]}"
+            else:
+                continue
             file.close()
-            raise ManifestError(f"{path}: must have a column {lacking[0]!r}, got {names}. {_WRITE}")
+            raise ManifestError(f"{path}: must have one column {name!r}, {what}. {_WRITE}")
         return file
 
     @staticmethod
@@ -170,6 +185,11 @@ class EmbeddingsFile:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def path_text(path: str) -> str:
+    """A path as it stands in a row: bytes that are no text cannot stand in a column of text."""
+    return path.encode("utf-8", "backslashreplace").decode()
 
 
 def to_unit(x_NC: np.ndarray, names: Sequence[str] = ()) -> np.ndarray:

@@ -5,7 +5,7 @@ Shape letters: N, M rows, C features, Q queries.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -39,7 +39,7 @@ class Match:
     similarity: float
 
 
-def rows_of(file: EmbeddingsFile, paths: Iterable[str]) -> dict[str, np.ndarray]:
+def rows_of(file: EmbeddingsFile, paths: Collection[str]) -> dict[str, np.ndarray]:
     """Embeddings of length 1 of the rows with these paths, float64 (Q, C); those that have none are left out."""
     found: dict[str, list[np.ndarray]] = {}
     for block in file.blocks():
