@@ -1,6 +1,7 @@
 """`video-gn infer --embeddings` and `video-gn similar`, stopped, in parts, and with wrong words."""
 
 import csv
+import functools
 import hashlib
 import json
 import shutil
@@ -14,19 +15,27 @@ from pyarrow import parquet  # noqa: E402
 
 from video_gn import load  # noqa: E402
 from video_gn.__main__ import main  # noqa: E402
+from video_gn.evaluation.predictor import Predictor  # noqa: E402
 from video_gn.labelling.lines import LinesFile  # noqa: E402
 from video_gn.models import i3d  # noqa: E402
 
 
+@pytest.fixture(scope="module", autouse=True)
+def loaded_once():
+    """To build a network takes most of the time of a command on a few tiny videos."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Predictor, "from_checkpoint", functools.cache(Predictor.from_checkpoint))
+        yield
+
+
 @pytest.fixture(scope="module")
-def here(tiny_videos, tmp_path_factory):
-    """a.ckpt, b.ckpt, v/0.mp4 to v/4.mp4, of which v/2.mp4 is broken; labels without embeddings, and with them."""
+def here(loaded_once, tiny_videos, tmp_path_factory):
+    """a.ckpt, v/0.mp4 to v/4.mp4, of which v/2.mp4 is broken; labels without embeddings, and with them."""
     here = tmp_path_factory.mktemp("embeddings")
-    for seed, name in enumerate(("a.ckpt", "b.ckpt")):
-        torch.manual_seed(seed)
-        net = i3d(50, norm="group", num_groups=2, width=4, num_classes=3, zero_init_last_norm=False)
-        state = {f"net.{k}": v for k, v in net.state_dict().items()}
-        torch.save({"video_gn": {"net": net.arguments, **ABOUT}, "state_dict": state}, here / name)
+    torch.manual_seed(0)
+    net = i3d(50, norm="group", num_groups=2, width=4, num_classes=3, zero_init_last_norm=False)
+    state = {f"net.{k}": v for k, v in net.state_dict().items()}
+    torch.save({"video_gn": {"net": net.arguments, **ABOUT}, "state_dict": state}, here / "a.ckpt")
     (here / "v").mkdir()
     for number, video in enumerate(sorted(tiny_videos.rglob("*.mp4"))[:5]):
         shutil.copy(video, here / f"v/{number}.mp4")
@@ -46,8 +55,8 @@ def in_it(here, monkeypatch):
     monkeypatch.setenv("VIDEO_GN_KEEP_MEMORY", "0")
 
 
-def infer(*more, checkpoint="a.ckpt"):
-    return main(["infer", "--list=list.txt", f"--checkpoint={checkpoint}", "--num_workers=0", "--quiet", *more])
+def infer(*more):
+    return main(["infer", "--list=list.txt", "--checkpoint=a.ckpt", "--num_workers=0", "--quiet", *more])
 
 
 def refused(capsys, words, *parts):
@@ -160,6 +169,7 @@ def test_similar_by_checkpoint_and_what_it_writes(here, capsys):
     assert main(["similar", "./v/0.mp4", "--in=one.parquet", "--output=dot.csv"]) == 0
     assert "v/0.mp4,v/0.mp4" not in (here / "dot.csv").read_text()
     refused(capsys, words, "QUERY must be a path in one.parquet, or come with --checkpoint, got 'copy.mp4'")
+    (here / "b.ckpt").write_bytes(b"another")
     refused(capsys, [*words, "--checkpoint=b.ckpt"], "b.ckpt must be the one that one.parquet was made with, a.ckpt")
     assert main(["similar", "v/2.mp4", "--in=one.parquet", "--checkpoint=a.ckpt"]) == 3
     assert "v/2.mp4 could not be read" in capsys.readouterr().err
