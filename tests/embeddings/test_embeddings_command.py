@@ -169,6 +169,13 @@ def test_similar_by_checkpoint_and_what_it_writes(here, capsys):
     assert main(["similar", "./v/0.mp4", "--in=one.parquet", "--output=dot.csv"]) == 0
     assert "v/0.mp4,v/0.mp4" not in (here / "dot.csv").read_text()
     refused(capsys, words, "QUERY must be a path in one.parquet, or come with --checkpoint, got 'copy.mp4'")
+    refused(capsys, [*words, "--checkpoint=no.ckpt"], "--checkpoint must be a run's directory or a file, got no.ckpt")
+    table = parquet.read_table("one.parquet")
+    for old, new in ((b'"crops": "center"', b'"crops": "left"'), (b'"num_clips": 2', b'"num_clips": "2"')):
+        about = table.schema.metadata[b"video_gn"].replace(old, new)
+        parquet.write_table(table.replace_schema_metadata({b"video_gn": about}), "bad.parquet")
+        bad = ["similar", "copy.mp4", "--in=bad.parquet", "--checkpoint=a.ckpt"]
+        refused(capsys, bad, "bad.parquet: its metadata must name settings of infer, got")
     (here / "b.ckpt").write_bytes(b"another")
     refused(capsys, [*words, "--checkpoint=b.ckpt"], "b.ckpt must be the one that one.parquet was made with, a.ckpt")
     assert main(["similar", "v/2.mp4", "--in=one.parquet", "--checkpoint=a.ckpt"]) == 3

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from video_gn.checks import positive
+from video_gn.checks import check_integer, positive
 from video_gn.commands._options import Options
 from video_gn.commands._terminal import set_up_logging
 from video_gn.errors import ConfigError, DecodeError
@@ -140,7 +140,10 @@ def _check_checkpoint(path: str, file: EmbeddingsFile) -> None:
     from video_gn.run.directory import checkpoint_of
     from video_gn.weights.named import file_digest, find_weights
 
-    mine = f"SHA-256 {file_digest(find_weights(str(checkpoint_of(path))))}"
+    found = find_weights(str(checkpoint_of(path)))
+    if not found.is_file():
+        raise ConfigError(f"--checkpoint must be a run's directory or a file, got {path}, where there is none.")
+    mine = f"SHA-256 {file_digest(found)}"
     if mine != file.checkpoint:
         raise ConfigError(
             f"--checkpoint {path} must be the one that {file.path} was made with, "
@@ -152,10 +155,13 @@ def _predictor(checkpoint: str, file: EmbeddingsFile) -> Predictor:
     """The network, with the file's clips and crops."""
     from video_gn.evaluation.predictor import Predictor
 
-    settings = file.about["settings"]
-    return Predictor.from_checkpoint(
-        checkpoint, num_clips=settings["num_clips"], crops=settings["crops"], layout=settings["layout"]
-    )
+    settings = {name: file.about["settings"].get(name) for name in ("num_clips", "crops", "layout")}
+    try:
+        predictor = Predictor.from_checkpoint(checkpoint, **settings)
+        check_integer("num_clips", predictor.num_clips)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{file.path}: its metadata must name settings of infer, got {settings}: {error}") from error
+    return predictor
 
 
 def _similar(queries: Sequence[Query], file: EmbeddingsFile, *, top_k: int) -> list[dict[str, Any]]:

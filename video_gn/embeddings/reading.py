@@ -117,6 +117,8 @@ class EmbeddingsFile:
             about = json.loads(text)
             if not isinstance(about, dict) or not isinstance(about.get("settings", {}), dict):
                 raise ValueError("no dictionary")
+            if not isinstance(about.get("settings", {}).get("checkpoint", ""), str):
+                raise ValueError("no hash")
         except ValueError as error:
             raise ManifestError(f"{path}: its metadata {METADATA!r} are damaged. {_WRITE}") from error
         return about
