@@ -54,6 +54,8 @@ def test_what_is_refused(here):
         predictor.timeline("missing.mp4")
     with pytest.raises(SettingError, match="every_seconds"):
         predictor.timeline(here / "v.mp4", every_seconds=0.0)
+    with pytest.raises(DecodeError, match="<frames>: every_seconds .* at most 1,000,000 windows"):
+        predictor.timeline(torch.zeros((20, 40, 40, 3), dtype=torch.uint8), fps=0.001, every_seconds=0.001)
     with pytest.raises(ValueError, match="top_k must be at least 1, got 0"):
         predictor.timeline(here / "v.mp4", top_k=0)
     with pytest.raises(ValueError, match="fps must be left out for a file"):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from video_gn import sampling
+from video_gn.errors import SettingError
 from video_gn.timelines.windows import place_windows
 
 RATES = (25.0, 30.0, 30000 / 1001, 60000 / 1001, 15.0, 240.0)
@@ -102,6 +103,14 @@ def test_a_video_shorter_than_a_window_has_none(num_frames):
 def test_a_video_as_long_as_a_window_has_one():
     windows = place(np.round(np.arange(8) / 29.97, 3), 8 / 29.97 - 0.0009, every=10, fps=29.97)
     assert windows.indices_WT.tolist() == [[0, 2, 4, 6]]
+
+
+@pytest.mark.parametrize("fps", [0.01, 1e-300])
+def test_more_windows_than_memory_holds_are_refused(fps):
+    with pytest.raises(
+        SettingError, match=r"every_seconds \(--every\) must give at most 1,000,000 windows a video, got"
+    ):
+        place(np.arange(30) / fps, every=0.001, fps=fps)
 
 
 def test_slow_videos_have_windows_at_faster_rates():

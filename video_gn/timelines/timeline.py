@@ -21,7 +21,7 @@ from video_gn.clips import Failure, VideoNote
 from video_gn.data.dataset import EvalDataset
 from video_gn.data.layout import empty_frames, stream_clips
 from video_gn.decoding import VideoReader
-from video_gn.errors import DecodeError
+from video_gn.errors import DecodeError, SettingError
 from video_gn.evaluation.predictor import Predictor, as_record
 from video_gn.evaluation.results import top_labels, video_result
 from video_gn.lists.records import VideoRecord
@@ -133,15 +133,18 @@ class _Reading:
         """Read and score the windows of a part of the video, and return the views of the usual labels."""
         first, stop = segment
         seconds, clip = reader.frame_seconds, self._predictor.clip
-        windows = place_windows(
-            seconds[first:stop],
-            float(seconds[stop]) if stop < len(seconds) else reader.info.duration_seconds,
-            every_seconds=self._config.every_seconds,
-            num_frames=clip.num_frames,
-            stride=clip.stride,
-            fps=reader.info.fps,
-            target_fps=clip.target_fps,
-        )
+        try:
+            windows = place_windows(
+                seconds[first:stop],
+                float(seconds[stop]) if stop < len(seconds) else reader.info.duration_seconds,
+                every_seconds=self._config.every_seconds,
+                num_frames=clip.num_frames,
+                stride=clip.stride,
+                fps=reader.info.fps,
+                target_fps=clip.target_fps,
+            )
+        except SettingError as error:  # too many: of this video, the next one may be shorter
+            raise DecodeError(reader.info.path, str(error)) from error
         self._windows, self._first_frame_seconds = windows, reader.info.first_frame_seconds
         self._scores_WY, views_VTCHW = score_windows(
             self._predictor,

@@ -16,12 +16,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from video_gn.errors import SettingError
+
 # Of a frame's duration: by how much the times of frames may be off from an even rate, as rounded clocks make them.
 _JITTER = 0.25
 # The rounding of a clock in milliseconds, where the rate is not even.
 _CLOCK_SECONDS = 0.001
 # Of a frame: rounding of the times of an even rate, whose frames may lie 1/100,000 of a frame apart (see `sampling`).
 _ROUNDING = 1e-6
+# A day has 864,000 at a distance of 0.1 s. Each takes the memory of its frames' indices and of a score for each class.
+MOST_WINDOWS = 1_000_000
 # A longer step than so many usual ones may be a gap.
 _USUAL_STEPS = 2
 
@@ -69,6 +73,9 @@ def place_windows(
         stride: S.
         fps: Frame rate of the video, as its header has it.
         target_fps: Frame rate that the stride counts in; None for the video's own.
+
+    Raises:
+        SettingError: there would be more than `MOST_WINDOWS`.
     """
     steps = np.diff(frame_seconds_N, append=end_seconds)
     usual = float(np.median(steps))
@@ -81,9 +88,15 @@ def place_windows(
     for first, stop in _stretches(is_gap):
         times = frame_seconds_N[first:stop]
         end = float(times[-1]) + (1 / rate if is_gap[stop - 1] else float(steps[stop - 1]))
-        count = int((end - times[0] - seconds + _JITTER / rate) // every_seconds) + 1
-        if count < 1:
+        room = (end - times[0] - seconds + _JITTER / rate) // every_seconds + 1
+        if room < 1:
             continue
+        if num_windows + room > MOST_WINDOWS:
+            raise SettingError(
+                f"every_seconds (--every) must give at most {MOST_WINDOWS:,} windows a video, got {every_seconds} for "
+                f"{end - times[0]:.6g} s. Give a larger one."
+            )
+        count = int(room)
         starts = times[0] + np.arange(count) * every_seconds
         middles.append(starts + seconds / 2)
         indices.append(first + _shown_at(starts[:, None] + np.arange(num_frames) * (seconds / num_frames), times, rate))
