@@ -142,3 +142,7 @@ def test_segments_are_drawn_in_their_lengths():
     assert colors == (a, "#8886", b, "none", a)
     assert len({a, b, "#8886", "none"}) == 4
     assert " 0:03.0 - 0:03.5\nb\n0.500\n" in page.text
+
+
+def test_an_empty_one_is_shown_as_the_dictionary_that_it_is():
+    assert repr(Prediction()) == "{}"

@@ -153,6 +153,9 @@ def test_many_videos_are_each_alone(net, video, tmp_path):
     embedded = list(mine.embed_many([str(video), missing], num_workers=0))
     assert np.array_equal(embedded[0].video, mine.embed(video).video)
     assert isinstance(embedded[1], Failure)
+    for one in (str(video), video):
+        with pytest.raises(TypeError, match="videos must be several paths, got '.*' alone"):
+            next(mine.predict_many(one))
     predicted = list(mine.predict_many([video, missing], num_workers=0))
     assert predicted[0] == mine.predict(video)
     assert isinstance(predicted[1], Failure)

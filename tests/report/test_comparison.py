@@ -178,6 +178,8 @@ def test_what_cannot_be_compared_is_refused(runs, tmp_path):
         report.main("report", list(map(str, runs)))
     with pytest.raises(ConfigError, match="--validation must stand with a single run"):
         report.main("report", ["a", "b", "--output", "c.html", "--validation", "d"])
+    with pytest.raises(ConfigError, match=r"--output must end in \.html, got 'c.txt'"):
+        report.main("report", ["a", "b", "--output", "c.txt"])
 
 
 def test_the_command_writes_the_page(runs, tmp_path):

@@ -49,6 +49,8 @@ def main(command: str, words: Sequence[str]) -> int:
     for name, value in (("--validation", options.validation), ("--explain", options.explain)):
         if several and value:
             raise ConfigError(f"{name} must stand with a single run. Write the page of each run by itself.")
+    if options.output is not None and options.output.suffix != ".html":
+        raise ConfigError(f"--output must end in .html, got {str(options.output)!r}. The page is one.")
     set_up_logging()
     if options.output is not None:
         check_place(options.output)

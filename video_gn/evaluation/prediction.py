@@ -114,6 +114,8 @@ class Prediction(dict[str, Any]):
         return self.get("segments", [])
 
     def __repr__(self) -> str:
+        if "path" not in self:  # not a result yet, or no longer
+            return super().__repr__()
         parts = [_label(top) for top in self.top[:5]]
         facts = [*self._facts(), *(f"{_span(s)} {_label(s)}" for s in self.segments[:5])]
         more = [f"{len(self.segments) - 5} more segments"] if len(self.segments) > 5 else []

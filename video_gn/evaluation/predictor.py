@@ -318,7 +318,7 @@ class Predictor:
             if isinstance(videos, Sized):
                 num_workers = max(0, min(num_workers, len(videos) - 1))
         # The records are the sampler's keys, so they go to the workers one by one.
-        keys = ((place, as_record(video)) for place, video in enumerate(videos))
+        keys = enumerate(as_records(videos))
         return iter(
             WatchedLoader(
                 self._dataset(backend),
@@ -366,9 +366,15 @@ class Predictor:
         return Held(predictor, reader, MemoryReader(crops_NPHWC[:, self.crops.num_crops // 2], fps))
 
 
-def as_record(video: str | os.PathLike[str] | VideoRecord) -> VideoRecord:
-    """A record of what may be a path alone."""
-    return video if isinstance(video, VideoRecord) else VideoRecord(os.fspath(video), None)
+def as_records(videos: Iterable[str | os.PathLike[str] | VideoRecord]) -> Iterator[VideoRecord]:
+    """Records of what may be paths alone.
+
+    Raises:
+        TypeError: for a single path, whose letters would be taken for paths.
+    """
+    if isinstance(videos, str | os.PathLike):
+        raise TypeError(f"videos must be several paths, got {os.fspath(videos)!r} alone. Put it into a list.")
+    return (v if isinstance(v, VideoRecord) else VideoRecord(os.fspath(v), None) for v in videos)
 
 
 def check_file_rate(path: str | os.PathLike[str], fps: float | None) -> None:

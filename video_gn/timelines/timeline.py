@@ -22,7 +22,7 @@ from video_gn.data.dataset import EvalDataset
 from video_gn.data.layout import empty_frames, stream_clips
 from video_gn.decoding import VideoReader
 from video_gn.errors import DecodeError, SettingError
-from video_gn.evaluation.predictor import Predictor, as_record
+from video_gn.evaluation.predictor import Predictor, as_records
 from video_gn.evaluation.results import top_labels, video_result
 from video_gn.lists.records import VideoRecord
 from video_gn.processes import num_cores
@@ -71,8 +71,7 @@ def label_videos(
     if num_threads is None:
         num_threads = 1 if predictor.device.type == "cpu" else min(8, num_cores())
     dataset = _dataset(predictor, backend=backend, num_threads=num_threads)
-    for place, video in enumerate(videos):
-        record = as_record(video)
+    for place, record in enumerate(as_records(videos)):
         reading = _Reading(predictor, config, views_per_forward, progress)
         try:
             frames_VTCHW, note = dataset.read_by(record, reading)
