@@ -65,6 +65,6 @@ def test_the_options_of_the_command_line(monkeypatch, capsys):
     monkeypatch.setattr(infer, "format_page", lambda result: "page")
     assert main(["bench", "infer", "a.mp4", "--frames=32", "--num_clips=3", "--rounds=2"]) == 0
     setup = InferSetup(num_videos=3, num_clips=3, frames=32, size=224, width=64)
-    assert seen == [(setup, {"videos": ["a.mp4"], "rounds": 2})]
+    assert seen == [(setup, {"videos": ["a.mp4"], "rounds": 2, "engines": False})]
     assert (setup.clip.num_frames, setup.clip.stride) == (32, 2)
     assert capsys.readouterr().out == "page"

@@ -8,7 +8,7 @@ turns, each in a process of its own, since `video-gn infer` keeps freed memory (
   torchvision, whose own resize, crop and normalize stand in.
 - pytorchvideo's pieces used well: each video decoded once for all clips, frames resized once, all clips in one
   forward, channels_last_3d.
-- video_gn: `Predictor`, as `video-gn infer` runs it.
+- video_gn: `Predictor`, as `video-gn infer` runs it; if asked for, also with each other engine that is installed.
 
 Shape letters: K clips of a video, T frames, C channels, H, W, Y classes.
 """
@@ -27,6 +27,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,13 +52,15 @@ from video_gn.data.dataset import ClipConfig
 from video_gn.decoding import open_video
 from video_gn.errors import ConfigError, DecodeError
 from video_gn.evaluation.predictor import Predictor
+from video_gn.export import EngineNet, export, installed_engines, load_engine
+from video_gn.models import I3D
 from video_gn.run.memory import keep_freed_memory
 from video_gn.weights.build import load_net
 
 log = logging.getLogger(__name__)
 
-# pytorchvideo as it comes divided by ours.
-TARGET = 4.0
+# pytorchvideo as it comes divided by ours, by torch and by the fastest engine.
+TARGET, ENGINE_TARGET = 4.0, 6.0
 # Scores are rounded to 6 digits, and kernels add in another order: 1e-6 to the softmax of logits around 10.
 TOLERANCE = 1e-5
 _CLASSES, _TOP_K = 400, 5
@@ -84,13 +87,14 @@ class InferSetup:
         return ClipConfig(num_frames=self.frames, stride=max(1, 64 // self.frames))
 
 
-def bench_infer(setup: InferSetup, *, videos: Sequence[str], rounds: int) -> dict[str, Any]:
+def bench_infer(setup: InferSetup, *, videos: Sequence[str], rounds: int, engines: bool = False) -> dict[str, Any]:
     """Measure the contenders; the figures are for `format_page` and json.
 
-    Videos are taken in turns; if there are none, one of 340x256 and 10 s is made.
+    Videos are taken in turns; if there are none, one of 340x256 and 10 s is made. With `engines` the network is also
+    exported, and run by each engine that is installed.
 
     Raises:
-        ConfigError: for fewer than 1 round, or a video that is shorter than a clip.
+        ConfigError: for fewer than 1 round, a video that is shorter than a clip, or engines of which none is installed.
         DecodeError: for a file that cannot be read.
     """
     check_rounds(rounds)
@@ -100,9 +104,13 @@ def bench_infer(setup: InferSetup, *, videos: Sequence[str], rounds: int) -> dic
         jobs = [jobs[i % len(jobs)] for i in range(setup.num_videos)]
         weights = f"{directory}/weights.pyth"
         torch.save({"model_state": random_weights(setup, jobs[0])}, weights)
+        names = list(CONTENDERS)
+        if engines:
+            export(weights, _exported(weights), layout="slowfast")
+            names += [_by(engine) for engine in installed_engines()]
         scores: dict[str, list[np.ndarray]] = {}
-        cpu: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-        turns = {name: stack.enter_context(_turns(name, setup, jobs, weights, scores, cpu)) for name in CONTENDERS}
+        cpu: dict[str, list[float]] = {name: [] for name in names}
+        turns = {name: stack.enter_context(_turns(name, setup, jobs, weights, scores, cpu)) for name in names}
         summary = summarize(
             {name: [s / setup.num_videos for s in taken] for name, taken in side_by_side(turns, rounds).items()}
         )
@@ -113,6 +121,7 @@ def bench_infer(setup: InferSetup, *, videos: Sequence[str], rounds: int) -> dic
         for name, found in scores.items()
         if name != OURS
     }
+    fastest = min((name for name in names if name.startswith(OURS)), key=lambda name: summary[name]["median_ms"])
     return {
         "machine": describe_machine(),
         "setup": asdict(setup),
@@ -120,6 +129,7 @@ def bench_infer(setup: InferSetup, *, videos: Sequence[str], rounds: int) -> dic
         "contenders": summary,
         "ratios": {name: ratio_of_medians(summary, name, OURS) for name in differences},
         "target": TARGET,
+        **({"fastest": fastest, "fastest_ratio": ratio_of_medians(summary, names[0], fastest)} if engines else {}),
         "largest_score": max(float(a.max()) for a in scores[OURS]),
         "largest_differences": differences,
         "same_scores": max(differences.values()) <= TOLERANCE,
@@ -212,9 +222,13 @@ def _used_well(setup: InferSetup, jobs: Sequence[Reading], weights: str) -> Cont
     return partial(_label_all, at_once, jobs)
 
 
-def _ours(setup: InferSetup, jobs: Sequence[Reading], weights: str) -> Contender:
+def _ours(setup: InferSetup, jobs: Sequence[Reading], weights: str, engine: str | None = None) -> Contender:
     keep_freed_memory()
-    net, _ = load_net(weights, layout="slowfast")
+    net: I3D | EngineNet
+    if engine is None:
+        net, _ = load_net(weights, layout="slowfast")
+    else:
+        net, _ = load_engine(_exported(weights), engine)
     predictor = Predictor(
         net,
         classes=(),
@@ -240,6 +254,14 @@ CONTENDERS: dict[str, Callable[[InferSetup, Sequence[Reading], str], Contender]]
     "pytorchvideo's pieces used well": _used_well,
     OURS: _ours,
 }
+
+
+def _by(engine: str) -> str:
+    return f"{OURS}, {engine}"
+
+
+def _exported(weights: str) -> Path:
+    return Path(weights).with_suffix(".onnx")
 
 
 def _loaded(setup: InferSetup, weights: str) -> nn.Module:
@@ -353,7 +375,8 @@ def _turns(
 
 def _work(name: str, setup: InferSetup, jobs: Sequence[Reading], weights: str, pipe: Connection) -> None:
     """Label whenever the pipe says whether it wants all scores, until it is closed; answer with times and scores."""
-    contender = CONTENDERS[name](setup, jobs, weights)
+    by_engine = {_by(engine): partial(_ours, engine=engine) for engine in installed_engines()}
+    contender = (CONTENDERS | by_engine)[name](setup, jobs, weights)
     while True:
         try:
             wants_scores = pipe.recv()
@@ -383,6 +406,9 @@ def format_page(result: Mapping[str, Any]) -> str:
     for name, ratio in result["ratios"].items():
         target = f", {verdict(ratio, at_least=result['target'])}" if name == next(iter(result["ratios"])) else ""
         lines.append(f"  {name} / {OURS}: {ratio:.2f}{target}")
+    if "fastest" in result:
+        name, ratio = next(iter(result["contenders"])), result["fastest_ratio"]
+        lines.append(f"  {name} / {result['fastest']}: {ratio:.2f}, {verdict(ratio, at_least=ENGINE_TARGET)}")
     for name, difference in result["largest_differences"].items():
         lines.append(f"  largest difference to the scores of {name}: {difference:.1e}")
     same = "the same" if result["same_scores"] else "NOT THE SAME"

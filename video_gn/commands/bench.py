@@ -132,6 +132,11 @@ def _add_infer(commands: Any) -> Options:
     parser.add_argument(
         "--every", type=float, metavar="SECONDS", help="measure timelines instead, against reading and network alone"
     )
+    parser.add_argument(
+        "--engines",
+        action="store_true",
+        help="also export the network, and measure each other engine that is installed",
+    )
     parser.set_defaults(run=_infer)
     return parser
 
@@ -145,7 +150,7 @@ def _infer(options: argparse.Namespace) -> Figures:
 
         found = timelines.bench_timelines(setup, options.every, videos=options.videos, rounds=options.rounds)
         return found, timelines.format_page(found)
-    result = bench_infer(setup, videos=options.videos, rounds=options.rounds)
+    result = bench_infer(setup, videos=options.videos, rounds=options.rounds, engines=options.engines)
     return result, format_page(result)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from video_gn.export.engines import ENGINES, EngineNet, engine_of, load_engine
+from video_gn.export.engines import ENGINES, EngineNet, engine_of, installed_engines, load_engine
 from video_gn.export.writing import SUFFIXES, Parity, export
 
-__all__ = ["ENGINES", "SUFFIXES", "EngineNet", "Parity", "engine_of", "export", "load_engine"]
+__all__ = ["ENGINES", "SUFFIXES", "EngineNet", "Parity", "engine_of", "export", "installed_engines", "load_engine"]

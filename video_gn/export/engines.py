@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,11 @@ def _openvino(path: Path) -> Run:
 _OPENED: dict[str, Callable[[Path], Run]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
 _EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
 ENGINES = (TORCH, *_OPENED)
+
+
+def installed_engines() -> list[str]:
+    """The engines beside torch that are installed."""
+    return [name for name in _OPENED if find_spec(name)]
 
 
 class EngineNet:
