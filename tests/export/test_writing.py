@@ -49,7 +49,7 @@ def here(tmp_path_factory):
 
 def test_what_export_prints(here):
     lines = (here / "printed").read_text().splitlines()
-    clips = ("random 1x8x32x32", "random 2x8x32x42", str(here / "v.mp4"))
+    clips = ("random 1x8x32x32", "random 2x12x32x42", str(here / "v.mp4"))
     starts = [
         f"{engine}, {name}: same label, relative error " for name in clips for engine in ("onnxruntime", "openvino")
     ]

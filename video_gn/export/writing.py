@@ -25,7 +25,7 @@ from video_gn.export.engines import ONNX, EngineNet, installed_engines
 from video_gn.export.reading import INPUT, OUTPUTS, checksum, find_checksum, needed
 from video_gn.files import whole_path
 from video_gn.lists.records import VideoRecord
-from video_gn.models import I3D, LAYOUTS, for_inference
+from video_gn.models import I3D, for_inference
 from video_gn.run.directory import checkpoint_of
 from video_gn.weights.about import KEY
 from video_gn.weights.build import load_net
@@ -191,13 +191,12 @@ def _torch_scorer(net: I3D, about: dict[str, Any]) -> Scorer:
 
 
 def _clips(about: dict[str, Any], videos: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Random clips of the checkpoint's own size, two that are shorter and wider, and all views of the videos."""
+    """A random clip of the checkpoint's own size, two that are longer and wider, and all views of the videos."""
     clip, views = ClipConfig(**about["clip"]), about["views"]
     crops = TestCrops(views["crops"], short_side_px=views["short_side_px"], crop_px=views["crop_px"])
     side = views["short_side_px" if views["crops"] == "full" else "crop_px"]
     generator = torch.Generator().manual_seed(0)
-    fewer = max(LAYOUTS[about["net"]["layout"]].min_frames, clip.num_frames // 2)
-    for number, frames, width in ((1, clip.num_frames, side), (2, fewer, side * 4 // 3)):
+    for number, frames, width in ((1, clip.num_frames, side), (2, clip.num_frames + 4, side * 4 // 3)):
         drawn = torch.randint(256, (number, frames, 3, side, width), generator=generator, dtype=torch.uint8)
         yield f"random {number}x{frames}x{side}x{width}", drawn
     settings = {"num_clips": views["num_clips"], "spacing": views["spacing"]}
