@@ -30,7 +30,8 @@ class TimelineConfig:
         every_seconds: Distance of windows, at least 0.001, to which their times are rounded.
         smooth_seconds: Width of the moving average over scores, from which segments are made; None for one window.
         min_seconds: Shortest segment; None for half a window.
-        unsure: Score below which a segment is better called "unsure"; 0 for never.
+        unsure: Score below which a segment is better called "unsure"; 0 for never. An unsure segment lasts at least a
+            window and `smooth_seconds`: for so long a change of label lowers the scores of both labels.
 
     Raises:
         SettingError: for a number out of its range.
@@ -77,10 +78,11 @@ def find_segments(
         middles = windows.middles_W[first:stop]
         last = min(float(middles[-1]) + windows.seconds / 2, end)
         bounds = np.concatenate([[middles[0] - windows.seconds / 2], (middles[1:] + middles[:-1]) / 2, [last]])
-        labels_WL = smoothed_WY
+        labels_WL, shortest_L = smoothed_WY, np.full(smoothed_WY.shape[1], shortest)
         if config.unsure > 0:
             labels_WL = np.pad(smoothed_WY, ((0, 0), (0, 1)), constant_values=config.unsure)
-        for begin, behind, label in best_segments(labels_WL, bounds, shortest):
+            shortest_L = np.append(shortest_L, max(shortest, windows.seconds + width))
+        for begin, behind, label in best_segments(labels_WL, bounds, shortest_L):
             is_sure = label < smoothed_WY.shape[1]
             part_WY = smoothed_WY[begin:behind]
             score = part_WY[:, label].mean() if is_sure else part_WY.max(1).mean()
@@ -112,7 +114,7 @@ def smooth_scores(scores_WY: np.ndarray, reach: int) -> np.ndarray:
     return smoothed_WY
 
 
-def best_segments(scores_WL: np.ndarray, bounds: np.ndarray, min_seconds: float) -> list[tuple[int, int, int]]:
+def best_segments(scores_WL: np.ndarray, bounds: np.ndarray, shortest_L: np.ndarray) -> list[tuple[int, int, int]]:
     """The labelling of windows with the highest sum of scores whose segments all last long enough.
 
     By dynamic programming over the end of a segment; for each label the best start is kept, so that the time is
@@ -121,30 +123,34 @@ def best_segments(scores_WL: np.ndarray, bounds: np.ndarray, min_seconds: float)
     Args:
         scores_WL: Score of each label in each window, W at least 1.
         bounds: (W + 1,), ascending: a segment of windows i to j - 1 lasts from `bounds[i]` to `bounds[j]`.
-        min_seconds: Shortest segment. If all windows together are shorter, they are one segment.
+        shortest_L: Shortest segment of each label, in seconds. If all windows together are shorter, they may be one.
 
     Returns:
         (first window, one behind the last, label) of each segment; neighbours have different labels.
     """
     num_windows, num_labels = scores_WL.shape
-    min_seconds = min(min_seconds, float(bounds[-1] - bounds[0]))
-    # How many starts a segment that ends at each bound may have.
-    num_starts = np.searchsorted(bounds, bounds - min_seconds + _ROUNDING, side="right")
+    shortest_L = np.minimum(shortest_L, bounds[-1] - bounds[0])
+    # Labels of one length, and how many starts their segment that ends at each bound may have.
+    groups = [
+        (np.flatnonzero(shortest_L == seconds), np.searchsorted(bounds, bounds - seconds + _ROUNDING, side="right"))
+        for seconds in np.unique(shortest_L)
+    ]
+    num_tried = [0] * len(groups)
     best = np.full(num_windows + 1, -np.inf)  # highest sum of the windows before each bound
     best[0] = 0.0
     ended: list[tuple[int, int]] = [(0, 0)]  # start and label of the last segment of that sum
-    total_L, total_before_L = np.zeros(num_labels), np.zeros(num_labels)  # of windows before the end; before `start`
+    total_L, total_before_L = np.zeros(num_labels), np.zeros(num_labels)  # of windows before the end; before the start
     gain_L = np.full(num_labels, -np.inf)  # highest sum before a start, less the label's total before it
     start_L = np.zeros(num_labels, dtype=np.int64)
-    start = 0
     for end in range(1, num_windows + 1):
         total_L += scores_WL[end - 1]
-        while start < min(end, num_starts[end]):
-            candidate_L = best[start] - total_before_L
-            is_better = candidate_L > gain_L
-            gain_L[is_better], start_L[is_better] = candidate_L[is_better], start
-            total_before_L += scores_WL[start]
-            start += 1
+        for number, (labels, num_starts) in enumerate(groups):
+            for start in range(num_tried[number], min(end, num_starts[end])):
+                candidates = best[start] - total_before_L[labels]
+                is_better = candidates > gain_L[labels]
+                gain_L[labels[is_better]], start_L[labels[is_better]] = candidates[is_better], start
+                total_before_L[labels] += scores_WL[start, labels]
+                num_tried[number] = start + 1
         sum_L = gain_L + total_L
         label = int(sum_L.argmax())
         best[end] = sum_L[label]
