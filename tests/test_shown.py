@@ -73,7 +73,9 @@ def test_tables(capsys, monkeypatch, is_terminal):
     top = [{"label": BAD + "[bold]", "score": 0.5}]
     clip = {"start_seconds": 0, "end_seconds": 1, "top": top}
     video = {"path": BAD, "num_frames": 5, "fps": 5.0, "top": top, "clips": [clip]}
-    infer._print_table(Tally(labelled=1, failed=1, shown=[video, {"path": BAD, "reason": BAD}]))
+    infer._print_table(
+        SimpleNamespace(quiet=False), Tally(labelled=1, failed=1, shown=[video, {"path": BAD, "reason": BAD}])
+    )
     _terminal.print_figures({"checkpoint": BAD})
     printed = capsys.readouterr().out
     assert_harmless(printed)

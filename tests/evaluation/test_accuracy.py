@@ -321,6 +321,7 @@ def test_two_processes(tmp_path):
         assert message.startswith(f"video_ids must be given once each, got {first} more than once")
 
 
+@pytest.mark.slow
 def test_three_processes_one_with_none(tmp_path):
     (processes,) = spawn(tmp_path, 3, [[[ALL[:1]], [], [ALL[1:40], ALL[40:]]]])
     assert_as_alone(processes)

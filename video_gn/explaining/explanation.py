@@ -25,7 +25,6 @@ from video_gn.decoding import VideoReader
 from video_gn.errors import ConfigError, SettingError
 from video_gn.explaining.grad_cam import CellPlaces, grad_cam
 from video_gn.lists.records import VideoRecord
-from video_gn.models import I3D
 from video_gn.shown import count
 
 if TYPE_CHECKING:
@@ -153,7 +152,7 @@ def explain(
         ConfigError: another engine than torch runs the network.
     """
     check_integer("num_windows", num_windows)
-    if not isinstance(predictor.net, I3D):
+    if not isinstance(predictor.net, torch.nn.Module):
         raise ConfigError(
             f"explain must have torch's network, got {predictor.checkpoint}. Give the checkpoint that it is made of."
         )
