@@ -39,7 +39,7 @@ COMMANDS = {
     "explain": ("where a network looks in a video, and which seconds its answer needs", "explain"),
     "report": ("a run's page, report.html, or several runs side by side", "report"),
     "plan": ("what a training will need: memory, cores, hours, disk", "plan"),
-    "bench": ("speed, side by side in one run: data, weights, start, test, train", "bench"),
+    "bench": ("speed, side by side in one run: data, fit, infer, start, test, train, weights", "bench"),
 }
 
 
