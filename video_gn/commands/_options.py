@@ -155,6 +155,13 @@ def add_network_options(parser: Options) -> None:
         metavar="PATH",
         help="run directory (its best checkpoint), checkpoint, any zoo's weights or exported .onnx",
     )
+    add_view_options(parser)
+    parser.add_argument("--backend", default="auto", help="decoder: auto, pyav, decord or torchcodec (auto)")
+    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, ... (a GPU if there is one)")
+
+
+def add_view_options(parser: Options) -> None:
+    """Add the options of class names, layout, and the views of a video."""
     parser.add_argument("--labels", metavar="FILE", help="class names: one a line, or json (the checkpoint's own)")
     parser.add_argument("--layout", choices=sorted(LAYOUTS), help="layout, if a zoo's file does not say (nonlocal)")
     parser.add_argument(
@@ -163,8 +170,6 @@ def add_network_options(parser: Options) -> None:
     parser.add_argument(
         "--crops", choices=("center", "three", "full"), help="crops of a clip (as the checkpoint was tested)"
     )
-    parser.add_argument("--backend", default="auto", help="decoder: auto, pyav, decord or torchcodec (auto)")
-    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, ... (a GPU if there is one)")
 
 
 def check_network_options(options: argparse.Namespace) -> None:

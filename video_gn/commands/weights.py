@@ -7,8 +7,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from video_gn.checks import did_you_mean, positive
-from video_gn.commands._options import Options
+from video_gn.checks import did_you_mean
+from video_gn.commands._options import Options, add_view_options
 from video_gn.commands._terminal import print_text, set_up_logging
 from video_gn.models import LAYOUTS
 
@@ -118,10 +118,7 @@ def _export_parser() -> Options:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="run directory, checkpoint or any zoo's weights")
     parser.add_argument("target", metavar="OUT", help="file to write: .onnx, or .pt2 (torch.export)")
     parser.add_argument("--check", nargs="+", default=[], metavar="VIDEO", help="videos to compare beside random clips")
-    parser.add_argument("--labels", metavar="FILE", help="class names: one a line, or json (the checkpoint's own)")
-    parser.add_argument("--layout", choices=sorted(LAYOUTS), help="layout, if a zoo's file does not say (nonlocal)")
-    parser.add_argument("--num_clips", type=positive, metavar="K", help="clips of a video (as it was tested)")
-    parser.add_argument("--crops", choices=("center", "three", "full"), help="crops of a clip (as it was tested)")
+    add_view_options(parser)
     return parser
 
 

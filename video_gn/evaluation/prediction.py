@@ -16,6 +16,8 @@ from video_gn.decoding import VideoReader, open_video
 from video_gn.errors import DecodeError
 from video_gn.shown import count, shown
 
+UNSURE = "unsure"  # label of segments whose best score is below the threshold
+
 
 class Label(TypedDict):
     """A class and its softmax score."""
@@ -191,9 +193,9 @@ def _bands(segments: Sequence[Segment]) -> str:
     """The segments as one line of colors, and as rows."""
     if not segments:
         return ""
-    names = list(dict.fromkeys(s["label"] for s in segments if s["label"] != "unsure"))
+    names = list(dict.fromkeys(s["label"] for s in segments if s["label"] != UNSURE))
     # Neighbours in the order of appearance differ most by the golden angle.
-    colors = {name: f"hsl({137.5 * n % 360:.0f} 55% 52%)" for n, name in enumerate(names)} | {"unsure": "#8886"}
+    colors = {name: f"hsl({137.5 * n % 360:.0f} 55% 52%)" for n, name in enumerate(names)} | {UNSURE: "#8886"}
     end = max(s["end_seconds"] for s in segments)
     # What stands in the middle of each of so many equal parts: a day has thousands of segments.
     starts = np.array([s["start_seconds"] for s in segments])

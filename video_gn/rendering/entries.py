@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-UNSURE = "unsure"  # label of segments whose best score is below the threshold
+from video_gn.evaluation.prediction import UNSURE
 
 
 @dataclass(frozen=True)

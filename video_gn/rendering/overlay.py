@@ -2,7 +2,7 @@
 
 At the top the best labels of the window nearest to the frame, with bars; at the bottom the segments of the whole video,
 and a mark at the frame's time. Both lie on a translucent dark panel, readable over bright and dark pictures. Sizes
-follow the frame's: a letter is a 27th of its short side high, but at least 10 px.
+follow the frame's: a letter is a 22nd of its short side high, but at least 10 px.
 """
 
 from __future__ import annotations

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from video_gn.errors import ConfigError
+from video_gn.evaluation.prediction import UNSURE
 from video_gn.files import check_place, whole_path
-from video_gn.rendering.entries import UNSURE, Timeline, clock
+from video_gn.rendering.entries import Timeline, clock
 from video_gn.rendering.text import default_font, drawable, fitted, font_of
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from typing import Any, SupportsFloat
 import numpy as np
 
 from video_gn.errors import SettingError
+from video_gn.evaluation.prediction import UNSURE
 from video_gn.timelines.windows import Windows
 
-UNSURE = "unsure"
 # Seconds: rounding of times.
 _ROUNDING = 1e-9
 # Smoothed at a time: the sums of a video of hours take several times the memory of its scores.
