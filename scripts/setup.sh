@@ -3,8 +3,8 @@
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 VENV=${VENV:-.venv}
-INSTALLED_GB=6.3   # torch with CUDA, torchvision and the rest
-NEEDED_GB=10       # and what pip downloads until it is unpacked
+INSTALLED_GB=7.2   # torch with CUDA, torchvision and the rest
+NEEDED_GB=11       # and what pip downloads until it is unpacked
 
 fail() { echo "set-up: $*" >&2; exit 1; }
 

@@ -35,7 +35,7 @@ COMMANDS = {
     "data": ("data sets: scan, prepare, show, synth", "data"),
     "weights": ("weight files of any zoo: inspect, convert", "weights"),
     "export": ("a network for use outside torch: .onnx or .pt2", "weights"),
-    "study": ("norms x batch sizes x clips x seeds, to a table and figures", "study"),
+    "study": ("norms x batch sizes x clips x seeds, to a table and figures", "report"),
     "explain": ("where a network looks in a video, and which seconds its answer needs", "explain"),
     "report": ("a run's page, report.html, or several runs side by side", "report"),
     "plan": ("what a training will need: memory, cores, hours, disk", "plan"),
