@@ -15,7 +15,7 @@ FLOORS = (
     ("__main__",),
     ("commands",),
     ("planning",),
-    ("bench", "labelling", "study"),
+    ("app", "bench", "labelling", "study"),
     ("report",),
     ("live", "explaining"),
     ("timelines",),

@@ -37,6 +37,7 @@ COMMANDS = {
     "export": ("a network for use outside torch: .onnx or .pt2", "weights"),
     "study": ("norms x batch sizes x clips x seeds, to a table and figures", "report"),
     "explain": ("where a network looks in a video, and which seconds its answer needs", "explain"),
+    "app": ("a page and a REST route that label videos with a checkpoint", "app"),
     "report": ("a run's page, report.html, or several runs side by side", "report"),
     "plan": ("what a training will need: memory, cores, hours, disk", "plan"),
     "bench": ("speed, side by side in one run: data, fit, infer, start, test, train, weights", "bench"),

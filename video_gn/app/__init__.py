@@ -1,0 +1,1 @@
+"""A page and a REST route that label a video with a checkpoint, from one local process."""
