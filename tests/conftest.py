@@ -54,6 +54,8 @@ NEEDS = {
     "needs_engines": ("ENGINES", _has_engines),
     "needs_slurm": ("SLURM", _has_slurm),
     "needs_gstreamer": ("GSTREAMER", functools.cache(_has_gstreamer)),
+    "needs_app": ("EXTRAS", lambda: importlib.util.find_spec("gradio") is not None),
+    "needs_browser": ("BROWSER", lambda: shutil.which("chromium") is not None),
     "needs_real_videos": ("REAL_VIDEOS", lambda: (REAL_VIDEOS / "files.csv").is_file()),
 }
 

@@ -142,7 +142,7 @@ class Answers:
         with open_video(path) as reader:
             info = reader.info
         if info.duration_seconds > self.max_seconds:
-            got = f"{info.duration_seconds:,.0f} s"
+            got = f"{info.duration_seconds:.6g} s"
         elif info.num_frames > _MOST_FPS * self.max_seconds:
             got = count(info.num_frames, "frame")
         else:

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 _STYLE = (
     "#video input{width:100%;padding:1.5em .8em;border:2px dashed var(--border-color-primary);border-radius:8px}"
-    ".video-gn{max-width:none!important}.picture{width:100%;max-width:760px;border-radius:6px;background:#fff}"
-    "#answer h3{margin:1em 0 .4em}#answer .failed{color:var(--error-text-color,#b91c1c);overflow-wrap:anywhere}"
+    "#answer h3{margin:1em 0 .4em}#answer .failed{color:#d33;overflow-wrap:anywhere}"
+    "#answer td{border:none;padding:2px 6px 2px 0}#answer .picture{width:100%;max-width:760px;border-radius:6px}"
+    # The timeline's picture has the segments, in its own colours.
+    "#answer .bands,#answer .key{display:none}"
 )
 # The file goes to our own route, not through gradio. `LIMIT` and `TOO_LARGE` are set before it.
 _SEND = """async (explain) => {
@@ -23,14 +25,14 @@ _SEND = """async (explain) => {
   const failed = (text) => { const p = document.createElement("p"); p.className = "failed"; p.textContent = text;
                              return p.outerHTML; };
   if (!file) return failed("Choose a video first.");
-  if (file.size > LIMIT) return failed(file.name + ": " + TOO_LARGE);
+  if (file.size > LIMIT) return failed(TOO_LARGE);
   const form = new FormData();
   form.append("file", file);
   try {
     const answer = await fetch("api/page?explain=" + Boolean(explain), {method: "POST", body: form});
     return await answer.text();
   } catch (error) {
-    return failed(file.name + ": no answer came. Does the app still run, and is the file still there?");
+    return failed("No answer came. Does the app still run, and is the file still there?");
   }
 }"""
 _BUSY = """() => ["<p role='status'>Computing ... One video is computed at a time.</p>"]"""
@@ -56,11 +58,11 @@ def mount_page(app: FastAPI, answers: Answers, too_large: str) -> None:
         gradio.Markdown(f"Labels of a video by `{name.replace('`', '')}`. {limits} Nothing is kept.")
         gradio.HTML('<input type="file" accept="video/*,*/*" aria-label="Video">', elem_id="video")
         explain = gradio.Checkbox(
-            label="Show where it looks (takes about three times as long)", visible=answers.explains, elem_id="explain"
+            label="Show where it looks (this takes several times as long)", visible=answers.explains, elem_id="explain"
         )
         button = gradio.Button("Label", variant="primary", elem_id="send")
         answer = gradio.HTML(elem_id="answer")
-        script = _SEND.replace("LIMIT", str(answers.max_bytes)).replace("TOO_LARGE", json.dumps(too_large))
+        script = _SEND.replace("LIMIT", str(answers.max_bytes)).replace("TOO_LARGE", json.dumps(f"A{too_large[1:]}"))
         button.click(None, None, answer, js=_BUSY).then(None, explain, answer, js=script)
     gradio.mount_gradio_app(
         app,

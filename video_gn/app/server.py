@@ -38,13 +38,14 @@ log = logging.getLogger(__name__)
 
 # What the page loads: gradio's own scripts and styles, and the sign of life that tells it of a lost connection.
 _OPEN = re.compile(
-    r"/|/api/(infer|page|health)|/config|/theme\.css|/manifest\.json|/favicon\.ico|/(assets|static|svelte)/[\w.@/-]+|"
+    r"/|/api/(infer|page|health)|/config|/theme\.css|/manifest\.json|/favicon\.ico|/(assets|static|svelte)(/[\w.@-]+)+|"
     r"/gradio_api/(startup-events|heartbeat/\w+)"
 )
 # Nothing is loaded from, or sent to, another host, whatever gradio's page asks for.
 _POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; font-src 'self' data:; style-src 'self' 'unsafe-inline'; "
-    "script-src 'self' 'unsafe-inline' 'unsafe-eval'; object-src 'none'; base-uri 'self'; form-action 'none'; frame-ancestors 'none'"
+    "script-src 'self' 'unsafe-inline' 'unsafe-eval'; object-src 'none'; base-uri 'self'; form-action 'none'; "
+    "frame-ancestors 'none'"
 )
 _GRACE_SECONDS = 1
 _AROUND = 1 << 16  # bytes around the file of a form: boundaries, headers, other fields
@@ -186,7 +187,8 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=64)
     except OSError as error:
         advice = "Choose another --port, or 0 for any." if error.errno == errno.EADDRINUSE else "Choose another."
-        raise ConfigError(f"--host and --port must be free, got {host} {port} ({error.strerror}). {advice}") from error
+        reason = str(error.strerror).partition(" (")[0]  # Python puts the address behind it
+        raise ConfigError(f"--host and --port must be free, got {host} {port} ({reason}). {advice}") from error
 
 
 class _Server(uvicorn.Server):
