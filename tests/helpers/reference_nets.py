@@ -6,6 +6,7 @@ evaluation is written out. Pools, strides and the inflated first convolutions ar
 Shape letters: N batch, C channels, T frames, H, W, P positions (of the head's window on the last map), Y classes.
 """
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,9 @@ BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 # (50 and 101 alone); mmaction2 configs/_base_/models/i3d_r50.py `inflate`.
 INFLATED = ((True,), (True, False), (True, False), (False, True))
 STAGES = (2, 3, 4, 5)
+# Blocks of res3 and res4 that a non-local one follows. Source: Non-local resnet_video_org.py (`layer_mod`), SlowFast
+# configs/Kinetics/c2/I3D_NLN_8x8_R50.yaml, mmaction2 configs/recognition/i3d (`non_local`).
+NONLOCAL = {50: {3: (1, 3), 4: (1, 3, 5)}, 101: {3: (1, 3), 4: (6, 13, 20)}}
 EPS = 1e-5
 
 
@@ -32,6 +36,11 @@ class Names:
     shortcut: str
     shortcut_norm: str
     classifier: str
+    theta: str = ""  # those of non-local blocks
+    phi: str = ""
+    g: str = ""
+    out: str = ""
+    out_norm: str = ""
 
 
 NAMES = {
@@ -45,6 +54,11 @@ NAMES = {
         "s{s}.pathway0_res{b}.branch1",
         "s{s}.pathway0_res{b}.branch1_bn",
         "head.projection",
+        "s{s}.pathway0_nonlocal{b}.conv_theta",  # nonlocal_helper.py
+        "s{s}.pathway0_nonlocal{b}.conv_phi",
+        "s{s}.pathway0_nonlocal{b}.conv_g",
+        "s{s}.pathway0_nonlocal{b}.conv_out",
+        "s{s}.pathway0_nonlocal{b}.bn",
     ),
     # mmaction2: backbones/resnet3d.py (ResNet3d, Bottleneck3d, each layer an mmcv ConvModule with `conv` and `bn`),
     # heads/i3d_head.py (fc_cls), recognizers/base.py (backbone, cls_head).
@@ -56,6 +70,12 @@ NAMES = {
         "backbone.layer{l}.{b}.downsample.conv",
         "backbone.layer{l}.{b}.downsample.bn",
         "cls_head.fc_cls",
+        # mmcv: cnn/bricks/non_local.py (ConvModules; those that are pooled stand first in an nn.Sequential).
+        "backbone.layer{l}.{b}.non_local_block.theta.conv",
+        "backbone.layer{l}.{b}.non_local_block.phi.0.conv",
+        "backbone.layer{l}.{b}.non_local_block.g.0.conv",
+        "backbone.layer{l}.{b}.non_local_block.conv_out.conv",
+        "backbone.layer{l}.{b}.non_local_block.conv_out.bn",
     ),
     # torchvision: models/resnet.py.
     "torchvision": Names(
@@ -77,6 +97,11 @@ NAMES = {
         "res{s}_{b}_branch1",
         "res{s}_{b}_branch1_bn",
         "pred",
+        "nonlocal_conv{s}_{b}_theta",  # nonlocal_helper.py
+        "nonlocal_conv{s}_{b}_phi",
+        "nonlocal_conv{s}_{b}_g",
+        "nonlocal_conv{s}_{b}_out",
+        "nonlocal_conv{s}_{b}_bn",
     ),
     # Detectron: detectron/modeling/ResNet.py (`basic_gn_stem`, `bottleneck_gn_transformation`,
     # `basic_gn_shortcut`). That R-50-GN.pkl holds pred_w and pred_b is from a converter's printed list of its keys.
@@ -145,6 +170,7 @@ class ReferenceNet(nn.Module):
         layout: whose strides and pools, a key of `SHAPES`; of pictures, what it has in H and W.
         norm: "batch", "affine" or "group".
         counted: batch norms hold `num_batches_tracked`.
+        nonlocal_blocks: "softmax" or "dot_product" puts non-local blocks after those of `NONLOCAL`.
     """
 
     def __init__(
@@ -159,8 +185,10 @@ class ReferenceNet(nn.Module):
         dims: int = 3,
         num_groups: int = 4,
         counted: bool = True,
+        nonlocal_blocks: str | None = None,
     ) -> None:
         super().__init__()
+        self.weighting, self.nonlocal_after = nonlocal_blocks, NONLOCAL[depth] if nonlocal_blocks else {}
         self.layout, self.dims, self.blocks = layout, dims, BLOCKS[depth]
         self.names, self.shape = NAMES[names], SHAPES[layout]
         norms = {"kind": norm, "num_groups": num_groups, "counted": counted}
@@ -184,6 +212,13 @@ class ReferenceNet(nn.Module):
                     self._put(self.name("shortcut", stage, 0), conv)
                     self._put(self.name("shortcut_norm", stage, 0), Norm(channels=4 * inner, **norms))
                 channels = 4 * inner
+                if block in self.nonlocal_after.get(stage, ()):
+                    for part in ("theta", "phi", "g"):
+                        self._put(self.name(part, stage, block), nn.Conv3d(channels, channels // 2, 1))
+                    # mmcv's ConvModule has no bias before a norm.
+                    bias = layout != "mmaction"
+                    self._put(self.name("out", stage, block), nn.Conv3d(channels // 2, channels, 1, bias=bias))
+                    self._put(self.name("out_norm", stage, block), Norm(channels=channels, **norms))
         self._put(self.names.classifier, nn.Linear(channels, num_classes))
         self.requires_grad_(False).eval()
 
@@ -216,6 +251,23 @@ class ReferenceNet(nn.Module):
     def _at(self, x: torch.Tensor, *where) -> torch.Tensor:
         return self.get_submodule(self.name(*where))(x)
 
+    def _nonlocal(self, x: torch.Tensor, stage: int, block: int) -> torch.Tensor:
+        """Non-local nonlocal_helper.py and SlowFast's pool first and divide by the root; mmaction2 does neither."""
+        theta = self._at(x, "theta", stage, block)
+        if self.layout == "mmaction":
+            phi, g = (F.max_pool3d(self._at(x, part, stage, block), (1, 2, 2)) for part in ("phi", "g"))
+        else:
+            phi, g = (self._at(F.max_pool3d(x, (1, 2, 2)), part, stage, block) for part in ("phi", "g"))
+        weights = torch.einsum("nctij,ncuvw->ntijuvw", theta, phi).flatten(4)
+        if self.weighting == "dot_product":
+            weights = weights / weights.shape[-1]
+        elif self.layout == "mmaction":
+            weights = weights.softmax(-1)
+        else:
+            weights = (weights / theta.shape[1] ** 0.5).softmax(-1)
+        y = torch.einsum("ntijk,nck->nctij", weights, g.flatten(2))
+        return x + self._at(self._at(y, "out", stage, block), "out_norm", stage, block)
+
     def stages(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """The maps "pool1", "res2" .. "res5"; "pool2" too, of clips."""
         shape, dims = self.shape, self.dims
@@ -232,6 +284,8 @@ class ReferenceNet(nn.Module):
                 if block == 0:
                     x = self._at(self._at(x, "shortcut", stage, 0), "shortcut_norm", stage, 0)
                 x = (x + branch).relu()
+                if block in self.nonlocal_after.get(stage, ()):
+                    x = self._nonlocal(x, stage, block)
             maps[f"res{stage}"] = x
             if stage == 2 and dims == 3:
                 x = maps["pool2"] = F.max_pool3d(x, (2, 1, 1), (2, 1, 1))
@@ -330,6 +384,8 @@ def random_state(state: dict[str, torch.Tensor], seed: int = 0) -> dict[str, tor
             values[key] = torch.tensor(1000 + 10 * seed + index)  # num_batches_tracked
         elif tensor.ndim > 2:
             values[key] = normal * GAIN * (2 / tensor[0].numel()) ** 0.5
+            if re.search(r"theta|phi", key):
+                values[key] *= 0.2  # products far from 0 and from where a softmax is 0 and 1
         elif tensor.ndim == 2:
             values[key] = normal / tensor.shape[1] ** 0.5
         elif key.endswith("running_var"):

@@ -34,6 +34,7 @@ def test_literals_are_the_tables():
         {"depth": 50, "width": 32, "channels_per_group": 16, "dropout": 0.0, "norm_eps": 1e-3, "in_channels": 1},
         {"depth": 50, "norm": "layer", "zero_init_last_norm": False},
         {"depth": 50, "norm": "batch_renorm", "norm_options": {"r_max": 2.0, "d_max": 1.0}, "drop_path": 0.2},
+        {"depth": 101, "norm": "layer", "nonlocal_blocks": "dot_product"},
     ],
 )
 def test_arguments_rebuild_the_net(arguments):
@@ -103,7 +104,8 @@ def test_norm_options_reach_every_norm():
 
 
 def test_arguments_of_an_older_checkpoint_make_the_same_net():
-    old = {name: value for name, value in i3d_arguments().items() if name not in ("norm_options", "drop_path")}
+    new = ("norm_options", "drop_path", "nonlocal_blocks")
+    old = {name: value for name, value in i3d_arguments().items() if name not in new}
     assert i3d_arguments(**{name: value for name, value in old.items() if name != "depth"}) == i3d_arguments()
 
 

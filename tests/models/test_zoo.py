@@ -19,6 +19,7 @@ COMMON = {
     "norm_momentum": 0.1,
     "norm_options": None,
     "drop_path": 0.0,
+    "nonlocal_blocks": None,
 }
 
 

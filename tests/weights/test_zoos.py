@@ -131,6 +131,7 @@ PORT = {"format": "torchvision", "layouts": ["nonlocal", None]}
 # Non-local's and SlowFast's `.pkl` have the same names.
 CAFFE2 = {"format": "caffe2", "layouts": [None], "preprocessing": KINETICS}
 AFFINE = {"norm": "affine"}
+SOFTMAX, DOT_PRODUCT = {"nonlocal_blocks": "softmax"}, {"nonlocal_blocks": "dot_product"}
 
 ZOOS = {  # the network, its arguments, the writer, the ending, the report
     "slowfast": (peers.slowfast_i3d, {}, _state(files.slowfast_pyth), "pyth", SLOWFAST),
@@ -145,6 +146,12 @@ ZOOS = {  # the network, its arguments, the writer, the ending, the report
     "caffe2-slowfast": (peers.slowfast_caffe2, {}, _caffe2(pred_dims=5), "pkl", CAFFE2),
     "caffe2-pred-5d": (peers.nonlocal_caffe2, {}, _caffe2(pred_dims=5), "pkl", CAFFE2),
     "caffe2-bare": (peers.nonlocal_caffe2, {}, _caffe2(wrapped=False, extras=False), "pkl", CAFFE2),
+    "caffe2-nln": (peers.nonlocal_caffe2, SOFTMAX, _caffe2(), "pkl", CAFFE2),
+    "caffe2-nln-101": (peers.nonlocal_caffe2, SOFTMAX | {"depth": 101}, _caffe2(), "pkl", CAFFE2),
+    "caffe2-slowfast-nln": (peers.slowfast_caffe2, SOFTMAX, _caffe2(), "pkl", CAFFE2),
+    "slowfast-nln": (peers.slowfast_i3d, DOT_PRODUCT, _state(files.slowfast_pyth), "pyth", SLOWFAST),
+    "mmaction-nl": (peers.mmaction_i3d, SOFTMAX, _state(files.mmaction_pth), "pth", MMACTION),
+    "mmaction-nl-dot": (peers.mmaction_i3d, DOT_PRODUCT, _state(files.mmaction_pth), "pth", MMACTION),
     "caffe2-affine": (peers.nonlocal_caffe2, AFFINE, _caffe2(pred_dims=5), "pkl", CAFFE2),
     "caffe2-affine-text": (peers.nonlocal_caffe2, AFFINE, _caffe2(wrapped=False, protocol=0), "pkl", CAFFE2),
 }
@@ -156,12 +163,22 @@ def build(zoo, path, x, **arguments):
     reference = spread(randomize(make(**of_zoo, **arguments)), x)
     write(path := path / f"weights.{ending}", reference)
     depth, width = of_zoo.get("depth", 50), arguments.get("width", 8)
-    net = i3d(depth, layout=reference.layout, norm="batch", num_classes=7, width=width)
+    net = i3d(
+        depth,
+        layout=reference.layout,
+        norm="batch",
+        num_classes=7,
+        width=width,
+        nonlocal_blocks=of_zoo.get("nonlocal_blocks"),
+    )
     check_report(load_into(net, path), **expected)
     return reference, net
 
 
-@pytest.mark.parametrize("zoo", ZOOS)
+SLOW = ("caffe2-nln-101", "caffe2-slowfast-nln", "slowfast-nln", "mmaction-nl-dot")
+
+
+@pytest.mark.parametrize("zoo", [pytest.param(zoo, marks=pytest.mark.slow if zoo in SLOW else ()) for zoo in ZOOS])
 def test_a_zoos_file_gives_its_numbers(tmp_path, zoo):
     x = clips(16, (64, 48))
     reference, net = build(zoo, tmp_path, x)

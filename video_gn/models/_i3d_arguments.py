@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from video_gn.checks import check_choice
 from video_gn.models.norms import check_norm_numbers, group_count, make_norm, norm_kind
-from video_gn.models.tables import DEPTHS, LAYOUTS
+from video_gn.models.tables import DEPTHS, LAYOUTS, NONLOCAL_AFTER, NonlocalName
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
     """Raise ValueError for an argument of `i3d` that is out of range, or groups that do not divide the width."""
     check_choice("depth", arguments["depth"], DEPTHS)
     check_choice("layout", arguments["layout"], LAYOUTS)
+    if arguments["nonlocal_blocks"] is not None:
+        check_choice("nonlocal_blocks", arguments["nonlocal_blocks"], get_args(NonlocalName))
+        if arguments["depth"] not in NONLOCAL_AFTER:
+            raise ValueError(
+                f"nonlocal_blocks must be null (None) for depth {arguments['depth']}, got "
+                f"{arguments['nonlocal_blocks']!r}. Take depth {' or '.join(map(str, NONLOCAL_AFTER))}."
+            )
     kind = norm_kind(arguments["norm"])
     check_norm_numbers(eps=arguments["norm_eps"], momentum=arguments["norm_momentum"])
     check_counts(**{name: arguments[name] for name in ("num_classes", "width", "in_channels")})

@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from video_gn.models._batch_norms import BatchRenorm, FrozenBatchNorm, ScaleShift
+from video_gn.models._nonlocal import NonlocalBlock
 from video_gn.models._residual import Stage, Stem
 from video_gn.models.resnet3d import I3D
 
@@ -36,11 +37,19 @@ def for_inference(net: I3D) -> I3D:
         if isinstance(block, Stem):
             blocks.append(nn.Sequential(_Layer(block.conv, block.norm, relu=True), block.pool))
         elif isinstance(block, Stage):
-            blocks.append(nn.Sequential(*(_Block(inner) for inner in block.res_blocks)))
+            blocks.append(nn.Sequential(*map(_inner_block, block.all_blocks())))
         else:
             blocks.append(block)
     net.blocks = nn.ModuleList(blocks)  # a new I3D would draw new weights
     return net.requires_grad_(False)
+
+
+def _inner_block(block: nn.Module) -> nn.Module:
+    if not isinstance(block, NonlocalBlock):
+        return _Block(block)
+    block.conv_out = _Layer(block.conv_out, block.norm, relu=False)  # type: ignore[assignment]
+    block.norm = nn.Identity()
+    return block
 
 
 class _Block(nn.Module):

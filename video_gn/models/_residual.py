@@ -8,7 +8,7 @@ Shape letters: N batch, C channels, T frames, H, W.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -86,18 +86,31 @@ class Stage(ResStage):
     """pytorchvideo's stage of residual blocks, whose activations can be recomputed instead of kept.
 
     Attributes:
+        nonlocal_blocks: Non-local blocks by the number of the residual block that each follows; empty in most nets.
         checkpointed: In training with gradients, keep only each block's input and run the block again in the backward
             pass. Running statistics are not updated again, and the same branches are dropped.
     """
 
     checkpointed: bool = False
 
+    def __init__(self, res_blocks: nn.ModuleList) -> None:
+        super().__init__(res_blocks)
+        self.nonlocal_blocks = nn.ModuleDict()
+
+    def all_blocks(self) -> Iterator[nn.Module]:
+        """Residual blocks, each with the non-local block that follows it, if one does."""
+        for index, block in enumerate(self.res_blocks):
+            yield block
+            if str(index) in self.nonlocal_blocks:
+                yield self.nonlocal_blocks[str(index)]
+
     def forward(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
         """All blocks, one after the other."""
         recompute = self.checkpointed and self.training and torch.is_grad_enabled()
-        for block in self.res_blocks:
+        for block in self.all_blocks():
             if recompute:
-                x_NCTHW = _recomputed(block, x_NCTHW, draws=isinstance(block.branch_fusion, DropPathSum))
+                draws = isinstance(getattr(block, "branch_fusion", None), DropPathSum)
+                x_NCTHW = _recomputed(block, x_NCTHW, draws=draws)
             else:
                 x_NCTHW = block(x_NCTHW)
         return x_NCTHW

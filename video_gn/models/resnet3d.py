@@ -18,9 +18,10 @@ from torch.nn import functional as F
 from video_gn.checks import check_choice
 from video_gn.models import _residual as ptv
 from video_gn.models._i3d_arguments import check_arguments, check_counts, plain
+from video_gn.models._nonlocal import NonlocalBlock
 from video_gn.models._residual import Stage, Stem, drop_paths
 from video_gn.models.norms import is_norm, make_norm, true_groups
-from video_gn.models.tables import DEPTHS, LAYOUTS, Depth, LayoutName, NormName
+from video_gn.models.tables import DEPTHS, LAYOUTS, NONLOCAL_AFTER, Depth, LayoutName, NonlocalName, NormName
 
 # Which blocks of a stage have a 3x1x1 (1) and which a 1x1x1 (0) as their first convolution, repeated to the
 # stage's depth. Source: video-nonlocal-net, obtain_arc; the same in SlowFast and mmaction2.
@@ -190,10 +191,13 @@ class I3D(ptv.Net):
             raise TypeError(f"clips must be floating point, got {x_NCTHW.dtype}. Scale and normalize the pixels first.")
         layout = LAYOUTS[self.layout]
         frames, height, width = x_NCTHW.shape[2:]
-        if frames < layout.min_frames or height < layout.min_px or width < layout.min_px:
+        min_px, blocks = layout.min_px, ""
+        if self.arguments["nonlocal_blocks"] is not None:
+            min_px, blocks = layout.nonlocal_min_px, " with non-local blocks"
+        if frames < layout.min_frames or height < min_px or width < min_px:
             raise ValueError(
-                f"a clip must have at least {layout.min_frames} frames of {layout.min_px} x {layout.min_px} px "
-                f"for layout {self.layout!r}, got {frames} frames of {height} x {width} px (height x width). "
+                f"a clip must have at least {layout.min_frames} frames of {min_px} x {min_px} px "
+                f"for layout {self.layout!r}{blocks}, got {frames} frames of {height} x {width} px (height x width). "
                 "Take longer or larger clips, or another layout."
             )
 
@@ -214,6 +218,7 @@ def i3d(
     norm_momentum: float = 0.1,
     norm_options: dict[str, float] | None = None,
     drop_path: float = 0.0,
+    nonlocal_blocks: NonlocalName | None = None,
 ) -> I3D:
     """A 3-D ResNet with inflated first convolutions, freshly initialized from torch's global generator.
 
@@ -233,6 +238,8 @@ def i3d(
         norm_options: Numbers that only this kind of norm takes, by name; see `norms.make_norm`.
         drop_path: Stochastic depth: probability in [0, 1) of dropping a sample's last residual branch in training,
             falling linearly to 0 at the first.
+        nonlocal_blocks: Five non-local blocks, two in res3 and three in res4, of this weighting: "softmax" (embedded
+            Gaussian) or "dot_product". None for none. The layout says in which zoo's form.
 
     Raises:
         ValueError: for a value out of range, groups that do not divide the width, or options that the norm lacks.
@@ -271,7 +278,16 @@ def i3d(
     blocks.append(Head(32 * width, num_classes, window_px=source.head_window_px, dropout=dropout))
 
     net = I3D(nn.ModuleList(blocks), arguments=arguments)
-    drop_paths([block for block in blocks if isinstance(block, Stage)], drop_path)
+    stages = [block for block in blocks if isinstance(block, Stage)]
+    drop_paths(stages, drop_path)
+    if nonlocal_blocks is not None:
+        for index, places in enumerate(NONLOCAL_AFTER[depth], start=1):
+            for place in places:
+                channels = 4 * width * 2**index
+                last_norm = norm_layer(num_features=channels, eps=norm_eps, momentum=norm_momentum)
+                stages[index].nonlocal_blocks[str(place)] = NonlocalBlock(
+                    channels, last_norm, weighting=nonlocal_blocks, as_mmaction=layout == "mmaction"
+                )
     initialize(net, zero_init_last_norm=zero_init_last_norm)
     return net
 
@@ -291,7 +307,8 @@ def initialize(net: nn.Module, *, zero_init_last_norm: bool) -> None:
 
     With `zero_init_last_norm`, the last norm of each block has scale 0 instead of 1.
 
-    Source: Wu & He 2018, section 4.1; convolutions He et al. 2015 (arXiv:1502.01852), fan-out.
+    Source: Wu & He 2018, section 4.1; convolutions He et al. 2015 (arXiv:1502.01852), fan-out, but N(0, 0.01) in
+        non-local blocks, as video-nonlocal-net's NONLOCAL.CONV_INIT_STD.
     """
     for module in net.modules():
         if isinstance(module, nn.Conv3d):
@@ -301,8 +318,12 @@ def initialize(net: nn.Module, *, zero_init_last_norm: bool) -> None:
         elif isinstance(module, nn.Linear):
             _initialize_classifier(module)
     for module in net.modules():
-        if zero_init_last_norm and isinstance(module, ptv.BottleneckBlock):
-            _fill(module.norm_c, weight=0.0, bias=0.0)
+        if isinstance(module, NonlocalBlock):
+            for conv in (module.conv_theta, module.conv_phi, module.conv_g, module.conv_out):
+                nn.init.normal_(conv.weight, std=0.01)
+                _fill(conv, bias=0.0)
+        if zero_init_last_norm and isinstance(module, ptv.BottleneckBlock | NonlocalBlock):
+            _fill(module.norm if isinstance(module, NonlocalBlock) else module.norm_c, weight=0.0, bias=0.0)
 
 
 def _stage(index: int, num_blocks: int, *, width: int, norm_arguments: dict[str, Any]) -> Stage:
@@ -334,9 +355,9 @@ def _scores(logits_NPY: torch.Tensor) -> torch.Tensor:
     return logits_NPY.softmax(-1, dtype=torch.promote_types(logits_NPY.dtype, torch.float32)).mean(1)
 
 
-def _fill(norm: nn.Module, *, weight: float, bias: float) -> None:
-    for name, value in (("weight", weight), ("bias", bias)):
-        parameter = getattr(norm, name, None)
+def _fill(module: nn.Module, **values: float) -> None:
+    for name, value in values.items():
+        parameter = getattr(module, name, None)
         if parameter is not None:
             nn.init.constant_(parameter, value)
 

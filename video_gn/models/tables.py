@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 LayoutName = Literal["nonlocal", "slowfast", "mmaction"]
 Depth = Literal[50, 101, 152]
+NonlocalName = Literal["softmax", "dot_product"]
 Size3 = tuple[int, int, int]
 
 
@@ -22,6 +23,7 @@ class Layout(NamedTuple):  # not a dataclass: importing those costs a sixth of a
         min_frames: Frames of the shortest clip. It is the product of the strides in time: a shorter clip would leave
             less than one frame's worth on the last map, or none.
         min_px: Smallest height and width; below it a pool's window does not fit.
+        nonlocal_min_px: The same with non-local blocks, which pool the maps of res4.
     """
 
     conv1_stride: Size3
@@ -31,6 +33,7 @@ class Layout(NamedTuple):  # not a dataclass: importing those costs a sixth of a
     head_window_px: int | None
     min_frames: int
     min_px: int
+    nonlocal_min_px: int
 
     def last_map(self) -> tuple[Size3, tuple[float, float, float]]:
         """Where the cells of the last map lie in a clip: frames and px between two cells, and the middle of the first.
@@ -52,15 +55,22 @@ class Layout(NamedTuple):  # not a dataclass: importing those costs a sixth of a
 LAYOUTS: dict[str, Layout] = {
     # Source: facebookresearch/video-nonlocal-net, resnet_video_org (its paper prints other pools; the author
     # says in the repository's issue 23 that the results come from the code's).
-    "nonlocal": Layout((2, 2, 2), (2, 3, 3), (2, 2, 2), (0, 0, 0), head_window_px=7, min_frames=8, min_px=5),
+    "nonlocal": Layout((2, 2, 2), (2, 3, 3), (2, 2, 2), (0, 0, 0), 7, min_frames=8, min_px=5, nonlocal_min_px=21),
     # Source: facebookresearch/SlowFast I3D_8x8_R50, pytorchvideo i3d_r50.
-    "slowfast": Layout((1, 2, 2), (1, 3, 3), (1, 2, 2), (0, 1, 1), head_window_px=7, min_frames=2, min_px=1),
+    "slowfast": Layout((1, 2, 2), (1, 3, 3), (1, 2, 2), (0, 1, 1), 7, min_frames=2, min_px=1, nonlocal_min_px=17),
     # Source: open-mmlab/mmaction2 i3d_r50 (ResNet3d with conv1_stride_t=2, pool1_stride_t=2).
-    "mmaction": Layout((2, 2, 2), (1, 3, 3), (2, 2, 2), (0, 1, 1), head_window_px=None, min_frames=8, min_px=1),
+    "mmaction": Layout((2, 2, 2), (1, 3, 3), (2, 2, 2), (0, 1, 1), None, min_frames=8, min_px=1, nonlocal_min_px=17),
 }
 
 # Blocks of res2, res3, res4, res5. Source: He et al. 2016 (arXiv:1512.03385), Table 1.
 DEPTHS: dict[int, tuple[int, int, int, int]] = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+# Residual blocks of res3 and of res4 that a non-local block follows. Source: video-nonlocal-net's resnet_video_org.py
+# (LAYER_MOD), SlowFast's NONLOCAL.LOCATION and mmaction2's non_local; none has them for 152 layers.
+NONLOCAL_AFTER: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    50: ((1, 3), (1, 3, 5)),
+    101: ((1, 3), (6, 13, 20)),
+}
 
 NormName = Literal["batch", "group", "layer", "instance", "sync_batch", "frozen_batch", "batch_renorm", "none"]
 

@@ -51,7 +51,7 @@ class ShardedStrategy(ModelParallelStrategy):
         for module in net.modules():
             if isinstance(module, nn.ModuleList):
                 continue
-            for block in getattr(module, "res_blocks", ()):
+            for block in (*getattr(module, "res_blocks", ()), *getattr(module, "nonlocal_blocks", {}).values()):
                 fully_shard(block, mesh=mesh)
         fully_shard(net, mesh=mesh)
 

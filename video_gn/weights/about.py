@@ -136,6 +136,7 @@ _NET: Rules = {
         "a table of numbers or none",
     ),
     "drop_path": _number(0, 1, "a probability"),
+    "nonlocal_blocks": _or_none(_NAME),
 }
 # Beyond these a pixel, a frame's scaled one or their square is no number in float32.
 INPUT: Rules = {

@@ -121,7 +121,11 @@ def _zoo_arguments(source: Source, layout: str | None) -> dict[str, Any]:
         "norm": source.norm,
         "width": source.width,
         "num_classes": source.num_classes or 400,
+        "nonlocal_blocks": source.nonlocal_blocks,
     }
+    if source.nonlocal_blocks == UNKNOWN:
+        log.warning("%s does not say how its non-local blocks weigh positions: taking 'softmax'", source.path)
+        arguments["nonlocal_blocks"] = "softmax"
     if source.norm != "group":
         return arguments
     if source.groups is None:

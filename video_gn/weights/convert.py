@@ -75,6 +75,10 @@ def convert(
     if not found.has_classifier:
         state = {k: v for k, v in state.items() if not k.startswith(CLASSIFIER)}
     if wanted == "torchvision":
+        if net.arguments["nonlocal_blocks"] is not None:
+            raise CheckpointError(
+                f"{target}: torchvision's names have none for non-local blocks. Write .safetensors, .ckpt or .pyth."
+            )
         state = {str(KEYMAPS[wanted].to_theirs(name)): tensor for name, tensor in state.items()}
     if target.suffix == ".safetensors":
         with whole_path(target) as part:

@@ -29,7 +29,7 @@ AGAIN = "Download or copy it again"
 # In the metadata of safetensors of ours: the CRC-32 of the whole file, with zeros in the place of its own digits.
 CHECKSUM = "video_gn_crc32"
 NO_CHECKSUM = "0" * 8
-_CHECKSUM = re.compile(rb'"%s":"([0-9a-f]{8})"' % CHECKSUM.encode())
+_CHECKSUM = re.compile(rb'"%s":"([^"]{8})"' % CHECKSUM.encode())
 
 # First bytes -> (what the file is, what to do).
 FOREIGN_FILES: tuple[tuple[bytes, str, str], ...] = (
@@ -341,7 +341,7 @@ def write_checksum(path: str | os.PathLike[str]) -> None:
 
 def _check_safetensors(path: str) -> None:
     found = _find_checksum(path)
-    if found is not None and int(found[0], 16) != found[2]:
+    if found is not None and found[0] != b"%08x" % found[2]:
         raise CheckpointError(f"{path}: damaged: its checksum is wrong. {AGAIN}, in full")
 
 

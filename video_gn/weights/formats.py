@@ -58,6 +58,7 @@ class Source:
         preprocessing: The zoo's, for RGB input.
         classes: Names by number; empty if they are not known.
         clip: Frames and stride that it was trained with; None if they are not known.
+        nonlocal_blocks: Weighting of its non-local blocks, `UNKNOWN` if that is not known; None without such blocks.
         about: What a checkpoint of ours says of itself; empty for others.
         is_named: Whether a person has said the format.
     """
@@ -82,6 +83,7 @@ class Source:
     preprocessing: Preprocessing
     classes: tuple[str, ...] = ()
     clip: tuple[int, int] | None = None
+    nonlocal_blocks: str | None = None
     about: dict[str, Any] = field(default_factory=dict)
     is_named: bool = False
 
@@ -132,9 +134,11 @@ def recognize(content: FileContent, *, format: str = "auto") -> Source:
     if about:
         described = _own_fields(about)
     else:
-        from video_gn.weights.zoos import habits
+        from video_gn.weights.zoos import habits, nonlocal_weighting
 
         described = habits(content, zoo, has_statistics=has_statistics, is_2d=is_2d)
+        if any(".nonlocal_blocks." in name for name in shapes):
+            described["nonlocal_blocks"] = nonlocal_weighting(content, zoo)
     stem, head = shapes.get("blocks.0.conv.weight"), shapes.get("blocks.6.proj.weight")
     return Source(
         path=content.path,
@@ -186,6 +190,7 @@ def _own_fields(about: Mapping[str, Any]) -> dict[str, Any]:
         "bgr": False,
         "preprocessing": Preprocessing(tuple(about["mean"]), tuple(about["std"])) if has_input else VIDEO_INPUT,
         "classes": tuple(about.get("classes") or ()),
+        "nonlocal_blocks": net.get("nonlocal_blocks"),
     }
 
 

@@ -75,7 +75,9 @@ def _network(source: Source) -> str:
     if other is not None or source.depth is None:
         return f"{other or f'blocks {source.blocks}'}: cannot be loaded into an I3D"
     width = f", width {source.width}" if source.width != 64 else ""
-    return f"ResNet-{source.depth}, {'2-D, to be inflated' if source.is_2d else '3-D'}{width}"
+    weighting = {UNKNOWN: "softmax or dot_product"}.get(str(source.nonlocal_blocks), source.nonlocal_blocks)
+    blocks = f", non-local blocks ({weighting})" if weighting is not None else ""
+    return f"ResNet-{source.depth}, {'2-D, to be inflated' if source.is_2d else '3-D'}{width}{blocks}"
 
 
 def _norms(source: Source) -> str:

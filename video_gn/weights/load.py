@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from video_gn.models import I3D
 
 STEM = "blocks.0.conv.weight"
+NONLOCAL = ".nonlocal_blocks."
 _OWN_STEPS = "the warm-up of batch renorm counts the steps of its own training"
 _LISTED = 12  # problems that an error names; its report has all
 
@@ -156,6 +157,10 @@ class _Plan:
                 f"needs layout {source.layout!r}, the network has {net['layout']!r}{bare}. Set the net's layout, "
                 "or layout_mismatch to 'allow' to take the weights all the same"
             )
+        blocks, ours = source.nonlocal_blocks, net["nonlocal_blocks"]
+        if blocks is not None and blocks != ours and (blocks != UNKNOWN or ours is None):
+            weighting = "" if blocks == UNKNOWN else f" of weighting {blocks!r}"
+            return f"has non-local blocks{weighting}, the network has {ours!r}. Set the net's nonlocal_blocks"
         if self.norm_differs is not None and norm_mismatch == "error":
             return f"{self.norm_differs}. Set the net's norm, or norm_mismatch to 'reinit' to keep the net's own norms"
         return None
@@ -263,6 +268,8 @@ class _Plan:
             return Left(name, "left", f"a fresh classifier, since {self.classifier_reason}")
         if name.startswith(CLASSIFIER) and not self.source.has_classifier:
             return Left(name, "left", "a fresh classifier: the file has none")
+        if NONLOCAL in name and self.source.nonlocal_blocks is None:
+            return Left(name, "left", "of a fresh non-local block: the file has none")
         if name.endswith("num_batches_tracked"):
             own = self.arguments["norm"] == "batch_renorm"
             return Left(name, "left", _OWN_STEPS if own else "a count that nothing but a cumulative average reads")
@@ -299,6 +306,16 @@ class _Plan:
             hint = "'nonlocal' for Non-local's models, 'slowfast' for SlowFast's zoo; "
             zoos = hint if source.format == "caffe2" else ""
             notes.append(f"the file does not say its layout: {zoos}the network has {net['layout']!r}")
+        if source.nonlocal_blocks == UNKNOWN:
+            notes.append(
+                "the file does not say how its non-local blocks weigh positions: the network has "
+                f"{net['nonlocal_blocks']!r}"
+            )
+        if source.nonlocal_blocks is not None and source.affine:
+            notes.append(
+                "Non-local's own networks with folded norms look at 4 frames of a map at a time in the non-local "
+                "blocks of res3; these look at all"
+            )
         unused = [p for p in self.ignore if p not in self.used_patterns]
         if unused:
             notes.append(f"`ignore` names nothing in the file with {', '.join(unused)}")

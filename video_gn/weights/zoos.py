@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import yaml
 
 from video_gn.damage import bounded_yaml
 from video_gn.errors import CheckpointError
 from video_gn.lists.class_names import kinetics400
+from video_gn.models.tables import NonlocalName
 from video_gn.weights.about import CLIP, INPUT, UNKNOWN, VIDEO_INPUT, Preprocessing, check_table, read_json
 from video_gn.weights.files import FileContent
 from video_gn.weights.keymaps import KEYMAPS, Keymap
@@ -41,7 +42,6 @@ _PROTOCOLS: dict[str, tuple[str, float | None, str]] = {
 # What gives other networks away, by the zoos' names before ours are put in their place.
 _TELL_TALES = (
     (r"pathway1|s\d_fuse|^t_(conv1|res)|multipathway|slow_path|fast_path", "a SlowFast network of two pathways"),
-    (r"nonlocal|non_local", "a network with non-local blocks"),
     (r"conv1\.0\.0\.weight|conv_b\.conv_(t|xy)|conv1_xy|conv_t\.weight", "an R(2+1)D or X3D network"),
     (r"\.attn\.|cls_token|pos_embed|\.attention\.", "a transformer"),
     (r"\.se\.|se_module|b_bn_fc", "a network with squeeze-and-excitation"),
@@ -146,8 +146,19 @@ def _preprocessing(zoo: str, *, is_2d: bool, words: Mapping[str, Any]) -> Prepro
     return _IMAGENET if zoo == "mmaction" or (zoo == "torchvision" and is_2d) else VIDEO_INPUT
 
 
-def _slowfast_config(content: FileContent) -> dict[str, Any]:
-    """Of bgr, mean, std (RGB) and clip those that a SlowFast checkpoint's config tells."""
+def nonlocal_weighting(content: FileContent, zoo: str) -> str:
+    """The weighting of a file's non-local blocks, if the config that lies beside its weights tells; else `UNKNOWN`."""
+    if zoo == "slowfast":
+        word = _slowfast_section(content, "NONLOCAL").get("INSTANTIATION")
+        return str(word) if word in get_args(NonlocalName) else UNKNOWN
+    meta = content.content.get("meta") if isinstance(content.content, Mapping) else None
+    text = meta.get("cfg") if zoo == "mmaction" and isinstance(meta, Mapping) else None
+    match = re.search(r"\bmode='(embedded_gaussian|dot_product)'", text) if isinstance(text, str) else None
+    return UNKNOWN if match is None else {"embedded_gaussian": "softmax", "dot_product": "dot_product"}[match[1]]
+
+
+def _slowfast_section(content: FileContent, section: str) -> Mapping[str, Any]:
+    """A table of the config in a SlowFast checkpoint; empty without one."""
     text = content.content.get("cfg") if isinstance(content.content, Mapping) else None
     if not isinstance(text, str):
         return {}
@@ -155,9 +166,13 @@ def _slowfast_config(content: FileContent) -> dict[str, Any]:
         tree = bounded_yaml(text)
     except (yaml.YAMLError, RecursionError, ValueError):
         return {}  # its weights are still what they are
-    data = tree.get("DATA") if isinstance(tree, dict) else None
-    if not isinstance(data, dict):
-        return {}
+    table = tree.get(section) if isinstance(tree, dict) else None
+    return table if isinstance(table, dict) else {}
+
+
+def _slowfast_config(content: FileContent) -> dict[str, Any]:
+    """Of bgr, mean, std (RGB) and clip those that a SlowFast checkpoint's config tells."""
+    data = _slowfast_section(content, "DATA")
     rules = {
         "MEAN": INPUT["mean"],
         "STD": INPUT["std"],
