@@ -45,7 +45,7 @@ def _has_gstreamer() -> bool:
 
 
 def _has_engines() -> bool:
-    return all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime", "openvino"))
+    return all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf"))
 
 
 NEEDS = {

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from small import ABOUT
 
 from video_gn import load
 from video_gn.commands import weights
-from video_gn.errors import CheckpointError, ConfigError
+from video_gn.errors import CheckpointError, ConfigError, ManifestError
 from video_gn.explaining import explain
-from video_gn.export import export, writing
+from video_gn.export import export, int8, quantize, writing
 from video_gn.models import i3d
 from video_gn.weights.about import KEY
 from video_gn.weights.files import read_file
@@ -97,3 +98,45 @@ def test_a_program_of_torch(here, monkeypatch):
     with pytest.raises(CheckpointError, match="other.pt2: not written: torch.export differs from torch by"):
         export(here / "bn.ckpt", here / "other.pt2")
     assert not [*here.glob("other*"), *here.glob(".*")]
+
+
+def test_int8(here, monkeypatch):
+    """Labels are what torch says, so that top-1 before is 1; top-1 after is counted in the files' own predictions."""
+    import onnx
+
+    videos = [write_numbered_video(here / f"{i}.mp4", 16, size=(64 + 8 * i, 64), first_number=37 * i) for i in range(9)]
+    ours = load(here / "gn.ckpt")
+    names = [ours.predict(video)["top"][0]["label"] for video in videos]
+    rows = "".join(f'{video.name},"{name}"\n' for video, name in zip(videos, names, strict=True))
+    (here / "list.csv").write_text("path,label\n" + rows)
+    found = quantize(here / "gn.onnx", here / "int8.onnx", here / "list.csv", most_lost=1)
+    assert [(q.engine, q.num_videos, q.top1[0]) for q in found] == [("onnxruntime", 6, 1.0), ("openvino", 6, 1.0)]
+    assert found[0].megabytes == tuple((here / name).stat().st_size / 1e6 for name in ("gn.onnx", "int8.onnx"))
+    assert found[0].megabytes[1] < 0.4 * found[0].megabytes[0]
+    scored = [place for place in range(9) if place % 3]
+    for quantized in found:
+        theirs = load(here / "int8.onnx", engine=quantized.engine)
+        assert theirs.classes == ours.classes and theirs.num_clips == ours.num_clips
+        results = [theirs.predict(videos[place], top_k=3)["top"] for place in scored]
+        right = sum(top[0]["label"] == names[place] for place, top in zip(scored, results, strict=True))
+        assert quantized.top1[1] == right / 6
+        for place, top in zip(scored, results, strict=True):
+            wanted = {entry["label"]: entry["score"] for entry in ours.predict(videos[place], top_k=3)["top"]}
+            assert sum(entry["score"] for entry in top) == pytest.approx(1, abs=1e-5)
+            assert all(abs(entry["score"] - wanted[entry["label"]]) < 0.1 for entry in top)  # steps of 1/128
+
+    monkeypatch.setattr(int8, "_quantized", lambda *_: onnx.load(here / "int8.onnx"))
+    with pytest.raises(CheckpointError, match=r"no.onnx: not written: int8 loses .* on 6 videos .*, more than -2"):
+        quantize(here / "gn.onnx", here / "no.onnx", here / "list.csv", most_lost=-2)
+    (here / "unlabelled.csv").write_text("path\n0.mp4\n1.mp4\n")
+    with pytest.raises(ManifestError, match="unlabelled.csv: must hold labelled videos"):
+        quantize(here / "gn.onnx", here / "no.onnx", here / "unlabelled.csv")
+    assert not [*here.glob("no*"), *here.glob(".*")]
+
+
+def test_int8_without_its_package(here, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with pytest.raises(ConfigError, match=r"^nncf is not installed. Install it: pip install 'video-gn\[int8\]'"):
+        weights.main("export", [str(here / "gn.ckpt"), str(here / "no.onnx"), "--int8", "list.csv"])
+    with pytest.raises(ConfigError, match=r"the target must end in .onnx with --int8, got 'no.pt2'"):
+        weights.main("export", [str(here / "gn.ckpt"), "no.pt2", "--int8", "list.csv"])

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 import logging
+import tempfile
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from video_gn.checks import did_you_mean
 from video_gn.commands._options import Options, add_view_options
-from video_gn.commands._terminal import print_text, set_up_logging
+from video_gn.commands._terminal import print_text, set_up_logging, with_progress
 from video_gn.models import LAYOUTS
+from video_gn.shown import count
+
+if TYPE_CHECKING:
+    from video_gn.export import Quantized
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +124,15 @@ def _export_parser() -> Options:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="run directory, checkpoint or any zoo's weights")
     parser.add_argument("target", metavar="OUT", help="file to write: .onnx, or .pt2 (torch.export)")
     parser.add_argument("--check", nargs="+", default=[], metavar="VIDEO", help="videos to compare beside random clips")
+    parser.add_argument(
+        "--int8",
+        metavar="LIST",
+        help="quantize to int8, and measure what that costs on a labelled list or folder: its part train calibrates "
+        "and val is scored, or without parts some videos calibrate and the others are scored",
+    )
+    parser.add_argument(
+        "--most_lost", type=float, default=0.01, metavar="FRACTION", help="top-1 that int8 may lose (0.01)"
+    )
     add_view_options(parser)
     return parser
 
@@ -125,24 +140,43 @@ def _export_parser() -> Options:
 def _export(options: argparse.Namespace) -> int:
     set_up_logging()
 
-    from video_gn.errors import DecodeError
-    from video_gn.export import export
+    from video_gn.errors import ConfigError, DecodeError
+    from video_gn.export import export, load_nncf, quantize
     from video_gn.lists.class_names import read_classes
 
-    try:
-        found = export(
-            options.checkpoint,
-            options.target,
-            layout=options.layout,
-            labels=read_classes(options.labels) if options.labels else (),
-            num_clips=options.num_clips,
-            crops=options.crops,
-            videos=options.check,
-        )
-    except DecodeError as error:
-        log.error("%s could not be read: %s", error.path, error.reason)
-        return 3
-    for parity in found:
-        print_text(f"{parity.engine}, {parity.clips}: same label, relative error {parity.error:.1e}")
+    target = Path(options.target)
+    if options.int8:
+        if target.suffix != ".onnx":
+            raise ConfigError(f"the target must end in .onnx with --int8, got {options.target!r}. Rename it.")
+        load_nncf()
+    with tempfile.TemporaryDirectory(prefix="video-gn-export-") as directory:
+        plain = Path(directory) / "float32.onnx" if options.int8 else target
+        try:
+            found = export(
+                options.checkpoint,
+                plain,
+                layout=options.layout,
+                labels=read_classes(options.labels) if options.labels else (),
+                num_clips=options.num_clips,
+                crops=options.crops,
+                videos=options.check,
+            )
+        except DecodeError as error:
+            log.error("%s could not be read: %s", error.path, error.reason)
+            return 3
+        for parity in found:
+            print_text(f"{parity.engine}, {parity.clips}: same label, relative error {parity.error:.1e}")
+        if options.int8:
+            for found_by in quantize(plain, target, options.int8, most_lost=options.most_lost, progress=with_progress):
+                print_text(_gain(found_by))
     log.info("exported: %s", options.target)
     return 0
+
+
+def _gain(found: Quantized) -> str:
+    (before, after), (slow, fast), (large, small) = found.top1, found.seconds, found.megabytes
+    return (
+        f"{found.engine}, float32 to int8: top-1 {before:.3f} to {after:.3f} on {count(found.num_videos, 'video')}; "
+        f"{1000 * slow:.0f} ms to {1000 * fast:.0f} ms a video, {slow / fast:.2f} times as fast; "
+        f"{large:.1f} MB to {small:.1f} MB"
+    )

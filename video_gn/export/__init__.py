@@ -3,6 +3,19 @@
 from __future__ import annotations
 
 from video_gn.export.engines import ENGINES, EngineNet, engine_of, installed_engines, load_engine
+from video_gn.export.int8 import Quantized, load_nncf, quantize
 from video_gn.export.writing import SUFFIXES, Parity, export
 
-__all__ = ["ENGINES", "SUFFIXES", "EngineNet", "Parity", "engine_of", "export", "installed_engines", "load_engine"]
+__all__ = [
+    "ENGINES",
+    "SUFFIXES",
+    "EngineNet",
+    "Parity",
+    "Quantized",
+    "engine_of",
+    "export",
+    "installed_engines",
+    "load_engine",
+    "load_nncf",
+    "quantize",
+]

@@ -147,6 +147,12 @@ def _write_onnx(program: ExportedProgram, path: Path, about: dict[str, Any]) -> 
         dim.dim_param = name
     for output in graph.output:
         output.type.tensor_type.shape.dim[0].dim_param = "batch"
+    write_model(model, path, about)
+
+
+def write_model(model: Any, path: Path, about: dict[str, Any]) -> None:
+    """Write an ONNX model with what `load_net` says of its network, and a checksum, as its metadata."""
+    del model.metadata_props[:]
     for key, value in ((KEY, json.dumps(about)), (CHECKSUM, NO_CHECKSUM)):
         model.metadata_props.add(key=key, value=value)
     data = bytearray(model.SerializeToString())
@@ -192,20 +198,30 @@ def _torch_scorer(net: I3D, about: dict[str, Any]) -> Scorer:
 
 def _clips(about: dict[str, Any], videos: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
     """A random clip of the checkpoint's own size, two that are longer and wider, and all views of the videos."""
-    clip, views = ClipConfig(**about["clip"]), about["views"]
-    crops = TestCrops(views["crops"], short_side_px=views["short_side_px"], crop_px=views["crop_px"])
+    views, num_frames = about["views"], about["clip"]["num_frames"]
     side = views["short_side_px" if views["crops"] == "full" else "crop_px"]
     generator = torch.Generator().manual_seed(0)
-    for number, frames, width in ((1, clip.num_frames, side), (2, clip.num_frames + 4, side * 4 // 3)):
+    for number, frames, width in ((1, num_frames, side), (2, num_frames + 4, side * 4 // 3)):
         drawn = torch.randint(256, (number, frames, 3, side, width), generator=generator, dtype=torch.uint8)
         yield f"random {number}x{frames}x{side}x{width}", drawn
-    settings = {"num_clips": views["num_clips"], "spacing": views["spacing"]}
-    dataset = EvalDataset((), clip=clip, crops=crops, **settings)
+    dataset = views_of(about)
     for video in videos:
         sample = dataset.read(0, VideoRecord(video, None))
         if sample.frames_VTCHW is None:
             raise DecodeError(video, sample.failures[0].reason)
         yield video, sample.frames_VTCHW
+
+
+def views_of(about: dict[str, Any], records: Sequence[VideoRecord] = ()) -> EvalDataset:
+    """The views of videos that a checkpoint asks for."""
+    views = about["views"]
+    return EvalDataset(
+        records,
+        clip=ClipConfig(**about["clip"]),
+        crops=TestCrops(views["crops"], short_side_px=views["short_side_px"], crop_px=views["crop_px"]),
+        num_clips=views["num_clips"],
+        spacing=views["spacing"],
+    )
 
 
 def _compare(
