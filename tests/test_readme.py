@@ -83,7 +83,7 @@ def place(tiny_videos, tmp_path_factory):
     write_weights(here)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VIDEO_GN_CACHE", str(here / "cache"))
-        patch.setenv("VIDEO_GN_BENCH_VIDEOS", "4")
+        patch.setattr("video_gn.bench.data._MEMORY_VIDEOS", 4)
         yield here
 
 

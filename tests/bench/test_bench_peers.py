@@ -10,7 +10,7 @@ from media import write_numbered_video
 from video_gn.bench import peers
 from video_gn.bench._video import frames_of, records_of
 from video_gn.bench.measuring import one_thread
-from video_gn.errors import ConfigError, DecodeError
+from video_gn.errors import DecodeError
 
 PEERS = {"mmaction2", "torchcodec", "pytorchvideo"}
 FIGURES = {"median_ms", "min_ms", "max_ms", "per_second"}
@@ -90,8 +90,6 @@ def test_milliseconds_are_those_of_one_video(small):
 
 
 def test_bad_arguments(tmp_path):
-    with pytest.raises(ConfigError, match=r"rounds must be at least 1, got 0\. The first round"):
-        peers.bench_peers(["a.mp4"], rounds=0)
     (tmp_path / "empty.mp4").touch()
     with pytest.raises(DecodeError, match=r"empty\.mp4: the file is empty"):
         peers.bench_peers([str(tmp_path / "empty.mp4")], rounds=1)

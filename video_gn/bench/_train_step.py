@@ -54,10 +54,6 @@ class TrainSetup:
     device: str  # "auto" becomes "cuda" if there is a CUDA device, else "cpu"
 
     def __post_init__(self) -> None:
-        for name in ("num_clips", "frames", "size", "width"):
-            value = getattr(self, name)
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value!r}. The targets hold for 2, 32, 224 and 64.")
         if self.device == "auto":
             object.__setattr__(self, "device", "cuda" if torch.cuda.is_available() else "cpu")
 

@@ -5,7 +5,6 @@ Shape letters: N frames read, K clips, T frames, C channels, H, W.
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,6 @@ import torch
 from video_gn import sampling
 from video_gn.bench._video import frames_of, given_or_made, records_of
 from video_gn.bench.measuring import (
-    check_rounds,
     contender_row,
     describe_machine,
     head_lines,
@@ -36,7 +34,7 @@ from video_gn.data.crops import TestCrops, TrainTransform
 from video_gn.data.dataset import ClipConfig, EvalDataset, TrainDataset
 from video_gn.data.layout import collate, read_views
 from video_gn.decoding import VideoReader, open_video
-from video_gn.errors import DecodeError, FrameCountError, RunError
+from video_gn.errors import DecodeError, FrameCountError
 from video_gn.lists.records import VideoRecord
 
 # The targets hold for a video like those of Kinetics: 340 x 256, 10 s, a key frame in 250.
@@ -47,7 +45,6 @@ _NUM_CLIPS = 10
 _CLIP = ClipConfig(num_frames=32, stride=2)
 # Training clips of a video in a round: their cost depends on where they start, so one would not be enough.
 _DRAWS = 8
-_MEMORY_VARIABLE = "VIDEO_GN_BENCH_VIDEOS"
 _MEMORY_VIDEOS = 500
 _MEMORY_WARM_UP = 50
 
@@ -58,12 +55,8 @@ def bench_data(videos: Sequence[str], *, rounds: int, peers: bool = False) -> di
     Without videos, one of 340x256 and 10 s is made. `peers` measures other projects too, if they are installed.
 
     Raises:
-        ConfigError: for fewer than 1 round.
         DecodeError: for a video that cannot be read.
-        RunError: if VIDEO_GN_BENCH_VIDEOS is not a whole number of at least 2.
     """
-    check_rounds(rounds)
-    num_memory_videos = _num_memory_videos()
     with tempfile.TemporaryDirectory(prefix="video-gn-bench-") as directory, one_thread():
         paths = given_or_made(videos, directory)
         result: dict[str, Any] = {
@@ -71,7 +64,7 @@ def bench_data(videos: Sequence[str], *, rounds: int, peers: bool = False) -> di
             "rounds": rounds,
             "videos": [_describe(path, made=not videos) for path in paths],
             # First: memory that an earlier contender has given back would hide a leak.
-            "memory": _memory(paths, num_memory_videos),
+            "memory": _memory(paths, _MEMORY_VIDEOS),
             "ten_clip_test": {name: _ten_clips_or_refusal(paths, name, rounds) for name in BACKENDS},
             "training_clip": _training_clips(paths, rounds),
         }
@@ -219,13 +212,6 @@ def _training_clips(paths: Sequence[str], rounds: int) -> dict[str, Any]:
 
 
 # ---- memory ------------------------------------------------------------------------------------
-
-
-def _num_memory_videos() -> int:
-    text = os.environ.get(_MEMORY_VARIABLE, str(_MEMORY_VIDEOS))
-    if not (text.isascii() and text.isdecimal() and int(text) >= 2):
-        raise RunError(f"{_MEMORY_VARIABLE} must be a whole number of at least 2, got {text!r}. Unset it for 500.")
-    return int(text)
 
 
 def _memory(paths: Sequence[str], num_videos: int) -> dict[str, Any]:

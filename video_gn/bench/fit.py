@@ -24,7 +24,6 @@ from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
 from video_gn.bench.measuring import (
-    check_rounds,
     contender_row,
     describe_machine,
     head_lines,
@@ -52,9 +51,8 @@ def bench_fit(words: Sequence[str], *, steps: int, rounds: int) -> dict[str, Any
         rounds: Rounds from memory.
 
     Raises:
-        ConfigError: for fewer than 1 round or 4 steps, or settings that fit refuses.
+        ConfigError: for fewer than 4 steps, or settings that fit refuses.
     """
-    check_rounds(rounds)
     if steps < _MIN_STEPS:
         raise ConfigError(f"steps must be at least {_MIN_STEPS}, got {steps!r}. The first and last are not counted.")
     with tempfile.TemporaryDirectory(prefix="video-gn-bench-") as directory:

@@ -37,7 +37,6 @@ from torch import nn
 from video_gn import sampling
 from video_gn.bench._video import given_or_made
 from video_gn.bench.measuring import (
-    check_rounds,
     contender_row,
     describe_machine,
     head_lines,
@@ -94,10 +93,9 @@ def bench_infer(setup: InferSetup, *, videos: Sequence[str], rounds: int, engine
     exported, and run by each engine that is installed.
 
     Raises:
-        ConfigError: for fewer than 1 round, a video that is shorter than a clip, or engines of which none is installed.
+        ConfigError: for a video that is shorter than a clip, or engines of which none is installed.
         DecodeError: for a file that cannot be read.
     """
-    check_rounds(rounds)
     with tempfile.TemporaryDirectory(prefix="video-gn-bench-") as directory, ExitStack() as stack:
         paths = given_or_made(videos, directory)
         jobs = [Reading(path, setup) for path in paths]

@@ -17,19 +17,12 @@ from typing import Any
 import torch
 
 import video_gn
-from video_gn.errors import ConfigError
 
 _ROOT = Path(video_gn.__file__).parent.parent
 # Instructions that decide how fast a CPU computes a network.
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 # ---- time ------------------------------------------------------------------------------------------
-
-
-def check_rounds(rounds: int) -> None:
-    """Raise ConfigError for fewer than 1 round."""
-    if rounds < 1:
-        raise ConfigError(f"rounds must be at least 1, got {rounds!r}. The first round is not counted among them.")
 
 
 def timed(action: Callable[[int], object]) -> Callable[[int], float]:
@@ -46,7 +39,8 @@ def timed(action: Callable[[int], object]) -> Callable[[int], float]:
 def side_by_side(contenders: Mapping[str, Callable[[int], float]], rounds: int) -> dict[str, list[float]]:
     """Let contenders take turns, in a changing order, so that a busy machine slows all of them.
 
-    Each gets the round's number, 0 for the warm-up, and returns the seconds it took; the warm-up does not count.
+    Each gets the round's number, 0 for the warm-up, and returns the seconds it took; the warm-up does not count. At
+    least one round follows it.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)

@@ -19,7 +19,6 @@ import torch
 from video_gn.bench._video import given_or_made, repeat_video
 from video_gn.bench.infer import InferSetup
 from video_gn.bench.measuring import (
-    check_rounds,
     contender_row,
     describe_machine,
     head_lines,
@@ -48,7 +47,6 @@ def bench_timelines(setup: InferSetup, every_seconds: float, *, videos: Sequence
 
     If there are no videos, one of a minute is made.
     """
-    check_rounds(rounds)
     keep_freed_memory()
     torch.manual_seed(0)
     predictor = Predictor(

@@ -29,7 +29,6 @@ from video_gn.bench._train_step import (
     set_checkpointing,
 )
 from video_gn.bench.measuring import (
-    check_rounds,
     describe_machine,
     head_lines,
     ratio_of_medians,
@@ -79,12 +78,12 @@ def bench_train(
     `compiled` measures compiled nets too, in channels_last_3d; compiling takes a minute or more for each.
 
     Raises:
-        ConfigError: for fewer than 1 round, an unknown norm, format, precision, layout or device, or a clip that is
+        ConfigError: for an unknown norm, format, precision, layout or device, or a clip that is
             too small for the layout.
     """
     norms, formats = tuple(norms or NORMS), tuple(formats or FORMATS)
     precisions = tuple(precisions or (PRECISIONS if setup.on_cuda else CPU_PRECISIONS))
-    _check(setup, norms, formats, precisions, rounds)
+    _check(setup, norms, formats, precisions)
     if "bfloat16" in precisions:
         warn_of_slow_bfloat16(torch.device(setup.device).type, advice="Choose --precisions float32.")
     contenders, notes = list_contenders(setup, norms, formats, precisions, compiled=compiled)
@@ -109,10 +108,7 @@ def bench_train(
     }
 
 
-def _check(
-    setup: TrainSetup, norms: Sequence[str], formats: Sequence[str], precisions: Sequence[str], rounds: int
-) -> None:
-    check_rounds(rounds)
+def _check(setup: TrainSetup, norms: Sequence[str], formats: Sequence[str], precisions: Sequence[str]) -> None:
     known = PRECISIONS if setup.on_cuda else CPU_PRECISIONS
     for name, values, table in (("formats", formats, FORMATS), ("precisions", precisions, known)):
         if not set(values) <= set(table):

@@ -19,7 +19,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from video_gn.bench.measuring import (
-    check_rounds,
     describe_machine,
     head_lines,
     one_thread,
@@ -42,11 +41,7 @@ def bench_weights(*, rounds: int, width: int = 64) -> dict[str, Any]:
     """Measure the loading of each kind of file; the figures are for `format_page` and json.
 
     The targets hold for a network whose stem has 64 channels.
-
-    Raises:
-        ConfigError: for fewer than 1 round.
     """
-    check_rounds(rounds)
     with tempfile.TemporaryDirectory(prefix="video-gn-bench-") as directory, one_thread():
         net = i3d(50, layout="slowfast", norm="batch", num_classes=400, width=width)
         files = _write(Path(directory), net)
