@@ -157,15 +157,11 @@ def test_both_ways_of_the_ten_clips_decode_the_same_frames(video):
     assert indices_KT.shape == (10, 32)
     assert indices_KT[:, 0].tolist() == [9 * j for j in range(10)]
     with open_video(video) as reader:
-        clock = _Counting(reader)
+        clock = data._Clock(reader)
         clips = torch.stack([reader.frames_at(row) for row in indices_KT])
         views = read_views(clock, indices_KT, lambda frames: frames.permute(0, 3, 1, 2)[None])
     assert torch.equal(views.permute(0, 1, 3, 4, 2), clips)
     assert clock.seconds > 0
-
-
-class _Counting(data._Clock):
-    pass
 
 
 def test_a_system_that_does_not_tell_its_memory(video, few, monkeypatch):

@@ -21,7 +21,6 @@ from PIL import Image
 
 from video_gn import decoding
 from video_gn.decoding import VideoReader, open_video
-from video_gn.decoding._base import ReaderBase
 from video_gn.decoding.libraries import import_decord
 from video_gn.errors import DecodeError
 
@@ -382,9 +381,8 @@ def test_workers_open_their_own(video: Path) -> None:
 
 
 def test_auto_is_pyav(video: Path) -> None:
-    reader: VideoReader = open_video(video)
-    assert isinstance(reader, ReaderBase) and type(reader).__name__ == "PyAVReader"
-    reader.close()
+    with open_video(video) as reader:
+        assert isinstance(reader, VideoReader) and type(reader).__name__ == "PyAVReader"
 
 
 @pytest.mark.parametrize("backend", ["pyav", "decord", TORCHCODEC])

@@ -73,15 +73,13 @@ def bench_data(videos: Sequence[str], *, rounds: int, peers: bool = False) -> di
     return result
 
 
-class _Clock:
+class _Clock(VideoReader):
     """An open reader whose `frames_at` is timed."""
 
     def __init__(self, reader: VideoReader) -> None:
-        self._reader = reader
+        super().__init__(reader.path)
+        self._reader, self._info, self._seconds = reader, reader.info, reader.frame_seconds
         self.seconds = 0.0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._reader, name)
 
     def frames_at(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
         start = time.perf_counter()

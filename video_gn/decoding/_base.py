@@ -1,4 +1,4 @@
-"""The reader's interface, and what all back ends share: checked indices, closing, no pickling."""
+"""The reader, and what all back ends share: checked indices, closing, no pickling."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 
@@ -25,25 +24,33 @@ MAX_PIXELS = 2**27
 _ALWAYS_BYTES = 500_000_000
 
 
-class VideoReader(Protocol):
+class VideoReader:
     """One video, opened for reading frames by index. Indices count the frames that really decode, as shown.
 
     A reader belongs to the process that opened it: open it in the worker that uses it.
     """
 
+    _info: VideoInfo
+    _seconds: np.ndarray
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._pid = os.getpid()
+        self._is_closed = False
+
     @property
     def info(self) -> VideoInfo:
         """Facts of the video; `num_frames` comes from a pass over the packets, not from the header."""
-        ...
+        return self._info
 
     @property
     def frame_seconds(self) -> np.ndarray:
-        """float64 (num_frames,): when each frame is shown, counted from the first one; strictly ascending.
+        """float64 (num_frames,), read-only: when each frame is shown, counted from the first one; strictly ascending.
 
         If the file has no usable times (AVI with B-frames, raw streams), frames are 1 / fps apart. The last frame ends
         at `info.duration_seconds`.
         """
-        ...
+        return self._seconds
 
     def frames_at(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
         """Decode frames.
@@ -63,42 +70,7 @@ class VideoReader(Protocol):
             DecodeError: if the video cannot be decoded, or gives no data for a minute (with PyAV; the environment
                 variable VIDEO_GN_DECODE_TIMEOUT_SECONDS sets another time).
         """
-        ...
-
-    def close(self) -> None:
-        """Close the file; a second call does nothing."""
-        ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
-
-
-class ReaderBase:
-    """Facts, closing, `with`, and the refusal to be pickled, for every reader."""
-
-    _info: VideoInfo
-    _seconds: np.ndarray
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._pid = os.getpid()
-        self._is_closed = False
-
-    @property
-    def info(self) -> VideoInfo:
-        """Facts of the video."""
-        return self._info
-
-    @property
-    def frame_seconds(self) -> np.ndarray:
-        """float64 (num_frames,), read-only; see `VideoReader.frame_seconds`."""
-        return self._seconds
+        raise NotImplementedError
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
@@ -120,6 +92,21 @@ class ReaderBase:
         raise TypeError(
             f"a video reader cannot be pickled or sent to another process ({self.path}). "
             "Send the path and open the video in the process that reads it."
+        )
+
+    def _describe_frames(self, num_frames: int, fps: float, height: int, width: int) -> None:
+        """Set the facts of frames that come without a file of video: each is shown for 1 / fps."""
+        self._seconds = np.arange(num_frames) / fps
+        self._seconds.flags.writeable = False
+        self._info = VideoInfo(
+            path=self.path,
+            num_frames=num_frames,
+            fps=fps,
+            width=width,
+            height=height,
+            rotation_degrees=0,
+            codec="frames",
+            duration_seconds=num_frames / fps,
         )
 
     def _check_usable(self) -> None:

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from av.video.frame import VideoFrame
 
-from video_gn.decoding._base import ReaderBase, check_indices, empty_frames, group_repeats
+from video_gn.decoding._base import VideoReader, check_indices, empty_frames
 from video_gn.decoding._decoder import PacketDecoder
 from video_gn.decoding._pyav import PyAVReader
 from video_gn.errors import DecodeError
 
 
-class HeldReader(ReaderBase):
+class HeldReader(VideoReader):
     """A reader of another library, whose frames are PyAV's frames or an error."""
 
     NAME: ClassVar[str]
@@ -46,8 +46,11 @@ class HeldReader(ReaderBase):
         checked = check_indices(indices, num_frames=self._info.num_frames, path=self.path)
         empty_frames(self.path, len(checked), self._info.height, self._info.width)  # an error if they do not fit
         self._check_undamaged()
-        wanted, places = group_repeats(checked)
-        return _in_order(self._get(wanted), places)
+        wanted, places = np.unique(checked, return_inverse=True)
+        frames = self._get(wanted)
+        if np.array_equal(wanted, checked):
+            return frames.contiguous()
+        return frames[torch.from_numpy(places).to(frames.device)]
 
     def _get(self, wanted: np.ndarray) -> torch.Tensor:
         """Different frames, ascending, proven to be those that PyAV gives, or an error."""
@@ -108,13 +111,3 @@ class HeldReader(ReaderBase):
         finally:
             decoder.close()
         self._fingerprints = fingerprints
-
-
-def _in_order(frames: torch.Tensor, places: Sequence[np.ndarray]) -> torch.Tensor:
-    """Different frames, ascending, at their places of `group_repeats`: (n, H, W, 3), contiguous."""
-    order = np.empty(sum(map(len, places)), dtype=np.int64)
-    for row, where in enumerate(places):
-        order[where] = row
-    if np.array_equal(order, np.arange(len(frames))):
-        return frames.contiguous()
-    return frames[torch.from_numpy(order).to(frames.device)]

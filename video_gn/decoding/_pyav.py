@@ -26,7 +26,7 @@ import torch
 from av.video.frame import VideoFrame
 
 from video_gn.clips import VideoInfo
-from video_gn.decoding._base import ReaderBase, check_indices, empty_frames, group_repeats
+from video_gn.decoding._base import VideoReader, check_indices, empty_frames, group_repeats
 from video_gn.decoding._decoder import PacketDecoder
 from video_gn.decoding._rgb import RgbConverter
 from video_gn.decoding.opening import describe
@@ -43,7 +43,7 @@ class UntrustedError(Exception):
     """The decoder's frames do not fit the packet table."""
 
 
-class PyAVReader(ReaderBase):
+class PyAVReader(VideoReader):
     """Reads frames of a video with PyAV. See `video_gn.decoding.VideoReader` and `open_video`.
 
     Raises:

@@ -32,8 +32,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from video_gn.clips import VideoInfo
-from video_gn.decoding._base import ReaderBase, check_indices, check_picture, empty_frames, group_repeats, scaled_size
+from video_gn.decoding._base import VideoReader, check_indices, check_picture, empty_frames, group_repeats, scaled_size
 from video_gn.errors import DecodeError
 
 if TYPE_CHECKING:  # lists use this module too, and must not wait for torch
@@ -184,7 +183,7 @@ def without_count(name: str, separator: str | None) -> str | None:
     return shorter.strip() if shorter.strip() and count.strip().isascii() and count.strip().isdecimal() else None
 
 
-class FramesReader(ReaderBase):
+class FramesReader(VideoReader):
     """Reads frames of a frame folder. See `video_gn.decoding.VideoReader`.
 
     Opening lists the directory once and reads the head of its first picture.
@@ -205,18 +204,7 @@ class FramesReader(ReaderBase):
             self._size = picture.size
         check_picture(path, *self._size, name=f"the picture {self._names[0]}")
         height, width = scaled_size(self._size[1], self._size[0], short_side_px)
-        self._seconds = np.arange(len(self._names)) / FRAMES_FPS
-        self._seconds.flags.writeable = False
-        self._info = VideoInfo(
-            path=path,
-            num_frames=len(self._names),
-            fps=FRAMES_FPS,
-            width=width,
-            height=height,
-            rotation_degrees=0,
-            codec="frames",
-            duration_seconds=len(self._names) / FRAMES_FPS,
-        )
+        self._describe_frames(len(self._names), FRAMES_FPS, height, width)
 
     def frames_at(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
         """Decode frames; see `VideoReader.frames_at`.

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import numpy as np
 
-from video_gn.clips import VideoInfo
-from video_gn.decoding._base import ReaderBase, check_indices, scaled_size
+from video_gn.decoding._base import VideoReader, check_indices, scaled_size
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 PATH = "<frames>"  # in results and errors
 
 
-class MemoryReader(ReaderBase):
+class MemoryReader(VideoReader):
     """Frames in memory, shown at a constant rate. See `video_gn.decoding.VideoReader`.
 
     Args:
@@ -36,19 +35,7 @@ class MemoryReader(ReaderBase):
         rate = _check_fps(fps)
         self._frames = as_pixels(frames_THWC, "frames", "(T, H, W, 3)")
         num_frames, height, width = self._frames.shape[:3]
-        height, width = scaled_size(height, width, short_side_px)
-        self._seconds = np.arange(num_frames) / rate
-        self._seconds.flags.writeable = False
-        self._info = VideoInfo(
-            path=PATH,
-            num_frames=num_frames,
-            fps=rate,
-            width=width,
-            height=height,
-            rotation_degrees=0,
-            codec="frames",
-            duration_seconds=num_frames / rate,
-        )
+        self._describe_frames(num_frames, rate, *scaled_size(height, width, short_side_px))
 
     def frames_at(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
         """Copies of frames; see `VideoReader.frames_at`."""
