@@ -6,7 +6,6 @@ Letters: W windows, K clips of the usual labels, M of both, P crops, T frames, Y
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,16 +23,13 @@ from video_gn.decoding import VideoReader
 from video_gn.errors import DecodeError, SettingError
 from video_gn.evaluation.predictor import Predictor, as_records
 from video_gn.evaluation.results import top_labels, video_result
+from video_gn.evaluation.scores import views_at_a_time
 from video_gn.lists.records import VideoRecord
 from video_gn.processes import num_cores
 from video_gn.timelines.segments import TimelineConfig, find_segments
 from video_gn.timelines.windows import Windows, place_windows
 
 log = logging.getLogger(__name__)
-
-# Network input, float32, that a CPU computes at a time. Ten views of 16 x 64 x 64 at once took 0.41 of the time of ten
-# single ones, ten of 32 x 224 x 224 took 1.48 of it (width 16, one thread): they outgrow the caches, and take memory.
-_CPU_INPUT_BYTES = 20_000_000
 
 Item = TypeVar("Item")
 Progress = Callable[[int, int], None]  # (windows done, all)
@@ -243,10 +239,8 @@ def _batches(
             torch.stack(frames, dim=1, out=views[number - num_windows])
             continue
         if not numbers:
-            most = views_per_forward
-            if predictor.device.type == "cpu":
-                most = min(most, _CPU_INPUT_BYTES // (4 * math.prod(shape[1:])))
-            batch = empty_frames((min(max(1, most // num_crops), num_windows), *shape))
+            num_views = views_at_a_time(views_per_forward, shape[1:], predictor.device)
+            batch = empty_frames((min(max(1, num_views // num_crops), num_windows), *shape))
         torch.stack(frames, dim=1, out=batch[len(numbers)])
         numbers.append(number)
         if len(numbers) == len(batch):
