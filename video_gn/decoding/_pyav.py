@@ -68,7 +68,7 @@ class PyAVReader(VideoReader):
             raise
         self._doubt = table.doubt
         self._restart_rows = np.flatnonzero(table.is_restart)  # all but the first show a frame
-        self._index_of_row, self._index_of_time = _index_rows(table)
+        self._index_of_row, self._sorted_times = _index_rows(table)
         self._restart_indices = self._index_of_row[self._restart_rows]
         self._restart_indices[:1] = 0
         self._may_skip = num_threads == 1 and self._decoder.codec == "h264"
@@ -210,7 +210,9 @@ class PyAVReader(VideoReader):
 
     def _advance(self, frame: VideoFrame) -> None:
         """Note which frame came out, and check that none before it is missing."""
-        index = -1 if frame.pts is None else self._index_of_time.get(frame.pts, -1)
+        index = -1 if frame.pts is None else int(np.searchsorted(self._sorted_times, frame.pts, side="right")) - 1
+        if index >= 0 and self._sorted_times[index] != frame.pts:
+            index = -1
         if 0 <= index < self._first_index:
             return  # shown before the restart, but after it in the file: not whole (an open GOP)
         if index <= self._position or not self._was_skipped[self._position + 1 : index].all():
@@ -288,10 +290,10 @@ def _known(time: int | None) -> int:
     return _NO_TIME if time is None else time
 
 
-def _index_rows(table: PacketTable) -> tuple[np.ndarray, dict[int, int]]:
-    """The frame index of each row (-1 where it shows none), and of each time."""
+def _index_rows(table: PacketTable) -> tuple[np.ndarray, np.ndarray]:
+    """The frame index of each row (-1 where it shows none), and the times of the frames, ascending."""
     rows = np.flatnonzero(table.is_shown)
     rows = rows[np.argsort(table.pts[rows], kind="stable")]
     index_of_row = np.full(len(table.pts), -1, dtype=np.int64)
     index_of_row[rows] = np.arange(len(rows))
-    return index_of_row, dict(zip(table.pts[rows].tolist(), range(len(rows)), strict=True))
+    return index_of_row, table.pts[rows]
