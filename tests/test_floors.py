@@ -15,7 +15,7 @@ FLOORS = (
     ("__main__",),
     ("commands",),
     ("planning",),
-    ("app", "bench", "labelling", "study"),
+    ("app", "bench", "labelling", "study", "hub"),
     ("report",),
     ("live", "explaining"),
     ("timelines",),

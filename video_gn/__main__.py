@@ -39,6 +39,8 @@ COMMANDS = {
     "explain": ("where a network looks in a video, and which seconds its answer needs", "explain"),
     "app": ("a page and a REST route that label videos with a checkpoint", "app"),
     "report": ("a run's page, report.html, or several runs side by side", "report"),
+    "card": ("a model card of a run, with what its test measured", "report"),
+    "hub": ("models of the Hugging Face Hub: save, push", "weights"),
     "plan": ("what a training will need: memory, cores, hours, disk", "plan"),
     "bench": ("speed, side by side in one run: data, fit, infer, start, test, train, weights", "bench"),
 }

@@ -129,7 +129,7 @@ def test_a_hash_is_long_enough_and_in_any_case(fetched):
 
 
 def test_unknown_packages_are_named():
-    with pytest.raises(CheckpointError, match="can be named from timm, torchvision, pytorchvideo, not 'keras'"):
+    with pytest.raises(CheckpointError, match="can be named from timm, torchvision, pytorchvideo and hf, not 'keras'"):
         find_weights("keras:resnet50")
 
 

@@ -153,7 +153,7 @@ def add_network_options(parser: Options) -> None:
         "--checkpoint",
         "--ckpt_path",
         metavar="PATH",
-        help="run directory (its best checkpoint), checkpoint, any zoo's weights or exported .onnx",
+        help="run directory (its best checkpoint), checkpoint, any zoo's weights, hf:OWNER/NAME or exported .onnx",
     )
     add_view_options(parser)
     parser.add_argument("--backend", default="auto", help="decoder: auto, pyav, decord or torchcodec (auto)")

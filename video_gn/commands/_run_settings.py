@@ -229,7 +229,7 @@ def _about_weights(options: Namespace, checkpoints: Path) -> dict[str, Any]:
 
     log.info("no checkpoint in %s: testing %s unchanged", checkpoints, options.model.weights)
     try:
-        content = read_file(find_weights(options.model.weights), header_only=True)
+        content = read_file(find_weights(directory.checkpoint_of(options.model.weights)), header_only=True)
         source = recognize(content, format=options.model.weights_options.format)
     except CheckpointError as error:
         raise CheckpointError(f"no checkpoint in {checkpoints}, and {error}") from error

@@ -293,7 +293,7 @@ class VideoCLI(LightningCLI):
         config = yaml.safe_load(self._resolved())
         # How fast the videos are read changes no score.
         data = {k: v for k, v in config["data"].items() if k not in ("loader", "batch_size", "val_batch_size")}
-        source = self.options.ckpt_path or find_weights(self.options.model.weights)
+        source = self.options.ckpt_path or find_weights(directory.checkpoint_of(self.options.model.weights))
         return {
             "checkpoint": f"SHA-256 {file_digest(Path(source))}",
             "precision": config["trainer"]["precision"],

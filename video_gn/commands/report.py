@@ -1,4 +1,4 @@
-"""`video-gn report` writes the page of a run, or of several side by side; `video-gn study` runs a comparison."""
+"""`video-gn report` writes the page of a run or of several, `card` its model card; `study` runs a comparison."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 def main(command: str, words: Sequence[str]) -> int:
     """Parse the words and run the command; see `video_gn.__main__`."""
-    return {"report": _report, "study": _study}[command](words)
+    return {"report": _report, "study": _study, "card": _card}[command](words)
 
 
 def _report(words: Sequence[str]) -> int:
@@ -76,6 +76,29 @@ def _report(words: Sequence[str]) -> int:
             output=options.output,
         )
     log.info("report: %s", path)
+    return 0
+
+
+def _card(words: Sequence[str]) -> int:
+    parser = Options(
+        prog="video-gn card",
+        description="Write RUN_DIR/card.md: a model card of the run's best checkpoint, for others. Its figures are "
+        "those of a test of this very checkpoint; of the disk's paths it holds the names of lists alone.",
+    )
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="run directory")
+    parser.add_argument("--license", metavar="ID", help="license of the weights, such as apache-2.0 (none is stated)")
+    options = parser.parse_args(words)
+    set_up_logging()
+
+    from video_gn.files import write_text
+    from video_gn.hub import build_card
+    from video_gn.run.directory import CARD
+
+    card, untested = build_card(options.run_dir, license=options.license)
+    if untested:
+        log.warning("Not tested: %s Test it first: video-gn test --run_dir %s", untested, options.run_dir)
+    write_text(options.run_dir / CARD, card)
+    log.info("card: %s", options.run_dir / CARD)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`video-gn weights` shows and converts weight files; `video-gn export` writes networks for other engines."""
+"""`video-gn weights` shows and converts weight files; `export` writes networks for other engines, `hub` shares them."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ def main(command: str, words: Sequence[str]) -> int:
     """Parse the words and run the command; see `video_gn.__main__`."""
     if command == "export":
         return _export(_export_parser().parse_args(words))
+    if command == "hub":
+        return _hub(_hub_parser().parse_args(words))
     parser = Options(
         prog="video-gn weights",
         description="Look into weight files, and convert them. Nothing in a file is executed. In place of a FILE, "
-        "timm:NAME, torchvision:NAME and pytorchvideo:NAME fetch a package's weights.",
+        "timm:NAME, torchvision:NAME and pytorchvideo:NAME fetch a package's weights, hf:OWNER/NAME a repository's.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_inspect(commands)
@@ -180,3 +182,44 @@ def _gain(found: Quantized) -> str:
         f"{1000 * slow:.0f} ms to {1000 * fast:.0f} ms a video, {slow / fast:.2f} times as fast; "
         f"{large:.1f} MB to {small:.1f} MB"
     )
+
+
+# ---- hub -----------------------------------------------------------------------------------------
+
+
+def _hub_parser() -> Options:
+    parser = Options(
+        prog="video-gn hub",
+        description="Share a run's best checkpoint: model.safetensors, config.json and a model card, README.md. "
+        "--checkpoint hf:OWNER/NAME takes it from the Hugging Face Hub.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    save = commands.add_parser("save", help="to a directory, to look at and to edit", description="Write the files.")
+    save.add_argument("source", metavar="RUN_DIR", help="run directory")
+    save.add_argument("target", metavar="DIR", help="directory to write, new or empty")
+    save.set_defaults(public=None)
+    push = commands.add_parser(
+        "push",
+        help="to the Hugging Face Hub",
+        description="Push the files in one commit. Log in first: hf auth login, or set HF_TOKEN.",
+    )
+    push.add_argument("source", metavar="RUN_DIR", help="run directory, or a directory of `hub save`")
+    push.add_argument("target", metavar="OWNER/NAME", help="repository; made if it is not there")
+    push.add_argument("--public", action="store_true", help="make a new repository public (private)")
+    for one in (save, push):
+        one.add_argument("--license", metavar="ID", help="license of the weights, such as apache-2.0 (none is stated)")
+    return parser
+
+
+def _hub(options: argparse.Namespace) -> int:
+    set_up_logging()
+
+    from video_gn.hub import push, save
+
+    if options.public is None:
+        save(options.source, options.target, license=options.license)
+        log.info("saved: %s", options.target)
+    else:
+        address = push(options.source, options.target, public=options.public, license=options.license)
+        log.info("pushed: %s", address)
+    return 0

@@ -73,6 +73,7 @@ class EvaluationWriter(Callback):
         self._files: ScoreFiles | None = None
         self._places: dict[int, Place] = {}
         self._labels: dict[int, dict[str, Any]] = {}
+        self._digest: str | None = None  # of the checkpoint
 
     def _count(self, trainer: Any, scores_NKY: torch.Tensor, batch: ClipBatch, stage: str) -> None:
         self._failures.extend(batch.failures)
@@ -132,6 +133,7 @@ class EvaluationWriter(Callback):
         kept = Kept()
         if trainer.is_global_zero:
             settings = None if self.made_with is None else {**self.made_with(), "videos": manifest.digest()}
+            self._digest = (settings or {}).get("checkpoint")
             kept = self._unfinished.open(settings)
             if kept.video_ids:
                 words = "resuming the %s: %d of %d videos are done"
@@ -209,6 +211,7 @@ class EvaluationWriter(Callback):
             "by_num_clips": curve.results(),
             "failed": failures,
             "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
+            "checkpoint_digest": self._digest,
         }
         write_json(self.run_dir / TEST_METRICS, metrics)
         self._unfinished.remove()

@@ -35,7 +35,7 @@ _NUM_HARDEST = 12
 _MAX_FAILED = 500
 _MAX_CLASS_ROWS = 2000
 
-_SETTINGS = (
+SETTINGS = (
     ("network", "model.net.class_path"),
     ("depth", "model.net.init_args.depth"),
     ("layout", "model.net.init_args.layout"),
@@ -104,7 +104,7 @@ def build_page(run: Run, *, frames: bool = False, validation: Run | None = None,
         "failed": failed[:_MAX_FAILED],
         "num_failed_more": max(0, len(failed) - _MAX_FAILED),
         "reasons": Counter(reason for _, reason in failed).most_common(_MAX_FAILED),
-        "settings": [(label, text) for label, key in _SETTINGS if (text := run.shown_setting(key)) is not None],
+        "settings": [(label, text) for label, key in SETTINGS if (text := run.shown_setting(key)) is not None],
         "commands": _commands(run),
         "resumes": [name for name in run.configs if name not in (CONFIG, TEST_CONFIG)],
     }

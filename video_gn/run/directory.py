@@ -17,6 +17,7 @@ from typing import IO
 from video_gn.damage import read_settings, set_damaged_aside
 from video_gn.errors import CheckpointError, ConfigError, RefusedError, RunError, UnwritableError
 from video_gn.files import HeldError, hold, naming_full_disk, reason_of, write_text
+from video_gn.weights import named
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ WEIGHTS = "weights.json"  # which tensors came from model.weights
 FAILURES = "failures.csv"  # training videos that could not be read
 TENSORBOARD = "tensorboard"
 REPORT = "report.html"
+CARD = "card.md"  # of the model, for others
 LOCK = ".lock"
 
 TEST = "test"
@@ -63,6 +65,7 @@ _SET_ASIDE = (
     VALIDATE,
     PREDICT,
     REPORT,
+    CARD,
 )
 _DIRECTORIES = (CHECKPOINTS, TENSORBOARD, TEST, TEST_UNFINISHED, VALIDATE, PREDICT, PREDICT_UNFINISHED, PREVIOUS)
 _LOCKS = (LOCK, TEST_LOCK, PREDICT_LOCK)
@@ -282,6 +285,8 @@ class RunDirectory:
             path = self.path / CHECKPOINTS / named[wanted]
             return path if path.is_file() else None
         path = checkpoint_of(wanted)
+        if str(path).startswith("hf:"):
+            raise RunError(f"ckpt_path {wanted!r} holds weights alone. Give them as --model.weights {wanted}.")
         if not path.is_file():
             raise RunError(
                 f"ckpt_path {wanted!r} is not a file. Give a checkpoint, or best or last of the run directory."
@@ -320,7 +325,8 @@ class RunDirectory:
 def checkpoint_of(path: str | os.PathLike[str]) -> Path:
     """The checkpoint that a path stands for: of a run's directory its `whole_checkpoint`; any other path is itself.
 
-    A run that a killed training has set aside comes back first.
+    Of a directory that `video-gn hub save` has written it is the file of weights. A run that a killed training has set
+    aside comes back first.
 
     Raises:
         CheckpointError: For a directory without a whole one.
@@ -335,6 +341,8 @@ def checkpoint_of(path: str | os.PathLike[str]) -> Path:
     found = run.whole_checkpoint()
     if found is not None:
         return found
+    if (path / named.MODEL_FILE).is_file():
+        return path / named.MODEL_FILE
     earlier = f" Its earlier trainings lie in {path / PREVIOUS}." if (path / PREVIOUS).is_dir() else ""
     raise CheckpointError(
         f"{path}: is a directory without {CHECKPOINTS}/{BEST} or {LAST}. Give a run's directory or a file of weights."

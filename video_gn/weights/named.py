@@ -1,7 +1,9 @@
-"""Weights by name: `timm:resnet50_gn.a1h_in1k`, `torchvision:resnet50`, `pytorchvideo:i3d_r50`.
+"""Weights by name: `timm:resnet50_gn.a1h_in1k`, `torchvision:resnet50`, `pytorchvideo:i3d_r50`, `hf:OWNER/NAME`.
 
 The package of that name fetches them once. They are kept in a cache with their SHA-256, which is checked at every
 use: later uses need neither network nor package, and a changed file is noticed.
+
+Of a repository of the Hugging Face Hub, one file is fetched: safetensors, into that hub's own cache.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from video_gn.checks import nearest
-from video_gn.errors import CheckpointError
+from video_gn.errors import CheckpointError, ConfigError
 from video_gn.files import hold, remove_temporary, whole_path, write_text
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,8 @@ _OFTEN_MEANT = {
     "resnet50_gn": "timm:resnet50_gn.a1h_in1k",
     "i3d_r50": "pytorchvideo:i3d_r50",
 }
+# The weights in a repository of the Hugging Face Hub, or in a directory that `video-gn hub save` writes.
+MODEL_FILE = "model.safetensors"
 # A server that says nothing for so long is not waited for.
 _PATIENCE_SECONDS = 15.0
 # What a download, or the package that asks for it, raises where there is no network or no such name.
@@ -57,7 +61,8 @@ def find_weights(name: str | os.PathLike[str]) -> Path:
     """The file that a path or a name stands for.
 
     Args:
-        name: Path; or PACKAGE:NAME, optionally with @SHA256 (its first 8 digits or more) that the file must have.
+        name: Path; or PACKAGE:NAME, optionally with @SHA256 (its first 8 digits or more) that the file must have; or
+            hf:OWNER/NAME of the Hugging Face Hub, optionally with @REVISION (branch, tag or commit).
 
     Returns:
         The path itself, or the file in the cache, whose suffix does not say its format.
@@ -67,6 +72,8 @@ def find_weights(name: str | os.PathLike[str]) -> Path:
             network it comes within some seconds, and says which file to fetch elsewhere.
     """
     text = os.fspath(name)
+    if text.startswith("hf:") and not Path(text).exists():
+        return _from_hub(text)
     match = re.fullmatch(r"([A-Za-z_]\w+):([^@]+)(?:@([0-9A-Fa-f]+))?", text)
     if match is None or Path(text).exists():
         if not Path(text).exists() and Path(text).name == text:
@@ -77,7 +84,8 @@ def find_weights(name: str | os.PathLike[str]) -> Path:
     package, model, wanted = match.groups()
     if package not in FETCHERS:
         raise CheckpointError(
-            f"{text}: weights can be named from {', '.join(FETCHERS)}, not {package!r}. For a file, give its path."
+            f"{text}: weights can be named from {', '.join(FETCHERS)} and hf, not {package!r}. For a file, give its "
+            "path."
         )
     if wanted is not None and not 8 <= len(wanted) <= 64:
         raise CheckpointError(f"{text}: the SHA-256 after @ must have 8 to 64 digits, got {len(wanted)}")
@@ -175,6 +183,81 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---- the Hugging Face Hub ------------------------------------------------------------------------
+
+_REPOSITORY = r"(?a:\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?)"
+
+
+def check_repository(repo: str) -> None:
+    """Raise ConfigError unless a name is that of a repository."""
+    if not re.fullmatch(_REPOSITORY, repo):
+        raise ConfigError(f"the repository must be OWNER/NAME, got {repo!r}. Name one of your own.")
+
+
+@contextlib.contextmanager
+def naming_hub_errors(name: str) -> Iterator[None]:
+    """Turn what huggingface_hub raises inside it into a `CheckpointError` of one line with the repository's name."""
+    try:
+        from huggingface_hub import constants, errors
+    except ModuleNotFoundError as error:
+        raise CheckpointError(
+            f"{name}: needs the package {error.name!r}. Install it: pip install 'video-gn[hub]'"
+        ) from error
+    log_in = "log in (hf auth login), or set HF_TOKEN"
+    # In this order: the first is a kind of the second.
+    known: dict[type[Exception], str] = {
+        errors.GatedRepoError: f"is gated. Ask for access on its page, then {log_in}.",
+        errors.RepositoryNotFoundError: f"{constants.ENDPOINT} has no such repository, or it is private. Check the "
+        f"name; for a private one {log_in}.",
+        errors.RevisionNotFoundError: "has no such revision. Check what is after @.",
+        errors.RemoteEntryNotFoundError: f"has no {MODEL_FILE}: it is no model of `video-gn hub push`. Name another.",
+        errors.OfflineModeIsEnabled: "cannot be reached while HF_HUB_OFFLINE is set. Unset it.",
+    }
+    # Its HTTP library's own errors, whichever that is, and those of its second way to fetch files.
+    others = (getattr(errors, name, OSError) for name in ("HTTPError", "XetDownloadError"))
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, *others) as error:
+        what = next((words for kind, words in known.items() if isinstance(error, kind)), None)
+        if what is None:
+            response = getattr(error, "response", None)
+            if response is not None and response.status_code in (401, 403):
+                what = (
+                    f"{constants.ENDPOINT} does not allow it ({response.status_code}). To use another token, {log_in}."
+                )
+            else:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                what = f"{constants.ENDPOINT} failed ({reason.rstrip('.')}). Try again later."
+        raise CheckpointError(f"{name}: {what}") from error
+
+
+def _from_hub(text: str) -> Path:
+    """The weights of a repository, in huggingface_hub's cache: of all its files this one alone is fetched."""
+    match = re.fullmatch(rf"hf:({_REPOSITORY})(?:@((?!.*\.\.)[\w./-]+))?", text)
+    if match is None:
+        raise CheckpointError(f"{text}: a repository must be hf:OWNER/NAME or hf:OWNER/NAME@REVISION. Check the name.")
+    with naming_hub_errors(text):
+        from huggingface_hub import constants, errors, hf_hub_download
+
+        # Without a network it would ask six times, half a minute in all.
+        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else unreachable(constants.ENDPOINT)
+        try:
+            path = Path(hf_hub_download(match[1], MODEL_FILE, revision=match[2], local_files_only=reason is not None))
+        except errors.LocalEntryNotFoundError as error:
+            if reason is None:
+                raise (error.__cause__ or error) from None  # what the hub has answered
+            raise CheckpointError(f"{text}: is not in the cache of huggingface_hub, and {reason}.") from error
+        with path.open("rb") as file:
+            if file.read(9)[8:] != b"{":  # it may be a pickle
+                raise CheckpointError(
+                    f"{text}: its {MODEL_FILE} is of another format, so it is not read. Name another."
+                )
+    if reason is not None:
+        log.warning("%s: taken from the cache, since %s", text, reason)
+    log.info("%s: %s", text, path)
+    return path
 
 
 # ---- the packages --------------------------------------------------------------------------------
