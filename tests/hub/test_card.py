@@ -57,6 +57,7 @@ def test_a_tested_run(tmp_path):
     assert "Measured on 9 videos of `held_out.csv`, 2 clips × 3 crops of each" in card
     number = sum(p.numel() for p in net.parameters())
     assert found["parameters"] == [f"{number / 1e6:.2f} M ({number:,})"]
+    assert found["property"] == found["setting"] == ["value"] and "Non-local blocks" not in found
     assert found["norm"] == ["group norm (2 groups)"] and found["clip"] == ["8 frames, stride 2"]
     assert found["views of a video"] == ["2 clips, of each the center crop"]
     assert found["mean, std of pixels in [0, 1]"] == ["0.1, 0.2, 0.3; 0.4, 0.5, 0.6"]
@@ -95,6 +96,7 @@ def test_what_was_not_tested_has_no_figures(tmp_path, metrics, why, caplog):
     card, untested = build_card(tmp_path)
     assert untested == why and f"## Results\n\nNot tested: {why}\n\n## Use" in card
     assert "%" not in card and "model-index" not in front_matter(card)
+    assert "How well it labels videos was not measured" in card
 
 
 def test_other_clips_in_the_test_are_told(tmp_path):

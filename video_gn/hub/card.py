@@ -64,13 +64,13 @@ def build_card(run_dir: Path, *, license: str | None = None) -> tuple[str, str]:
         "## Use",
         *_use(),
         "## Network",
-        _table(_network(net, about)),
+        _table("property", _network(net, about)),
         "## Classes",
         _classes(about.get("classes") or ()),
         "## Training",
-        _table(_training(run, written)),
+        _table("setting", _training(run, written)),
         "## Limits",
-        *_limits(license, net.num_classes),
+        *_limits(license, net.num_classes, tested=not untested),
     ]
     return "\n\n".join(parts) + "\n", untested
 
@@ -86,8 +86,8 @@ def _md(value: object) -> str:
     return re.sub(r"([\\`*_{}\[\]<>#|~&])", r"\\\1", shown(value)[:1000])
 
 
-def _table(rows: Iterable[tuple[str, str]]) -> str:
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+def _table(name: str, rows: Iterable[tuple[str, str]]) -> str:
+    return "\n".join([f"| {name} | value |", "|---|---|", *(f"| {label} | {value} |" for label, value in rows)])
 
 
 # ---- the test --------------------------------------------------------------------------------------
@@ -193,6 +193,7 @@ def _network(net: I3D, about: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("architecture", f"I3D ResNet-{net.arguments['depth']}, layout {_md(net.arguments['layout'])}"),
         ("norm", _norm(net)),
+        *([("Non-local blocks", _md(blocks))] if (blocks := net.arguments.get("nonlocal_blocks")) else []),
         ("width", f"{net.arguments['width']} channels in the stem"),
         ("parameters", f"{parameters / 1e6:.2f} M ({parameters:,})"),
         ("clip", f"{clip['num_frames']} frames, stride {clip['stride']}{rate}"),
@@ -234,11 +235,11 @@ def _training(run: Run, written: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [*rows, ("versions", ", ".join(versions))] if versions else rows
 
 
-def _limits(license: str | None, num_classes: int) -> list[str]:
+def _limits(license: str | None, num_classes: int, *, tested: bool) -> list[str]:
+    others = " of other people, places, cameras or frame rates than those of the test" if tested else ""
     lines = [
         f"- A video of anything else gets one of the {count(num_classes, 'label')}, too.",
-        "- How well it labels videos of other people, places, cameras or frame rates than those of the test was not "
-        "measured, nor whether a score is the probability of being right.",
+        f"- How well it labels videos{others} was not measured, nor whether a score is the probability of being right.",
         "- Videos are labelled by their pictures: sound is not read.",
     ]
     if not license:
