@@ -101,16 +101,6 @@ def test_facts(write) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "rotation"), [("turned_90.mp4", 90), ("turned_180.mp4", 180), ("turned_270.mov", 270)]
-)
-@pytest.mark.parametrize("backend", ["pyav", "decord", TORCHCODEC])
-def test_rotation_is_applied_and_told(write, name: str, rotation: int, backend: str) -> None:
-    with open_video(write(name)[0], backend) as reader:
-        assert reader.info.rotation_degrees == rotation
-        assert (reader.info.width, reader.info.height) == (64, 48)
-
-
-@pytest.mark.parametrize(
     ("name", "expected"),
     [
         ("variable.mp4", np.array(VARIABLE) / 1000),

@@ -3,7 +3,6 @@ decoding in order."""
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,13 +11,12 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from decoding_cases import check_orders
 from media import decode_in_order, numbered_frame, read_numbers, write_numbered_video
 
 from video_gn.decoding import open_video
 from video_gn.decoding._pyav import PyAVReader
-from video_gn.errors import FrameCountError
 
-NUM_ORDERS = int(os.environ.get("VIDEO_GN_CALL_ORDERS", "2"))  # of calls, for each file
 TS_PACKET = 188
 
 X264 = "keyint=12:min-keyint=12:scenecut=0:"
@@ -57,32 +55,6 @@ def copy_packets(source: Path, out: Path, chosen: Sequence[int]) -> Path:
             packets[i].stream = copy
             target.mux(packets[i])
     return out
-
-
-def check_orders(path: Path, expected: list[np.ndarray], *, num_orders: int = NUM_ORDERS, threads: int = 1) -> int:
-    """Read in random orders; returns the number of frames that the file promises when it is opened."""
-    promised = 0
-    for seed in range(num_orders + 1):
-        rng = random.Random(f"{path.name} {seed}")
-        with open_video(path, num_threads=threads) as reader:
-            promised = reader.info.num_frames
-            is_corrected = False
-            for call in range(6 if seed else 1):
-                while True:
-                    num_frames = reader.info.num_frames
-                    drawn = [rng.choice([rng.randrange(num_frames), num_frames - 1]) for _ in range(rng.randint(1, 4))]
-                    indices = drawn if seed else list(range(num_frames))
-                    try:
-                        frames = reader.frames_at(indices).numpy()
-                        break
-                    except FrameCountError:
-                        assert not is_corrected
-                        is_corrected = True
-                assert seed or num_frames == len(expected)
-                for frame, i in zip(frames, indices, strict=True):
-                    assert np.array_equal(frame, expected[i]), f"frame {i} in call {call} of order {seed}: {drawn}"
-            assert len(reader.frame_seconds) == reader.info.num_frames and (np.diff(reader.frame_seconds) > 0).all()
-    return promised
 
 
 # Beginnings

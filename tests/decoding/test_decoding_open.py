@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -138,7 +140,8 @@ def test_a_name_that_is_too_long(tmp_path: Path) -> None:
         open_video(tmp_path / ("x" * 300))
 
 
-def test_first_of_several_video_streams(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["auto", TORCHCODEC])
+def test_first_of_several_video_streams(tmp_path: Path, backend: str) -> None:
     path = tmp_path / "two.mp4"
     with av.open(str(path), "w") as container:
         streams = [container.add_stream("libx264", rate=25, options={"threads": "1"}) for _ in range(2)]
@@ -150,9 +153,9 @@ def test_first_of_several_video_streams(tmp_path: Path) -> None:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         for stream in streams:
             container.mux(stream.encode(None))
-    with open_video(path) as reader:
+    with open_video(path, backend) as reader:
         assert (reader.info.width, reader.info.num_frames) == (64, 10)
-        assert read_numbers(reader.frames_at([9, 0])) == [9, 0]
+        assert read_numbers(reader.frames_at([9, 0, 9])) == [9, 0, 9]
     with pytest.raises(
         DecodeError, match=r"the file has 2 video streams, and it takes the largest\. Use backend='pyav'"
     ):
@@ -209,19 +212,19 @@ def test_auto_says_once_what_it_takes(
     assert [record.message for record in caplog.records] == ["videos are decoded by pyav (backend auto)"]
 
 
-def test_a_missing_package_is_named(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib
-
+@pytest.mark.parametrize(("backend", "package"), [("decord", "decord2"), ("torchcodec", "video-gn[torchcodec]")])
+def test_a_missing_package_is_named(video: Path, monkeypatch: pytest.MonkeyPatch, backend: str, package: str) -> None:
     real = importlib.import_module
 
-    def without_decord(name: str, *args: str) -> object:
-        if name.partition(".")[0] == "decord":
-            raise ModuleNotFoundError("No module named 'decord'", name="decord")
+    def without(name: str, *args: str) -> object:
+        if name.partition(".")[0] == backend:
+            raise ModuleNotFoundError(f"No module named {backend!r}", name=backend)
         return real(name, *args)
 
-    monkeypatch.setattr(importlib, "import_module", without_decord)
-    with pytest.raises(ImportError, match=r"got 'decord', which needs the package 'decord2'.*pip install decord2"):
-        open_video(video, "decord")
+    monkeypatch.setattr(importlib, "import_module", without)
+    message = f"got {backend!r}, which needs the package {package!r}. Install it (pip install {package})"
+    with pytest.raises(ImportError, match=re.escape(message)):
+        open_video(video, backend)
     open_video(video).close()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,6 @@ from media import write_numbered_video
 from video_gn.decoding._pyav import PyAVReader
 
 NUM_FRAMES = 30
-# Files of drawn settings of x264.
-NUM_DRAWN = int(os.environ.get("VIDEO_GN_DRAWN_X264", "2"))
 EVERY_12 = [0, 12, 24]
 ALL = list(range(NUM_FRAMES))
 X264 = "keyint=12:min-keyint=12:scenecut=0:open-gop=1:"
@@ -138,51 +135,3 @@ def test_mpeg4_headers_that_differ(tmp_path: Path, bframes: int, which: int) -> 
     for index in (NUM_FRAMES - 4, 13, 3):
         with PyAVReader(str(path)) as reader:
             assert np.array_equal(reader.frames_at([index])[0].numpy(), expected[index])
-
-
-def draw_settings(rng: random.Random) -> str:
-    """Settings of x264 that change what refers to what."""
-    choices = {
-        "open-gop": [1, 1, 0],
-        "keyint": [5, 8, 12, 20],
-        "min-keyint": [1, 3],
-        "scenecut": [0, 40],
-        "bframes": [0, 1, 3, 7],
-        "b-adapt": [0, 1, 2],
-        "b-pyramid": ["none", "strict", "normal"],
-        "ref": [1, 2, 5, 9],
-        "weightp": [0, 1, 2],
-        "weightb": [0, 1],
-        "direct": ["spatial", "temporal", "auto"],
-        "slices": [1, 3],
-        "bluray-compat": [0, 0, 1],
-        "tff": [0, 0, 1],
-        "fake-interlaced": [0, 0, 1],
-        "intra-refresh": [0, 0, 0, 1],
-        "cabac": [0, 1],
-        "8x8dct": [0, 1],
-        "constrained-intra": [0, 1],
-        "mbtree": [0, 1],
-        "rc-lookahead": [0, 10],
-        "bitrate": [40, 400],
-    }
-    drawn = {name: rng.choice(values) for name, values in choices.items()}
-    if drawn["tff"]:
-        drawn["constrained-intra"] = 0  # FFmpeg cannot decode what x264 then writes
-    return ":".join(f"{name}={value}" for name, value in drawn.items())
-
-
-@pytest.mark.parametrize("number", range(NUM_DRAWN))
-def test_random_settings_of_x264(tmp_path: Path, number: int) -> None:
-    rng = random.Random(number)
-    options = {"preset": rng.choice(["veryfast", "medium", "slower"]), "x264-params": draw_settings(rng)}
-    path = tmp_path / f"drawn.{rng.choice(['mp4', 'mkv', 'ts', 'flv'])}"
-    write_numbered_video(path, 48, codec_options=options)
-    expected = in_order(path)
-    with PyAVReader(str(path)) as reader:
-        assert reader.info.num_frames == len(expected) == 48
-        for _ in range(20):
-            indices = rng.sample(range(48), rng.choice([1, 2, 6]))
-            frames = reader.frames_at(indices).numpy()
-            for frame, index in zip(frames, indices, strict=True):
-                assert np.array_equal(frame, expected[index]), (options, path.suffix, index)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import importlib
-import logging
 import random
 import re
 import subprocess
@@ -19,7 +18,6 @@ from decoding_cases import assert_same
 from media import decode_in_order, read_numbers, write_numbered_video
 from places import REAL_VIDEOS
 
-from video_gn import decoding
 from video_gn.decoding import _held, open_video
 from video_gn.decoding._pyav import PyAVReader
 from video_gn.decoding.libraries import import_torchcodec
@@ -212,27 +210,6 @@ class TestRefused:
 
 
 @needs_torchcodec
-def test_the_first_of_several_video_streams(tmp_path: Path) -> None:
-    import av
-    from media import numbered_frame
-
-    path = tmp_path / "two.mp4"
-    with av.open(str(path), "w") as container:
-        streams = [container.add_stream("libx264", rate=25, options={"threads": "1"}) for _ in range(2)]
-        for stream, size in zip(streams, [(64, 48), (128, 96)], strict=True):
-            stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-        for i in range(10):
-            for stream, first in zip(streams, (0, 100), strict=True):
-                picture = numbered_frame(first + i, (stream.width, stream.height))
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        for stream in streams:
-            container.mux(stream.encode(None))
-    with open_video(path, "torchcodec") as reader:
-        assert (reader.info.width, reader.info.num_frames) == (64, 10)
-        assert read_numbers(reader.frames_at([9, 0, 9])) == [9, 0, 9]
-
-
-@needs_torchcodec
 @pytest.mark.parametrize("threads", [1, 3])
 def test_order_repeats_and_threads(video: Path, threads: int) -> None:
     with open_video(video, "torchcodec", num_threads=threads) as reader:
@@ -243,20 +220,6 @@ def test_order_repeats_and_threads(video: Path, threads: int) -> None:
 
 
 # ---- what is missing ---------------------------------------------------------------------------
-
-
-def test_a_missing_package_is_named(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = importlib.import_module
-
-    def without(name: str, *args: str) -> object:
-        if name.partition(".")[0] == "torchcodec":
-            raise ModuleNotFoundError("No module named 'torchcodec'", name="torchcodec")
-        return real(name, *args)
-
-    monkeypatch.setattr(importlib, "import_module", without)
-    with pytest.raises(ImportError, match=r"got 'torchcodec', which.*\(pip install video-gn\[torchcodec\]\)"):
-        open_video(video, "torchcodec")
-    open_video(video).close()
 
 
 @needs_torchcodec
@@ -300,13 +263,6 @@ def test_why_the_libraries_do_not_load(monkeypatch: pytest.MonkeyPatch, text: st
     monkeypatch.setattr(importlib, "import_module", fail)
     with pytest.raises(ImportError, match=reason):
         import_torchcodec()
-
-
-def test_auto_does_not_take_it(video: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "_announced", set())
-    with caplog.at_level(logging.INFO, logger="video_gn.decoding"):
-        assert type(open_video(video)).__name__ == "PyAVReader"
-    assert [record.message for record in caplog.records] == ["videos are decoded by pyav (backend auto)"]
 
 
 # ---- GPU ---------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,13 @@ import av
 import numpy as np
 import pytest
 
+from video_gn.decoding import open_video
 from video_gn.decoding._rgb import RgbConverter
+from video_gn.errors import FrameCountError
 
 TORCHCODEC = pytest.param("torchcodec", marks=pytest.mark.needs_torchcodec)
 NUM_FRAMES = 60
+NUM_ORDERS = int(os.environ.get("VIDEO_GN_CALL_ORDERS", "2"))  # of calls, for each file
 VARIABLE = [40 * i + (i % 3) * 11 for i in range(NUM_FRAMES)]
 OPEN_GOP = {"x264-params": "keyint=12:min-keyint=12:scenecut=0:bframes=2:open-gop=1"}
 HEVC = "keyint=12:min-keyint=12:bframes=3:log-level=none:pools=1:open-gop="
@@ -108,3 +113,29 @@ def assert_same(frames: np.ndarray, expected: np.ndarray, pix_fmt: str) -> None:
         assert difference.mean() <= 1
     else:
         assert difference.max() <= 2
+
+
+def check_orders(path: Path, expected: list[np.ndarray], *, num_orders: int = NUM_ORDERS, threads: int = 1) -> int:
+    """Read in random orders; returns the number of frames that the file promises when it is opened."""
+    promised = 0
+    for seed in range(num_orders + 1):
+        rng = random.Random(f"{path.name} {seed}")
+        with open_video(path, num_threads=threads) as reader:
+            promised = reader.info.num_frames
+            is_corrected = False
+            for call in range(6 if seed else 1):
+                while True:
+                    num_frames = reader.info.num_frames
+                    drawn = [rng.choice([rng.randrange(num_frames), num_frames - 1]) for _ in range(rng.randint(1, 4))]
+                    indices = drawn if seed else list(range(num_frames))
+                    try:
+                        frames = reader.frames_at(indices).numpy()
+                        break
+                    except FrameCountError:
+                        assert not is_corrected
+                        is_corrected = True
+                assert seed or num_frames == len(expected)
+                for frame, i in zip(frames, indices, strict=True):
+                    assert np.array_equal(frame, expected[i]), f"frame {i} in call {call} of order {seed}: {drawn}"
+            assert len(reader.frame_seconds) == reader.info.num_frames and (np.diff(reader.frame_seconds) > 0).all()
+    return promised

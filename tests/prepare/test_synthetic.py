@@ -156,8 +156,8 @@ def test_progress_counts_videos_also_those_that_were_there(small, tmp_path, capl
 
 
 def test_shapes_are_brighter_than_their_background():
-    for index in range(20):
-        drawn = draw_scene("train", index, size_px=(48, 64), seed=0)
+    for index in range(200):
+        drawn = draw_scene("train", index, size_px=(32, 32), seed=0)
         ground = drawn.background.mean()
         assert all(shape.color.mean() - ground >= synthetic._MIN_BRIGHTER - 1 for shape in drawn.shapes)
 
@@ -403,11 +403,3 @@ def test_a_frame_is_coded_the_same_whatever_comes_before_it(tmp_path):
     forward, backward, alone = (decode(tmp_path / f"{name}.mp4") for name in ("forward", "backward", "alone"))
     np.testing.assert_array_equal(forward, backward[::-1])
     np.testing.assert_array_equal(forward[7], alone[0])
-
-
-def test_shapes_stand_out():
-    for index in range(200):
-        drawn = draw_scene("train", index, size_px=(32, 32), seed=0)
-        ground = drawn.background.mean((0, 1))  # the texture's mean is 0
-        for shape in drawn.shapes:
-            assert np.linalg.norm(shape.color - ground) >= 120 - 0.01
