@@ -21,7 +21,7 @@ from video_gn.data.datamodule import VideoDataModule
 from video_gn.data.dataset import ClipConfig
 from video_gn.data.show import show
 from video_gn.decoding import open_video
-from video_gn.decoding.frame_folders import FRAME_EXTENSIONS, Folders, folder_state
+from video_gn.decoding.frame_folders import Folders, folder_state, is_frame
 from video_gn.errors import ManifestError
 from video_gn.lists import file_names
 from video_gn.lists.file_names import walk_videos
@@ -357,4 +357,4 @@ def test_training_test_and_inference(both, tmp_path):
 
 
 def test_extensions_of_pictures_and_videos_differ():
-    assert not set(FRAME_EXTENSIONS) & file_names.VIDEO_EXTENSIONS
+    assert not [ending for ending in file_names.VIDEO_EXTENSIONS if is_frame(f"1{ending}")]

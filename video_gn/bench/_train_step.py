@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from video_gn.bench.measuring import reset_peak, resident_bytes
-from video_gn.models.resnet3d import i3d
+from video_gn.models.resnet3d import I3D, i3d
 
 PYTORCHVIDEO = "pytorchvideo"
 # The layout with the stem and pools of pytorchvideo's i3d_r50: the same arithmetic, layer by layer.
@@ -36,7 +36,6 @@ PRECISIONS = {
     "float16": torch.float16,
 }
 CPU_PRECISIONS = ("float32", "bfloat16")
-CHECKPOINTING = "activation_checkpointing"
 _NUM_CLASSES = 400
 # So small that weights hardly change: a diverging net computes with numbers (inf, subnormal) of another speed.
 _LEARNING_RATE = 1e-5
@@ -215,8 +214,8 @@ def _clip_bytes(setup: TrainSetup) -> int:
 
 def set_checkpointing(net: nn.Module, contender: Contender) -> None:
     """Turn the contender's activation checkpointing on or off; pytorchvideo's net has none."""
-    if contender.net != PYTORCHVIDEO:
-        setattr(net, CHECKPOINTING, contender.checkpointed)
+    if isinstance(net, I3D):
+        net.activation_checkpointing = contender.checkpointed
 
 
 def main(words: list[str]) -> None:

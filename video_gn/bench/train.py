@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from video_gn.bench._train_step import (
-    CHECKPOINTING,
     CPU_PRECISIONS,
     FORMATS,
     PRECISIONS,
@@ -39,7 +38,7 @@ from video_gn.bench.measuring import (
 from video_gn.errors import ConfigError
 from video_gn.models import warn_of_slow_bfloat16
 from video_gn.models.norms import NORMS, norm_kind
-from video_gn.models.resnet3d import I3D, min_clip
+from video_gn.models.resnet3d import min_clip
 
 log = logging.getLogger(__name__)
 
@@ -135,9 +134,7 @@ def list_contenders(
     contenders = [Contender(n, f, p) for n in norms for f in formats for p in precisions]
     if compiled:
         contenders += [Contender(n, _BEST, p, compiled=True) for n in norms for p in precisions]
-    if not hasattr(I3D, CHECKPOINTING):
-        notes.append("activation checkpointing was not measured: the net has none")
-    elif _BEST in formats:
+    if _BEST in formats:
         norm = "group" if "group" in norms else norms[0]
         contenders += [Contender(norm, _BEST, p, checkpointed=True) for p in precisions]
     if setup.layout == PYTORCHVIDEO_LAYOUT:

@@ -42,7 +42,6 @@ if TYPE_CHECKING:  # lists use this module too, and must not wait for torch
 # Frames per second, which pictures do not store: what mmaction2 takes for raw frames (its `AVADataset`, fps=30), and
 # near the rate of most videos of Kinetics.
 FRAMES_FPS = 30.0
-FRAME_EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _NAME = re.compile(r"((?:(?:img|image|frame)[_-]?)?)([0-9]+)\.(?:jpeg|jpg|png|webp)", re.IGNORECASE)
 # Names that count where no file has one of those.
 _MORE_NAMES = re.compile(

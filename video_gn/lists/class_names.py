@@ -160,7 +160,7 @@ def _from_lines(path: Path, lines: list[str]) -> tuple[tuple[str, ...], int | No
     body = lines[start:]
     for pattern, form in _NUMBERED:
         rows = [pattern.fullmatch(line) for line in body]
-        found = [(int(row["number"]), _unquoted(row["name"])) for row in rows if row]
+        found = [(int(row["number"]), unquoted(row["name"])) for row in rows if row]
         if not _are_numbered(found, len(body)):
             continue
         problems = Problems(path)
@@ -179,9 +179,9 @@ def _from_lines(path: Path, lines: list[str]) -> tuple[tuple[str, ...], int | No
     if has_header:
         log.warning("%s:%d: %r is taken as a header, not as a class", path, start, lines[start - 1])
     if body and all(line.startswith("- ") for line in body):  # a list in yaml
-        body = [_unquoted(line.removeprefix("- ").strip(), "\"'") for line in body]
+        body = [unquoted(line.removeprefix("- ").strip(), "\"'") for line in body]
     elif body and all(re.fullmatch(r'"(?:[^"]|"")+"', line) for line in body):  # a csv of one column
-        body = [_unquoted(line) for line in body]
+        body = [unquoted(line) for line in body]
     return check_classes(body, origin=str(path), start=start), None
 
 
@@ -214,7 +214,8 @@ def _refuse_first_line(path: Path, lines: list[str], start: int, *, has_header: 
             )
 
 
-def _unquoted(name: str, quotes: str = '"') -> str:
+def unquoted(name: str, quotes: str = '"') -> str:
+    """A field without its quotes, of which those inside are written twice."""
     is_quoted = len(name) > 1 and name[0] == name[-1] and name[0] in quotes
     return name[1:-1].replace(name[0] * 2, name[0]) if is_quoted else name
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from video_gn.errors import ManifestError
-from video_gn.lists.class_names import read_classes
+from video_gn.lists.class_names import read_classes, unquoted
 from video_gn.lists.file_names import is_video
 from video_gn.lists.lines import ListTable, Problems, read_text, some
 
@@ -306,12 +306,8 @@ def _read_kinetics(raw: RawList) -> ListTable:
         return _table(raw, rows, _KINETICS_HEADER)
     fields = ("label", "id", "start", "end", "split")
     found = raw.match(_KINETICS, _KINETICS_LINE)
-    texts = [[_unquoted(match[name] or "") for name in fields] for match in found]
+    texts = [[unquoted(match[name] or "") for name in fields] for match in found]
     return _table(raw, texts, _KINETICS_HEADER, raw.numbers)
-
-
-def _unquoted(text: str) -> str:
-    return text[1:-1].replace('""', '"') if text[:1] == '"' else text
 
 
 # ---- lists that cannot be used ---------------------------------------------------------------------

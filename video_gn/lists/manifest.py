@@ -232,7 +232,7 @@ class Manifest:
         """Paths as groups, if several segments of a video are listed."""
         if self.columns.segments is None:
             return None
-        column = TextColumn.from_strings(self.columns.path(index) for index in range(len(self)))
+        column = TextColumn.from_strings(self.columns.paths())
         return column if len(column.values) < len(self) else None
 
 
@@ -279,9 +279,8 @@ def check_same_classes(reference: Manifest, other: Manifest) -> None:
 
 def common_videos(first: Manifest, second: Manifest) -> list[str]:
     """Paths in both manifests, in the second's order: training and validation should share none."""
-    mine = {os.path.normpath(first.columns.path(index)) for index in range(len(first))}
-    theirs = dict.fromkeys(second.columns.path(index) for index in range(len(second)))
-    return [path for path in theirs if os.path.normpath(path) in mine]
+    mine = set(map(os.path.normpath, first.columns.paths()))
+    return [path for path in dict.fromkeys(second.columns.paths()) if os.path.normpath(path) in mine]
 
 
 # ---- writing -------------------------------------------------------------------------------------

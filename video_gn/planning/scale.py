@@ -20,7 +20,7 @@ import numpy as np
 
 from video_gn.bench.measuring import reset_peak, resident_bytes
 from video_gn.checks import positive
-from video_gn.lists.parquet import require_pyarrow
+from video_gn.lists.parquet import write_parquet
 from video_gn.lists.read import read_manifest
 
 _CLASSES = 400
@@ -41,16 +41,12 @@ def write_csv(path: Path, number: int) -> None:
         file.writelines(f"{name},class {i % _CLASSES:03d}\n" for i, name in enumerate(_paths(number)))
 
 
-def write_parquet(path: Path, number: int) -> None:
-    """Write the same list as parquet."""
-    pa, parquet = require_pyarrow(path)
-    schema = pa.schema([("path", pa.string()), ("label", pa.string())])
+def _batches(number: int) -> Iterator[tuple[list[str], list[str]]]:
+    """The same list as columns, some rows at a time."""
     names = _paths(number)
-    with parquet.ParquetWriter(path, schema) as writer:
-        for start in range(0, number, _CHUNK):
-            places = range(start, min(start + _CHUNK, number))
-            rows = {"path": [next(names) for _ in places], "label": [f"class {i % _CLASSES:03d}" for i in places]}
-            writer.write_table(pa.table(rows, schema=schema))
+    for start in range(0, number, _CHUNK):
+        places = range(start, min(start + _CHUNK, number))
+        yield [next(names) for _ in places], [f"class {i % _CLASSES:03d}" for i in places]
 
 
 # ---- what a rank runs ----------------------------------------------------------------------------
@@ -125,7 +121,7 @@ def simulate(videos: int, test_videos: int, world_size: int, rank: int, parts: S
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="video-gn-scale-") as directory:
         write_csv(Path(directory) / "list.csv", videos)
-        write_parquet(Path(directory) / "list.parquet", videos)
+        write_parquet(Path(directory) / "list.parquet", {"path": str, "label": str}, _batches(videos))
         for part in parts or PARTS:
             words = {"part": part, "directory": directory, "videos": videos, "test_videos": test_videos}
             words |= {"world_size": world_size, "rank": rank}

@@ -94,15 +94,10 @@ class MadeFiles:
             return False
 
 
-def add_note(journal: Path, note: dict[str, Any]) -> None:
-    """Append a note to a journal; safe on disk on return. Several processes may do so at once."""
-    append(journal, note)
-
-
 def announce(directory: Path, journal: Path, note: dict[str, Any]) -> None:
     """Note a file of a directory that is whole under its temporary name and is renamed next."""
     (directory / note["name"]).unlink(missing_ok=True)
-    add_note(journal, note)
+    append(journal, note)
 
 
 # ---- parts -------------------------------------------------------------------------------------
@@ -110,7 +105,7 @@ def announce(directory: Path, journal: Path, note: dict[str, Any]) -> None:
 
 def finish_part(made: MadeFiles, plan: str, key: str) -> None:
     """Note that a part of a plan is done; `key` is the same for the same list and settings."""
-    add_note(made.journal, {"name": plan, "key": key})
+    append(made.journal, {"name": plan, "key": key})
 
 
 def check_finished(directory: Path, plan: str, key: str) -> int:

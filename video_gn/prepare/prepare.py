@@ -23,13 +23,13 @@ from video_gn.checks import check_integer
 from video_gn.decoding.tar_members import is_member, join_path, read_index, split_path
 from video_gn.errors import DecodeError, RunError, SettingError
 from video_gn.files import whole_path
+from video_gn.journal import append
 from video_gn.lists.manifest import Manifest, check_same_classes, write_manifest
 from video_gn.lists.records import VideoRecord
 from video_gn.parts import Part
 from video_gn.prepare.encode import EncodeSettings, encode
 from video_gn.prepare.made_files import (
     MadeFiles,
-    add_note,
     announce,
     check_finished,
     claimed,
@@ -149,7 +149,7 @@ def _make(
             announce(out, journal, note)
     except DecodeError as error:
         note["failed"] = error.reason
-        add_note(journal, note)
+        append(journal, note)
     return note
 
 
@@ -311,7 +311,7 @@ class _Run:
         task = self.tasks[place]
         if isinstance(result, Lost):
             result = {"name": task.name, "key": task.key, "failed": result.reason, "transient": True}
-            add_note(self.made.journal, result)
+            append(self.made.journal, result)
         self.made.keep(result)
         if "failed" in result:
             self.failed[place] = result["failed"]

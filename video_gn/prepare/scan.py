@@ -219,7 +219,7 @@ def _from_listing(listing: Listing) -> _Rows:
 
 def _from_manifest(manifest: Manifest) -> _Rows:
     records = manifest.columns
-    files = TextColumn.from_strings(records.path(index) for index in range(len(records)))
+    files = TextColumn.from_strings(records.paths())
     texts = {name: column for name, column in records.groups if name not in SCAN_COLUMNS}
     return _Rows(files, records.labels, manifest.classes, records.segments, texts)
 

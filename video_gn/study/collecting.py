@@ -91,12 +91,10 @@ def figure_spread(results: Sequence[CellResult], name: str) -> Spread | None:
     return None if None in values else spread(values)
 
 
-def difference_spread(
-    results: Sequence[CellResult], reference: Sequence[CellResult], name: str = "top1"
-) -> Spread | None:
-    """Spread of the differences to the reference line, each within a seed; None if no seed is in both."""
-    by_seed = {result.cell.seed: result.row[name] for result in reference}
-    pairs = [(result.row[name], by_seed.get(result.cell.seed)) for result in results]
+def difference_spread(results: Sequence[CellResult], reference: Sequence[CellResult]) -> Spread | None:
+    """Spread of top-1's differences to the reference line, each within a seed; None if no seed is in both."""
+    by_seed = {result.cell.seed: result.row["top1"] for result in reference}
+    pairs = [(result.row["top1"], by_seed.get(result.cell.seed)) for result in results]
     return spread([mine - other for mine, other in pairs if mine is not None and other is not None])
 
 

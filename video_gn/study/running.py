@@ -22,6 +22,7 @@ from video_gn.errors import ConfigError, RunError
 from video_gn.files import hold, naming_unwritable, remove_temporary
 from video_gn.run.directory import CHECKPOINTS, LAST
 from video_gn.run.signals import StopFlag
+from video_gn.shown import count
 from video_gn.study.cells import CellDirectory, CellHeldError, CellRecord
 from video_gn.study.plan import CELLS, SYNTHETIC, Cell, Study
 from video_gn.study.settings import OUT, TRAIN, as_word
@@ -252,12 +253,8 @@ def _estimate(study: Study, out: Path, left: Sequence[Cell]) -> str:
     duration = f"{ahead:.0f} min" if ahead < 100 else f"{ahead / 60:.1f} h"
     what = f"{len(left)}"
     if open_starts:
-        what = f"{_counted(len(left), 'cell')} and {_counted(len(open_starts), 'pre-training')}"
+        what = f"{count(len(left), 'cell')} and {count(len(open_starts), 'pre-training')}"
     return f"; {what} to do, about {duration} ({end})"
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _minutes_of(study: Study, out: Path, left: Sequence[Cell]) -> float | None:
