@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from video_gn.bench._train_step import (
     float32_products,
     make_step,
 )
-from video_gn.bench.measuring import side_by_side, summarize
+from video_gn.bench.measuring import side_by_side, summarize, timed
 from video_gn.bench.train import bench_train, format_page
 from video_gn.evaluation.scores import score_views
 from video_gn.models.norms import make_norm
@@ -133,7 +133,8 @@ def _measure_layer(shape_NCTHW: tuple[int, ...], sizes: Sizes, outcome: Outcome)
     for name, layer in layers.items():
         layer.to(sizes.device)
         found[name] = _layer_figures(layer, x, gradient, sizes)
-        actions[name] = _timed(partial(_layer_step, layer, x, gradient, sizes), sizes)
+        step = partial(_layer_step, layer, x, gradient, sizes)
+        actions[name] = timed(lambda _, step=step: step(), sizes.device)  # type: ignore[misc]
     times = summarize(side_by_side(actions, sizes.pick(10, 1)))
     for name, figures in found.items():
         figures |= {"median_ms": times[name]["median_ms"]}
@@ -184,24 +185,6 @@ def _layer_figures(layer: nn.Module, x: torch.Tensor, gradient: torch.Tensor, si
     return figures
 
 
-def _timed(action: Callable[[], object], sizes: Sizes) -> Callable[[int], float]:
-    """A contender of `side_by_side`, which waits for the device."""
-
-    def run(number: int) -> float:
-        _wait(sizes)
-        start = time.perf_counter()
-        action()
-        _wait(sizes)
-        return time.perf_counter() - start
-
-    return run
-
-
-def _wait(sizes: Sizes) -> None:
-    if sizes.on_cuda:
-        torch.cuda.synchronize(sizes.device)
-
-
 # ---- a test's views --------------------------------------------------------------------------------
 
 
@@ -223,7 +206,9 @@ def measure_test(sizes: Sizes, work: Path) -> Outcome:
             error = float((found - wanted).abs().max())
             if sizes.on_cuda:
                 torch.cuda.reset_peak_memory_stats(sizes.device)
-            score = _timed(lambda: _scores(net, views_KTCHW.to(sizes.device, non_blocking=True), torch.float32), sizes)
+            score = timed(
+                lambda _: _scores(net, views_KTCHW.to(sizes.device, non_blocking=True), torch.float32), sizes.device
+            )
             times = [score(number) for number in range(sizes.pick(6, 2))][1:]
         memory = torch.cuda.max_memory_allocated(sizes.device) / 1e6 if sizes.on_cuda else None
         milliseconds = 1000 * statistics.median(times)
@@ -327,12 +312,12 @@ def measure_decoding(sizes: Sizes, work: Path) -> Outcome:
     actions, reference = {}, None
     for name, options in readers.items():
 
-        def read(options: dict[str, Any] = options) -> torch.Tensor:
+        def read(number: int, options: dict[str, Any] = options) -> torch.Tensor:
             with open_video(video, **options) as reader:
                 return reader.frames_at(wanted)
 
         try:
-            frames = read().cpu().float()
+            frames = read(0).cpu().float()
         except (ImportError, DecodeError) as error:
             outcome.figures["readers"][name] = {"reason": str(error)}
             continue
@@ -342,7 +327,7 @@ def measure_decoding(sizes: Sizes, work: Path) -> Outcome:
         outcome.figures["readers"][name] = {"mean_difference": off}
         if not off < (8 if "GPU" in name else 0.5):
             outcome.failures.append(f"{name}: its pixels differ from PyAV's by {off:.1f} levels in the mean")
-        actions[name] = _timed(read, sizes)
+        actions[name] = timed(read, sizes.device)
     times = summarize(side_by_side(actions, sizes.pick(5, 1)))
     outcome.lines += [
         f"{len(wanted)} frames of ten clips of a video of 340x256, decoded once each, one thread:",

@@ -18,7 +18,6 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
@@ -29,6 +28,7 @@ from video_gn.bench.measuring import (
     head_lines,
     ratio_of_medians,
     summarize,
+    time_on,
     verdict,
 )
 from video_gn.clips import ClipBatch
@@ -114,7 +114,7 @@ class LoopClock(Callback):
         if batch_idx == 1:
             self._times = []
         if batch_idx in (1, last) or _is_cpu(pl_module):
-            self._times.append(_now(pl_module))
+            self._times.append(time_on(pl_module.device))
         if batch_idx == last:
             self.seconds["fit"].append(_steps(self._times, last - 1))
 
@@ -181,7 +181,7 @@ def _bare_loop(trainer: Trainer, pl_module: Any, batches: Sequence[ClipBatch]) -
     times = []
     for number, batch in enumerate(batches):
         if number == 1 or (number and _is_cpu(pl_module)):
-            times.append(_now(pl_module))
+            times.append(time_on(pl_module.device))
         optimizer.zero_grad()
         with autocast():
             x_NCTHW = normalize_clips(batch.frames_NKTCHW.flatten(0, 1), pl_module.mean, pl_module.std)
@@ -190,7 +190,7 @@ def _bare_loop(trainer: Trainer, pl_module: Any, batches: Sequence[ClipBatch]) -
         if clip:
             clip_grad_norm_(net.parameters(), clip)
         optimizer.step()
-    return _steps([*times, _now(pl_module)], len(batches) - 1)
+    return _steps([*times, time_on(pl_module.device)], len(batches) - 1)
 
 
 def _steps(times: Sequence[float], num_steps: int) -> list[float]:
@@ -202,13 +202,6 @@ def _steps(times: Sequence[float], num_steps: int) -> list[float]:
 def _is_cpu(pl_module: LightningModule) -> bool:
     """Whether each step can be timed: a GPU runs behind the host, and waiting for it at each step would change that."""
     return pl_module.device.type == "cpu"
-
-
-def _now(pl_module: LightningModule) -> float:
-    """The time when the device has done all that it was given."""
-    if pl_module.device.type == "cuda":
-        torch.cuda.synchronize(pl_module.device)
-    return time.perf_counter()
 
 
 def format_page(result: Mapping[str, Any]) -> str:

@@ -25,15 +25,22 @@ _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 # ---- time ------------------------------------------------------------------------------------------
 
 
-def timed(action: Callable[[int], object]) -> Callable[[int], float]:
-    """A contender of `side_by_side` that counts the time of a whole action."""
+def timed(action: Callable[[int], object], device: str | torch.device = "cpu") -> Callable[[int], float]:
+    """A contender of `side_by_side` that counts the time of a whole action, until the device has done it."""
 
     def run(number: int) -> float:
-        start = time.perf_counter()
+        start = time_on(device)
         action(number)
-        return time.perf_counter() - start
+        return time_on(device) - start
 
     return run
+
+
+def time_on(device: str | torch.device) -> float:
+    """The time, in seconds, when a device has done all that it was given."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def side_by_side(contenders: Mapping[str, Callable[[int], float]], rounds: int) -> dict[str, list[float]]:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
+from video_gn.bench.measuring import timed
 from video_gn.evaluation.scores import normalize_clips
 from video_gn.models import i3d
 from video_gn.planning.memory import Step, count_memory, count_training_macs
@@ -97,16 +97,9 @@ def measure_speed(step: Step, batch_size: int) -> Speed:
 
 def _median_seconds(action: Callable[[], object], device: torch.device) -> float:
     """Median of some calls after a first one."""
-
-    def timed() -> float:
-        start = time.perf_counter()
-        action()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - start
-
-    timed()
+    run = timed(lambda _: action(), device)
+    run(0)
     taken: list[float] = []
     while len(taken) < _FEWEST_STEPS or (sum(taken) < _SECONDS / 2 and len(taken) < 200):
-        taken.append(timed())
+        taken.append(run(1))
     return statistics.median(taken)
