@@ -23,9 +23,9 @@ from video_gn.weights.files import read_file
 pytestmark = [pytest.mark.slow, pytest.mark.needs_engines]
 
 
-def write_checkpoint(path, *, layout, norm, px):
+def write_checkpoint(path, *, layout, norm, px, **more):
     torch.manual_seed(0)
-    net = i3d(50, layout=layout, norm=norm, width=8, num_classes=3, zero_init_last_norm=False)
+    net = i3d(50, layout=layout, norm=norm, width=8, num_classes=3, zero_init_last_norm=False, **more)
     with torch.no_grad():
         net.classifier.weight.normal_(std=0.3)
     state = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
@@ -140,3 +140,9 @@ def test_int8_without_its_package(here, monkeypatch):
         weights.main("export", [str(here / "gn.ckpt"), str(here / "no.onnx"), "--int8", "list.csv"])
     with pytest.raises(ConfigError, match=r"the target must end in .onnx with --int8, got 'no.pt2'"):
         weights.main("export", [str(here / "gn.ckpt"), "no.pt2", "--int8", "list.csv"])
+
+
+def test_nonlocal_blocks(tmp_path):
+    """Export itself compares random clips of three sizes by every engine."""
+    write_checkpoint(tmp_path / "nl.ckpt", layout="mmaction", norm="group", px=64, nonlocal_blocks="softmax")
+    assert all(parity.error < 1e-4 for parity in export(tmp_path / "nl.ckpt", tmp_path / "nl.onnx"))

@@ -27,6 +27,10 @@ def test_published_counts():
     # norms too, 1% of them.
     assert sum(p.numel() for p in build_meta_net(step).parameters()) == pytest.approx(28.04e6, rel=2e-4)
     assert count_view_macs(step, (8, 256, 256)) == pytest.approx(37.53e9, rel=0.02)
+    # mmaction2's README of I3D, 32x2x1 with NonLocalEmbedGauss: 35.4 M parameters, 59.3 G of a view of 256 px.
+    step = step_of((32, 224, 224), net={**PAPER, "layout": "mmaction", "nonlocal_blocks": "softmax"})
+    assert sum(p.numel() for p in build_meta_net(step).parameters()) == pytest.approx(35.4e6, rel=2e-3)
+    assert count_view_macs(step, (32, 256, 256)) == pytest.approx(59.3e9, rel=0.01)
 
 
 @pytest.mark.slow
@@ -92,6 +96,12 @@ def allocated_peak(step, batch_size):
 def test_memory_of_a_real_step(norm, checkpointed):
     groups = {"num_groups": 4} if norm == "group" else {"num_groups": None}
     step = step_of((8, 64, 64), net={**TINY, "norm": norm, **groups}, checkpointed=checkpointed, device="cpu")
+    assert count_memory(step).peak(3) == pytest.approx(allocated_peak(step, 3), rel=0.1)
+
+
+@pytest.mark.slow
+def test_memory_of_a_real_step_with_nonlocal_blocks():
+    step = step_of((16, 96, 96), net={**TINY, "nonlocal_blocks": "softmax"}, device="cpu")
     assert count_memory(step).peak(3) == pytest.approx(allocated_peak(step, 3), rel=0.1)
 
 

@@ -173,8 +173,7 @@ def _program_scorer(path: Path) -> Scorer:
         except AssertionError as error:  # a guard
             size = "x".join(str(length) for length in (views_VTCHW.shape[1], *views_VTCHW.shape[3:]))
             raise CheckpointError(
-                f"clips of {size} leave a single cell on the last map, which torch.export does not take. Write "
-                f"{ONNX} instead."
+                f"clips of {size} leave a single cell on a map, which torch.export does not take. Write {ONNX} instead."
             ) from error
         return scores_VY, features_VC
 
