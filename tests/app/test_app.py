@@ -141,7 +141,7 @@ def test_one_video_is_computed_at_a_time(tmp_path, monkeypatch):
         return predict(path, **settings)
 
     monkeypatch.setattr(predictor, "predict", slow)
-    answers = Answers(predictor, max_mb=1, max_seconds=10)
+    answers = Answers(predictor, name="x", max_mb=1, max_seconds=10)
 
     async def ask():
         uploads = [Upload(tmp_path / "red.mp4", f"{n}.mp4") for n in range(3)]
@@ -167,7 +167,7 @@ def test_the_answer_is_infers_json(app, tmp_path, capsys):
     for name in ("red.mp4", "mixed.mp4"):
         output = tmp_path / f"{name}.json"
         words = [str(app.here / name), "--checkpoint", str(app.here / "colour.ckpt"), "--output", str(output)]
-        for more, query in (([], ""), (["--every", "0.8"], "?timeline=true")):
+        for more, query in (([], ""), (["--every", "0.4"], "?timeline=true")):
             assert main(["infer", *words, *more, "--quiet"]) == 0
             expected = json.loads(output.read_text())
             expected["videos"][0]["path"] = name

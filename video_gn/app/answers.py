@@ -67,13 +67,15 @@ class Answers:
 
     Args:
         predictor: Network and preprocessing.
+        name: What the page calls it.
         max_mb: Largest upload, in megabytes (10^6 bytes).
         max_seconds: Longest video.
         top_k: Number of labels.
     """
 
-    def __init__(self, predictor: Predictor, *, max_mb: float, max_seconds: float, top_k: int = 5) -> None:
+    def __init__(self, predictor: Predictor, *, name: str, max_mb: float, max_seconds: float, top_k: int = 5) -> None:
         self.predictor = predictor
+        self.name = shown(name)
         self.max_bytes = round(max_mb * 1e6)
         self.max_seconds = max_seconds
         self.top_k = top_k
@@ -92,9 +94,8 @@ class Answers:
 
     def about(self) -> dict[str, Any]:
         """What `GET /api/health` says."""
-        checkpoint = self.predictor.checkpoint
         return {
-            "checkpoint": None if checkpoint is None else checkpoint.name,
+            "checkpoint": self.name,
             "classes": self.predictor.classes,
             "num_clips": self.predictor.num_clips,
             "max_mb": self.max_bytes / 1e6,
@@ -122,6 +123,11 @@ class Answers:
             return await anyio.to_thread.run_sync(alone, limiter=self._one_at_a_time)
         except DecodeError as error:
             raise UploadError(error.reason, upload.name, status=415) from error
+        except UploadError:
+            raise
+        except VideoGNError as error:  # of the network: not the upload's fault
+            reason = str(error).replace(str(upload.path), "the video")
+            raise UploadError(reason, upload.name, status=500) from error
 
     def _label(self, upload: Upload, *, timeline: bool) -> Prediction:
         path = str(upload.path)
@@ -147,9 +153,8 @@ class Answers:
             got = count(info.num_frames, "frame")
         else:
             clip = self.predictor.clip
-            return max(
-                clip.num_frames * clip.stride / (clip.target_fps or info.fps), info.duration_seconds / _MOST_WINDOWS
-            )
+            window_seconds = clip.num_frames * clip.stride / (clip.target_fps or info.fps)
+            return max(window_seconds / 2, info.duration_seconds / _MOST_WINDOWS)
         raise UploadError(
             f"a video must last at most {self.max_seconds:g} s, got {got}. Cut it, or start the app with more "
             "--max_seconds",

@@ -7,7 +7,6 @@ import os
 from typing import TYPE_CHECKING
 
 from video_gn.app.answers import Answers
-from video_gn.shown import shown
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -15,7 +14,8 @@ if TYPE_CHECKING:
 _STYLE = (
     "#video input{width:100%;padding:1.5em .8em;border:2px dashed var(--border-color-primary);border-radius:8px}"
     "#answer h3{margin:1em 0 .4em}#answer .failed{color:#d33;overflow-wrap:anywhere}"
-    "#answer td{border:none;padding:2px 6px 2px 0}#answer .picture{width:100%;max-width:760px;border-radius:6px}"
+    "#answer :is(table,tbody,tr,td){border:none}#answer td{padding:2px 6px 2px 0}"
+    "#answer .picture{width:100%;max-width:760px;border-radius:6px}"
     # The timeline's picture has the segments, in its own colours.
     "#answer .bands,#answer .key{display:none}"
 )
@@ -49,13 +49,11 @@ def mount_page(app: FastAPI, answers: Answers, too_large: str) -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import: it would report home
     import gradio
 
-    checkpoint = answers.predictor.checkpoint
-    name = "video-gn" if checkpoint is None else shown(checkpoint.name)
     limits = f"At most {answers.max_bytes / 1e6:g} MB and {answers.max_seconds:g} seconds."
     theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     with gradio.Blocks(title="video-gn", analytics_enabled=False) as blocks:
         gradio.Markdown("# video-gn")
-        gradio.Markdown(f"Labels of a video by `{name.replace('`', '')}`. {limits} Nothing is kept.")
+        gradio.Markdown(f"Labels of a video by `{answers.name.replace('`', '')}`. {limits} Nothing is kept.")
         gradio.HTML('<input type="file" accept="video/*,*/*" aria-label="Video">', elem_id="video")
         explain = gradio.Checkbox(
             label="Show where it looks (this takes several times as long)", visible=answers.explains, elem_id="explain"

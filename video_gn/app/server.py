@@ -48,6 +48,7 @@ _POLICY = (
     "frame-ancestors 'none'"
 )
 _GRACE_SECONDS = 1
+_MOST_REQUESTS = 100  # at once; each may hold an upload on the disk. A browser has up to six connections.
 _AROUND = 1 << 16  # bytes around the file of a form: boundaries, headers, other fields
 
 
@@ -211,6 +212,7 @@ def serve(answers: Answers, listener: socket.socket) -> None:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=_GRACE_SECONDS,
+        limit_concurrency=_MOST_REQUESTS,
     )
     try:
         with StopFlag().installed():  # to which the server hands on the signal that ended it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 
 from video_gn.checks import not_negative, positive
 from video_gn.commands._options import Options, add_view_options, check_network_options, load_predictor
@@ -30,7 +31,11 @@ def main(command: str, words: Sequence[str]) -> int:
 
     with listen(options.host, options.port) as listener:  # before the network is read
         answers = Answers(
-            load_predictor(options), max_mb=options.max_mb, max_seconds=options.max_seconds, top_k=options.top_k
+            load_predictor(options),
+            name=Path(options.checkpoint).resolve().name,
+            max_mb=options.max_mb,
+            max_seconds=options.max_seconds,
+            top_k=options.top_k,
         )
         if not options.host.startswith(("127.", "::1", "localhost")):
             log.warning("--host %s: whoever reaches it may use it, without a password", options.host)
