@@ -23,6 +23,7 @@ from browser import chromium
 from streams import colour_predictor, write_colour_checkpoint, write_colours
 
 from video_gn.__main__ import main
+from video_gn.errors import CheckpointError
 
 PAGE = Path(__file__).resolve().parents[2] / "video_gn/app/README.md"
 # Notes each connection and each look-up of a name, has slow.mp4 take an hour, and runs a command.
@@ -149,6 +150,22 @@ def test_one_video_is_computed_at_a_time(tmp_path, monkeypatch):
 
     assert [entry["path"] for entry in asyncio.run(ask())] == ["0.mp4", "1.mp4", "2.mp4"]
     assert most == [1, 1, 1] and not answers.is_busy
+
+
+def test_an_error_of_the_network_is_not_the_videos(tmp_path, monkeypatch):
+    pytest.importorskip("anyio")
+    from video_gn.app.answers import Answers, Upload, UploadError
+
+    def fail(path, **settings):
+        raise CheckpointError(f"{path}: scores must be finite")
+
+    write_colours(tmp_path / "red.mp4", [("red", 20)])
+    predictor = colour_predictor()
+    monkeypatch.setattr(predictor, "predict", fail)
+    answers = Answers(predictor, name="x", max_mb=1, max_seconds=10)
+    with pytest.raises(UploadError, match=r"^the video: scores must be finite$") as caught:
+        asyncio.run(answers.entry(Upload(tmp_path / "red.mp4", "a.mp4"), timeline=False))
+    assert (caught.value.name, caught.value.status) == ("a.mp4", 500)
 
 
 # ---- REST ----------------------------------------------------------------------------------------
