@@ -53,6 +53,7 @@ NEEDS = {
     "needs_torchcodec": ("TORCHCODEC", functools.cache(_has_torchcodec)),
     "needs_engines": ("ENGINES", _has_engines),
     "needs_hub": ("EXTRAS", lambda: importlib.util.find_spec("huggingface_hub") is not None),
+    "needs_trackers": ("EXTRAS", lambda: all(importlib.util.find_spec(name) for name in ("mlflow", "wandb"))),
     "needs_slurm": ("SLURM", _has_slurm),
     "needs_gstreamer": ("GSTREAMER", functools.cache(_has_gstreamer)),
     "needs_app": ("EXTRAS", lambda: importlib.util.find_spec("gradio") is not None),

@@ -405,3 +405,18 @@ class OwnParameters(Callback):
     def on_train_start(self, trainer, pl_module):
         own = [p.to_local() if hasattr(p, "to_local") else p for p in pl_module.parameters()]
         Path(self.path.format(rank=trainer.global_rank)).write_text(str(sum(p.numel() for p in own)))
+
+
+class SignalAt(Callback):
+    """Sends this process a signal before a step.
+
+    Args:
+        steps: number of the signal by how many steps are done by then.
+    """
+
+    def __init__(self, steps: dict[int, int]) -> None:
+        self.steps = steps
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step in self.steps:
+            os.kill(os.getpid(), self.steps[trainer.global_step])

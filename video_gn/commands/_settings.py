@@ -30,6 +30,7 @@ from video_gn.training.ddp import DDPConfig
 from video_gn.training.guard import NonFiniteGuard
 from video_gn.training.module import VideoClassifier
 from video_gn.training.precise_bn import PreciseBN
+from video_gn.training.trackers import LOGGERS
 
 _NET = "model.net."
 # Words of other projects -> settings.
@@ -236,7 +237,7 @@ def _rule(reason: str, own: Sequence[str] = ()) -> str:
     """
     if found := re.search(r"Expected a dot import path string: (\S+)|has no attribute '(\S+)'", reason):
         value = found[1] or found[2]
-        question = did_you_mean(value, [*callbacks.__all__, "video_gn.models.i3d"])
+        question = did_you_mean(value, [*callbacks.__all__, *LOGGERS, "video_gn.models.i3d"])
         return f" must be the import path of a class, got {value!r}. {question}".rstrip()
     if found := re.match(r"Unable to load config '(.+?)'", reason):
         return f" must be a file with its settings, got {found[1]!r}. Or give them one by one."

@@ -16,7 +16,7 @@ from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import StrategyRegistry
 
 from video_gn.commands._run_settings import Start, find_start, log_differences, settle_lists, with_run_config
@@ -37,6 +37,7 @@ from video_gn.commands._trainer import (
     refusals_in_a_line,
 )
 from video_gn.commands.run_help import ABOUT, USAGE
+from video_gn.damage import read_settings
 from video_gn.data.datamodule import VideoDataModule, build_datamodule
 from video_gn.data.loader import explain
 from video_gn.errors import ConfigError, RunError
@@ -58,6 +59,7 @@ from video_gn.shown import count
 from video_gn.training.ddp import SteadyDDP
 from video_gn.training.module import VideoClassifier
 from video_gn.training.sharded import check_sharding
+from video_gn.training.trackers import build_logger, trackers
 from video_gn.weights.named import file_digest, find_weights
 
 if TYPE_CHECKING:
@@ -166,6 +168,12 @@ class VideoCLI(LightningCLI):
         self._read_data(options)
         log_differences(self.command, self.start, options, self.datamodule)
         self._set_num_classes(options)
+        self.parser.add_instantiator(self._logger, Logger)
+
+    def _logger(self, kind: type[Logger], **settings: Any) -> Logger:
+        """A logger that the settings name; a training from the beginning is a new run of its tracker."""
+        continues = self.command != "fit" or self.start.resumes or self.wanted == "last"
+        return build_logger(kind, self.run_dir, step=self.start.step, continues=continues, settings=settings)
 
     def _set_run_dir(self, options: Namespace, path: Path) -> None:
         self.run_dir, self.checkpoints = path, path / directory.CHECKPOINTS
@@ -222,7 +230,7 @@ class VideoCLI(LightningCLI):
         settings.callbacks = [*as_list(settings.callbacks), *callbacks]
         settings.plugins = [*as_list(settings.plugins), AtomicCheckpointIO()]
         settings.default_root_dir = str(self.run_dir)
-        if settings.logger is None or settings.logger is True:
+        if settings.logger in (None, True) or self.subcommand in ("validate", "predict"):
             settings.logger = False
             if self.subcommand == "fit":
                 settings.logger = TensorBoardLogger(
@@ -313,6 +321,18 @@ class VideoCLI(LightningCLI):
             if self.trial_of is not None and self.trainer.is_global_zero:
                 shutil.rmtree(self.run_dir, ignore_errors=True)
 
+    def _begin_tracking(self) -> None:
+        """Open the trackers' runs, with the config that the training began with."""
+        loggers = trackers(self.trainer.loggers)
+        if not loggers:
+            return
+        from video_gn.study.settings import flatten
+
+        path = self.run_dir / directory.CONFIG  # not there yet in a new training
+        config = read_settings(path) if path.is_file() else yaml.safe_load(self._resolved())
+        for logger in loggers:
+            logger.begin(self.run_dir, flatten(config), resumes=self.command == "fit")
+
     def before_fit(self) -> None:
         """Hold the directory; set an earlier training aside, unless this one resumes it."""
         if self.options.ckpt_path is None:
@@ -330,6 +350,7 @@ class VideoCLI(LightningCLI):
                 log.info("an earlier run of %s now lies in %s", self.run_dir, moved)
         if self.load_report is not None:
             self.load_report.write(self.run_dir / directory.WEIGHTS)
+        self._begin_tracking()
         parameters = sum(p.numel() for p in self.model.net.parameters())
         net, manifests = self.model.net.arguments, self.datamodule.manifests
         classes = count(len(self.datamodule.classes), "class", "classes")
@@ -342,7 +363,7 @@ class VideoCLI(LightningCLI):
     def after_fit(self) -> None:
         """Write the report, and log where things lie."""
         if self.trainer.is_global_zero:
-            self._write_report()
+            self._write_report(directory.BEST)
             self._log_place("run directory", self.run_dir)
 
     def before_validate(self) -> None:
@@ -362,14 +383,19 @@ class VideoCLI(LightningCLI):
         if self.trainer.is_global_zero:
             self.run_directory.lock(directory.TEST_LOCK)
             self.run_directory.set_strange_files_aside("test")
+            self._begin_tracking()
 
     def after_test(self) -> None:
         """Write the report with the test's figures, and print them."""
         if self.trainer.is_global_zero:
-            self._write_report()
             path = self.run_dir / directory.TEST_METRICS
+            metrics = json.loads(path.read_text(encoding="utf-8"))
+            figures = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+            for logger in trackers(self.trainer.loggers):
+                logger.log_test(figures, self.start.step)
+            self._write_report()
             if self.options.verbose:
-                print_figures(test_figures(json.loads(path.read_text(encoding="utf-8"))))
+                print_figures(test_figures(metrics))
             self._log_place("results", path)
 
     def _log_place(self, what: str, path: Path) -> None:
@@ -378,10 +404,14 @@ class VideoCLI(LightningCLI):
         else:
             log.info("the trial of %s has ended", self.trial_of)
 
-    def _write_report(self) -> None:
+    def _write_report(self, *also: str) -> None:
+        """Write it, and give it to the trackers with the checkpoints `also`."""
         from video_gn.report import write_report  # not at a start: it takes a while to import
 
         write_report(self.run_dir)
+        paths = [self.run_dir / directory.REPORT, *(self.checkpoints / name for name in also)]
+        for logger in trackers(self.trainer.loggers):
+            logger.log_files(filter(Path.is_file, paths))
 
     def before_predict(self) -> None:
         """Hold the directory's prediction."""

@@ -34,6 +34,8 @@ METRICS = "metrics.csv"
 WEIGHTS = "weights.json"  # which tensors came from model.weights
 FAILURES = "failures.csv"  # training videos that could not be read
 TENSORBOARD = "tensorboard"
+TRACKERS = "trackers.json"  # the run's names in MLflow and W&B
+WANDB = "wandb"  # what W&B's own library writes
 REPORT = "report.html"
 CARD = "card.md"  # of the model, for others
 LOCK = ".lock"
@@ -61,13 +63,25 @@ _SET_ASIDE = (
     WEIGHTS,
     FAILURES,
     TENSORBOARD,
+    TRACKERS,
+    WANDB,
     TEST,
     VALIDATE,
     PREDICT,
     REPORT,
     CARD,
 )
-_DIRECTORIES = (CHECKPOINTS, TENSORBOARD, TEST, TEST_UNFINISHED, VALIDATE, PREDICT, PREDICT_UNFINISHED, PREVIOUS)
+_DIRECTORIES = (
+    CHECKPOINTS,
+    TENSORBOARD,
+    WANDB,
+    TEST,
+    TEST_UNFINISHED,
+    VALIDATE,
+    PREDICT,
+    PREDICT_UNFINISHED,
+    PREVIOUS,
+)
 _LOCKS = (LOCK, TEST_LOCK, PREDICT_LOCK)
 _DISPLACED = "previous/.displaced"  # "moving NNN" or "moved NNN": comes back unless the next one saves a checkpoint
 

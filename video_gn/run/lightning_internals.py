@@ -96,6 +96,12 @@ def validates_next(trainer: Any) -> bool:
     return loop._data_fetcher is not None and bool(loop.epoch_loop._should_check_val_fx(loop._data_fetcher))
 
 
+def log_batch(trainer: Any) -> None:
+    """Give the batch's figures to the loggers, as Lightning does once all callbacks have seen the batch's end."""
+    trainer._logger_connector.on_batch_end()
+    trainer._logger_connector.update_train_step_metrics()
+
+
 def epoch_is_over(trainer: Any) -> bool:
     """Whether the batch that has just ended is the epoch's last."""
     loop = trainer.fit_loop.epoch_loop

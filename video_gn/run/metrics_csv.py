@@ -123,8 +123,13 @@ class MetricsCSV(Callback):
 
 
 def _log_again(trainer: Trainer, rows: list[dict[str, Any]]) -> None:
-    """Log the rows to TensorBoard by their present steps; its files of the former counting become a run beside it."""
+    """Log the rows to TensorBoard by their present steps; its files of the former counting become a run beside it.
+
+    A tracker keeps its points, and gets those of the present steps beside them.
+    """
     for logger in trainer.loggers:
+        if hasattr(logger, "renumber"):
+            logger.renumber()
         if not isinstance(logger, TensorBoardLogger):
             continue
         directory = Path(logger.log_dir)

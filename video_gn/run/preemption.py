@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer
 from video_gn.errors import StoppedError
 from video_gn.run.checkpoints import RunCheckpoint
 from video_gn.run.directory import BEST, LAST
-from video_gn.run.lightning_internals import epoch_is_over, is_within_window, validates_next
+from video_gn.run.lightning_internals import epoch_is_over, is_within_window, log_batch, validates_next
 from video_gn.run.signals import StopFlag
 
 log = logging.getLogger(__name__)
@@ -67,10 +67,12 @@ class Preemption(Checkpoint):
         if is_within_window(trainer) or not self._asked():
             return
         if validates_next(trainer):
+            log_batch(trainer)
             self._stop(trainer)
         if not epoch_is_over(trainer):
             if self.checkpoint.saved_step != trainer.global_step:
                 self.checkpoint.save(trainer)
+            log_batch(trainer)
             self._stop(trainer)
 
     def on_validation_batch_start(
