@@ -1,5 +1,6 @@
 """Where a command takes its settings and its checkpoint from, if a run is given and no config."""
 
+import hashlib
 import json
 import logging
 import shutil
@@ -132,6 +133,8 @@ def test_a_run_is_tested_and_resumed_as_it_was_trained(trained):
     metrics = json.loads((trained / "runs/mine/test/metrics.json").read_text())
     assert (metrics["num_videos"], metrics["num_clips"]) == (12, 3)
     assert metrics["checkpoint"] == "runs/mine/checkpoints/best.ckpt"
+    digest = hashlib.sha256((trained / metrics["checkpoint"]).read_bytes()).hexdigest()
+    assert metrics["checkpoint_digest"] == f"SHA-256 {digest}"
     assert not (trained / "then").exists()
     last = trained / "runs/mine/checkpoints/last.ckpt"
     last.rename(trained / "on_another_disk.ckpt")

@@ -23,6 +23,7 @@ def test_a_saved_model_gives_equal_scores(tmp_path, norm):
     net = make_run(tmp_path / "run", norm=norm)
     save(tmp_path / "run", tmp_path / "saved", license="mit")
     assert {path.name for path in (tmp_path / "saved").iterdir()} == FILES
+    assert len({path.stat().st_mode for path in (tmp_path / "saved").iterdir()}) == 1
     predictor = video_gn.load(tmp_path / "saved", device="cpu")
     frames_VTCHW = torch.randint(256, (2, 8, 3, 32, 32), dtype=torch.uint8)
     expected = video_gn.load(tmp_path / "run", device="cpu").scores(frames_VTCHW)

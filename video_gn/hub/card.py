@@ -12,7 +12,6 @@ from typing import Any
 
 import yaml
 
-from video_gn.models import I3D
 from video_gn.report.analysis import wilson_interval
 from video_gn.report.page import SETTINGS
 from video_gn.report.reading import IN_TEST, Run, read_run, value_of
@@ -53,7 +52,7 @@ def build_card(run_dir: Path, *, license: str | None = None) -> tuple[str, str]:
     checkpoint = checkpoint_of(run_dir)
     net, about = load_net(checkpoint)
     untested = _why_untested(run, checkpoint)
-    title = f"I3D ResNet-{net.arguments['depth']}, {_norm(net)}, {count(net.num_classes, 'class', 'classes')}"
+    title = f"{_name(net.arguments)}, {_norm(net.arguments)}, {count(net.num_classes, 'class', 'classes')}"
     written = read_checkpoint(checkpoint)
     parts = [
         _front_matter(title, run, license, tested=not untested),
@@ -64,7 +63,7 @@ def build_card(run_dir: Path, *, license: str | None = None) -> tuple[str, str]:
         "## Use",
         *_use(),
         "## Network",
-        _table("property", _network(net, about)),
+        _table("property", _network(net.arguments, about, num_parameters=sum(p.numel() for p in net.parameters()))),
         "## Classes",
         _classes(about.get("classes") or ()),
         "## Training",
@@ -75,9 +74,13 @@ def build_card(run_dir: Path, *, license: str | None = None) -> tuple[str, str]:
     return "\n\n".join(parts) + "\n", untested
 
 
-def _norm(net: I3D) -> str:
-    rule = group_rule(net.arguments)
-    kind = str(net.arguments["norm"]).replace("_", " ")
+def _name(net: Mapping[str, Any]) -> str:
+    return f"I3D ResNet-{net['depth']}" if "depth" in net else _md(net.get("network", "network"))
+
+
+def _norm(net: Mapping[str, Any]) -> str:
+    rule = group_rule(net)
+    kind = str(net["norm"]).replace("_", " ")
     return f"{kind} norm" + (f" ({rule_in_words(rule)})" if kind == "group" else "")
 
 
@@ -183,19 +186,18 @@ def _use() -> list[str]:
     ]
 
 
-def _network(net: I3D, about: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _network(net: Mapping[str, Any], about: Mapping[str, Any], *, num_parameters: int) -> list[tuple[str, str]]:
     clip, views = about["clip"], about["views"]
-    parameters = sum(p.numel() for p in net.parameters())
     rate = "" if clip.get("target_fps") is None else f" at {clip['target_fps']:g} frames/s"
     size = f"short side {views['short_side_px']} px"
     if views["crops"] != "full":
         size += f", crop {views['crop_px']} px"
     return [
-        ("architecture", f"I3D ResNet-{net.arguments['depth']}, layout {_md(net.arguments['layout'])}"),
+        ("architecture", _name(net) + (f", layout {_md(net['layout'])}" if "layout" in net else "")),
         ("norm", _norm(net)),
-        *([("Non-local blocks", _md(blocks))] if (blocks := net.arguments.get("nonlocal_blocks")) else []),
-        ("width", f"{net.arguments['width']} channels in the stem"),
-        ("parameters", f"{parameters / 1e6:.2f} M ({parameters:,})"),
+        *([("Non-local blocks", _md(blocks))] if (blocks := net.get("nonlocal_blocks")) else []),
+        *([("width", f"{net['width']} channels in the stem")] if "width" in net else []),
+        ("parameters", f"{num_parameters / 1e6:.2f} M ({num_parameters:,})"),
         ("clip", f"{clip['num_frames']} frames, stride {clip['stride']}{rate}"),
         ("frame", f"RGB, {size}"),
         ("views of a video", f"{count(views['num_clips'], 'clip')}, of each {_CROPS[views['crops']]}"),

@@ -47,6 +47,8 @@ def save(run_dir: str | os.PathLike[str], target: str | os.PathLike[str], *, lic
     write_text(target / CARD, card)
     write_json(target / CONFIG, {"library_name": "video-gn", **load_net(checkpoint)[1]})
     convert(checkpoint, target / MODEL_FILE)  # last: with it, the directory is a model
+    # safetensors' own files are for their owner alone.
+    (target / MODEL_FILE).chmod((target / CONFIG).stat().st_mode)
 
 
 def push(source: str | os.PathLike[str], repo: str, *, public: bool = False, license: str | None = None) -> str:
