@@ -1,4 +1,4 @@
-"""A video, and a list of many with broken and missing ones."""
+"""A video, several, and a list of many with broken and missing ones."""
 
 import shutil
 
@@ -9,6 +9,12 @@ from media import write_numbered_video
 @pytest.fixture(scope="module")
 def one_video(tmp_path_factory):
     return write_numbered_video(tmp_path_factory.mktemp("one") / "v.mp4", 20, size=(48, 40), gop=8)
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sources")
+    return [write_numbered_video(root / f"{i:02d}.mp4", 20 + i) for i in range(8)]
 
 
 @pytest.fixture

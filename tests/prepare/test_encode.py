@@ -25,12 +25,6 @@ def psnr(first, second):
     return 10 * np.log10(255**2 / error)
 
 
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory):
-    root = tmp_path_factory.mktemp("sources")
-    return [write_numbered_video(root / f"{i:02d}.mp4", 20 + i) for i in range(8)]
-
-
 def test_the_frames_are_those_of_the_source(tmp_path):
     source = write_numbered_video(tmp_path / "a.mp4", 50, size=(96, 64))
     done = encode(str(source), tmp_path / "b.mp4", SETTINGS)

@@ -47,12 +47,6 @@ def files_below(directory):
     }
 
 
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory):
-    root = tmp_path_factory.mktemp("sources")
-    return [write_numbered_video(root / f"{i:02d}.mp4", 20 + i) for i in range(8)]
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
