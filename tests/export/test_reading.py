@@ -6,6 +6,7 @@ import pytest
 import torch
 from small import ABOUT
 
+from video_gn.commands import weights
 from video_gn.errors import CheckpointError, ConfigError
 from video_gn.export import engine_of, load_engine
 from video_gn.export.reading import INPUT, OUTPUTS, checksum, find_checksum, needed, read_onnx_about
@@ -61,6 +62,25 @@ def test_an_exported_file(tmp_path, engine):
     wanted = frames_NTCHW.float().mean((1, 3, 4))
     torch.testing.assert_close(net.forward(frames_NTCHW), wanted)
     torch.testing.assert_close(net.embed(frames_NTCHW), wanted)
+
+
+@ENGINES
+def test_what_inspect_says(tmp_path, capsys):
+    path = write(tmp_path / "m.onnx", WORDS)
+    assert weights.main("weights", ["inspect", str(path)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        str(path),
+        "  format     exported by video_gn 0",
+        "  container  onnx, opset 20",
+        "  precision  float32",
+        "  network    ResNet-50, width 4; 0 convolutions",
+        "  norms      group, num_groups 2",
+        "  layout     nonlocal",
+        "  classes    3: a, b, ç, d",
+        "  input      uint8, RGB; mean [0.1, 0.2, 0.3], std [0.4, 0.5, 0.6]",
+        "  clip       8 frames at stride 2",
+        "  views      2 clips, crops center of 32 px, short side 32 px",
+    ]
 
 
 def external(model):

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import sys
 
@@ -16,18 +17,28 @@ from video_gn.commands import weights
 from video_gn.errors import CheckpointError, ConfigError, ManifestError
 from video_gn.explaining import explain
 from video_gn.export import export, int8, quantize, writing
-from video_gn.models import i3d
+from video_gn.export.reading import describe_onnx
+from video_gn.lists.records import VideoRecord
+from video_gn.models import LAYOUTS, i3d, resnet3d
 from video_gn.weights.about import KEY
 from video_gn.weights.files import read_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs_engines]
 
 
-def write_checkpoint(path, *, layout, norm, px, **more):
+VIEWS = {**ABOUT["views"], "num_clips": 1, "short_side_px": 52, "crop_px": 48}
+
+
+def write_checkpoint(path, *, layout, norm, px, tell_apart=None, **more):
+    """A net of random weights; clips (N, 3, T, H, W) to tell apart get logits around 0."""
     torch.manual_seed(0)
     net = i3d(50, layout=layout, norm=norm, width=8, num_classes=3, zero_init_last_norm=False, **more)
     with torch.no_grad():
         net.classifier.weight.normal_(std=0.3)
+        if tell_apart is not None:
+            logits_NY = net.eval().logits(tell_apart)
+            net.classifier.weight /= logits_NY.std(0)[:, None]
+            net.classifier.bias[:] = -(logits_NY / logits_NY.std(0)).mean(0)
     state = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
     views = {**ABOUT["views"], "short_side_px": px + 4, "crop_px": px}
     torch.save({KEY: {"net": net.arguments, **ABOUT, "views": views}, "state_dict": state}, path)
@@ -100,6 +111,27 @@ def test_a_program_of_torch(here, monkeypatch):
     assert not [*here.glob("other*"), *here.glob(".*")]
 
 
+@pytest.mark.needs_real_videos
+def test_labels_of_real_clips(tmp_path, real_videos, monkeypatch):
+    """One block a stage: a quarter of the time to export."""
+    monkeypatch.setitem(resnet3d.DEPTHS, 50, (1, 1, 1, 1))
+    clips = sorted((real_videos / "clips").iterdir())
+    assert len(clips) == 13
+    dataset = writing.views_of({**ABOUT, "views": VIEWS})
+    views_VTCHW = torch.cat([dataset.read(0, VideoRecord(str(clip), None)).frames_VTCHW for clip in clips])
+    mean, std = (torch.tensor(ABOUT[name]).view(3, 1, 1) for name in ("mean", "std"))
+    x_NCTHW = ((views_VTCHW / 255 - mean) / std).transpose(1, 2)
+    for layout, norm in itertools.product(LAYOUTS, ("group", "batch")):
+        write_checkpoint(tmp_path / "c.ckpt", layout=layout, norm=norm, px=48, tell_apart=x_NCTHW)
+        export(tmp_path / "c.ckpt", tmp_path / "c.onnx")
+        wanted_VY = load(tmp_path / "c.ckpt").scores(views_VTCHW)
+        assert len(set(wanted_VY.argmax(1))) == 3
+        for engine in ("onnxruntime", "openvino"):
+            found_VY = load(tmp_path / "c.onnx", engine=engine).scores(views_VTCHW)
+            assert (found_VY.argmax(1) == wanted_VY.argmax(1)).all()
+            np.testing.assert_allclose(found_VY, wanted_VY, rtol=1e-4)
+
+
 def test_int8(here, monkeypatch):
     """Labels are what torch says, so that top-1 before is 1; top-1 after is counted in the files' own predictions."""
     import onnx
@@ -126,6 +158,7 @@ def test_int8(here, monkeypatch):
             assert all(abs(entry["score"] - wanted[entry["label"]]) < 0.1 for entry in top)  # steps of 1/128
 
     monkeypatch.setattr(int8, "_quantized", lambda *_: onnx.load(here / "int8.onnx"))
+    assert "precision  int8 (" in describe_onnx(here / "int8.onnx")
     with pytest.raises(CheckpointError, match=r"no.onnx: not written: int8 loses .* on 6 videos .*, more than -2"):
         quantize(here / "gn.onnx", here / "no.onnx", here / "list.csv", most_lost=-2)
     (here / "unlabelled.csv").write_text("path\n0.mp4\n1.mp4\n")

@@ -57,8 +57,8 @@ def _add_inspect(commands: Any) -> None:
         help="format, tensors, norms, layout, classes and preprocessing",
         description="Show what a weight file holds, and which network it belongs to.",
     )
-    parser.add_argument("file", metavar="FILE", help="weight file")
-    parser.add_argument("--tensors", action="store_true", help="list every tensor")
+    parser.add_argument("file", metavar="FILE", help="weight file, or exported .onnx")
+    parser.add_argument("--tensors", action="store_true", help="list every tensor of weights")
     parser.add_argument("--format", default="auto", help="zoo whose format the file has (auto)")
     parser.set_defaults(run=_inspect)
 
@@ -67,6 +67,11 @@ def _inspect(options: argparse.Namespace) -> int:
     from video_gn.run.directory import checkpoint_of
     from video_gn.weights.inspect import inspect
 
+    if Path(options.file).suffix == ".onnx":
+        from video_gn.export.reading import describe_onnx
+
+        print_text(describe_onnx(Path(options.file)))
+        return 0
     print_text(inspect(checkpoint_of(options.file), format=options.format, tensors=options.tensors))
     return 0
 

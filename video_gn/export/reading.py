@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from video_gn.errors import CheckpointError, ConfigError
+from video_gn.shown import count, shown
 from video_gn.weights.about import KEY, read_about
 from video_gn.weights.files import AGAIN, CHECKSUM, NO_CHECKSUM, FileContent
 
@@ -46,6 +48,44 @@ def read_onnx_about(path: Path, *, labels: Sequence[str] = (), extra: str = "onn
         CheckpointError: for a file that is missing, damaged, or another's.
         ConfigError: if the package onnx is not installed.
     """
+    about, _ = _read(path, extra=extra)
+    num_classes = about["net"]["num_classes"]
+    if labels and len(labels) != num_classes:
+        raise CheckpointError(f"{path}: has {num_classes} classes, but {len(labels)} labels are given")
+    return about | ({"classes": list(labels)} if labels else {})
+
+
+def describe_onnx(path: Path) -> str:
+    """Describe an exported file in lines for a terminal; errors as `read_onnx_about`."""
+    about, model = _read(path, extra="onnx")
+    net, clip, views, classes = about["net"], about["clip"], about["views"], about.get("classes", ())
+    nodes = Counter(node.op_type for node in model.graph.node)
+    quantized = nodes["QuantizeLinear"]
+    groups = next((f", {name} {net[name]}" for name in ("num_groups", "channels_per_group") if net.get(name)), "")
+    rows = {
+        "format": f"exported by video_gn {about.get('version', '')}".rstrip(),
+        "container": f"onnx, opset {model.opset_import[0].version}",
+        "precision": f"int8 ({quantized} quantized activations), the rest float32" if quantized else "float32",
+        "network": f"ResNet-{net['depth']}, width {net['width']}; {nodes['Conv']} convolutions",
+        "norms": f"{net['norm']}{groups}",
+        "layout": net["layout"],
+        "classes": f"{net['num_classes']}: {', '.join(classes[:4])}{', ...' if len(classes) > 4 else ''}".rstrip(": "),
+        "input": "uint8, RGB; "
+        + ", ".join(f"{name} [{', '.join(f'{v:.4g}' for v in about[name])}]" for name in ("mean", "std")),
+        "clip": f"{count(clip['num_frames'], 'frame')} at stride {clip['stride']}",
+        "views": f"{count(views['num_clips'], 'clip')}, crops {views['crops']} of {views['crop_px']} px, short side "
+        f"{views['short_side_px']} px",
+    }
+    width = max(map(len, rows))
+    return "\n".join([str(path), *(shown(f"  {name:{width}}  {value}") for name, value in rows.items())])
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return f"[{', '.join(f'{value:.4g}' for value in values)}]"
+
+
+def _read(path: Path, *, extra: str) -> tuple[dict[str, Any], Any]:
+    """What a file says of itself, and its model, both checked."""
     onnx = needed("onnx", extra=extra)
     try:
         data = path.read_bytes()
@@ -68,10 +108,7 @@ def read_onnx_about(path: Path, *, labels: Sequence[str] = (), extra: str = "onn
             f"{path.name}"
         )
     _check_graph(path, model, onnx)
-    num_classes = about["net"]["num_classes"]
-    if labels and len(labels) != num_classes:
-        raise CheckpointError(f"{path}: has {num_classes} classes, but {len(labels)} labels are given")
-    return about | ({"classes": list(labels)} if labels else {})
+    return about, model
 
 
 def _check_graph(path: Path, model: Any, onnx: Any) -> None:
