@@ -109,12 +109,11 @@ def quantize(
         ConfigError: if NNCF is not installed.
         ManifestError: for a list that cannot be read, or without labels or videos that can be read.
     """
-    nncf = load_nncf()
     about = read_onnx_about(source)
     calibrating, scored = _parts(listed, about)
     log.info("int8: calibrating on %d videos, then scoring %d in float32 and int8", len(calibrating), len(scored))
     with whole_path(target) as part:
-        write_model(_quantized(nncf, source, _Clips(calibrating, about, listed)), part, about)
+        write_int8(source, part, about, calibrating)
         found = _measured(source, part, about, progress(scored, len(scored)), listed)
         worst = max(found, key=lambda quantized: quantized.lost)
         if worst.lost > most_lost:
@@ -124,6 +123,22 @@ def quantize(
                 f"on more videos, or allow more with --most_lost."
             )
     return found
+
+
+def write_int8(source: Path, target: Path, about: dict[str, Any], records: Sequence[VideoRecord]) -> None:
+    """Write an exported network in int8, calibrated on the middle view of each video, unmeasured.
+
+    Args:
+        source: ONNX file that `export` has written.
+        target: ONNX file to write.
+        about: What the file says of itself; its clip and views are those of the videos.
+        records: Videos.
+
+    Raises:
+        ConfigError: if NNCF is not installed.
+        ManifestError: if no video can be read.
+    """
+    write_model(_quantized(load_nncf(), source, _Clips(records, about)), target, about)
 
 
 def load_nncf() -> Any:
@@ -166,9 +181,8 @@ def _parts(
 class _Clips:
     """The middle view of each video that can be read, as NNCF asks for it; read anew each time."""
 
-    def __init__(self, records: Sequence[VideoRecord], about: dict[str, Any], listed: object) -> None:
+    def __init__(self, records: Sequence[VideoRecord], about: dict[str, Any]) -> None:
         self._dataset = views_of(about, records)
-        self._listed = listed
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         found = False
@@ -179,7 +193,7 @@ class _Clips:
                 middle = len(views_VTCHW) // 2
                 yield {INPUT: views_VTCHW[middle : middle + 1].permute(0, 1, 3, 4, 2).contiguous().numpy()}
         if not found:
-            raise ManifestError(f"{self._listed}: must hold videos that can be read to calibrate on, got none.")
+            raise ManifestError("the list must hold videos that can be read to calibrate on, got none. Check them.")
 
 
 def _quantized(nncf: Any, source: Path, clips: _Clips) -> Any:
