@@ -83,6 +83,20 @@ def test_what_inspect_says(tmp_path, capsys):
     ]
 
 
+@ENGINES
+def test_half_precision(tmp_path, monkeypatch):
+    import openvino
+
+    path = write(tmp_path / "m.onnx", WORDS)
+    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        net, _ = load_engine(path, "openvino-bf16")
+        frames_NTCHW = torch.randint(256, (2, 8, 3, 5, 6), dtype=torch.uint8)
+        torch.testing.assert_close(net.forward(frames_NTCHW), frames_NTCHW.float().mean((1, 3, 4)), rtol=2**-7, atol=0)
+    monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32"])
+    with pytest.raises(ConfigError, match="engine openvino-bf16 must have a CPU with instructions for bfloat16"):
+        load_engine(path, "openvino-bf16")
+
+
 def external(model):
     model.graph.initializer[0].data_location = 1
 
@@ -155,7 +169,7 @@ def test_the_engine_of_a_file():
     for path, engine, message in (
         ("a.onnx", "openvinno", "Did you mean openvino?"),
         ("a.ckpt", "openvino", "must have a .onnx file, got a.ckpt. Write one: video-gn export a.ckpt model.onnx"),
-        ("a.onnx", "torch", "must be onnxruntime or openvino for a.onnx, got torch"),
+        ("a.onnx", "torch", "must be one of onnxruntime, openvino, openvino-bf16 for a.onnx, got torch"),
     ):
         with pytest.raises(ConfigError, match=message):
             engine_of(path, engine)

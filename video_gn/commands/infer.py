@@ -75,7 +75,9 @@ def _parser() -> Options:
     )
     add_network_options(parser)
     parser.add_argument(
-        "--engine", metavar="NAME", help="torch; for an .onnx file onnxruntime or openvino (torch, onnxruntime)"
+        "--engine",
+        metavar="NAME",
+        help="torch; for .onnx onnxruntime, openvino or openvino-bf16 (torch, onnxruntime)",
     )
     parser.add_argument("--output", metavar="FILE", help=f"file to write the results to: {', '.join(_SUFFIXES)}")
     parser.add_argument("--top_k", type=positive, default=5, metavar="K", help="labels of each video (5)")

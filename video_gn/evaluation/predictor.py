@@ -116,7 +116,7 @@ class Predictor:
             crops: "center", "three" or "full"; None as the checkpoint was tested.
             labels: Class names by number; else the checkpoint's own, or Kinetics' for a zoo's 400 classes.
             layout: Layout, if a zoo's file does not say.
-            engine: "torch"; for an .onnx file "onnxruntime" (None) or "openvino".
+            engine: "torch"; for an .onnx file "onnxruntime" (None), "openvino" or "openvino-bf16".
 
         Raises:
             CheckpointError: for a file that is missing, damaged, or not a video network with a classifier.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from video_gn.export.reading import INPUT, OUTPUTS, needed, read_onnx_about
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 ONNX = ".onnx"
 TORCH = "torch"
+HALF = "openvino-bf16"
 
 
 def _onnxruntime(path: Path) -> Run:
@@ -33,11 +35,15 @@ def _onnxruntime(path: Path) -> Run:
     return lambda frames: session.run(OUTPUTS, {INPUT: frames})
 
 
-def _openvino(path: Path) -> Run:
-    openvino = needed("openvino", extra="openvino")
-    # Left alone it takes bfloat16 on CPUs that have it, which moves scores by 0.001.
-    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(path, "CPU", settings)
+def _openvino(path: Path, precision: str = "f32") -> Run:
+    core = needed("openvino", extra="openvino").Core()
+    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise ConfigError(
+            f"engine {HALF} must have a CPU with instructions for bfloat16, got one without. Take openvino."
+        )
+    # Left alone it takes bfloat16 on CPUs that have it.
+    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": precision}
+    compiled = core.compile_model(path, "CPU", settings)
 
     def run(frames: np.ndarray) -> Sequence[np.ndarray]:
         results = compiled({INPUT: frames})
@@ -47,14 +53,18 @@ def _openvino(path: Path) -> Run:
 
 
 # Each takes a file that `read_onnx_about` has checked.
-_OPENED: dict[str, Callable[[Path], Run]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+_OPENED: dict[str, Callable[[Path], Run]] = {
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    HALF: partial(_openvino, precision="bf16"),
+}
 _EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
 ENGINES = (TORCH, *_OPENED)
 
 
 def installed_engines() -> list[str]:
-    """The engines beside torch that are installed."""
-    return [name for name in _OPENED if find_spec(name)]
+    """The engines beside torch that are installed and compute in float32."""
+    return [name for name in _EXTRAS if find_spec(name)]
 
 
 class EngineNet:
@@ -62,7 +72,7 @@ class EngineNet:
 
     Args:
         path: ONNX file.
-        engine: "onnxruntime" or "openvino".
+        engine: "onnxruntime", "openvino" or "openvino-bf16".
         arguments: Those of the network in the file, as `I3D.arguments`.
 
     Raises:
@@ -136,8 +146,10 @@ def engine_of(path: str | os.PathLike[str], engine: str | None) -> str:
             )
         return TORCH
     if engine == TORCH:
-        others = " or ".join(_OPENED)
-        raise ConfigError(f"engine must be {others} for {path}, got torch. Or give the checkpoint that it is made of.")
+        others = ", ".join(_OPENED)
+        raise ConfigError(
+            f"engine must be one of {others} for {path}, got torch. Or give the checkpoint that it is made of."
+        )
     return engine or "onnxruntime"
 
 
@@ -148,7 +160,7 @@ def load_engine(
 
     Args:
         path: ONNX file that `export` has written.
-        engine: "onnxruntime" or "openvino".
+        engine: "onnxruntime", "openvino" or "openvino-bf16".
         device: "auto" or "cpu".
         layout: The file's own or None.
         labels: Class names by number instead of its own.
@@ -162,8 +174,9 @@ def load_engine(
     """
     if device not in ("auto", "cpu"):
         raise ConfigError(f"device must be cpu with engine {engine}, got {device!r}. Leave it out.")
-    needed(engine, extra=_EXTRAS[engine])
-    about = read_onnx_about(path, labels=labels, extra=_EXTRAS[engine])
+    package = engine.removesuffix("-bf16")
+    needed(package, extra=_EXTRAS[package])
+    about = read_onnx_about(path, labels=labels, extra=_EXTRAS[package])
     net = EngineNet(path, engine, dict(about["net"]))
     if layout not in (None, net.layout):
         raise CheckpointError(f"{path}: needs layout {net.layout!r}, got {layout!r}. Leave the layout out.")

@@ -62,11 +62,12 @@ def describe_onnx(path: Path) -> str:
     nodes = Counter(node.op_type for node in model.graph.node)
     quantized = nodes["QuantizeLinear"]
     groups = next((f", {name} {net[name]}" for name in ("num_groups", "channels_per_group") if net.get(name)), "")
+    blocks = f", non-local blocks {net['nonlocal_blocks']}" if net.get("nonlocal_blocks") else ""
     rows = {
         "format": f"exported by video_gn {about.get('version', '')}".rstrip(),
         "container": f"onnx, opset {model.opset_import[0].version}",
         "precision": f"int8 ({quantized} quantized activations), the rest float32" if quantized else "float32",
-        "network": f"ResNet-{net['depth']}, width {net['width']}; {nodes['Conv']} convolutions",
+        "network": f"ResNet-{net['depth']}, width {net['width']}; {nodes['Conv']} convolutions{blocks}",
         "norms": f"{net['norm']}{groups}",
         "layout": net["layout"],
         "classes": f"{net['num_classes']}: {', '.join(classes[:4])}{', ...' if len(classes) > 4 else ''}".rstrip(": "),
