@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
@@ -79,18 +78,12 @@ class Answers:
         self.max_bytes = round(max_mb * 1e6)
         self.max_seconds = max_seconds
         self.top_k = top_k
-        self._computing = threading.Lock()
-        self._one_at_a_time = anyio.CapacityLimiter(1)  # so that those who wait take no threads
+        self._one_at_a_time = anyio.CapacityLimiter(1)
 
     @property
     def explains(self) -> bool:
         """Whether it can show where the network looks: gradients are torch's alone."""
         return not isinstance(self.predictor.net, EngineNet)
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether a video is being computed."""
-        return self._computing.locked()
 
     def about(self) -> dict[str, Any]:
         """What `GET /api/health` says."""
@@ -115,12 +108,8 @@ class Answers:
         return await self._compute(lambda: self._page(upload, explain=explain), upload)
 
     async def _compute(self, work: Callable[[], Answer], upload: Upload) -> Answer:
-        def alone() -> Answer:
-            with self._computing:
-                return work()
-
         try:
-            return await anyio.to_thread.run_sync(alone, limiter=self._one_at_a_time)
+            return await anyio.to_thread.run_sync(work, limiter=self._one_at_a_time)
         except DecodeError as error:
             raise UploadError(error.reason, upload.name, status=415) from error
         except UploadError:

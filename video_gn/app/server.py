@@ -200,11 +200,7 @@ class _Server(uvicorn.Server):
 
 
 def serve(answers: Answers, listener: socket.socket) -> None:
-    """Serve until a signal.
-
-    Raises:
-        StoppedError: after a signal.
-    """
+    """Serve until a signal, which ends the process with the status 128 + N."""
     host, port = listener.getsockname()[:2]
     config = uvicorn.Config(
         make_app(answers),
@@ -219,8 +215,7 @@ def serve(answers: Answers, listener: socket.socket) -> None:
             log.info("http://%s:%d (Ctrl-C ends it)", f"[{host}]" if ":" in host else host, port)
             _Server(config).run(sockets=[listener])
     except StoppedError as error:
-        if answers.is_busy:  # torch cannot be interrupted, and Python would wait for its thread
-            sys.stderr.write(f"video-gn: {error}\n")
-            sys.stderr.flush()
-            os._exit(error.status)
-        raise
+        # At once: torch cannot be interrupted, and Python takes seconds to clear away what gradio has brought.
+        sys.stderr.write(f"video-gn: {error}\n")
+        sys.stderr.flush()
+        os._exit(error.status)
