@@ -18,7 +18,8 @@ from video_gn.weights.named import find_weights
 FILES = {"README.md", "config.json", "model.safetensors"}
 
 
-@pytest.mark.parametrize("norm", ["group", *(pytest.param(n, marks=pytest.mark.slow) for n in NORMS if n != "group")])
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", NORMS)
 def test_a_saved_model_gives_equal_scores(tmp_path, norm):
     net = make_run(tmp_path / "run", norm=norm)
     save(tmp_path / "run", tmp_path / "saved", license="mit")
@@ -75,6 +76,7 @@ def test_a_run_is_pushed_in_one_commit_and_loaded_from_there(tmp_path, hub, monk
     assert path.is_relative_to(tmp_path / "cache") and path.read_bytes() == files["model.safetensors"]
 
 
+@pytest.mark.slow
 @pytest.mark.needs_hub
 def test_a_saved_model_is_pushed_with_its_edited_card(tmp_path, hub, monkeypatch):
     make_run(tmp_path / "run")
@@ -89,6 +91,7 @@ def test_a_saved_model_is_pushed_with_its_edited_card(tmp_path, hub, monkeypatch
         push(tmp_path / "saved", "owner/name", license="mit")
 
 
+@pytest.mark.slow
 @pytest.mark.needs_hub
 def test_a_push_that_cannot_be(tmp_path, hub, monkeypatch):
     make_run(tmp_path / "run")
