@@ -104,9 +104,15 @@ def test_a_program_of_torch(here, monkeypatch):
     with pytest.raises(ConfigError, match="the target must end in .onnx or .pt2, got 'a.engine'"):
         export(here / "bn.ckpt", "a.engine")
 
-    monkeypatch.setattr(writing, "TOLERANCE", 0.0)
+    right = writing._program_scorer
+
+    def off_by_a_thousandth(path):
+        score = right(path)
+        return lambda views: [1.001 * result for result in score(views)]
+
+    monkeypatch.setattr(writing, "_program_scorer", off_by_a_thousandth)
     monkeypatch.setattr(writing, "trace", lambda *_, **__: torch.export.load(here / "bn.pt2"))
-    with pytest.raises(CheckpointError, match="other.pt2: not written: torch.export differs from torch by"):
+    with pytest.raises(CheckpointError, match="other.pt2: not written: torch.export differs .* 1.0e-03 .* than 0.0001"):
         export(here / "bn.ckpt", here / "other.pt2")
     assert not [*here.glob("other*"), *here.glob(".*")]
 
@@ -173,6 +179,14 @@ def test_int8_without_its_package(here, monkeypatch):
         weights.main("export", [str(here / "gn.ckpt"), str(here / "no.onnx"), "--int8", "list.csv"])
     with pytest.raises(ConfigError, match=r"the target must end in .onnx with --int8, got 'no.pt2'"):
         weights.main("export", [str(here / "gn.ckpt"), "no.pt2", "--int8", "list.csv"])
+
+
+def test_where_float32_itself_is_far_off(tmp_path):
+    """Instance Norm on a last map of few cells: no engine is farther from float64 than twice torch's float32."""
+    write_checkpoint(tmp_path / "i.ckpt", layout="nonlocal", norm="instance", px=64)
+    found = export(tmp_path / "i.ckpt", tmp_path / "i.onnx")
+    assert max(parity.own_error for parity in found) > 1e-4
+    assert all(parity.error <= max(1e-4, 2 * parity.own_error) and parity.own_error < 1e-3 for parity in found)
 
 
 def test_nonlocal_blocks(tmp_path):

@@ -172,7 +172,8 @@ def _export(options: argparse.Namespace) -> int:
             log.error("%s could not be read: %s", error.path, error.reason)
             return 3
         for parity in found:
-            print_text(f"{parity.engine}, {parity.clips}: same label, relative error {parity.error:.1e}")
+            own = f" of float64's, torch's own {parity.own_error:.1e}" if parity.own_error else ""
+            print_text(f"{parity.engine}, {parity.clips}: same label, relative error {parity.error:.1e}{own}")
         if options.int8:
             for found_by in quantize(plain, target, options.int8, most_lost=options.most_lost, progress=with_progress):
                 print_text(_gain(found_by))

@@ -10,7 +10,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +51,20 @@ class Parity:
         error: Largest relative error of a clip's scores or features: length of the difference by length. (A single
             feature of Instance Norm on a small map is off by more than its 1e-4 in torch's own float32.)
         same_label: Whether the best class is the same.
+        own_error: If `error` would be more than `TOLERANCE`, both are counted from torch's float64, and this is torch's
+            float32's own: on a last map of few cells, Instance Norm divides rounding by rounding.
     """
 
     clips: str
     engine: str
     error: float
     same_label: bool
+    own_error: float = 0.0
+
+    @property
+    def limit(self) -> float:
+        """The largest error that is taken."""
+        return max(TOLERANCE, 2 * self.own_error)
 
 
 def export(
@@ -84,7 +92,7 @@ def export(
         videos: Videos whose views are compared beside random clips.
 
     Returns:
-        What was compared, all of it within `TOLERANCE`.
+        What was compared, all of it within its limit.
 
     Raises:
         CheckpointError: for a checkpoint that cannot be read, or a file whose results are not torch's.
@@ -113,16 +121,21 @@ def export(
             with part.open("wb") as file:
                 torch.export.save(program, file, extra_files={KEY: json.dumps(about)})
             scorers = {"torch.export": _program_scorer(part)}
-        found = [
-            _compare(clips, engine, scorer(views), results)
-            for clips, views, results in wanted
-            for engine, scorer in scorers.items()
-        ]
-        wrong = next((parity for parity in found if not (parity.error <= TOLERANCE and parity.same_label)), None)
+        found = []
+        for clips, views, results in wanted:
+            for engine, scorer in scorers.items():
+                theirs = scorer(views)
+                parity = _compare(clips, engine, theirs, results)
+                if parity.error > TOLERANCE and parity.same_label:
+                    exact = _torch_scorer(net, about, torch.float64)(views)
+                    own_error = _compare(clips, engine, results, exact).error
+                    parity = replace(_compare(clips, engine, theirs, exact), own_error=own_error)
+                found.append(parity)
+        wrong = next((parity for parity in found if not (parity.error <= parity.limit and parity.same_label)), None)
         if wrong is not None:
             raise CheckpointError(
                 f"{target}: not written: {wrong.engine} differs from torch by {wrong.error:.1e} on {wrong.clips}, more "
-                f"than {TOLERANCE:g}. Try another version of {wrong.engine} or of torch."
+                f"than {wrong.limit:.1g}. Try another version of {wrong.engine} or of torch."
             )
     return found
 
@@ -183,13 +196,13 @@ def _program_scorer(path: Path) -> Scorer:
 # ---- comparison ----------------------------------------------------------------------------------
 
 
-def _torch_scorer(net: I3D, about: dict[str, Any]) -> Scorer:
-    net = for_inference(net)
-    mean, std = (torch.tensor(about[name], dtype=torch.float32).view(-1, 1, 1) for name in ("mean", "std"))
+def _torch_scorer(net: I3D, about: dict[str, Any], dtype: torch.dtype = torch.float32) -> Scorer:
+    net = for_inference(net).to(dtype)
+    mean, std = (torch.tensor(about[name], dtype=dtype).view(-1, 1, 1) for name in ("mean", "std"))
 
     @torch.inference_mode()
     def score(views_VTCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        x_VCTHW = ((views_VTCHW / 255 - mean) / std).transpose(1, 2)
+        x_VCTHW = ((views_VTCHW.to(dtype) / 255 - mean) / std).transpose(1, 2)
         return net.scores_and_embedding(x_VCTHW)
 
     return score
