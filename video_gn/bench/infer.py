@@ -56,7 +56,7 @@ from video_gn.evaluation.predictor import Predictor
 from video_gn.export import EngineNet, export, installed_engines, load_engine, write_int8
 from video_gn.export.reading import read_onnx_about
 from video_gn.lists.records import VideoRecord
-from video_gn.models import I3D
+from video_gn.models import VideoNet
 from video_gn.run.memory import keep_freed_memory
 from video_gn.weights.build import load_net
 
@@ -230,7 +230,7 @@ def _used_well(setup: InferSetup, jobs: Sequence[Reading], weights: str) -> Cont
 
 def _ours(setup: InferSetup, jobs: Sequence[Reading], weights: str, engine: str | None = None) -> Contender:
     keep_freed_memory()
-    net: I3D | EngineNet
+    net: VideoNet | EngineNet
     if engine is None:
         net, _ = load_net(weights, layout="slowfast")
     else:

@@ -91,7 +91,7 @@ def _plain_safetensors(net: I3D, path: Path) -> object:
 def _plain_pickle(net: I3D, path: Path) -> object:
     with path.open("rb") as file:
         blobs = pickle.load(file, encoding="latin1")["blobs"]
-    state = {KEYMAPS["caffe2"].to_ours(k): torch.from_numpy(v) for k, v in blobs.items()}
+    state = {str(KEYMAPS["caffe2"].to_ours(k)): torch.from_numpy(v) for k, v in blobs.items()}
     return net.load_state_dict(state, strict=False)  # Caffe2 keeps no counts of batches
 
 

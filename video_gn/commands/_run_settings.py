@@ -235,7 +235,7 @@ def _about_weights(options: Namespace, checkpoints: Path) -> dict[str, Any]:
         raise CheckpointError(f"no checkpoint in {checkpoints}, and {error}") from error
     clips = source.about
     if not clips and not source.is_2d:
-        clips = zoo_protocol(source, options.model.net.init_args.layout)
+        clips = zoo_protocol(source, (options.model.net.get("init_args") or {}).get("layout"))
     known: dict[str, Any] = {name: clips[name] for name in ("clip", "views") if name in clips}
     return {"classes": list(source.classes or zoo_classes(source)), **known}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,6 +34,8 @@ from video_gn.training.precise_bn import PreciseBN
 from video_gn.training.trackers import LOGGERS
 
 _NET = "model.net."
+# A network of one's own may have no default of num_classes: whatever it is, the data's number replaces it.
+_NO_CLASSES, _SOME_CLASSES = "the following arguments are required: num_classes", f"--{_NET}num_classes="
 # Words of other projects -> settings.
 _ELSEWHERE = {
     "gpus": "trainer.devices",
@@ -64,6 +67,9 @@ class SettingsParser(LightningArgumentParser):
 
     def __init__(self, *args: Any, also: Sequence[str] = (), **settings: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **settings})
+        here = str(Path.cwd())
+        if here not in sys.path:
+            sys.path.append(here)  # a network of one's own: --model.net my_net.MyNet of ./my_net.py
         self.also = also
 
     def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
@@ -77,6 +83,8 @@ class SettingsParser(LightningArgumentParser):
                 _check_text(config)
             return super().parse_args(args, *rest, **kwargs)
         except _RefusedError as refused:
+            if refused.args[0].endswith(_NO_CLASSES) and not any(word.startswith(_SOME_CLASSES) for word in args or ()):
+                return self.parse_args([*args, f"{_SOME_CLASSES}1"], *rest, **kwargs)
             message, parser = refused.args
             raise ConfigError(_Error(parser, args).reworded(message)) from refused.__cause__
 
@@ -239,6 +247,10 @@ def _rule(reason: str, own: Sequence[str] = ()) -> str:
         value = found[1] or found[2]
         question = did_you_mean(value, [*callbacks.__all__, *LOGGERS, "video_gn.models.i3d"])
         return f" must be the import path of a class, got {value!r}. {question}".rstrip()
+    if found := re.search(r"Import path (\S+) does not correspond to a subclass of Module", reason):
+        return f" must be a class of torch.nn.Module, or a function annotated to return one, got {found[1]!r}."
+    if found := re.search(r"Problem with given class_path '(.+?)': No module named '(.+?)'", reason):
+        return f" must be the import path of a class, got {found[1]!r}: no module {found[2]} is here or installed."
     if found := re.match(r"Unable to load config '(.+?)'", reason):
         return f" must be a file with its settings, got {found[1]!r}. Or give them one by one."
     found = re.fullmatch(r"Expected a (.+?)\. Got value: ?(.*)", reason)

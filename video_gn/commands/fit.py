@@ -204,12 +204,12 @@ class VideoCLI(LightningCLI):
         self.parser.add_instantiator(lambda _, **settings: data, VideoDataModule, subclasses=False)
 
     def _set_num_classes(self, options: Namespace) -> None:
-        net = options.model.net.init_args
+        net = options.model.net.get("init_args") or {}
         names = self.datamodule.classes or self.start.about.get("classes") or ()
-        if names and "num_classes" in net and net.num_classes != len(names):
+        if names and "num_classes" in net and net["num_classes"] != len(names):
             where = "data" if self.datamodule.classes else "checkpoint or weights"
             log.info("num_classes: %d, from the %s", len(names), where)
-            net.num_classes = len(names)
+            net["num_classes"] = len(names)
 
     # ---- net, weights, trainer ---------------------------------------------------------------
 
@@ -352,11 +352,11 @@ class VideoCLI(LightningCLI):
             self.load_report.write(self.run_dir / directory.WEIGHTS)
         self._begin_tracking()
         parameters = sum(p.numel() for p in self.model.net.parameters())
-        net, manifests = self.model.net.arguments, self.datamodule.manifests
+        manifests = self.datamodule.manifests
         classes = count(len(self.datamodule.classes), "class", "classes")
         log.info(
-            "ResNet-%d I3D, %s norm, layout %s, %.2f M parameters; %d training and %d validation videos of %s",
-            net["depth"], net["norm"], net["layout"], parameters / 1e6,
+            "%s, %.2f M parameters; %d training and %d validation videos of %s",
+            self.model.net.title, parameters / 1e6,
             len(manifests["train"].records), len(manifests["val"].records), classes,
         )  # fmt: skip
 

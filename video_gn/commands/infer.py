@@ -298,7 +298,7 @@ def _label_into_file(options: argparse.Namespace, inputs: Inputs) -> int:
     if parquet is not None:
         from video_gn.embeddings.keeping import Target
 
-        width = 32 * predictor.net.arguments["width"]
+        width = predictor.net.num_features
         embeddings = Target(parquet, options.embeddings_of or "videos", predictor.num_clips, width)
     about = describe(
         predictor,

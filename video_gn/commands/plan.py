@@ -70,6 +70,7 @@ def _plan(options: argparse.Namespace, settings: Sequence[str], names: Sequence[
     from video_gn.commands._settings import config_parser
     from video_gn.commands._trainer import check_values
     from video_gn.data.datamodule import build_datamodule
+    from video_gn.models import VideoNet
     from video_gn.planning.figures import Request
     from video_gn.planning.plan import make_plan
     from video_gn.training.optimizer import OptimizerConfig
@@ -85,7 +86,12 @@ def _plan(options: argparse.Namespace, settings: Sequence[str], names: Sequence[
     home, _, name = config.model.net.class_path.rpartition(".")
     try:
         with torch.device("meta"):  # weights are counted, not used
-            net = getattr(importlib.import_module(home), name)(**config.model.net.init_args)
+            net = getattr(importlib.import_module(home), name)(**config.model.net.get("init_args", {}))
+        if not isinstance(net, VideoNet):
+            raise ConfigError(
+                f"model.net must be a network of video_gn.models for a plan, which builds it without memory, got "
+                f"{config.model.net.class_path}."
+            )
         optimizer = OptimizerConfig(**config.model.optimizer.as_dict())
         data = build_datamodule(config.data.as_dict())
     except (ValueError, TypeError) as error:

@@ -30,7 +30,7 @@ from video_gn.evaluation.results import video_result
 from video_gn.evaluation.scores import check_scores, map_views, normalize_clips
 from video_gn.export import EngineNet, engine_of, load_engine
 from video_gn.lists.records import VideoRecord
-from video_gn.models import I3D, for_inference
+from video_gn.models import VideoNet, for_inference
 from video_gn.run.directory import checkpoint_of
 from video_gn.weights.build import load_net
 
@@ -69,7 +69,7 @@ class Predictor:
 
     def __init__(
         self,
-        net: I3D | EngineNet,
+        net: VideoNet | EngineNet,
         *,
         classes: Sequence[str],
         clip: ClipConfig,
@@ -83,8 +83,8 @@ class Predictor:
         self.device = torch.device(device)
         self.checkpoint: Path | None = None
         self.net = net
-        if isinstance(net, I3D):
-            self.net = for_inference(net).to(self.device, memory_format=torch.channels_last_3d)
+        if isinstance(net, VideoNet):
+            self.net = for_inference(net).to(self.device).to(memory_format=torch.channels_last_3d)
         self.classes = list(classes)
         self.clip = clip
         self.crops = crops
@@ -126,7 +126,7 @@ class Predictor:
         if Path(path).is_dir():
             log.info("checkpoint: %s", checkpoint)
         engine = engine_of(checkpoint, engine)
-        net: I3D | EngineNet
+        net: VideoNet | EngineNet
         if engine == "torch":
             net, about = load_net(checkpoint, layout=layout, labels=labels)
             device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device

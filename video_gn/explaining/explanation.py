@@ -25,6 +25,7 @@ from video_gn.decoding import VideoReader
 from video_gn.errors import ConfigError, SettingError
 from video_gn.explaining.grad_cam import CellPlaces, grad_cam
 from video_gn.lists.records import VideoRecord
+from video_gn.models import I3D
 from video_gn.shown import count
 
 if TYPE_CHECKING:
@@ -155,6 +156,11 @@ def explain(
     if not isinstance(predictor.net, torch.nn.Module):
         raise ConfigError(
             f"explain must have torch's network, got {predictor.checkpoint}. Give the checkpoint that it is made of."
+        )
+    if not isinstance(predictor.net, I3D):
+        raise ConfigError(
+            f"explain must have an I3D, the places of whose cells it knows, got {predictor.checkpoint}: "
+            f"{predictor.net.title}."
         )
     number = None if label is None else _number_of(label, predictor)
     views = _read(predictor, os.fspath(video), backend)

@@ -96,6 +96,11 @@ class EngineNet:
         return str(self.arguments["layout"])
 
     @property
+    def num_features(self) -> int:
+        """Length of what `embed` gives."""
+        return 32 * int(self.arguments["width"])
+
+    @property
     def num_classes(self) -> int:
         """Y."""
         return int(self.arguments["num_classes"])

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from video_gn.errors import CheckpointError, ConfigError
+from video_gn.models import I3D_NETWORK
 from video_gn.shown import count, shown
-from video_gn.weights.about import KEY, read_about
+from video_gn.weights.about import KEY, network_of, read_about
 from video_gn.weights.files import AGAIN, CHECKSUM, NO_CHECKSUM, FileContent
 
 INPUT, OUTPUTS = "frames", ("scores", "features")
@@ -109,6 +110,8 @@ def _read(path: Path, *, extra: str) -> tuple[dict[str, Any], Any]:
             f"{path.name}"
         )
     _check_graph(path, model, onnx)
+    if network_of(about["net"]) != I3D_NETWORK:
+        raise CheckpointError(f"{path}: is not of an I3D, which export alone writes. Label with its checkpoint itself.")
     return about, model
 
 

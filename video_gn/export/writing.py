@@ -106,6 +106,8 @@ def export(
         for module in ("onnx", "onnxscript", "onnxruntime"):
             needed(module, extra="onnx")
     net, about = load_net(checkpoint_of(checkpoint), layout=layout, labels=labels)
+    if not isinstance(net, I3D):
+        raise ConfigError(f"export must have an I3D, got {checkpoint}: {net.title}. Label with its checkpoint.")
     given = {"num_clips": num_clips, "crops": crops}
     about["views"] = {**about["views"], **{name: value for name, value in given.items() if value is not None}}
     reference = _torch_scorer(net, about)
@@ -197,13 +199,13 @@ def _program_scorer(path: Path) -> Scorer:
 
 
 def _torch_scorer(net: I3D, about: dict[str, Any], dtype: torch.dtype = torch.float32) -> Scorer:
-    net = for_inference(net).to(dtype)
+    fast = for_inference(net).to(dtype)
     mean, std = (torch.tensor(about[name], dtype=dtype).view(-1, 1, 1) for name in ("mean", "std"))
 
     @torch.inference_mode()
     def score(views_VTCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x_VCTHW = ((views_VTCHW.to(dtype) / 255 - mean) / std).transpose(1, 2)
-        return net.scores_and_embedding(x_VCTHW)
+        return fast.scores_and_embedding(x_VCTHW)
 
     return score
 

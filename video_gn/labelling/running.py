@@ -84,7 +84,7 @@ def describe(
     settings = {
         "checkpoint": f"SHA-256 {file_digest(find_weights(checkpoint))}",
         "labels": f"SHA-256 {labels}",
-        "layout": predictor.net.arguments["layout"],
+        "layout": predictor.net.arguments.get("layout"),
         "num_clips": predictor.num_clips,
         "crops": predictor.crops.crops,
         "top_k": top_k,

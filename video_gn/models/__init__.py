@@ -1,4 +1,4 @@
-"""The networks: `i3d` with every knob, and named models with literal numbers.
+"""The networks: `i3d` with every knob, named models with literal numbers, and networks of pytorchvideo's hub.
 
 torch is imported with the first name that needs it: `video_gn.models.tables` alone needs none.
 """
@@ -8,15 +8,17 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from video_gn.models.tables import BATCH_FAMILY, DEPTHS, LAYOUTS
+from video_gn.models.tables import BATCH_FAMILY, DEPTHS, HUB_NETWORKS, I3D_NETWORK, LAYOUTS, OWN_NETWORK
 
 if TYPE_CHECKING:
     from video_gn.models._batch_norms import BatchRenorm, checkpoint_contexts, recomputing
     from video_gn.models._bfloat16 import check_bfloat16_cpu, visit_maps, warn_of_slow_bfloat16
     from video_gn.models._convert_norms import convert_norms
     from video_gn.models._inference import for_inference
+    from video_gn.models.hub_nets import NETWORKS, HubNet, build_network, r2plus1d_r50, slow_r50, x3d_s
     from video_gn.models.norms import NORMS, check_norm_training, has_statistics, is_norm, make_norm
     from video_gn.models.resnet3d import I3D, i3d, min_clip
+    from video_gn.models.video_net import OwnNet, VideoNet
     from video_gn.models.zoo import i3d_r50_bn, i3d_r50_gn, i3d_r101_gn
 
 _HOMES = {
@@ -24,18 +26,28 @@ _HOMES = {
     "_bfloat16": ("check_bfloat16_cpu", "visit_maps", "warn_of_slow_bfloat16"),
     "_convert_norms": ("convert_norms",),
     "_inference": ("for_inference",),
+    "hub_nets": ("NETWORKS", "HubNet", "build_network", "r2plus1d_r50", "slow_r50", "x3d_s"),
     "norms": ("NORMS", "check_norm_training", "has_statistics", "is_norm", "make_norm"),
     "resnet3d": ("I3D", "i3d", "min_clip"),
+    "video_net": ("OwnNet", "VideoNet"),
     "zoo": ("i3d_r50_bn", "i3d_r50_gn", "i3d_r101_gn"),
 }
 
 __all__ = [
     "BATCH_FAMILY",
     "DEPTHS",
+    "HUB_NETWORKS",
     "I3D",
+    "I3D_NETWORK",
     "LAYOUTS",
+    "NETWORKS",
     "NORMS",
+    "OWN_NETWORK",
     "BatchRenorm",
+    "HubNet",
+    "OwnNet",
+    "VideoNet",
+    "build_network",
     "check_bfloat16_cpu",
     "check_norm_training",
     "checkpoint_contexts",
@@ -49,9 +61,12 @@ __all__ = [
     "is_norm",
     "make_norm",
     "min_clip",
+    "r2plus1d_r50",
     "recomputing",
+    "slow_r50",
     "visit_maps",
     "warn_of_slow_bfloat16",
+    "x3d_s",
 ]
 
 

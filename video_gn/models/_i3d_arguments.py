@@ -1,4 +1,4 @@
-"""Checks of `i3d`'s arguments, before anything is built."""
+"""Checks of the arguments of `i3d` and of the hub's networks, before anything is built."""
 
 from __future__ import annotations
 
@@ -23,27 +23,32 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
                 f"nonlocal_blocks must be null (None) for depth {arguments['depth']}, got "
                 f"{arguments['nonlocal_blocks']!r}. Take depth {' or '.join(map(str, NONLOCAL_AFTER))}."
             )
+    check_shared(arguments)
+    width = arguments["width"]
+    if norm_kind(arguments["norm"]).has_groups:
+        # Every norm has a multiple of the stem's channels: where these divide, all do.
+        groups = {name: arguments[name] for name in ("num_groups", "channels_per_group")}
+        group_count(width, **groups, layer=f"the stem's norm blocks.0.norm (width={width})")
+
+
+def check_shared(arguments: Mapping[str, Any]) -> None:
+    """Raise ValueError for a value out of range, of an argument that other networks have too."""
     kind = norm_kind(arguments["norm"])
     check_norm_numbers(eps=arguments["norm_eps"], momentum=arguments["norm_momentum"])
-    check_counts(**{name: arguments[name] for name in ("num_classes", "width", "in_channels")})
+    check_counts(**{name: arguments[name] for name in ("num_classes", "width", "in_channels") if name in arguments})
     for name, advice in (
         ("dropout", "The usual value is 0.5; 0 turns it off."),
         ("drop_path", "Usual values are 0.05 to 0.2; 0 turns it off."),
     ):
-        if not 0 <= arguments[name] < 1:
+        if not 0 <= arguments.get(name, 0) < 1:
             raise ValueError(f"{name} must be in [0, 1), got {arguments[name]!r}. {advice}")
-    width = arguments["width"]
-    if kind.has_groups:
-        # Every norm has a multiple of the stem's channels: where these divide, all do.
-        groups = {name: arguments[name] for name in ("num_groups", "channels_per_group")}
-        group_count(width, **groups, layer=f"the stem's norm blocks.0.norm (width={width})")
     if arguments["norm_options"] is not None:
         _check_norm_options(arguments["norm_options"])
         # Names and ranges are the kind's own: build one layer of it, without memory.
         with torch.device("meta"):
             make_norm(
                 arguments["norm"],
-                width,
+                arguments["width"],
                 num_groups=1 if kind.has_groups else None,
                 norm_options=arguments["norm_options"],
             )

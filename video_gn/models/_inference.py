@@ -24,14 +24,19 @@ from video_gn.models._batch_norms import BatchRenorm, FrozenBatchNorm, ScaleShif
 from video_gn.models._nonlocal import NonlocalBlock
 from video_gn.models._residual import Stage, Stem
 from video_gn.models.resnet3d import I3D
+from video_gn.models.video_net import VideoNet
 
 
-def for_inference(net: I3D) -> I3D:
+def for_inference(net: VideoNet) -> VideoNet:
     """A copy in eval mode, on the same device, for scores without gradients.
 
-    Its scores are the network's to the rounding of its dtype. Its parameters have other names.
+    Its scores are the network's to the rounding of its dtype. Its parameters have other names. Of networks other than
+    `I3D` the norms alone become part of convolutions.
     """
     net = copy.deepcopy(net).eval()
+    if not isinstance(net, I3D):
+        _fold_norms(net)
+        return net.requires_grad_(False)
     blocks: list[nn.Module] = []
     for block in net.blocks:
         if isinstance(block, Stem):
@@ -50,6 +55,22 @@ def _inner_block(block: nn.Module) -> nn.Module:
     block.conv_out = _Layer(block.conv_out, block.norm, relu=False)  # type: ignore[assignment]
     block.norm = nn.Identity()
     return block
+
+
+def _fold_norms(net: nn.Module) -> None:
+    """Make norms that follow a single convolution part of it, in place; their own place stays empty."""
+    pairs = (("conv_a", "norm_a"), ("conv_b", "norm_b"), ("conv_c", "norm_c"), ("branch1_conv", "branch1_norm"))
+    for block in net.modules():
+        for conv_name, norm_name in pairs:
+            conv, norm = getattr(block, conv_name, None), getattr(block, norm_name, None)
+            # X3D's middle one is a sequence of the norm and squeeze-and-excitation.
+            first = norm[0] if isinstance(norm, nn.Sequential) else norm
+            if not isinstance(conv, nn.Conv3d) or first is None or not _fold(first, into=conv):
+                continue
+            if isinstance(norm, nn.Sequential):
+                norm[0] = nn.Identity()
+            else:
+                setattr(block, norm_name, nn.Identity())
 
 
 class _Block(nn.Module):

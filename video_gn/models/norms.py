@@ -201,15 +201,15 @@ def group_count(
     return value if name == "num_groups" else num_channels // value
 
 
-def default_groups(num_channels: int) -> int:
-    """G for C channels if nobody chooses it: 32 where that divides C, or the most below with C/G of at least 2.
+def default_groups(num_channels: int, most: int = DEFAULT_NUM_GROUPS) -> int:
+    """G for C channels if nobody chooses it: `most` where that divides C, or the most below with C/G of at least 2.
 
-    16 -> 8, 24 -> 12, 32 -> 32, 48 -> 24, 64 -> 32. The paper's narrowest layers have 2 channels a group; one channel
-    a group is Instance Norm.
+    16 -> 8, 24 -> 12, 32 -> 32, 48 -> 24, 54 -> 27, 64 -> 32. The paper's narrowest layers have 2 channels a group;
+    one channel a group is Instance Norm.
     """
-    if num_channels % DEFAULT_NUM_GROUPS == 0:
-        return DEFAULT_NUM_GROUPS
-    most = min(DEFAULT_NUM_GROUPS, num_channels // 2)
+    if num_channels % most == 0:
+        return most
+    most = min(most, num_channels // 2)
     return max((g for g in range(1, most + 1) if num_channels % g == 0), default=1)
 
 

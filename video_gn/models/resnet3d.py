@@ -17,11 +17,12 @@ from torch.nn import functional as F
 
 from video_gn.checks import check_choice
 from video_gn.models import _residual as ptv
-from video_gn.models._i3d_arguments import check_arguments, check_counts, plain
+from video_gn.models._i3d_arguments import check_arguments, plain
 from video_gn.models._nonlocal import NonlocalBlock
 from video_gn.models._residual import Stage, Stem, drop_paths
 from video_gn.models.norms import is_norm, make_norm, true_groups
 from video_gn.models.tables import DEPTHS, LAYOUTS, NONLOCAL_AFTER, Depth, LayoutName, NonlocalName, NormName
+from video_gn.models.video_net import VideoNet, initialize_classifier
 
 # Which blocks of a stage have a 3x1x1 (1) and which a 1x1x1 (0) as their first convolution, repeated to the
 # stage's depth. Source: video-nonlocal-net, obtain_arc; the same in SlowFast and mmaction2.
@@ -62,133 +63,36 @@ class Head(nn.Module):
         return F.avg_pool2d(x_NCTHW.mean(2), window, stride=1).flatten(2).transpose(1, 2)
 
 
-class I3D(ptv.Net):
-    """The network; built by `i3d`.
-
-    In training it returns logits, in evaluation softmax scores, each averaged over the positions of the head's
-    window (one position at the training size, several on a larger frame).
-
-    Attributes:
-        arguments: Plain values that a checkpoint can hold; `i3d(**net.arguments)` rebuilds the net.
-    """
+class I3D(VideoNet, ptv.Net):
+    """The network; built by `i3d`, which `i3d(**net.arguments)` repeats."""
 
     def __init__(self, blocks: nn.ModuleList, *, arguments: Mapping[str, Any]) -> None:
         super().__init__(blocks=blocks)
-        self.arguments: dict[str, Any] = dict(arguments)
+        self.arguments = dict(arguments)
 
     @property
-    def activation_checkpointing(self) -> bool:
-        """Whether training keeps only the residual blocks' inputs and recomputes the rest in the backward pass.
-
-        It can be set at any time, is off by default, and is no argument of the net.
-
-        Source: Chen et al. 2016 (arXiv:1604.06174).
-        """
-        return any(block.checkpointed for block in self.blocks if isinstance(block, Stem | Stage))
-
-    @activation_checkpointing.setter
-    def activation_checkpointing(self, value: bool) -> None:
-        for block in self.blocks:
-            if isinstance(block, Stem | Stage):
-                block.checkpointed = bool(value)
-
-    @property
-    def num_classes(self) -> int:
-        """Y."""
-        return int(self.arguments["num_classes"])
+    def title(self) -> str:
+        """Depth, norm and layout, for people."""
+        return "ResNet-{depth} I3D, {norm} norm, layout {layout}".format_map(self.arguments)
 
     @property
     def layout(self) -> str:
         """The key of `LAYOUTS`."""
         return str(self.arguments["layout"])
 
-    @property
-    def classifier(self) -> nn.Linear:
-        """The last layer, whose weight is (Y, C)."""
-        linear: nn.Linear = self.blocks[-1].proj
-        return linear
-
-    def forward(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
-        """Logits in training, softmax scores in evaluation.
-
-        Args:
-            x_NCTHW: Normalized clips, floating point, in any memory format.
-
-        Returns:
-            (N, Y). Scores are at least float32, also under autocast.
-
-        Raises:
-            ValueError: for a clip of another shape, or too short or too small for the layout.
-            TypeError: for integer pixels.
-        """
-        logits_NPY = self.position_logits(x_NCTHW)
-        return logits_NPY.mean(1) if self.training else _scores(logits_NPY)
-
-    def logits(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
-        """Logits (N, Y) in either mode, averaged over positions; arguments and errors as `forward`."""
-        return self.position_logits(x_NCTHW).mean(1)
-
     def position_logits(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
         """Logits (N, P, Y) of each position of the head's window; arguments and errors as `forward`."""
         logits_NPY: torch.Tensor = self.blocks[-1](self.features(x_NCTHW))
         return logits_NPY
 
-    def embed(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
-        """The classifier's input (N, 32 x width), averaged over positions; arguments and errors as `forward`.
-
-        The classifier makes `logits` of it, but for dropout in training.
-        """
+    def pooled(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
+        """The classifier's input (N, P, 32 x width) at each position; arguments and errors as `forward`."""
         pooled_NPC: torch.Tensor = self.blocks[-1].pool(self.features(x_NCTHW))
-        return pooled_NPC.mean(1)
-
-    def scores_and_embedding(self, x_NCTHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What `forward` in evaluation and `embed` give, to the bit, of one pass."""
-        head = self.blocks[-1]
-        pooled_NPC = head.pool(self.features(x_NCTHW))
-        return _scores(head.proj(pooled_NPC)), pooled_NPC.mean(1)
-
-    def features(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
-        """The last map, (N, 32 x width, T', H', W'); arguments and errors as `forward`."""
-        self.check_clip(x_NCTHW)
-        for index in range(len(self.blocks) - 1):
-            x_NCTHW = self.blocks[index](x_NCTHW)
-        return x_NCTHW
-
-    def replace_classifier(self, num_classes: int) -> nn.Linear:
-        """Replace the classifier by a fresh one for other classes. Build the optimizer after that.
-
-        Args:
-            num_classes: Y of the new one.
-
-        Returns:
-            The new layer, on the old one's device and in its dtype.
-
-        Raises:
-            ValueError: if num_classes is below 1.
-        """
-        num_classes = plain(num_classes)
-        check_counts(num_classes=num_classes)
-        old = self.classifier
-        new = nn.Linear(old.in_features, num_classes, device=old.weight.device, dtype=old.weight.dtype)
-        _initialize_classifier(new)
-        self.blocks[-1].proj = new
-        self.arguments["num_classes"] = num_classes
-        return new
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
+        return pooled_NPC
 
     def check_clip(self, x_NCTHW: torch.Tensor) -> None:
         """Refuse clips that `forward` would: of another shape or dtype, or too short or too small for the layout."""
-        channels = self.arguments["in_channels"]
-        if x_NCTHW.ndim != 5 or x_NCTHW.shape[1] != channels:
-            raise ValueError(
-                f"a clip batch must be of shape (N, {channels}, T, H, W), got {tuple(x_NCTHW.shape)}. "
-                "Put the channels before the frames."
-            )
-        if not x_NCTHW.is_floating_point():
-            raise TypeError(f"clips must be floating point, got {x_NCTHW.dtype}. Scale and normalize the pixels first.")
+        super().check_clip(x_NCTHW)
         layout = LAYOUTS[self.layout]
         frames, height, width = x_NCTHW.shape[2:]
         min_px, blocks = layout.min_px, ""
@@ -316,7 +220,7 @@ def initialize(net: nn.Module, *, zero_init_last_norm: bool) -> None:
         elif is_norm(module):
             _fill(module, weight=1.0, bias=0.0)
         elif isinstance(module, nn.Linear):
-            _initialize_classifier(module)
+            initialize_classifier(module)
     for module in net.modules():
         if isinstance(module, NonlocalBlock):
             for conv in (module.conv_theta, module.conv_phi, module.conv_g, module.conv_out):
@@ -350,18 +254,8 @@ def _stage(index: int, num_blocks: int, *, width: int, norm_arguments: dict[str,
     return Stage(stage.res_blocks)
 
 
-def _scores(logits_NPY: torch.Tensor) -> torch.Tensor:
-    """Softmax scores (N, Y). Those of positions are averaged, not their logits, as scores of views are."""
-    return logits_NPY.softmax(-1, dtype=torch.promote_types(logits_NPY.dtype, torch.float32)).mean(1)
-
-
 def _fill(module: nn.Module, **values: float) -> None:
     for name, value in values.items():
         parameter = getattr(module, name, None)
         if parameter is not None:
             nn.init.constant_(parameter, value)
-
-
-def _initialize_classifier(linear: nn.Linear) -> None:
-    nn.init.normal_(linear.weight, std=0.01)
-    nn.init.zeros_(linear.bias)

@@ -79,3 +79,9 @@ BATCH_FAMILY: tuple[NormName, ...] = ("batch", "sync_batch", "frozen_batch", "ba
 
 # Source: Wu & He 2018 (arXiv:1803.08494), section 4.1.
 DEFAULT_NUM_GROUPS = 32
+
+# Networks of pytorchvideo, under its hub's names; `I3D` is the network of checkpoints that name none.
+HUB_NETWORKS = ("x3d_s", "r2plus1d_r50", "slow_r50")
+I3D_NETWORK = "i3d"
+# What a checkpoint says of a network that is not the package's.
+OWN_NETWORK = "own"

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from video_gn.evaluation.scores import normalize_clips
-from video_gn.models import I3D, i3d
+from video_gn.models import VideoNet, build_network
 from video_gn.training.optimizer import OptimizerConfig, build_optimizer, freeze_stages
 
 # Modules that autocast runs in float32 whatever comes in; convolutions and linear layers run in half precision, and
@@ -37,7 +37,7 @@ class Step:
     """What a training step is made of.
 
     Args:
-        net: Arguments of `i3d`.
+        net: Its `VideoNet.arguments`.
         clip_THW: Frames, height and width of a clip.
         optimizer: Its kind and settings.
         half: Whether convolutions compute in half precision, by autocast.
@@ -130,10 +130,10 @@ class LiveBytes(TorchDispatchMode):
         self.course.append(self.live)
 
 
-def build_meta_net(step: Step) -> I3D:
+def build_meta_net(step: Step) -> VideoNet:
     """The step's net, in training mode on the meta device."""
     with torch.device("meta"):
-        net = i3d(**step.net).to(memory_format=torch.channels_last_3d)
+        net = build_network(step.net).to(memory_format=torch.channels_last_3d)
     net.train().activation_checkpointing = step.checkpointed
     for module in freeze_stages(net, step.optimizer.frozen_stages):
         module.eval()
@@ -162,7 +162,7 @@ def _halved(module: nn.Conv3d | nn.Linear) -> Callable[[torch.Tensor], torch.Ten
     return forward
 
 
-def _forward(net: I3D, batch_size: int, clip_THW: tuple[int, int, int]) -> torch.Tensor:
+def _forward(net: VideoNet, batch_size: int, clip_THW: tuple[int, int, int]) -> torch.Tensor:
     """The loss of a batch, from the uint8 frames on, as `VideoClassifier.training_step` computes it."""
     frames, height, width = clip_THW
     frames_NTCHW = torch.empty((batch_size, frames, 3, height, width), dtype=torch.uint8, device="meta")

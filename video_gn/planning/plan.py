@@ -67,8 +67,8 @@ class _Planner:
         where = "this machine's CPU" if self.on_cpu else count(request.num_processes, "GPU")
         frames, height, width = self.step.clip_THW
         self.out = Plan(
-            f"ResNet-{arguments['depth']} I3D of width {arguments['width']}, {arguments['norm']} norm, layout "
-            f"{arguments['layout']}; clips of {frames} x {height} x {width}, {self.batch_size} a batch, on {where}"
+            f"{build_meta_net(self.step).title}, width {arguments['width']}; clips of {frames} x {height} x {width}, "
+            f"{self.batch_size} a batch, on {where}"
         )
 
     def plan(self) -> Plan:
@@ -318,7 +318,8 @@ class _Planner:
         groups = {"num_groups": None, "channels_per_group": None, "norm_options": None}
         self._row(f"{norm} norm", f"model.net.norm {norm}", step.with_net(norm=norm, **groups), 1.0)
         frames = step.clip_THW[0] // 2
-        if frames >= LAYOUTS[step.net["layout"]].min_frames and data.clip.target_fps is None:
+        least = LAYOUTS[step.net["layout"]].min_frames if "layout" in step.net else 1
+        if frames >= least and data.clip.target_fps is None:
             other = replace(step, clip_THW=(frames, *step.clip_THW[1:]))
             stride = 2 * data.clip.stride
             few = max(1, self.asked.sample // 4)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from video_gn.bench.measuring import timed
 from video_gn.evaluation.scores import normalize_clips
-from video_gn.models import i3d
+from video_gn.models import build_network
 from video_gn.planning.memory import Step, count_memory, count_training_macs
 from video_gn.run.memory import keep_freed_memory
 from video_gn.training.optimizer import build_optimizer, freeze_stages
@@ -63,7 +63,7 @@ def measure_speed(step: Step, batch_size: int) -> Speed:
     memory = memory_of_machine() if device.type == "cpu" else torch.cuda.mem_get_info()[0]
     while size > 1 and peak(size) > 0.5 * memory:
         size //= 2
-    net = i3d(**step.net).to(device, memory_format=torch.channels_last_3d).train()
+    net = build_network(step.net).to(device).to(memory_format=torch.channels_last_3d).train()
     net.activation_checkpointing = step.checkpointed
     for module in freeze_stages(net, step.optimizer.frozen_stages):
         module.eval()

@@ -114,6 +114,7 @@ def build_page(run: Run, *, frames: bool = False, validation: Run | None = None,
 def _subtitle(run: Run) -> str:
     """What was trained, in one line, as far as the config has it."""
     net = "model.net.init_args"
+    network = run.setting("model.net.class_path")
     depth, norm, layout = (run.setting(f"{net}.{key}") for key in ("depth", "norm", "layout"))
     groups = run.setting(f"{net}.num_groups")
     frames, stride = run.setting("data.clip.num_frames"), run.setting("data.clip.stride")
@@ -121,7 +122,7 @@ def _subtitle(run: Run) -> str:
     if batch is not None and run.shown_setting("data.batch_size") != str(batch):
         batch = None  # several: see Settings
     parts = (
-        None if depth is None else f"ResNet-{depth} I3D",
+        network if depth is None else f"ResNet-{depth} I3D",
         None if norm is None else f"{norm} norm" + (f", {groups} groups" if norm == "group" and groups else ""),
         None if layout is None else f"layout {layout}",
         None if frames is None or stride is None else f"clips of {frames} frames, stride {stride}",

@@ -14,6 +14,7 @@ from rich.table import Column
 from rich.text import Text
 
 from video_gn.clips import ClipBatch
+from video_gn.models import I3D
 
 log = logging.getLogger(__name__)
 
@@ -185,6 +186,8 @@ class RunLength(Callback):
         self._batches, self._first_step = 0, trainer.global_step
         data, net = getattr(trainer, "datamodule", None), cast(Any, pl_module.net)
         if trainer.strategy.root_device.type != "cpu" or data is None or not trainer.is_global_zero:
+            return
+        if not isinstance(net, I3D):
             return
         size = (net.arguments["width"], data.clip.num_frames, data.augment.crop_px)
         width, frames, side = (here / full for here, full in zip(size, _FULL_SIZE, strict=True))

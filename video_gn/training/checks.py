@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from lightning import Trainer
     from torch import nn
 
-    from video_gn.models import I3D
+    from video_gn.models import OwnNet, VideoNet
     from video_gn.training.mixing import Mixing
 
 
-def check_training(net: I3D, mixing: Mixing, trainer: Trainer, datamodule: Any) -> None:
+def check_training(net: VideoNet | OwnNet, mixing: Mixing, trainer: Trainer, datamodule: Any) -> None:
     """Refuse a training whose net, with its weights loaded, cannot learn from its batches.
 
     Raises:
@@ -42,7 +42,7 @@ def check_training(net: I3D, mixing: Mixing, trainer: Trainer, datamodule: Any) 
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    if mixing.is_on and net.num_classes < 2:
+    if mixing.is_on and (net.num_classes or 2) < 2:
         raise ConfigError(
             "model.mixing.mixup_alpha and cutmix_alpha must be 0 for data of one class: "
             "there is nothing to mix. Set them to 0, or give data of more classes."
@@ -50,7 +50,7 @@ def check_training(net: I3D, mixing: Mixing, trainer: Trainer, datamodule: Any) 
 
 
 def check_batches(
-    net: I3D,
+    net: VideoNet | OwnNet,
     clip_NCTHW: tuple[int, ...] | None,
     *,
     world_size: int,
@@ -69,7 +69,9 @@ def check_batches(
     Raises:
         ValueError: naming the option and what to do.
     """
-    norm = net.arguments["norm"]
+    norm = net.arguments.get("norm")
+    if norm is None:  # somebody's own network, of which nothing is known
+        return
     batch_size = 2 if clip_NCTHW is None else clip_NCTHW[0]
     check_norm_training(norm, batch_size=batch_size, world_size=world_size, has_statistics=has_statistics)
     if clip_NCTHW is None:
@@ -81,7 +83,7 @@ def check_batches(
         check_bfloat16_cpu(net, clip_NCTHW[1:])
 
 
-def _check_maps(net: I3D, clip_NCTHW: tuple[int, ...]) -> None:
+def _check_maps(net: nn.Module, clip_NCTHW: tuple[int, ...]) -> None:
     """Refuse a clip that leaves Batch Norm a single value to average over.
 
     Raises:

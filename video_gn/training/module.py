@@ -17,13 +17,14 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
 from torch.nn import functional as F
 
 from video_gn.clips import ClipBatch
 from video_gn.errors import CheckpointError, ConfigError, RunError
 from video_gn.evaluation.scores import normalize_clips, score_views
 from video_gn.lists.class_names import same_classes
-from video_gn.models.resnet3d import I3D
+from video_gn.models import OwnNet, VideoNet
 from video_gn.run.checkpoint_files import environment
 from video_gn.run.directory import checkpoint_of
 from video_gn.run.lightning_internals import callbacks_of, trainer_of
@@ -45,7 +46,7 @@ class VideoClassifier(LightningModule):
     """Trains and tests a clip classifier.
 
     Args:
-        net: Network: clips (N, 3, T, H, W) -> logits in training, softmax scores (N, Y) in evaluation.
+        net: Network of `video_gn.models`, or any module that turns clips (N, 3, T, H, W) into logits (N, Y).
         optimizer: Kind and settings; the learning rate is scaled to the actual global batch.
         schedule: Schedule of the learning rate, by epochs or optimizer steps.
         weights: Weight file of any zoo to start from, or PACKAGE:NAME; see `video_gn.weights.load_into`. A run's
@@ -66,7 +67,7 @@ class VideoClassifier(LightningModule):
 
     def __init__(
         self,
-        net: I3D,
+        net: nn.Module,
         *,
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
         schedule: ScheduleConfig = ScheduleConfig(),  # noqa: B008
@@ -91,7 +92,17 @@ class VideoClassifier(LightningModule):
         self.weights_options = weights_options
         self.load_report: LoadReport | None = None
         self.is_restored = False
-        self.net = net.to(memory_format=torch.channels_last_3d)
+        if not isinstance(net, nn.Module):
+            raise ConfigError(
+                f"model.net must build a torch.nn.Module that turns clips into logits, got {type(net).__name__}."
+            )
+        self.net = net if isinstance(net, VideoNet) else OwnNet(net)
+        self.net.to(memory_format=torch.channels_last_3d)
+        if activation_checkpointing and isinstance(self.net, OwnNet):
+            raise ConfigError(
+                f"model.activation_checkpointing must be false for {self.net.title}, which is not of video_gn.models. "
+                "Call torch.utils.checkpoint in its forward instead."
+            )
         self.net.activation_checkpointing = activation_checkpointing
         self.frozen = freeze_stages(self.net, optimizer.frozen_stages)
         if compile:
@@ -115,6 +126,12 @@ class VideoClassifier(LightningModule):
         """Shard the net among the processes if the strategy does; Lightning calls this before it restores."""
         if isinstance(self.trainer.strategy, ShardedStrategy):
             self.trainer.strategy.shard(self.net)
+
+    def setup(self, stage: str) -> None:
+        """Tell somebody's own network how many classes there are, to check what it returns."""
+        if isinstance(self.net, OwnNet):
+            datamodule = getattr(self.trainer, "datamodule", None)
+            self.net.num_classes = len(getattr(datamodule, "classes", ()) or self.classes)
 
     # ---- weights to start from ---------------------------------------------------------------
 
@@ -155,6 +172,11 @@ class VideoClassifier(LightningModule):
             return None
         from video_gn.weights.load import load_into
 
+        if isinstance(self.net, OwnNet):
+            raise ConfigError(
+                f"model.weights must be null for {self.net.title}, which is not of video_gn.models, got "
+                f"{self.weights!r}. Load its weights in its __init__."
+            )
         source = checkpoint_of(self.weights) if Path(self.weights).is_dir() else self.weights
         report = load_into(self.net, source, classes=classes, **vars(self.weights_options))
         self.load_report = report

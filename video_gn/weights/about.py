@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import video_gn
 from video_gn.errors import CheckpointError
+from video_gn.models.tables import HUB_NETWORKS, I3D_NETWORK, OWN_NETWORK
 from video_gn.sampling import SPACINGS
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ KEY = "video_gn"
 # Prefix of the network's tensors in a checkpoint, and that of the classifier's among them.
 NET_PREFIX = "net."
 CLASSIFIER = "blocks.6.proj."
+# The classifier of the hub's networks, which have no pool among their blocks.
+HUB_CLASSIFIER = "blocks.5.proj."
 # res2, res3, res4, res5 as block numbers (2 is the pool, which has no parameters).
 STAGES = ("1", "3", "4", "5")
 # The norm of a file that holds scale and shift alone, under names that do not say whose.
@@ -52,7 +55,7 @@ def write_about(
     """Describe a network in plain containers, enough to rebuild it and to prepare its input.
 
     Args:
-        net_arguments: `I3D.arguments`.
+        net_arguments: `VideoNet.arguments`, or `OwnNet.arguments`.
         mean: Mean of pixels in [0, 1], RGB.
         std: Standard deviation of pixels in [0, 1], RGB.
         more: `environment` of the run, and `classes`, `clip` and `views` as the data module describes them.
@@ -138,6 +141,19 @@ _NET: Rules = {
     "drop_path": _number(0, 1, "a probability"),
     "nonlocal_blocks": _or_none(_NAME),
 }
+# The hub's networks have less of these.
+_NETWORK = _one_of((I3D_NETWORK, *HUB_NETWORKS, OWN_NETWORK))
+_HUB_NET: Rules = {
+    "network": _NETWORK,
+    **{
+        name: _NET[name]
+        for name in (
+            "width", "norm", "num_classes", "num_groups", "channels_per_group", "dropout", "norm_eps",
+            "norm_momentum", "norm_options",
+        )
+    },
+}  # fmt: skip
+_OWN_NET: Rules = {"network": _NETWORK, "class": _NAME}
 # Beyond these a pixel, a frame's scaled one or their square is no number in float32.
 INPUT: Rules = {
     "mean": _triple(_number(-1e6, 1e6, "numbers")),
@@ -175,9 +191,19 @@ _VIEWS: Rules = {
     "crop_px": _PIXELS,
     "val": _one_of(("center", "random")),
 }
-_TABLES = {"net": _NET, "clip": CLIP, "views": _VIEWS}
 # Checkpoints of earlier versions lack some of these, and a network has a default for others.
-_OPTIONAL = {"decode_short_side_px", "val", *_NET} - {"depth", "width", "layout", "norm", "num_classes"}
+_OPTIONAL = {"decode_short_side_px", "val", "network", *_NET} - {"depth", "width", "layout", "norm", "num_classes"}
+
+
+def network_of(net: Mapping[str, Any]) -> str:
+    """The network that a table of arguments is of."""
+    return str(net.get("network", I3D_NETWORK))
+
+
+def _tables(net: Mapping[str, Any]) -> dict[str, Rules]:
+    nets = {I3D_NETWORK: {"network": _NETWORK, **_NET}, OWN_NETWORK: _OWN_NET}
+    # Of a network that is none of these the rule of its name says so.
+    return {"net": nets.get(network_of(net), _HUB_NET), "clip": CLIP, "views": _VIEWS}
 
 
 def check_table(path: str, place: str, table: Mapping[str, Any], rules: Rules, *, needed: Sequence[str] = ()) -> None:
@@ -201,7 +227,7 @@ def check_words(path: str, words: Mapping[str, Any]) -> None:
         CheckpointError: naming the file and the key whose value cannot be.
     """
     check_table(path, KEY, words, _ABOUT | _ENVIRONMENT)
-    for name, rules in _TABLES.items():
+    for name, rules in _tables(words.get("net", {})).items():
         check_table(path, f"{KEY}.{name}", words.get(name, {}), rules)
 
 
@@ -233,7 +259,12 @@ def read_about(content: FileContent) -> dict[str, Any]:
     check_words(path, words)
     # What is not known here is not passed on: it may be anything.
     about = {name: words[name] for name in _ABOUT if name in words}
-    for name, rules in _TABLES.items():
+    if network_of(words["net"]) == OWN_NETWORK:
+        raise CheckpointError(
+            f"{path}: is of {words['net'].get('class')}, a network of somebody's own, whose code a checkpoint does not "
+            "hold and which is never imported from its name. Use it with its config: video-gn test --run_dir RUN."
+        )
+    for name, rules in _tables(words["net"]).items():
         if name in about:
             unknown = [str(key)[:40] for key in sorted(set(about[name]) - set(rules))[:5]]
             if unknown:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from video_gn.errors import CheckpointError
-from video_gn.models.resnet3d import I3D, i3d
+from video_gn.models import I3D_NETWORK, VideoNet, build_network
 from video_gn.weights.about import KEY, UNKNOWN, write_about
 from video_gn.weights.files import read_file
 from video_gn.weights.formats import Source, recognize
@@ -21,7 +21,9 @@ from video_gn.weights.report import LoadReport
 log = logging.getLogger(__name__)
 
 
-def load_net(path: str | Path, *, layout: str | None = None, labels: Sequence[str] = ()) -> tuple[I3D, dict[str, Any]]:
+def load_net(
+    path: str | Path, *, layout: str | None = None, labels: Sequence[str] = ()
+) -> tuple[VideoNet, dict[str, Any]]:
     """Build a video network that labels videos, from its weights alone.
 
     Args:
@@ -47,7 +49,7 @@ def load_net(path: str | Path, *, layout: str | None = None, labels: Sequence[st
     return net, about
 
 
-def describe(source: Source, net: I3D, *, labels: Sequence[str] = ()) -> dict[str, Any]:
+def describe(source: Source, net: VideoNet, *, labels: Sequence[str] = ()) -> dict[str, Any]:
     """Describe the network built from a file as a checkpoint of ours would; `labels` as for `load_net`.
 
     Raises:
@@ -58,7 +60,7 @@ def describe(source: Source, net: I3D, *, labels: Sequence[str] = ()) -> dict[st
         from video_gn.weights.zoos import zoo_classes, zoo_protocol
 
         classes = classes or list(zoo_classes(source))
-        protocol = {} if source.is_2d else zoo_protocol(source, str(net.arguments["layout"]))
+        protocol = {} if source.is_2d else zoo_protocol(source, net.arguments.get("layout"))
     if classes and source.num_classes is not None and len(classes) != source.num_classes:
         raise CheckpointError(f"{source.path}: has {source.num_classes} classes, but {len(classes)} labels are given")
     pixels = source.preprocessing
@@ -66,7 +68,7 @@ def describe(source: Source, net: I3D, *, labels: Sequence[str] = ()) -> dict[st
     return about | ({"classes": classes} if classes else {}) | protocol
 
 
-def build_net(source: Source, *, layout: str | None = None) -> tuple[I3D, LoadReport]:
+def build_net(source: Source, *, layout: str | None = None) -> tuple[VideoNet, LoadReport]:
     """Build the network that a file describes, in training mode with the file's weights, and report on every tensor.
 
     If neither the file nor `layout` says the layout, it is "nonlocal", with a warning.
@@ -74,7 +76,8 @@ def build_net(source: Source, *, layout: str | None = None) -> tuple[I3D, LoadRe
     Raises:
         CheckpointError: if the file's network is none of ours, or the file does not say enough of it.
     """
-    if source.depth is None or source.width is None:
+    is_i3d = source.network == I3D_NETWORK
+    if source.width is None or (is_i3d and source.depth is None):
         from video_gn.weights.zoos import other_network
 
         other = other_network(source) or f"a network of {source.blocks} blocks"
@@ -84,13 +87,15 @@ def build_net(source: Source, *, layout: str | None = None) -> tuple[I3D, LoadRe
             f"{source.path}: holds scale and shift of its norms alone, which Group Norm and folded Batch Norm have "
             "alike. Load it into a network whose norm you set: --model.weights, or video_gn.weights.load_into."
         )
+    if layout is not None and not is_i3d:
+        raise CheckpointError(f"{source.path}: is of {source.network}; layouts are I3D's own. Leave the layout out.")
     if layout is not None and source.layout not in (None, layout):
         raise CheckpointError(f"{source.path}: needs layout {source.layout!r}, got {layout!r}. Leave the layout out.")
     arguments = _own_arguments(source) if source.about else _zoo_arguments(source, layout)
     # Otherwise torch would draw 28 million random numbers that are overwritten at once.
     with torch.device("meta"):
         try:
-            net = i3d(**arguments)
+            net = build_network(arguments)
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{source.path}: describes a network that cannot be built: {error}") from error
     net = net.to_empty(device="cpu")
@@ -103,6 +108,8 @@ def _own_arguments(source: Source) -> dict[str, Any]:
     """What a checkpoint of ours says of its network; before memory is allocated it must agree with the tensors."""
     arguments = dict(source.about["net"])
     there = {"depth": source.depth, "width": source.width, "num_classes": source.num_classes}
+    if source.network != I3D_NETWORK:
+        del there["depth"]
     for name, value in there.items():
         if value is not None and value != arguments[name]:
             raise CheckpointError(
@@ -112,6 +119,11 @@ def _own_arguments(source: Source) -> dict[str, Any]:
 
 
 def _zoo_arguments(source: Source, layout: str | None) -> dict[str, Any]:
+    if source.network != I3D_NETWORK:
+        if source.network == "x3d_s":
+            log.warning("%s may be of X3D-XS, S or M, which differ in their clips alone: taking S", source.path)
+        names = ("network", "norm", "width", "num_classes")
+        return {name: getattr(source, name) for name in names if getattr(source, name) is not None}
     layout = source.layout or layout
     if layout is None:
         log.warning("%s does not say its layout: taking 'nonlocal'. --layout names another.", source.path)
@@ -133,7 +145,7 @@ def _zoo_arguments(source: Source, layout: str | None) -> dict[str, Any]:
     return arguments | {"num_groups": 32 if source.groups is None else source.groups[1]}
 
 
-def _reset(net: I3D, report: LoadReport) -> None:
+def _reset(net: VideoNet, report: LoadReport) -> None:
     """Give the tensors that the file lacks the values of a fresh network."""
     state = net.state_dict()
     for name in report.left:

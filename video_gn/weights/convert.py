@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 
 from video_gn.errors import CheckpointError
 from video_gn.files import whole_file, whole_path
-from video_gn.weights.about import CLASSIFIER, KEY, NET_PREFIX
+from video_gn.models.tables import I3D_NETWORK
+from video_gn.weights.about import KEY, NET_PREFIX
 from video_gn.weights.build import build_net, describe
 from video_gn.weights.files import CHECKSUM, NO_CHECKSUM, read_file, write_checksum
 from video_gn.weights.formats import OWN, recognize
@@ -69,11 +70,13 @@ def convert(
             f"{target}: .pth holds tensors alone, so labels would be lost. Write .safetensors or .ckpt."
         )
     found = recognize(read_file(path), format=format)
+    if wanted == "torchvision" and found.network != I3D_NETWORK:
+        raise CheckpointError(f"{target}: torchvision has no names for {found.network}. Write .safetensors or .pyth.")
     net, report = build_net(found, layout=layout)
     about = describe(found, net, labels=labels)
     state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
     if not found.has_classifier:
-        state = {k: v for k, v in state.items() if not k.startswith(CLASSIFIER)}
+        state = {k: v for k, v in state.items() if not k.startswith(found.classifier)}
     if wanted == "torchvision":
         if net.arguments["nonlocal_blocks"] is not None:
             raise CheckpointError(

@@ -14,8 +14,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from video_gn.errors import CheckpointError
-from video_gn.models.tables import BATCH_FAMILY, DEFAULT_NUM_GROUPS, DEPTHS
-from video_gn.weights.about import CLASSIFIER, KEY, STAGES, VIDEO_INPUT, Preprocessing, read_about
+from video_gn.models.tables import BATCH_FAMILY, DEFAULT_NUM_GROUPS, DEPTHS, I3D_NETWORK
+from video_gn.weights.about import (
+    CLASSIFIER,
+    HUB_CLASSIFIER,
+    KEY,
+    STAGES,
+    VIDEO_INPUT,
+    Preprocessing,
+    network_of,
+    read_about,
+)
 from video_gn.weights.files import FileContent
 
 if TYPE_CHECKING:
@@ -61,6 +70,7 @@ class Source:
         nonlocal_blocks: Weighting of its non-local blocks, `UNKNOWN` if that is not known; None without such blocks.
         about: What a checkpoint of ours says of itself; empty for others.
         is_named: Whether a person has said the format.
+        network: A key of `models.NETWORKS`.
     """
 
     path: str
@@ -86,6 +96,7 @@ class Source:
     nonlocal_blocks: str | None = None
     about: dict[str, Any] = field(default_factory=dict)
     is_named: bool = False
+    network: str = I3D_NETWORK
 
     @property
     def depth(self) -> int | None:
@@ -95,7 +106,12 @@ class Source:
     @property
     def has_classifier(self) -> bool:
         """Whether any of its tensors is the classifier's."""
-        return any(ours.startswith(CLASSIFIER) for ours in self.names.values())
+        return any(ours.startswith(self.classifier) for ours in self.names.values())
+
+    @property
+    def classifier(self) -> str:
+        """What our names of the classifier's tensors begin with."""
+        return CLASSIFIER if self.network == I3D_NETWORK else HUB_CLASSIFIER
 
 
 def recognize(content: FileContent, *, format: str = "auto") -> Source:
@@ -115,8 +131,16 @@ def recognize(content: FileContent, *, format: str = "auto") -> Source:
     if format == OWN and not about:
         raise CheckpointError(f"{content.path}: format is {OWN!r} but the file has no key {KEY!r}. Use format 'auto'.")
     bare = {key: _WRAPPERS.sub("", key) for key in state}
+    if about:
+        network = network_of(about["net"])
+    else:
+        from video_gn.weights.zoos import hub_network
+
+        network = hub_network({bare[key]: value for key, value in state.items()})
     keymap = None
-    if not about or not all(name.startswith("blocks.") for name in bare.values()):
+    if network != I3D_NETWORK:
+        pass  # its names are ours
+    elif not about or not all(name.startswith("blocks.") for name in bare.values()):
         from video_gn.weights.zoos import choose_keymap
 
         keymap = choose_keymap(content.path, bare, "auto" if about else format)
@@ -130,7 +154,7 @@ def recognize(content: FileContent, *, format: str = "auto") -> Source:
     convs = [s for n, s in shapes.items() if ".conv" in n or "branch1_conv" in n]
     is_2d = bool(convs) and all(len(s) == 4 for s in convs)
     has_statistics = any(n.endswith(("running_mean", "running_var")) for n in shapes)
-    zoo = OWN if about or keymap is None else keymap.name
+    zoo = OWN if about else "pytorchvideo" if keymap is None else keymap.name
     if about:
         described = _own_fields(about)
     else:
@@ -140,6 +164,11 @@ def recognize(content: FileContent, *, format: str = "auto") -> Source:
         if any(".nonlocal_blocks." in name for name in shapes):
             described["nonlocal_blocks"] = nonlocal_weighting(content, zoo)
     stem, head = shapes.get("blocks.0.conv.weight"), shapes.get("blocks.6.proj.weight")
+    if network != I3D_NETWORK:
+        from video_gn.weights.zoos import hub_fields
+
+        described |= hub_fields(network, shapes, is_own=bool(about))
+        head = shapes.get(f"{HUB_CLASSIFIER}weight")
     return Source(
         path=content.path,
         container=content.container,
@@ -149,9 +178,12 @@ def recognize(content: FileContent, *, format: str = "auto") -> Source:
         ignored=ignored,
         outside=outside,
         foreign=content.foreign,
-        **described | ({"layout": None} if is_2d else {}),
-        blocks=tuple(_count_blocks(shapes, stage) for stage in STAGES),
-        width=stem[0] if stem else None,
+        **{
+            "blocks": tuple(_count_blocks(shapes, stage) for stage in STAGES),
+            "width": stem[0] if stem else None,
+            **described,
+            **({"layout": None} if is_2d else {}),
+        },
         num_classes=head[0] if head else None,
         is_2d=is_2d,
         about=about,
@@ -186,7 +218,7 @@ def _own_fields(about: Mapping[str, Any]) -> dict[str, Any]:
         "norm": net["norm"],
         "groups": group_rule(net),
         "affine": False,
-        "layout": net["layout"],
+        "layout": net.get("layout"),
         "bgr": False,
         "preprocessing": Preprocessing(tuple(about["mean"]), tuple(about["std"])) if has_input else VIDEO_INPUT,
         "classes": tuple(about.get("classes") or ()),

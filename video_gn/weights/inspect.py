@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from video_gn.models.tables import I3D_NETWORK
 from video_gn.shown import count, shown
 from video_gn.weights.about import UNKNOWN
 from video_gn.weights.files import read_file
@@ -42,7 +43,7 @@ def _rows(source: Source) -> list[tuple[str, str]]:
         ("tensors", _tensors(source)),
         ("network", _network(source)),
         ("norms", _norms(source)),
-        ("layout", source.layout or ("any: an image network" if source.is_2d else "not in the file")),
+        ("layout", _layout(source)),
         ("classes", classes),
         ("input", f"{'BGR' if source.bgr else 'RGB'}; mean {_numbers(pixels.mean)}, std {_numbers(pixels.std)}"),
     ]
@@ -70,7 +71,15 @@ def _tensors(source: Source) -> str:
     return f"{len(source.tensors)}, {numbers / 1e6:.2f} M numbers ({', '.join(types)})"
 
 
+def _layout(source: Source) -> str:
+    if source.network != I3D_NETWORK:
+        return "none: layouts are I3D's"
+    return source.layout or ("any: an image network" if source.is_2d else "not in the file")
+
+
 def _network(source: Source) -> str:
+    if source.network != I3D_NETWORK:
+        return f"{source.network} of pytorchvideo, width {source.width}"
     other = other_network(source)
     if other is not None or source.depth is None:
         return f"{other or f'blocks {source.blocks}'}: cannot be loaded into an I3D"
@@ -87,7 +96,8 @@ def _norms(source: Source) -> str:
         return "scale and shift alone: Group Norm, or Batch Norm folded into them"
     if source.groups is None:
         return f"{source.norm} (number of groups unknown)" if norm_family(source.norm) == "group" else source.norm
-    return f"{source.norm}, {rule_in_words(source.groups)}"
+    most = "up to " if source.network != I3D_NETWORK and source.norm == "group" else ""
+    return f"{source.norm}, {most}{rule_in_words(source.groups)}"
 
 
 def _numbers(values: Any) -> str:

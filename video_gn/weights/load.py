@@ -16,15 +16,16 @@ import torch
 from video_gn.checks import check_choice
 from video_gn.errors import CheckpointError
 from video_gn.lists.class_names import class_key
+from video_gn.models.tables import I3D_NETWORK
 from video_gn.shown import count, shown
-from video_gn.weights.about import CLASSIFIER, UNKNOWN
+from video_gn.weights.about import UNKNOWN, network_of
 from video_gn.weights.files import read_file
 from video_gn.weights.formats import Source, group_rule, norm_family, recognize, rule_in_words
 from video_gn.weights.named import find_weights
 from video_gn.weights.report import DROPPED, MISSHAPEN, TAKEN, UNEXPECTED, UNFIT, Entry, Left, LoadReport
 
 if TYPE_CHECKING:
-    from video_gn.models import I3D
+    from video_gn.models import VideoNet
 
 STEM = "blocks.0.conv.weight"
 NONLOCAL = ".nonlocal_blocks."
@@ -33,7 +34,7 @@ _LISTED = 12  # problems that an error names; its report has all
 
 
 def load_into(
-    net: I3D,
+    net: VideoNet,
     path: str | Path,
     *,
     format: str = "auto",
@@ -45,7 +46,7 @@ def load_into(
     """Load a file's weights into a network, strictly.
 
     Args:
-        net: Network of `video_gn.models.i3d`, on any device, floating point.
+        net: Network of `video_gn.models.NETWORKS`, on any device, floating point.
         path: Weight file of any zoo in `FORMATS`, recognized from its content; or PACKAGE:NAME, see
             `video_gn.weights.named.find_weights`.
         format: Format of the file, or "auto".
@@ -73,7 +74,7 @@ def load_into(
 
 
 def merge(
-    net: I3D,
+    net: VideoNet,
     source: Source,
     *,
     norm_mismatch: str = "error",
@@ -97,7 +98,7 @@ class _Plan:
     """What would be loaded into which tensor; nothing is written."""
 
     def __init__(
-        self, net: I3D, source: Source, *, ignore: Sequence[str], classes: Sequence[str], reinit_norms: bool
+        self, net: VideoNet, source: Source, *, ignore: Sequence[str], classes: Sequence[str], reinit_norms: bool
     ) -> None:
         self.source = source
         self.arguments = net.arguments
@@ -138,11 +139,15 @@ class _Plan:
     def network_differs(self, *, norm_mismatch: str, layout_mismatch: str) -> str | None:
         """The difference that explains all others, or None."""
         source, net = self.source, self.arguments
+        here = network_of(net)
+        if here != I3D_NETWORK and source.network != here:
+            what = "an image network, which only an I3D is inflated from" if source.is_2d else f"a {source.network}"
+            return f"is of another network: {what}, not {here}"
         is_folded_2d = source.is_2d and source.affine  # nothing of it fails to fit, and all of it would be wrong
-        if is_folded_2d or any(e.status not in (TAKEN, DROPPED) for e in self.entries):
+        if here == I3D_NETWORK and (is_folded_2d or any(e.status not in (TAKEN, DROPPED) for e in self.entries)):
             from video_gn.weights.zoos import other_network
 
-            other = other_network(source)
+            other = other_network(source) if source.network == here else f"pytorchvideo's {source.network}"
             if other is not None:
                 return f"is of another network: {other}. It cannot be loaded into an I3D"
         if source.depth is None and any(source.blocks):
@@ -150,14 +155,14 @@ class _Plan:
         for name, there in (("depth", source.depth), ("width", source.width)):
             if there is not None and there != net[name]:
                 return f"is of another network ({name}: {there} there, {net[name]} here). Set model.net.{name} {there}"
-        if source.layout not in (None, net["layout"]) and layout_mismatch == "error":
+        if source.layout not in (None, net.get("layout")) and layout_mismatch == "error":
             is_bare = source.format == "pytorchvideo"
             bare = " (a bare state_dict() of such a network does not say its own)" if is_bare else ""
             return (
                 f"needs layout {source.layout!r}, the network has {net['layout']!r}{bare}. Set the net's layout, "
                 "or layout_mismatch to 'allow' to take the weights all the same"
             )
-        blocks, ours = source.nonlocal_blocks, net["nonlocal_blocks"]
+        blocks, ours = source.nonlocal_blocks, net.get("nonlocal_blocks")
         if blocks is not None and blocks != ours and (blocks != UNKNOWN or ours is None):
             weighting = "" if blocks == UNKNOWN else f" of weighting {blocks!r}"
             return f"has non-local blocks{weighting}, the network has {ours!r}. Set the net's nonlocal_blocks"
@@ -182,7 +187,7 @@ class _Plan:
             return refused(DROPPED, f"norm_mismatch is 'reinit': {self.norm_differs}")
         if target is None or target not in self.state:
             return refused(UNEXPECTED, "the network has no place for it")
-        if target.startswith(CLASSIFIER) and self.classifier_reason is not None:
+        if target.startswith(self.source.classifier) and self.classifier_reason is not None:
             return refused(DROPPED, self.classifier_reason)
         if target in self.taken_from:
             return refused(UNEXPECTED, f"means the same tensor as {self.taken_from[target]}")
@@ -201,7 +206,11 @@ class _Plan:
             return Entry(key, target, UNFIT, shape=shape, reason=reason)
         # (O, I, H, W) for (O, I, T, H, W)
         inflates = len(shape) == 4 and len(wanted) == 5 and shape == (*wanted[:2], *wanted[3:])
-        reshapes = target.startswith(CLASSIFIER) and shape != wanted and _without_ones(shape, len(wanted)) == wanted
+        reshapes = (
+            target.startswith(self.source.classifier)
+            and shape != wanted
+            and _without_ones(shape, len(wanted)) == wanted
+        )
         if shape != wanted and not inflates and not reshapes:
             reason = f"has shape {shape}, the network's {target} {wanted}"
             return Entry(key, target, MISSHAPEN, shape=shape, reason=reason)
@@ -222,7 +231,7 @@ class _Plan:
             tensor = tensor.reshape(wanted)
         if target == STEM:
             tensor = self._adapt_stem(tensor, changes)
-        if target.startswith(CLASSIFIER) and self.order is not None:
+        if target.startswith(self.source.classifier) and self.order is not None:
             changes.append("reordered")
             tensor = tensor[self.order]
         self.new[target] = tensor
@@ -264,9 +273,9 @@ class _Plan:
             return Left(name, "left", "ignored as asked: the network's own initial value")
         if self.drops_norms and _is_norm_name(name):
             return Left(name, "left", "norm_mismatch is 'reinit': the network's own initial value")
-        if name.startswith(CLASSIFIER) and self.classifier_reason is not None:
+        if name.startswith(self.source.classifier) and self.classifier_reason is not None:
             return Left(name, "left", f"a fresh classifier, since {self.classifier_reason}")
-        if name.startswith(CLASSIFIER) and not self.source.has_classifier:
+        if name.startswith(self.source.classifier) and not self.source.has_classifier:
             return Left(name, "left", "a fresh classifier: the file has none")
         if NONLOCAL in name and self.source.nonlocal_blocks is None:
             return Left(name, "left", "of a fresh non-local block: the file has none")
@@ -302,7 +311,7 @@ class _Plan:
         elif source.groups is None and norm_family(source.norm) == "group" and not (self.is_affine or self.drops_norms):
             rule = rule_in_words(group_rule(net))
             notes.append(f"the file does not say the groups of its norms; the network has {rule}")
-        if source.layout is None and not source.is_2d:
+        if source.layout is None and not source.is_2d and source.network == I3D_NETWORK:
             hint = "'nonlocal' for Non-local's models, 'slowfast' for SlowFast's zoo; "
             zoos = hint if source.format == "caffe2" else ""
             notes.append(f"the file does not say its layout: {zoos}the network has {net['layout']!r}")
@@ -336,7 +345,8 @@ def _norm_difference(source: Source, net: Mapping[str, Any]) -> str | None:
 
 
 def _is_norm_name(name: str) -> bool:
-    return re.search(r"\.(norm|norm_[abc]|branch1_norm)\.", name) is not None
+    # X3D has squeeze-and-excitation as norm_b.1, beside the norm itself.
+    return re.search(r"\.(norm|norm_[ac]|norm_b\.0|norm_b(?!\.1)|branch1_norm|pre_norm)\.", name) is not None
 
 
 def _unfit(tensor: torch.Tensor, *, is_count: bool) -> str | None:

@@ -14,7 +14,7 @@ import yaml
 from video_gn.damage import bounded_yaml
 from video_gn.errors import CheckpointError
 from video_gn.lists.class_names import kinetics400
-from video_gn.models.tables import NonlocalName
+from video_gn.models.tables import HUB_NETWORKS, I3D_NETWORK, NonlocalName
 from video_gn.weights.about import CLIP, INPUT, UNKNOWN, VIDEO_INPUT, Preprocessing, check_table, read_json
 from video_gn.weights.files import FileContent
 from video_gn.weights.keymaps import KEYMAPS, Keymap
@@ -38,6 +38,10 @@ _PROTOCOLS: dict[str, tuple[str, float | None, str]] = {
     "slowfast": ("slowfast", 30.0, "last"),
     "mmaction": ("uniform", None, "loop"),
 }
+
+# The hub's networks: what their shortest clips, in frames and stride, and views, short side and crop in px, are there.
+# Source: pytorchvideo's model zoo, and its page of X3D on pytorch.org/hub.
+_HUB_CLIPS = {"x3d_s": (13, 6, 182, 182), "r2plus1d_r50": (16, 4, 256, 224), "slow_r50": (8, 8, 256, 224)}
 
 # What gives other networks away, by the zoos' names before ours are put in their place.
 _TELL_TALES = (
@@ -107,6 +111,31 @@ def other_network(source: Source) -> str | None:
         name = next(n for n, o in source.names.items() if ".conv_b." in o)
         return f"a ResNet of basic blocks, such as ResNet-18 ({name} and no third convolution)"
     return None
+
+
+def hub_network(state: Mapping[str, Any]) -> str:
+    """Which network of pytorchvideo's hub has tensors of these names and shapes; "i3d" if none has.
+
+    X3D-XS, S and M differ in clips alone.
+    """
+    shapes = {name: tuple(getattr(value, "shape", ())) for name, value in state.items()}
+    marks = {
+        "x3d_s": "blocks.5.pool.pre_conv.weight" in shapes
+        and "blocks.4.res_blocks.6.branch2.conv_a.weight" in shapes
+        and "blocks.4.res_blocks.7.branch2.conv_a.weight" not in shapes,
+        "r2plus1d_r50": "blocks.1.res_blocks.0.branch2.conv_b.conv_t.weight" in shapes,
+        "slow_r50": "blocks.5.proj.weight" in shapes and shapes.get("blocks.0.conv.weight", ())[2:] == (1, 7, 7),
+    }
+    return next((name for name in HUB_NETWORKS if marks[name]), I3D_NETWORK)
+
+
+def hub_fields(network: str, shapes: Mapping[str, Sequence[int]], *, is_own: bool) -> dict[str, Any]:
+    """Those fields of a `Source` that are other than an I3D's, of a checkpoint of ours or of the hub's file."""
+    stem = shapes.get("blocks.0.conv.conv_t.weight" if network == "x3d_s" else "blocks.0.conv.weight")
+    width = None if not stem else stem[0] // 2 if network == "x3d_s" else stem[0]
+    # No blocks: they would be those of a ResNet-50, and give it a depth.
+    fields = {"network": network, "layout": None, "blocks": (), "width": width}
+    return fields | ({} if is_own else {"clip": _HUB_CLIPS[network][:2]})
 
 
 # ---- habits --------------------------------------------------------------------------------------
@@ -211,19 +240,23 @@ def zoo_classes(source: Source) -> tuple[str, ...]:
     return kinetics400() if is_kinetics else ()
 
 
-def zoo_protocol(source: Source, layout: str) -> dict[str, Any]:
+def zoo_protocol(source: Source, layout: str | None) -> dict[str, Any]:
     """The zoo's ten clips, center crop, as `clip` and `views` of a checkpoint of ours."""
+    if source.network != I3D_NETWORK:
+        short_side_px, crop_px = _HUB_CLIPS[source.network][2:]
+        sizes, layout = {"short_side_px": short_side_px, "crop_px": crop_px}, "slowfast"
+    else:
+        sizes = {"short_side_px": 256, "crop_px": 224}
     # Caffe2 files and ports do not say: SlowFast's zoo has 8 x 8, Non-local's 32 x 2.
     num_frames, stride = source.clip or ((8, 8) if layout == "slowfast" else (32, 2))
-    spacing, target_fps, past_end = _PROTOCOLS[layout]
+    spacing, target_fps, past_end = _PROTOCOLS[layout or "nonlocal"]
     return {
         "clip": {"num_frames": num_frames, "stride": stride, "target_fps": target_fps, "past_end": past_end},
         "views": {
             "num_clips": 10,
             "spacing": spacing,
             "crops": "center",
-            "short_side_px": 256,
-            "crop_px": 224,
+            **sizes,
             "val": "center",
         },
     }
