@@ -204,10 +204,6 @@ def test_two_names_for_one_tensor_are_an_error(tmp_path):
             },
             r"a SlowFast network of two pathways \(s1\.pathway1_stem\.conv\.weight\)",
         ),
-        (
-            lambda: {"conv1_w": torch.zeros(64, 3, 5, 7, 7), "nonlocal_conv3_1_theta_w": torch.zeros(3)},
-            "non-local blocks",
-        ),
         (lambda: {"blocks.0.attn.qkv.weight": torch.zeros(3)}, "a transformer"),
         (lambda: {"features.0.weight": torch.zeros(3)}, "no tensor has a name of any known zoo"),
         (lambda: {"a": 1, "b": "text"}, "holds no tensors"),
