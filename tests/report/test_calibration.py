@@ -121,6 +121,9 @@ def test_a_validation_that_is_of_no_use_is_refused(tmp_path):
         with pytest.raises(RunError, match=message):
             write_report(tmp_path / "run", validation=tmp_path / "val")
 
+    told("^--validation must be a directory, got .*val'")
+    (tmp_path / "val").mkdir()
+    told("^--validation must hold at least one of config.yaml, .*val' with none of them")
     make_test(tmp_path / "val", num_videos=45)
     told(r"--validation .*val must hold at least 10 labelled videos that .*run did not test, got 5\. Write it with")
     make_test(tmp_path / "val", num_videos=60, classes=["a", "b", "c"])

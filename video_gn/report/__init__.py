@@ -43,7 +43,7 @@ def write_report(
         RunError: if the directory does not exist or holds none of these files, or the validation's are of no use.
     """
     run_dir = Path(run_dir)
-    run, val = read_run(run_dir), None if validation is None else read_run(Path(validation))
+    run, val = read_run(run_dir), None if validation is None else read_run(Path(validation), "--validation")
     page, path = build_page(run, frames=frames, validation=val, num_explained=num_explained), run_dir / REPORT
     if output is None and path.is_dir():
         set_damaged_aside(path, "it is a directory", "The page takes its place.")

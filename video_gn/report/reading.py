@@ -137,17 +137,17 @@ def value_of(config: Mapping[str, Any], key: str) -> Any:
     return value
 
 
-def read_run(directory: Path) -> Run:
-    """Read a run directory.
+def read_run(directory: Path, name: str = "run_dir") -> Run:
+    """Read a run directory; `name` is that of the argument or option that gave it.
 
     Raises:
         RunError: if there is no such directory, or it holds none of a run's files.
     """
     if not directory.is_dir():
-        raise RunError(f"run_dir must be a directory, got {str(directory)!r}. Give the --run_dir of a fit or test.")
+        raise RunError(f"{name} must be a directory, got {str(directory)!r}. Give the --run_dir of a fit or test.")
     if not any((directory / name).is_file() for name in FILES):
         raise RunError(
-            f"run_dir must hold at least one of {', '.join(FILES)}, got {str(directory)!r} with none of them. "
+            f"{name} must hold at least one of {', '.join(FILES)}, got {str(directory)!r} with none of them. "
             "Train or test with this --run_dir first."
         )
     run = Run(directory)
