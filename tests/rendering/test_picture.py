@@ -65,6 +65,24 @@ def test_a_video_shorter_than_a_window_has_its_labels(tmp_path: Path) -> None:
     assert not np.array_equal(Overlay(Timeline.of(made))(frame.copy(), 1.0), frame)
 
 
+@pytest.mark.parametrize(
+    ("num_frames", "first", "ticks"),  # 25 a second; `first` is when a player shows the first frame
+    [
+        (1, 0.0, ["0:00.00", "0:00.01", "0:00.02", "0:00.03", "0:00.04"]),
+        (20, 0.7, ["0:00.8", "0:01.0", "0:01.2", "0:01.4"]),
+        (50, 59.0, ["0:59.0", "0:59.5", "1:00.0", "1:00.5", "1:01.0"]),
+        (100, 0.0, ["0:00", "0:01", "0:02", "0:03", "0:04"]),
+    ],
+)
+def test_the_time_of_short_videos_has_decimals(tmp_path: Path, num_frames: int, first: float, ticks: list[str]) -> None:
+    line = {"times": [num_frames / 50], "top": [[{"label": "run", "score": 0.9}]], "gaps": []}
+    timeline = line | {"first_frame_seconds": first}
+    write_picture(entry(num_frames=num_frames, fps=25.0, segments=[], timeline=timeline), tmp_path / "t.svg")
+    drawn = (tmp_path / "t.svg").read_text().split('id="xtick_')[1:]
+    drawn = [part.split("<!-- ")[1].split(" -->")[0] for part in drawn]  # as matplotlib notes a drawn text
+    assert drawn[-len(ticks) :] == ticks
+
+
 def test_places_that_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"must end in \.png or \.svg, got .*t\.jpg"):
         write_picture(entry(), tmp_path / "t.jpg")

@@ -164,11 +164,15 @@ def _label_time(axes: Axes, line: Timeline) -> None:
 
     first, last = line.first_frame_seconds, line.first_frame_seconds + line.duration_seconds
     axes.set_xlim(first, last)
-    steps = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200)
+    steps = (
+        *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
+        *(1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200),
+    )
     step = next((s for s in steps if line.duration_seconds / s <= 6), 86400)
-    ticks = np.arange(-(-first // step), last // step + 1) * step
+    ticks = np.round(np.arange(np.ceil(first / step - 1e-6), last / step + 1e-6) * step, 3)
+    num_digits = 0 if step >= 1 else len(str(step)) - 2
     axes.xaxis.set_major_locator(FixedLocator(ticks.tolist()))
-    axes.xaxis.set_major_formatter(lambda seconds, _: clock(seconds))
+    axes.xaxis.set_major_formatter(lambda seconds, _: clock(seconds) + f"{seconds % 1:.{num_digits}f}"[1:])
     axes.set_xlabel("time")
 
 
