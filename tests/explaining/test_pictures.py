@@ -1,3 +1,5 @@
+import dataclasses
+
 import matplotlib
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from video_gn.data.dataset import ClipConfig
 from video_gn.evaluation.predictor import Predictor
 from video_gn.explaining import draw_strip, explain, overlay
 from video_gn.models import i3d
+from video_gn.rendering.text import text_width
 
 
 @pytest.mark.parametrize("grey", [0, 100, 255])
@@ -44,7 +47,11 @@ def test_the_strip_shows_frames_of_the_clips(tmp_path):
         std=(0.2, 0.2, 0.2),
     )
     explanation = explain(predictor, tmp_path / "v.mp4", "b", num_windows=3)
+    hebrew = np.asarray(draw_strip(dataclasses.replace(explanation, label="שלום")))
     strip = np.asarray(draw_strip(explanation))
+    figure = slice(24, 92), slice(24, 24 + text_width("0.00", 34))  # the score is at the left of any label
+    np.testing.assert_array_equal(strip[figure], hebrew[figure])
+    assert strip[figure].min() < 100
     width, height = 225, 169  # of a frame
     tops = strip[92 : 92 + height], strip[92 + height + 6 : 92 + 2 * height + 6]
     lefts = [24 + number * 231 for number in range(5)]

@@ -91,7 +91,9 @@ def draw_strip(explanation: Explanation) -> Image:
     top = _MARGIN + 2 * _TEXT
     below = top + 2 * height + 2 * _GAP
     picture = Image.new("RGB", (_WIDTH, below + 8 * _LINE + _CURVE), _PAPER)
-    _write(picture, (_MARGIN, _MARGIN), f"{explanation.score:.2f}  {explanation.label}", _TEXT)
+    # Two texts: in one with a name from right to left, the figure would stand at its right.
+    after = _MARGIN + _TEXT // 2 + _write(picture, (_MARGIN, _MARGIN), f"{explanation.score:.2f}", _TEXT)
+    _write(picture, (after, _MARGIN), explanation.label, _TEXT)
     for number, (frame, at) in enumerate(zip(frames, seconds, strict=True)):
         left = _MARGIN + number * (tile_width + _GAP) + (tile_width - width) // 2
         small = frame.resize((width, height), Image.Resampling.BILINEAR)
@@ -164,6 +166,6 @@ def _curve(picture: Image, explanation: Explanation, top: int) -> None:
 
 def _write(picture: Image, place: tuple[int, int], text: str, size_px: int = _SMALL, *, align: float = 0) -> int:
     """Write a line with its left end (0), middle (0.5) or right end (1) at a place; its width in px."""
-    mask = text_mask(text, size_px, _WIDTH - 2 * _MARGIN)
+    mask = text_mask(text, size_px, _WIDTH - _MARGIN - (_MARGIN if align else place[0]))
     picture.paste(_INK, (place[0] - round(align * mask.width), place[1]), mask)
     return mask.width
