@@ -411,9 +411,10 @@ def check_table(printed):
     assert "v/08 ü.mp4 │" in printed and "v/09 ü.mp4 │" not in printed
 
 
-@pytest.mark.parametrize(("total", "shown"), [(None, "7/?"), (9, "7/9")])
+@pytest.mark.parametrize(("total", "shown"), [(None, "7/?"), (9, "7/9"), (9, None)])
 def test_progress_on_a_terminal(monkeypatch, total, shown):
-    from video_gn.commands._terminal import with_progress
+    """None is shown with --quiet."""
+    from video_gn.commands._terminal import counted, set_up_logging, with_progress
 
     class Terminal(io.StringIO):
         def isatty(self):
@@ -421,5 +422,9 @@ def test_progress_on_a_terminal(monkeypatch, total, shown):
 
     monkeypatch.setattr("sys.stderr", Terminal())
     monkeypatch.setenv("COLUMNS", "100")
+    set_up_logging(quiet=shown is None)
     assert list(with_progress(iter("ab"), total, 5)) == ["a", "b"]
-    assert shown in sys.stderr.getvalue()
+    assert (shown or "") in sys.stderr.getvalue()
+    with counted("windows") as count:
+        count(9, 9)
+    assert ("windows" in sys.stderr.getvalue()) == (sys.stderr.getvalue() != "") == (shown is not None)

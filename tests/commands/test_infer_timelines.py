@@ -61,12 +61,12 @@ def test_files_and_the_table(infer, here):
     assert [row["start_seconds"] for row in rows if row["clip"] == "window 1"] == ["0.2"] * 3
     assert [row["label"] for row in rows if row["clip"].startswith("segment")] == [s["label"] for s in segments]
     assert [row for row in rows if row["clip"] in ("", "0", "1")] == rows[:9]
-    assert infer("a.mp4", "--output=x.vtt", "--quiet", *EVERY)[0] == 0
+    assert infer("a.mp4", "--output=x.vtt", "--quiet", *EVERY) == (0, "")
     assert (here / "x.vtt").read_text().count(" --> ") == len(segments)
 
 
 def test_a_stopped_run_resumes_with_the_same_settings_alone(infer, here):
-    words = ["a.mp4", "b.mp4", "--output=x.jsonl", "--quiet"]
+    words = ["a.mp4", "b.mp4", "--output=x.jsonl"]
     assert infer(*words, *EVERY)[0] == 0
     whole = (here / "x.jsonl").read_bytes()
     (here / "x.jsonl").write_bytes(whole[: whole.index(b"\n") + 20])
@@ -85,7 +85,7 @@ def test_a_stopped_run_resumes_with_the_same_settings_alone(infer, here):
 
 
 def test_lines_without_a_timeline_still_resume(infer, here):
-    words = ["a.mp4", "b.mp4", "--output=plain.jsonl", "--quiet"]
+    words = ["a.mp4", "b.mp4", "--output=plain.jsonl"]
     assert infer(*words)[0] == 0
     settings = json.loads((here / "plain.jsonl.meta.json").read_text())["settings"]
     assert not {"every", "smooth", "min_seconds", "unsure"} & set(settings)

@@ -92,7 +92,7 @@ def test_a_signal_ends_it_with_what_it_had(checkpoint, tmp_path, number):
     holds = threading.Event()
     output = tmp_path / "out.jsonl"
     with tcp_server(sends(transport_stream(("red", 40)), then=holds)) as address:
-        command = ["infer", "--live", address, "--checkpoint", checkpoint, "--output", output, "--quiet"]
+        command = ["infer", "--live", address, "--checkpoint", checkpoint, "--output", output]
         process = start(command, tmp_path, tmp_path / "log.txt")
         while not output.is_file() or '"top"' not in output.read_text():
             assert process.exitcode is None, (tmp_path / "log.txt").read_text()

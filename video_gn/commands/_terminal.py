@@ -33,15 +33,22 @@ class _CurrentStderr(logging.StreamHandler[Any]):
         """Nothing: the base's `__init__` sets what it was at the start."""
 
 
-def set_up_logging() -> None:
-    """Print the package's log lines on standard error, warnings and errors with their level, Python's warnings too."""
+def set_up_logging(*, quiet: bool = False) -> None:
+    """Print the package's log lines on standard error, warnings and errors with their level, Python's warnings too.
+
+    Quiet leaves warnings and errors only: no lines beside them, and no bars.
+    """
     warnings.formatwarning = lambda message, *_, **__: f"warning: {shown_message(message)}\n"
     if not log.handlers:
         handler = _CurrentStderr()
         handler.setFormatter(_LevelFormatter())
         log.addHandler(handler)
-        log.setLevel(logging.INFO)
         log.propagate = False
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+def _has_bars() -> bool:
+    return sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
 
 
 def print_text(text: str) -> None:
@@ -84,7 +91,7 @@ def _of_thread(args: threading.ExceptHookArgs) -> None:
 
 def with_progress(items: Any, total: int | None, done: int = 0) -> Any:
     """Yield the items; on a terminal with a bar of videos done, of all or of "?", and videos per second."""
-    if not sys.stderr.isatty():
+    if not _has_bars():
         yield from items
         return
     from rich.console import Console
@@ -116,7 +123,7 @@ def with_progress(items: Any, total: int | None, done: int = 0) -> Any:
 @contextlib.contextmanager
 def counted(what: str) -> Iterator[Callable[[int, int], None]]:
     """A function to call with (done, all): it moves a bar on a terminal, and elsewhere logs a line every tenth."""
-    if sys.stderr.isatty():
+    if _has_bars():
         from rich.console import Console
         from rich.progress import Progress
 

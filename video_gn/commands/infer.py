@@ -37,7 +37,7 @@ _TABLE_ROWS = 100  # with --output; without, the table is all there is
 def main(command: str, words: Sequence[str]) -> int:
     """Parse the words and run the command; see `video_gn.__main__`."""
     options = _parser().parse_args(words)
-    set_up_logging()
+    set_up_logging(quiet=options.quiet)
     _check_options(options)
     if options.live is not None:
         return _watch(options)
@@ -88,7 +88,7 @@ def _parser() -> Options:
         metavar="N",
         help="processes that decode (one a core, at most 8); with --every, threads",
     )
-    parser.add_argument("--quiet", action="store_true", help="print no table, and no lines")
+    parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
     group = parser.add_argument_group(
         "timelines", "Labels all along a video, and segments of one label, from windows as long as the network's clip."
     )
