@@ -33,6 +33,10 @@ class Few(nn.Module):
     def forward(self, x):
         return self.net(x)
 
+class Breaks(MyNet):
+    def __init__(self, num_classes: int):
+        super().__init__(num_classes, width="wide" + 1)
+
 class NoModule:
     pass
 """
@@ -83,6 +87,7 @@ def test_a_network_of_ones_own_resumes_to_the_same_losses(here, tiny_videos):
     [
         ("my_net.Maps", "must return logits of shape (4, 3), one for each clip and class, got (4, 8, 4, 16, 16)"),
         ("my_net.Few", "must return logits of shape (4, 3), one for each clip and class, got (4, 2)"),
+        ("my_net.Breaks", "model.net my_net.Breaks, my_net.py, line 28: TypeError: can only concatenate str"),
         ("my_net.NoModule", "model.net must be a class of torch.nn.Module, or a function annotated to return one"),
         ("no_net.MyNet", "model.net must be the import path of a class, got 'no_net.MyNet': no module no_net is here"),
         ("my_net.Other", "model.net must be the import path of a class, got 'Other'"),

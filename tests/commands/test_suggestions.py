@@ -73,6 +73,10 @@ def test_words_of_commands(words, answer, capsys):
         (f"{FINETUNE} --trainer.max_epoch 3", "Did you mean --trainer.max_epochs?"),
         (f"{FINETUNE} --learning-rate 3", "Did you mean --model.optimizer.lr?"),
         (f"{FINETUNE} --norm group", "Did you mean --model.net.norm?"),
+        (
+            f"{FINETUNE} --model.net video_gn.models.x3d_s --model.net.layout slowfast",
+            "there is no setting model.net.layout. See `video-gn fit --help`.",
+        ),
         (f"{FINETUNE} --model.net.nrom group", "there is no setting model.net.nrom. Did you mean model.net.norm?"),
         (f"{FINETUNE} --model.net.norm gruop", "model.net.norm must be one of batch, group, "),
         (f"{FINETUNE} --model.net.norm gruop", "got 'gruop'. Did you mean group?"),

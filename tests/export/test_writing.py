@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -173,12 +174,27 @@ def test_int8(here, monkeypatch):
     assert not [*here.glob("no*"), *here.glob(".*")]
 
 
+def test_one_video_of_a_hundred_may_be_lost():
+    assert int8.Quantized("openvino", 100, (1.0, 0.99), (1, 1), (1, 1)).lost == 0.01
+    assert int8.Quantized("openvino", 120, (0.5, 61 / 120), (1, 1), (1, 1)).lost == -1 / 120
+
+
 def test_int8_without_its_package(here, monkeypatch):
     monkeypatch.setitem(sys.modules, "nncf", None)
     with pytest.raises(ConfigError, match=r"^nncf is not installed. Install it: pip install 'video-gn\[int8\]'"):
         weights.main("export", [str(here / "gn.ckpt"), str(here / "no.onnx"), "--int8", "list.csv"])
     with pytest.raises(ConfigError, match=r"the target must end in .onnx with --int8, got 'no.pt2'"):
         weights.main("export", [str(here / "gn.ckpt"), "no.pt2", "--int8", "list.csv"])
+    for lost in ("2", "nan"):
+        with pytest.raises(ConfigError, match=r"--most_lost must be in \[0, 1\], got"):
+            weights.main("export", ["no.ckpt", "no.onnx", "--int8", "list.csv", "--most_lost", lost])
+
+
+def test_a_list_is_refused_before_the_network_is_exported(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nncf", SimpleNamespace(set_log_level=lambda _: None))
+    (tmp_path / "list.txt").write_text("a.mp4\nb.mp4\n")
+    with pytest.raises(ManifestError, match="must hold labelled videos"):
+        weights.main("export", ["no.ckpt", "no.onnx", "--int8", str(tmp_path / "list.txt")])
 
 
 def test_where_float32_itself_is_far_off(tmp_path):

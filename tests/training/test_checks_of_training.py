@@ -4,8 +4,9 @@ import pytest
 import torch
 from runs import TINY, run, run_with, start
 
-from video_gn.models import i3d
+from video_gn.models import OwnNet, i3d
 from video_gn.run.metrics_file import read_metrics
+from video_gn.training.checks import check_batches
 
 
 def fit(videos, path, *more):
@@ -138,3 +139,26 @@ def test_compiled_gradients_are_those_without():
         found.append(torch.cat([g.flatten() for g in gradients]))
     assert found[0].norm() > 0
     assert (found[1] - found[0]).norm() < 1e-10 * found[0].norm()
+
+
+class Own(torch.nn.Module):
+    def __init__(self, number=0.0):
+        super().__init__()
+        self.conv = torch.nn.Conv3d(3, 8, (3, 1, 1), padding=(1, 0, 0))
+        self.number = number
+
+    def forward(self, x):
+        return self.conv(x).mean((2, 3, 4)) + self.number
+
+
+def test_a_network_of_ones_own_is_checked_for_bfloat16_too(caplog):
+    def check(number=0.0, *, frames):
+        net = OwnNet(Own(number))
+        check_batches(net, (2, 3, frames, 8, 8), world_size=1, has_statistics=False, is_bfloat16_on_cpu=True)
+
+    with pytest.raises(ValueError, match=r"at least 3 frames before module\.conv \(3x1x1\) .* got 2 of a clip's 2"):
+        check(frames=2)
+    check(frames=3)
+    assert not caplog.text
+    check(torch.ones(8), frames=3)  # such a tensor on the CPU does not go with those without data
+    assert "could not be checked" in caplog.text

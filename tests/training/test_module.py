@@ -102,6 +102,9 @@ def test_checkpoints_of_other_networks():
     check_same_net(one, other)
     with pytest.raises(CheckpointError, match="norm: 'group' there, 'batch' here"):
         check_same_net(one, {**one, "norm": "batch"})
+    own = {"network": "own", "class": "my_net.MyNet"}
+    with pytest.raises(CheckpointError, match=r"\(network: 'my_net.MyNet' there, 'i3d' here\)"):
+        check_same_net(own, one)
     with pytest.raises(CheckpointError, match="no key 'video_gn'"):
         task().on_load_checkpoint({})
 

@@ -61,8 +61,8 @@ def test_weights_of_another_network_are_refused(tmp_path):
         files[name] = tmp_path / f"{name}.pyth"
         torch.save({"model_state": net.state_dict()}, files[name])
     for net, name, words in (
-        (x3d, "slow_r50", "is of another network: a slow_r50, not x3d_s"),
-        (slow, "i3d", "is of another network: a i3d, not slow_r50"),
+        (x3d, "slow_r50", "is of another network: slow_r50, not x3d_s. Set model.net"),
+        (slow, "i3d", "is of another network: i3d, not slow_r50"),
         (i3d, "slow_r50", "is of another network: pytorchvideo's slow_r50. It cannot be loaded into an I3D"),
     ):
         before = copy_of(net)

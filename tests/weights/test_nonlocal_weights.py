@@ -76,7 +76,7 @@ def test_weights_without_them_leave_them_fresh(tmp_path):
 
 def test_another_network_is_refused(tmp_path):
     path = write(tmp_path / "nl.pth", with_blocks("dot_product"), "video_gn")
-    words = r"has non-local blocks of weighting 'dot_product', the network has {}\. Set the net's nonlocal_blocks"
+    words = r"has non-local blocks of weighting 'dot_product', the network has {}\. Set model\.net\.n"
     refused(small(), path, words.format("None"))
     refused(with_blocks(), path, words.format("'softmax'"))
     bare = write(tmp_path / "bare.pth", with_blocks(), "slowfast")

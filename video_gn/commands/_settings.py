@@ -159,7 +159,9 @@ class _Error:
             key, reason = ".".join(filter(None, (key, unknown[1]))), ""
         if reason:
             return f"{self._where(key)}{key}{_rule(reason, _CHOICES.get(key, ()))}" if key else reason
-        question = did_you_mean(key, [name.removeprefix("--") for name in self._options()])
+        known = [name.removeprefix("--") for name in self._options()]
+        # Options are of the default network: another may lack one of that very name.
+        question = "" if key in known else did_you_mean(key, known)
         return f"{self._where(key)}there is no setting {key}. {question} {self.see}".replace("  ", " ")
 
     def _elsewhere(self, word: str) -> str:

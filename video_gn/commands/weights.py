@@ -148,14 +148,19 @@ def _export(options: argparse.Namespace) -> int:
     set_up_logging()
 
     from video_gn.errors import ConfigError, DecodeError
-    from video_gn.export import export, load_nncf, quantize
+    from video_gn.export import check_list, export, load_nncf, quantize
     from video_gn.lists.class_names import read_classes
 
     target = Path(options.target)
     if options.int8:
         if target.suffix != ".onnx":
             raise ConfigError(f"the target must end in .onnx with --int8, got {options.target!r}. Rename it.")
+        if not 0 <= options.most_lost <= 1:
+            raise ConfigError(
+                f"--most_lost must be in [0, 1], got {options.most_lost}. It is a fraction of the videos."
+            )
         load_nncf()
+        check_list(options.int8)
     with tempfile.TemporaryDirectory(prefix="video-gn-export-") as directory:
         plain = Path(directory) / "float32.onnx" if options.int8 else target
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from video_gn.export.engines import ENGINES, EngineNet, engine_of, installed_engines, load_engine
-from video_gn.export.int8 import Quantized, load_nncf, quantize, write_int8
+from video_gn.export.int8 import Quantized, check_list, load_nncf, quantize, write_int8
 from video_gn.export.writing import SUFFIXES, Parity, export
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "EngineNet",
     "Parity",
     "Quantized",
+    "check_list",
     "engine_of",
     "export",
     "installed_engines",

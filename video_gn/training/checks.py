@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from video_gn.errors import CheckpointError, ConfigError
-from video_gn.models import check_bfloat16_cpu, check_norm_training, has_statistics, is_norm, visit_maps
+from video_gn.models import I3D_NETWORK, check_bfloat16_cpu, check_norm_training, has_statistics, is_norm, visit_maps
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from video_gn.models import OwnNet, VideoNet
     from video_gn.training.mixing import Mixing
+
+log = logging.getLogger(__name__)
 
 
 def check_training(net: VideoNet | OwnNet, mixing: Mixing, trainer: Trainer, datamodule: Any) -> None:
@@ -70,7 +73,9 @@ def check_batches(
         ValueError: naming the option and what to do.
     """
     norm = net.arguments.get("norm")
-    if norm is None:  # somebody's own network, of which nothing is known
+    if norm is None:  # somebody's own network, of which nothing is known but its layers
+        if clip_NCTHW is not None and is_bfloat16_on_cpu:
+            _check_own_bfloat16(net, clip_NCTHW)
         return
     batch_size = 2 if clip_NCTHW is None else clip_NCTHW[0]
     check_norm_training(norm, batch_size=batch_size, world_size=world_size, has_statistics=has_statistics)
@@ -81,6 +86,18 @@ def check_batches(
         _check_maps(net, clip_NCTHW)
     if is_bfloat16_on_cpu:
         check_bfloat16_cpu(net, clip_NCTHW[1:])
+
+
+def _check_own_bfloat16(net: nn.Module, clip_NCTHW: tuple[int, ...]) -> None:
+    """As `check_bfloat16_cpu`, if the forward runs on tensors without data; else a warning."""
+    try:
+        check_bfloat16_cpu(net, clip_NCTHW[1:])
+    except RuntimeError as error:
+        log.warning(
+            "bfloat16 on a CPU gives some convolutions wrong gradients; whether those of this network are among them "
+            "could not be checked (%s). Compare a few losses with those of --trainer.precision 32-true.",
+            str(error).splitlines()[0],
+        )
 
 
 def _check_maps(net: nn.Module, clip_NCTHW: tuple[int, ...]) -> None:
@@ -109,6 +126,9 @@ def check_same_net(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None
     # Dropout and initialization change neither the weights' names nor the net's function at test.
     ignored = {"dropout", "drop_path", "zero_init_last_norm"}
     names = [n for n in sorted({*stored, *wanted}) if n not in ignored and stored.get(n) != wanted.get(n)]
+    if "network" in names:  # of two kinds, what else differs says nothing
+        names = ["network"]
+        stored, wanted = ({"network": n.get("class") or n.get("network", I3D_NETWORK)} for n in (stored, wanted))
     if names:
         differences = ", ".join(f"{n}: {stored.get(n)!r} there, {wanted.get(n)!r} here" for n in names)
         raise CheckpointError(

@@ -262,7 +262,8 @@ def read_about(content: FileContent) -> dict[str, Any]:
     if network_of(words["net"]) == OWN_NETWORK:
         raise CheckpointError(
             f"{path}: is of {words['net'].get('class')}, a network of somebody's own, whose code a checkpoint does not "
-            "hold and which is never imported from its name. Use it with its config: video-gn test --run_dir RUN."
+            "hold and which is never imported from its name. Use it with its config: video-gn predict --run_dir RUN "
+            "--data.predict VIDEOS, or test."
         )
     for name, rules in _tables(words["net"]).items():
         if name in about:

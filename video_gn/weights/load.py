@@ -141,8 +141,10 @@ class _Plan:
         source, net = self.source, self.arguments
         here = network_of(net)
         if here != I3D_NETWORK and source.network != here:
-            what = "an image network, which only an I3D is inflated from" if source.is_2d else f"a {source.network}"
-            return f"is of another network: {what}, not {here}"
+            if source.is_2d:
+                return f"is of another network: an image network, which only an I3D is inflated from, not {here}"
+            # An unrecognized file counts as an I3D's.
+            return f"is of another network: {source.network}, not {here}. Set model.net to the one it was trained with"
         is_folded_2d = source.is_2d and source.affine  # nothing of it fails to fit, and all of it would be wrong
         if here == I3D_NETWORK and (is_folded_2d or any(e.status not in (TAKEN, DROPPED) for e in self.entries)):
             from video_gn.weights.zoos import other_network
@@ -164,8 +166,8 @@ class _Plan:
             )
         blocks, ours = source.nonlocal_blocks, net.get("nonlocal_blocks")
         if blocks is not None and blocks != ours and (blocks != UNKNOWN or ours is None):
-            weighting = "" if blocks == UNKNOWN else f" of weighting {blocks!r}"
-            return f"has non-local blocks{weighting}, the network has {ours!r}. Set the net's nonlocal_blocks"
+            weighting, name = ("", "") if blocks == UNKNOWN else (f" of weighting {blocks!r}", f" {blocks}")
+            return f"has non-local blocks{weighting}, the network has {ours!r}. Set model.net.nonlocal_blocks{name}"
         if self.norm_differs is not None and norm_mismatch == "error":
             return f"{self.norm_differs}. Set the net's norm, or norm_mismatch to 'reinit' to keep the net's own norms"
         return None
