@@ -1,6 +1,7 @@
 """Runs of the command line in processes forked after the imports: a run then costs a second, not ten."""
 
 import contextlib
+import importlib
 import multiprocessing
 import os
 import resource
@@ -214,6 +215,40 @@ def run_with(start, argv, cwd, log=None, **more):
     process.join(240)
     assert process.exitcode is not None, f"still running after 240 s:\n{log.read_bytes()[before:].decode()}"
     return process.exitcode, log.read_bytes()[before:].decode()
+
+
+@contextlib.contextmanager
+def forked_after(*modules, **environment):
+    """A `run` in processes forked after these imports too, which take seconds each; it takes `more` as `start`.
+
+    A process of its own forks them: this one may have threads of torch.
+    """
+    ours, theirs = _CONTEXT.Pipe()
+    with _importable():
+        server = _CONTEXT.Process(target=_serve, args=(theirs, modules, environment))
+        server.start()
+
+    def run(argv, cwd, **more):
+        log = Path(cwd) / "log.txt"
+        before = log.stat().st_size if log.exists() else 0
+        ours.send(([str(a) for a in argv], str(cwd), str(log), more))
+        assert ours.poll(240), f"still running after 240 s:\n{log.read_bytes()[before:].decode()}"
+        return ours.recv(), log.read_bytes()[before:].decode()
+
+    yield run
+    server.kill()
+
+
+def _serve(channel, modules, environment):
+    os.environ.update(environment)
+    for name in modules:
+        importlib.import_module(name)
+    while True:
+        words = channel.recv()
+        child = os.fork()
+        if not child:
+            _run(*words)
+        channel.send(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def children(pid):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from lightning.pytorch.loggers.logger import DummyLogger
-from runs import TINY, run_with, start
+from runs import TINY, forked_after
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from video_gn.errors import ConfigError
@@ -165,8 +165,10 @@ def records_of(path):
             message = b""
 
 
-def play(argv, cwd, **more):
-    return run_with(start, argv, cwd, **QUIET | more)
+@pytest.fixture(scope="module")
+def play():
+    with forked_after("mlflow", "wandb", **QUIET) as run:
+        yield run
 
 
 def key_of(item):
@@ -175,7 +177,7 @@ def key_of(item):
 
 @pytest.mark.slow
 @pytest.mark.needs_trackers
-def test_a_killed_resumed_and_tested_run_is_one_run_of_its_trackers(tiny_videos, tmp_path):
+def test_a_killed_resumed_and_tested_run_is_one_run_of_its_trackers(play, tiny_videos, tmp_path):
     """MLflow's file and W&B's own files hold what metrics.csv does, read by MLflow's client and from W&B's log."""
     words = [*FIT, f"--data.train={tiny_videos}", "--trainer.logger=mlflow"]
     kill = ["--trainer.callbacks+=runs.SignalAt", "--trainer.callbacks.steps={3: 9}"]
@@ -253,7 +255,7 @@ def check_wandb(place, run_id, curves, tested):
 
 @pytest.mark.slow
 @pytest.mark.needs_trackers
-def test_unreachable_trackers_cost_a_warning(tiny_videos, tmp_path):
+def test_unreachable_trackers_cost_a_warning(play, tiny_videos, tmp_path):
     """Nothing listens at either address: MLflow's figures are lost, W&B's lie in its files."""
     words = [*FIT, f"--data.train={tiny_videos}", "--trainer.logger=[mlflow,wandb]", "--trainer.max_epochs=1"]
     away = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "WANDB_BASE_URL": "http://127.0.0.1:9"}
