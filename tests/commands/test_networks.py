@@ -53,21 +53,17 @@ def fit(here, videos, *more, run_dir="run"):
     return run(words, here)
 
 
-def test_a_network_of_ones_own(here, tiny_videos):
-    status, printed = fit(here, tiny_videos, "--model.net=my_net.MyNet", "--trainer.max_steps=3")
+@pytest.mark.slow
+def test_a_network_of_ones_own_tests_and_resumes_to_the_same_losses(here, tiny_videos):
+    net = "--model.net=my_net.MyNet"
+    status, printed = fit(here, tiny_videos, net, "--trainer.max_steps=4", run_dir="whole")
     assert status == 0, printed
     assert "my_net.MyNet, 0.00 M parameters" in printed and "num_classes: 3, from the data" in printed
-    status, printed = run(["test", "--run_dir=run"], here)
+    status, printed = run(["test", "--run_dir=whole"], here)
     assert status == 0, printed
-    metrics = json.loads((here / "run/test/metrics.json").read_text())
+    metrics = json.loads((here / "whole/test/metrics.json").read_text())
     assert metrics["num_videos"] == 6 and 0 <= metrics["top1"] <= 1
-    assert "my_net.MyNet" in (here / "run/report.html").read_text()
-
-
-@pytest.mark.slow
-def test_a_network_of_ones_own_resumes_to_the_same_losses(here, tiny_videos):
-    net = "--model.net=my_net.MyNet"
-    assert fit(here, tiny_videos, net, "--trainer.max_steps=4", run_dir="whole")[0] == 0
+    assert "my_net.MyNet" in (here / "whole/report.html").read_text()
     assert fit(here, tiny_videos, net, "--trainer.max_steps=2")[0] == 0
     assert fit(here, tiny_videos, net, "--trainer.max_steps=4", "--ckpt_path=last")[0] == 0
     losses = [

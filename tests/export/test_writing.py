@@ -45,6 +45,15 @@ def write_checkpoint(path, *, layout, norm, px, tell_apart=None, **more):
     torch.save({KEY: {"net": net.arguments, **ABOUT, "views": views}, "state_dict": state}, path)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_blocks():
+    """One block a stage, two where a second is another (without a projection) or a Non-local one stands after it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(resnet3d.DEPTHS, 50, (1, 2, 2, 1))
+        patch.setitem(resnet3d.NONLOCAL_AFTER, 50, ((1,), (1,)))
+        yield
+
+
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
     """A directory with a video, gn.ckpt, bn.ckpt, and gn.onnx with what its export printed."""
@@ -120,7 +129,6 @@ def test_a_program_of_torch(here, monkeypatch):
 
 @pytest.mark.needs_real_videos
 def test_labels_of_real_clips(tmp_path, real_videos, monkeypatch):
-    """One block a stage: a quarter of the time to export."""
     monkeypatch.setitem(resnet3d.DEPTHS, 50, (1, 1, 1, 1))
     clips = sorted((real_videos / "clips").iterdir())
     assert len(clips) == 13
@@ -197,8 +205,9 @@ def test_a_list_is_refused_before_the_network_is_exported(tmp_path, monkeypatch)
         weights.main("export", ["no.ckpt", "no.onnx", "--int8", str(tmp_path / "list.txt")])
 
 
-def test_where_float32_itself_is_far_off(tmp_path):
+def test_where_float32_itself_is_far_off(tmp_path, monkeypatch):
     """Instance Norm on a last map of few cells: no engine is farther from float64 than twice torch's float32."""
+    monkeypatch.setitem(resnet3d.DEPTHS, 50, (3, 4, 6, 3))
     write_checkpoint(tmp_path / "i.ckpt", layout="nonlocal", norm="instance", px=64)
     found = export(tmp_path / "i.ckpt", tmp_path / "i.onnx")
     assert max(parity.own_error for parity in found) > 1e-4

@@ -53,6 +53,7 @@ def hub(tmp_path, monkeypatch):
         yield server
 
 
+@pytest.mark.slow
 @pytest.mark.needs_hub
 def test_a_run_is_pushed_in_one_commit_and_loaded_from_there(tmp_path, hub, monkeypatch):
     make_run(tmp_path / "run")

@@ -49,7 +49,7 @@ def test_weights_of_the_hub_give_the_hubs_scores(network, tmp_path):
     assert 0.01 < wanted_NY.max() < 0.99
 
 
-@pytest.mark.parametrize("network", HUB_NETWORKS)
+@pytest.mark.parametrize("network", NETWORKS_BY_COST)
 def test_all_tensors_have_the_hubs_names_and_shapes(network):
     with torch.device("meta"):
         wanted, found = (net.state_dict() for net in (peer_of(network), NETWORKS[network](norm="batch")))

@@ -147,7 +147,9 @@ def test_they_start_as_the_identity_with_every_norm(norm, zero):
         assert torch.equal(net.eval()(x), plain.eval()(x))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout", [one if one == "nonlocal" else pytest.param(one, marks=pytest.mark.slow) for one in LAYOUTS]
+)
 def test_the_copy_for_inference_and_a_larger_frame(layout):
     px = LAYOUTS[layout].nonlocal_min_px
     for norm in ("batch", "group"):
