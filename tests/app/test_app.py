@@ -244,6 +244,40 @@ def test_a_body_is_bounded_whatever_its_header_says(app, header):
 
 
 @with_marks
+def test_other_websites_are_refused(app):
+    """What browsers send: a foreign form or script, a name that its owner lets point here, and the page itself."""
+    video, own = (app.here / "red.mp4").read_bytes(), f"127.0.0.1:{app.port}"
+    for status, headers in (
+        (403, {"Origin": "https://elsewhere.example", "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}),
+        (403, {"Origin": "http://localhost:1", "Sec-Fetch-Site": "same-site"}),
+        (403, {"Origin": "https://elsewhere.example"}),
+        (403, {"Origin": "null"}),
+        (403, {"Host": f"elsewhere.example:{app.port}", "Sec-Fetch-Site": "same-origin"}),
+        (403, {"Host": f"127.0.0.1.elsewhere.example:{app.port}"}),
+        (403, {"Host": "localhost.elsewhere.example"}),
+        (200, {"Origin": f"http://{own}"}),
+        (200, {"Host": f"localhost:{app.port}", "Origin": "https://labels.example", "Sec-Fetch-Site": "same-origin"}),
+        (200, {"Host": f"[::1]:{app.port}", "Sec-Fetch-Site": "none"}),
+    ):
+        assert app.ask("/api/infer", video, {"Content-Type": "text/plain", **headers})[0] == status, headers
+        # A script of another website may ask, but browsers keep the answer from it, unless the host is its own.
+        assert app.ask("/api/health", None, headers)[0] == (status if "Host" in headers else 200), headers
+
+
+@with_marks
+def test_an_upload_that_does_not_go_on_ends(tmp_path, monkeypatch):
+    from starlette.requests import Request
+
+    from video_gn.app import server
+
+    monkeypatch.setattr(server, "_IDLE_SECONDS", 0.01)
+    request = Request({"type": "http", "headers": []}, asyncio.Event().wait)
+    with pytest.raises(server.UploadError, match=r"^nothing more came for 0\.01 s$") as caught:
+        asyncio.run(server._receive(request, tmp_path, 100, "too large"))
+    assert caught.value.status == 408
+
+
+@with_marks
 def test_names_are_names(app):
     """No name leads to a file, to a host or to a terminal; answers keep it, without its directories."""
     red = (app.here / "red.mp4").read_bytes()

@@ -38,7 +38,8 @@ class UploadError(VideoGNError):
     Args:
         reason: A sentence, without the file's name.
         name: The file's name.
-        status: Of HTTP: 400; 413 for too large or too long; 415 for a file that is no video; 500.
+        status: Of HTTP: 400; 408 for an upload that does not go on; 413 for too large or too long; 415 for a file that
+            is no video; 500.
     """
 
     def __init__(self, reason: str, name: str = "upload", *, status: int) -> None:

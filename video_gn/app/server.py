@@ -18,6 +18,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator
+from ipaddress import ip_address
 from pathlib import Path, PurePosixPath
 from types import FrameType
 from typing import Any
@@ -25,7 +26,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from starlette.datastructures import UploadFile
+from starlette.datastructures import Headers, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
@@ -33,6 +34,7 @@ from starlette.requests import ClientDisconnect
 from video_gn.app.answers import Answers, Upload, UploadError, failure_html
 from video_gn.errors import ConfigError, StoppedError
 from video_gn.run.signals import StopFlag
+from video_gn.shown import shown
 
 log = logging.getLogger(__name__)
 
@@ -49,14 +51,21 @@ _POLICY = (
 )
 _GRACE_SECONDS = 1
 _MOST_REQUESTS = 100  # at once; each may hold an upload on the disk. A browser has up to six connections.
+_IDLE_SECONDS = 60  # between two pieces of an upload
 _AROUND = 1 << 16  # bytes around the file of a form: boundaries, headers, other fields
 
 
 class _Gate:
-    """ASGI middleware: lets through what the page and our routes need, and has nothing loaded from elsewhere."""
+    """ASGI middleware: lets through what the page and our routes need, and has nothing loaded from elsewhere.
 
-    def __init__(self, app: Any) -> None:
+    Args:
+        app: The app behind it.
+        is_local: Whether it listens on this machine alone.
+    """
+
+    def __init__(self, app: Any, *, is_local: bool) -> None:
         self.app = app
+        self.is_local = is_local
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def send_with_policy(message: Any) -> None:
@@ -71,17 +80,48 @@ class _Gate:
 
         if scope["type"] == "http" and (not _OPEN.fullmatch(scope["path"]) or ".." in scope["path"]):
             await Response("not found\n", 404, media_type="text/plain")(scope, receive, send_with_policy)
+        elif scope["type"] == "http" and (
+            reason := _why_foreign(scope["method"], Headers(scope=scope), is_local=self.is_local)
+        ):
+            await Response(f"{reason}\n", 403, media_type="text/plain")(scope, receive, send_with_policy)
         elif scope["type"] in ("http", "lifespan"):
             await self.app(scope, receive, send_with_policy)
 
 
-def make_app(answers: Answers) -> FastAPI:
-    """The app with its routes and page."""
+def _why_foreign(method: str, headers: Headers, *, is_local: bool) -> str:
+    """Why a request is another website's, which a browser on this machine shows; "" if it is not.
+
+    A website may send a video to any address that its visitor's browser reaches; and, with a name of its own that it
+    lets point here, read the answer, too.
+    """
+    host = headers.get("host", "")
+    if is_local and not _is_local_name(re.sub(r":\d*$", "", host).strip("[]")):
+        return f"the Host header must be localhost or an IP address, got {shown(host)!r}. A proxy in front must set it."
+    # A browser that does not send the first, as over plain http from another machine, sends the second.
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    is_same = site in ("same-origin", "none") if site else origin is None or origin.partition("://")[2] == host
+    return "" if is_same or method != "POST" else "videos from other websites are refused"
+
+
+def _is_local_name(name: str) -> bool:
+    try:
+        return bool(ip_address(name))
+    except ValueError:
+        return name in ("", "localhost")
+
+
+def make_app(answers: Answers, *, is_local: bool) -> FastAPI:
+    """The app with its routes and page.
+
+    Args:
+        answers: What answers.
+        is_local: Whether it listens on this machine alone.
+    """
     from video_gn.app.page import mount_page
 
     too_large = f"a file must have at most {answers.max_bytes / 1e6:g} MB. Cut it, or start the app with more --max_mb"
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(_Gate)
+    app.add_middleware(_Gate, is_local=is_local)
 
     @contextlib.asynccontextmanager
     async def received(request: Request) -> AsyncIterator[Upload]:
@@ -117,14 +157,17 @@ async def _receive(request: Request, directory: Path, max_bytes: int, too_large:
     """Read an upload into a directory: the file of a form, or else the body.
 
     Raises:
-        UploadError: it is larger than `max_bytes`, empty, or a form without one file.
+        UploadError: it is larger than `max_bytes`, empty, a form without one file, or does not go on.
     """
     is_form = request.headers.get("content-type", "").startswith("multipart/form-data")
     bound, num_read, receive = max_bytes + _AROUND * is_form, 0, request.receive
 
     async def bounded() -> Any:
         nonlocal num_read
-        message = await receive()
+        try:
+            message = await asyncio.wait_for(receive(), _IDLE_SECONDS)
+        except TimeoutError as error:
+            raise UploadError(f"nothing more came for {_IDLE_SECONDS} s", status=408) from error
         num_read += len(message.get("body", b""))
         if num_read > bound:  # whatever the header says
             raise UploadError(too_large, status=413)
@@ -203,7 +246,7 @@ def serve(answers: Answers, listener: socket.socket) -> None:
     """Serve until a signal, which ends the process with the status 128 + N."""
     host, port = listener.getsockname()[:2]
     config = uvicorn.Config(
-        make_app(answers),
+        make_app(answers, is_local=ip_address(host).is_loopback),
         log_config=None,
         access_log=False,
         server_header=False,
