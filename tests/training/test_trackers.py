@@ -3,6 +3,8 @@
 import json
 import struct
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -137,6 +139,41 @@ def test_a_missing_package_names_its_extra(monkeypatch, tmp_path, name):
         build_logger(getattr(trackers, name), tmp_path, step=0, continues=False, settings={})
 
 
+UNSET = dict.fromkeys(("tracking_uri", "artifact_location", "run_id", "run_name", "experiment_name"))
+
+
+def test_runs_that_start_together_open_a_database_one_by_one(monkeypatch, tmp_path):
+    """Each would make the tables of a new one, and all but one would fail."""
+    running, most = [], []
+
+    class Slow(trackers.mlflow):
+        def __init__(self, **settings):
+            running.append(self)
+            most.append(len(running))
+            time.sleep(0.05)
+            running.pop()
+
+    monkeypatch.setattr(trackers, "needed", lambda *names, **settings: None)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with ThreadPoolExecutor(3) as pool:
+        for name in "abc":
+            pool.submit(build_logger, Slow, tmp_path / name, step=0, continues=False, settings=dict(UNSET))
+    assert most == [1, 1, 1] and not list(tmp_path.iterdir())
+
+
+def test_a_tracker_that_cannot_be_opened_ends_no_run_that_goes_on(monkeypatch, tmp_path, caplog):
+    class Broken(trackers.mlflow):
+        def __init__(self, **settings):
+            raise RuntimeError("file is not a database.")
+
+    monkeypatch.setattr(trackers, "needed", lambda *names, **settings: None)
+    given = UNSET | {"tracking_uri": "x://y"}
+    with pytest.raises(ConfigError, match=r"^mlflow cannot open x://y: RuntimeError: file is not a database. Mend or"):
+        build_logger(Broken, tmp_path, step=0, continues=False, settings=dict(given))
+    assert type(build_logger(Broken, tmp_path, step=8, continues=True, settings=dict(given))) is DummyLogger
+    assert "file is not a database. This command goes on without it" in caplog.text
+
+
 # ---- real trackers -------------------------------------------------------------------------------
 
 
@@ -265,3 +302,14 @@ def test_unreachable_trackers_cost_a_warning(play, tiny_videos, tmp_path):
     assert printed.count("it is tried again every minute") == 1
     assert "wandb works offline" in printed and list((tmp_path / "runs/mine/wandb").glob("offline-run-*"))
     assert "mlflow" not in json.loads((tmp_path / "runs/mine/trackers.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.needs_trackers
+def test_a_damaged_database_is_one_error_before_a_training(tiny_videos, tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/mlflow.db").write_text("no database")
+    status, printed = play([*FIT, f"--data.train={tiny_videos}", "--trainer.logger=mlflow"], tmp_path)
+    assert status in (1, 2) and [path.name for path in (tmp_path / "runs").iterdir()] == ["mlflow.db"]
+    error = printed.splitlines()[-1]
+    assert "error: mlflow cannot open sqlite:///" in error and "another --trainer.logger." in error, printed

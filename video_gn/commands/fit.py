@@ -110,6 +110,7 @@ class VideoCLI(LightningCLI):
         self.wanted: str | None = None  # --ckpt_path as it was given
         self.start = Start()
         self.displaces = False  # an earlier training, until this one has saved a checkpoint
+        self.refused: ConfigError | None = None  # by a logger
         self.trial_of: Path | None = None  # run directory that a trial leaves alone
         super().__init__(
             VideoClassifier,
@@ -175,7 +176,11 @@ class VideoCLI(LightningCLI):
     def _logger(self, kind: type[Logger], **settings: Any) -> Logger:
         """A logger that the settings name; a training from the beginning is a new run of its tracker."""
         continues = self.command != "fit" or self.start.resumes or self.wanted == "last"
-        return build_logger(kind, self.run_dir, step=self.start.step, continues=continues, settings=settings)
+        try:
+            return build_logger(kind, self.run_dir, step=self.start.step, continues=continues, settings=settings)
+        except ConfigError as error:  # jsonargparse makes another of it, that lists all types of trainer.logger
+            self.refused = error
+            raise
 
     def _set_run_dir(self, options: Namespace, path: Path) -> None:
         self.run_dir, self.checkpoints = path, path / directory.CHECKPOINTS
@@ -220,6 +225,8 @@ class VideoCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except Exception as error:
+            if self.refused is not None:
+                raise self.refused from error
             net = self.options.model.net.class_path
             if line := _last_line(error, within=net.rpartition(".")[0]):
                 raise ConfigError(f"model.net {net}, {line}: {type(error).__name__}: {error}") from error

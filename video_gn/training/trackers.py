@@ -6,11 +6,12 @@ A tracker that fails costs a warning, not the training. On ranks other than 0 th
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 from lightning.pytorch.loggers.logger import DummyExperiment, DummyLogger
 
 from video_gn.damage import DAMAGE, in_words, read_object, set_damaged_aside
+from video_gn.errors import ConfigError
 from video_gn.export.reading import needed
-from video_gn.files import write_json
+from video_gn.files import hold, write_json
 from video_gn.run import directory, torchrun
 from video_gn.run.metrics_file import whole_metrics
+from video_gn.shown import shown
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +87,8 @@ class Tracker(Logger):
         except Exception as error:  # noqa: BLE001  (whatever a client raises: the training is worth more)
             if not self._retry_at or is_last:
                 log.warning(
-                    "%s: %s. The training continues, and metrics.csv has all figures; %s", self.extra, in_words(error),
+                    "%s: %s. The training continues, and metrics.csv has all figures; %s", self.extra,
+                    in_words(error).rstrip("."),
                     f"not given to the tracker: {len(self._waiting)}" if is_last else "it is tried again every minute",
                 )  # fmt: skip
             self._retry_at = time.monotonic() + _RETRY_SECONDS
@@ -238,7 +242,7 @@ def build_logger(kind: type[Logger], run_dir: Path, *, step: int, continues: boo
         settings: Arguments of the class.
 
     Raises:
-        ConfigError: If the tracker's package is missing.
+        ConfigError: If the tracker's package is missing, or a new run's tracker cannot be opened.
     """
     ours: dict[Any, type[Logger]] = {MLFlowLogger: mlflow, WandbLogger: wandb}
     kind = ours.get(kind, kind)
@@ -269,7 +273,30 @@ def build_logger(kind: type[Logger], run_dir: Path, *, step: int, continues: boo
         settings["save_dir"] = str(run_dir) if settings["save_dir"] in _DEFAULT_PLACES else settings["save_dir"]
         settings["name"] = settings["name"] or run_dir.name
         settings["project"] = settings["project"] or os.environ.get("WANDB_PROJECT", _PROJECT)
-    return kind(**settings)
+    try:
+        with _alone(settings.get("tracking_uri")):
+            return kind(**settings)
+    except Exception as error:  # a database that cannot be opened, or an address of no known kind
+        place = settings.get("tracking_uri") or settings["save_dir"]
+        reason = f"{kind.extra} cannot open {shown(place)}: {in_words(error)}".rstrip(".")
+        if not continues:
+            raise ConfigError(f"{reason}. Mend or move it, or name another --trainer.logger.") from error
+        log.warning("%s. This command goes on without it; a later one gives it what it lacks", reason)
+        return DummyLogger()
+
+
+@contextlib.contextmanager
+def _alone(uri: str | None) -> Iterator[None]:
+    """Hold a database while it is opened: trainings that start together would all make the tables of a new one."""
+    name = (uri or "").removeprefix("sqlite:///")
+    if name == uri or not name:
+        yield
+        return
+    path = Path(f"{name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with hold(path, wait_seconds=_RETRY_SECONDS):
+        yield
+        path.unlink()
 
 
 def trackers(loggers: Iterable[Any]) -> list[Tracker]:
