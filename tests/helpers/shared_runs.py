@@ -6,7 +6,7 @@ import json
 import torch
 from small import ABOUT
 
-from video_gn.models import i3d
+from video_gn.models import NETWORKS
 
 METRICS = {
     "top1": 0.75,
@@ -34,12 +34,19 @@ run_dir: /home/somebody/runs/mine
 
 
 def make_run(
-    place, *, norm="group", classes=("a", "b", "ç, d"), test="test: /home/somebody/lists/held_out.csv,", **metrics
+    place,
+    *,
+    network="i3d",
+    norm="group",
+    classes=("a", "b", "ç, d"),
+    test="test: /home/somebody/lists/held_out.csv,",
+    **metrics,
 ):
     """A run of a random network of width 4 in a directory; returns the network in evaluation mode."""
     torch.manual_seed(0)
     groups = {"num_groups": 2} if norm == "group" else {}
-    net = i3d(50, norm=norm, width=4, num_classes=len(classes), zero_init_last_norm=False, **groups).eval()
+    of_i3d = {"depth": 50, "zero_init_last_norm": False} if network == "i3d" else {}
+    net = NETWORKS[network](norm=norm, width=4, num_classes=len(classes), **of_i3d, **groups).eval()
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

@@ -114,6 +114,14 @@ def test_names_are_no_markup(tmp_path):
     assert all(name in text for name in names if name[0] != "\x1b") and "\x1b" not in card
 
 
+def test_a_network_of_pytorchvideos_hub(tmp_path):
+    make_run(tmp_path, network="x3d_s")
+    card, _ = build_card(tmp_path)
+    head = front_matter(card)
+    assert head["tags"][-1] == "x3d_s" and head["model-index"][0]["name"].startswith("x3d_s, group norm (at most 2")
+    assert rows(card)["architecture"] == ["x3d\\_s"] and rows(card)["norm"] == ["group norm (at most 2 groups)"]
+
+
 def test_many_classes(tmp_path):
     make_run(tmp_path, classes=[f"c{number}" for number in range(33)])
     assert "c28, c29 and 3 more, in `config.json`." in build_card(tmp_path)[0]

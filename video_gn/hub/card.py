@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from video_gn.models import I3D_NETWORK
 from video_gn.report.analysis import wilson_interval
 from video_gn.report.page import SETTINGS
 from video_gn.report.reading import IN_TEST, Run, read_run, value_of
@@ -55,8 +56,8 @@ def build_card(run_dir: Path, *, license: str | None = None) -> tuple[str, str]:
     title = f"{_name(net.arguments)}, {_norm(net.arguments)}, {count(net.num_classes, 'class', 'classes')}"
     written = read_checkpoint(checkpoint)
     parts = [
-        _front_matter(title, run, license, tested=not untested),
-        f"# {title}",
+        _front_matter(title, net.arguments, run, license, tested=not untested),
+        f"# {_md(title)}",
         f"A network that labels videos, trained with video-gn {_md(written['video_gn'].get('version', ''))}.",
         "## Results",
         *([f"Not tested: {untested}"] if untested else _results(run, about)),
@@ -75,13 +76,15 @@ def build_card(run_dir: Path, *, license: str | None = None) -> tuple[str, str]:
 
 
 def _name(net: Mapping[str, Any]) -> str:
-    return f"I3D ResNet-{net['depth']}" if "depth" in net else _md(net.get("network", "network"))
+    return f"I3D ResNet-{net['depth']}" if "depth" in net else str(net["network"])
 
 
 def _norm(net: Mapping[str, Any]) -> str:
     rule = group_rule(net)
     kind = str(net["norm"]).replace("_", " ")
-    return f"{kind} norm" + (f" ({rule_in_words(rule)})" if kind == "group" else "")
+    # Layers of a hub's network take the most that divide their channels.
+    most = "at most " if rule is not None and rule[0] == "groups" and "network" in net else ""
+    return f"{kind} norm" + (f" ({most}{rule_in_words(rule)})" if kind == "group" else "")
 
 
 def _md(value: object) -> str:
@@ -121,9 +124,9 @@ def _tested_list(run: Run) -> tuple[str, str]:
     return name, note
 
 
-def _front_matter(title: str, run: Run, license: str | None, *, tested: bool) -> str:
+def _front_matter(title: str, net: Mapping[str, Any], run: Run, license: str | None, *, tested: bool) -> str:
     about: dict[str, Any] = {"license": license} if license else {}
-    tags = ["video-classification", "action-recognition", "i3d"]
+    tags = ["video-classification", "action-recognition", str(net.get("network", I3D_NETWORK))]
     about |= {"library_name": "video-gn", "pipeline_tag": "video-classification", "tags": tags}
     if tested:
         name, _ = _tested_list(run)
@@ -193,7 +196,7 @@ def _network(net: Mapping[str, Any], about: Mapping[str, Any], *, num_parameters
     if views["crops"] != "full":
         size += f", crop {views['crop_px']} px"
     return [
-        ("architecture", _name(net) + (f", layout {_md(net['layout'])}" if "layout" in net else "")),
+        ("architecture", _md(_name(net)) + (f", layout {_md(net['layout'])}" if "layout" in net else "")),
         ("norm", _norm(net)),
         *([("Non-local blocks", _md(blocks))] if (blocks := net.get("nonlocal_blocks")) else []),
         *([("width", f"{net['width']} channels in the stem")] if "width" in net else []),
