@@ -306,7 +306,7 @@ def test_unreachable_trackers_cost_a_warning(play, tiny_videos, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.needs_trackers
-def test_a_damaged_database_is_one_error_before_a_training(tiny_videos, tmp_path):
+def test_a_damaged_database_is_one_error_before_a_training(play, tiny_videos, tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/mlflow.db").write_text("no database")
     status, printed = play([*FIT, f"--data.train={tiny_videos}", "--trainer.logger=mlflow"], tmp_path)

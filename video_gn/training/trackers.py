@@ -295,8 +295,10 @@ def _alone(uri: str | None) -> Iterator[None]:
     path = Path(f"{name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     with hold(path, wait_seconds=_RETRY_SECONDS):
-        yield
-        path.unlink()
+        try:
+            yield
+        finally:
+            path.unlink()
 
 
 def trackers(loggers: Iterable[Any]) -> list[Tracker]:
