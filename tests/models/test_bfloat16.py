@@ -66,6 +66,8 @@ def test_even_kernels_and_maps_of_one_row():
     check_bfloat16_cpu(strided, (3, 4, 2, 2))
     with pytest.raises(ValueError, match=r"more than one row of pixels before 0 \(1x3x3, stride 2\).*got 1 x 4 of"):
         check_bfloat16_cpu(strided, (3, 4, 1, 4))
+    with pytest.raises(ValueError, match=r"more than one column of pixels before 0 \(1x3x3, stride 2\).*got 4 x 1 of"):
+        check_bfloat16_cpu(strided, (3, 4, 4, 1))
 
 
 @pytest.mark.parametrize("norm", ["group", "batch", "sync_batch", "batch_renorm"])

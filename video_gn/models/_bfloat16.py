@@ -22,8 +22,9 @@ The output and the gradient of the input were right everywhere, and so was every
 time fewer lengths were wrong (k = 5: T = 3 and 4); they are all refused here.
 
 The second fault (torch 2.15): forward and backward of a padded 1 x 3 x 3 convolution with stride 2, on maps of one row
-(1 x 1, 1 x 2, 1 x 4 px; not 4 x 1, nor 2 x 2), corrupt memory in bfloat16: the process dies by a signal, or the
-gradient is not a number.
+(1 x 1, 1 x 2, 1 x 4 px; not 2 x 2), corrupt memory in bfloat16: the process dies by a signal, or the gradient is not a
+number. On maps of one column (2 x 1 to 8 x 1 px; not of two) the weight gradient of kernels k x 3 x 3 and k x 5 x 5 was
+wrong or infinite, of most depthwise convolutions and some others.
 
 Shape letters: N batch, C channels, T frames, H, W.
 """
@@ -114,12 +115,14 @@ def _check(name: str, module: nn.Conv3d, map_THW: tuple[int, ...], clip_shape_CT
         raise ValueError(
             f"clips must leave at least {module.kernel_size[0]} frames before {name} ({kernel}) for bfloat16 "
             f"training on a CPU, whose gradients are wrong otherwise, got {frames} of a clip's "
-            f"{clip_shape_CTHW[1]}. {advice}, with longer clips, or with another model.net.layout."
+            f"{clip_shape_CTHW[1]}. {advice}, with longer clips, or with another layout of I3D."
         )
-    if height == 1 and module.kernel_size[1] > 1 and module.stride[1] > 1:
-        stride = module.stride[1]
-        raise ValueError(
-            f"clips must leave more than one row of pixels before {name} ({kernel}, stride {stride}) for bfloat16 "
-            f"training on a CPU, which corrupts memory otherwise, got {height} x {width} of a clip's "
-            f"{clip_shape_CTHW[2]} x {clip_shape_CTHW[3]}. {advice}, or with larger clips."
-        )
+    for line, size, kernel_px, stride in zip(
+        ("row", "column"), map_THW[1:], module.kernel_size[1:], module.stride[1:], strict=True
+    ):
+        if size == 1 and kernel_px > 1 and stride > 1:
+            raise ValueError(
+                f"clips must leave more than one {line} of pixels before {name} ({kernel}, stride {stride}) for "
+                f"bfloat16 training on a CPU, which goes wrong otherwise, got {height} x {width} of a clip's "
+                f"{clip_shape_CTHW[2]} x {clip_shape_CTHW[3]}. {advice}, or with larger clips."
+            )
