@@ -8,7 +8,7 @@ from markdown_it import MarkdownIt
 from shared_runs import make_run
 
 from video_gn.__main__ import main
-from video_gn.errors import RunError
+from video_gn.errors import ConfigError, RunError
 from video_gn.hub import build_card
 
 
@@ -134,3 +134,5 @@ def test_the_command(tmp_path, caplog):
     assert "Not tested" not in caplog.text
     with pytest.raises(RunError, match="run_dir must be a directory"):
         build_card(tmp_path / "none")
+    with pytest.raises(ConfigError, match=r"--license must be an identifier such as apache-2\.0, got 'mit\\nx: y'\."):
+        build_card(tmp_path / "run", license="mit\nx: y")

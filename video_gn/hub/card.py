@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from video_gn.errors import ConfigError
 from video_gn.models import I3D_NETWORK
 from video_gn.report.analysis import wilson_interval
 from video_gn.report.page import SETTINGS
@@ -48,7 +49,10 @@ def build_card(run_dir: Path, *, license: str | None = None) -> tuple[str, str]:
     Raises:
         RunError: if the directory is none of a run.
         CheckpointError: if it has no checkpoint that can be read.
+        ConfigError: for a license that is no identifier.
     """
+    if license is not None and not re.fullmatch(r"[\w.+-]+", license):
+        raise ConfigError(f"--license must be an identifier such as apache-2.0, got {license!r}.")
     run = read_run(run_dir)
     checkpoint = checkpoint_of(run_dir)
     net, about = load_net(checkpoint)
