@@ -72,12 +72,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_log_settings() -> Iterator[None]:
-    """A command run in this process sets up the package's logger: no other test is to see that."""
+    """A command run in this process, by a test or a fixture of several, sets up the logger: no other test sees that."""
     log = logging.getLogger("video_gn")
-    before = list(log.handlers), log.level, log.propagate
+
+    def reset() -> None:
+        log.handlers, log.level, log.propagate = [], logging.NOTSET, True
+        log.manager._clear_cache()
+
+    reset()
     yield
-    log.handlers, log.level, log.propagate = before
-    log.manager._clear_cache()
+    reset()
 
 
 @pytest.fixture(scope="session")

@@ -14,13 +14,13 @@ from video_gn.data.dataset import ClipConfig
 from video_gn.errors import SettingError
 from video_gn.evaluation.predictor import Predictor
 from video_gn.explaining import explain
-from video_gn.models import i3d
+from video_gn.models import I3D, i3d
 from video_gn.models.resnet3d import Head
 
 FPS = 30  # of a folder of pictures
 
 
-class Flash(nn.Module):
+class Flash(I3D):
     """Finds bright pixels: a cell is their mean around its middle, where the layout "nonlocal" has it.
 
     Black and the mean colour give 0. The scores of "dark" and "flash" are softmax of 0 and 1000 times the mean cell.
@@ -30,7 +30,7 @@ class Flash(nn.Module):
     num_classes = 2
 
     def __init__(self, window_px):
-        super().__init__()
+        nn.Module.__init__(self)
         self.blocks = nn.ModuleList([Head(1, 2, window_px=window_px, dropout=0.0)])
         self.blocks[0].proj.weight.data.copy_(torch.tensor([[0.0], [1000.0]]))
         self.blocks[0].proj.bias.data.zero_()

@@ -12,11 +12,13 @@ import termios
 import time
 from fcntl import ioctl
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
 from runs import TINY
 
+from video_gn.models import I3D
 from video_gn.run import progress
 from video_gn.run.progress import RunLength, in_words
 
@@ -82,7 +84,7 @@ def trainer_of(*, batches=400, steps=5714, first_step=0, accumulate=1, device="c
         accumulate_grad_batches=accumulate, datamodule=datamodule,
         strategy=SimpleNamespace(root_device=torch.device(device)),
     )  # fmt: skip
-    return trainer, SimpleNamespace(net=SimpleNamespace(arguments={"width": width}))
+    return trainer, SimpleNamespace(net=Mock(spec=I3D, arguments={"width": width}))
 
 
 def told(caplog, monkeypatch, seconds, **settings):
