@@ -8,7 +8,7 @@ import torch
 from nets import clips, randomize, small, spread
 from torch import nn
 
-from video_gn.models import LAYOUTS, NORMS, for_inference, is_norm, make_norm
+from video_gn.models import LAYOUTS, NORMS, for_inference, is_norm, make_norm, map_views, views_at_a_time
 
 STAYING = ("group", "layer", "instance", "own statistics")
 
@@ -69,3 +69,29 @@ def test_the_network_itself_is_left_alone():
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     own = {t.data_ptr() for t in chain(net.parameters(), net.buffers())}
     assert not own & {t.data_ptr() for t in chain(fast.parameters(), fast.buffers())}
+
+
+@pytest.mark.parametrize(
+    ("most", "view", "device", "number"),
+    [
+        (10, (32, 3, 224, 224), "cpu", 1),  # 19.3 MB of float32
+        (10, (8, 3, 224, 224), "cpu", 4),
+        (2, (8, 3, 224, 224), "cpu", 2),
+        (10, (8, 3, 112, 112), "cpu", 10),
+        (10, (64, 3, 256, 340), "cpu", 1),  # larger than all that is wanted at a time
+        (10, (64, 3, 256, 340), "cuda", 10),
+    ],
+)
+def test_large_views_go_through_a_cpu_few_at_a_time(most, view, device, number):
+    assert views_at_a_time(most, view, torch.device(device)) == number
+
+
+def test_views_are_mapped_in_parts_of_that_size():
+    views, sizes = torch.arange(9).view(9, 1, 1, 1, 1).expand(9, 8, 3, 224, 224), []
+
+    def function(part):
+        sizes.append(len(part))
+        return part[:, 0, 0, 0, :1]
+
+    assert map_views(function, views).flatten().tolist() == list(range(9))
+    assert sizes == [4, 4, 1]

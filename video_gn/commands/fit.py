@@ -7,8 +7,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -35,6 +33,7 @@ from video_gn.commands._trainer import (
     as_list,
     check_built,
     check_trainer,
+    last_line,
     progress,
     refusals_in_a_line,
 )
@@ -228,7 +227,7 @@ class VideoCLI(LightningCLI):
             if self.refused is not None:
                 raise self.refused from error
             net = self.options.model.net.class_path
-            if line := _last_line(error, within=net.rpartition(".")[0]):
+            if line := last_line(error, within=net.rpartition(".")[0]):
                 raise ConfigError(f"model.net {net}, {line}: {type(error).__name__}: {error}") from error
             if isinstance(error, ValueError | TypeError):
                 raise ConfigError(str(error)) from error
@@ -442,12 +441,3 @@ class VideoCLI(LightningCLI):
 def _rounded(values: Sequence[float] | None) -> list[float] | None:
     """Mean or std as they were written, not as float32 has them."""
     return None if values is None else [round(v, 6) for v in values]
-
-
-def _last_line(error: Exception, *, within: str) -> str | None:
-    """The last line of somebody's own module, `within`, that an error passed: "my_net.py, line 9"."""
-    file = getattr(sys.modules.get(within), "__file__", None)
-    if file is None or within.startswith("video_gn."):
-        return None
-    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
-    return f"{Path(file).name}, line {lines[-1]}" if lines else None

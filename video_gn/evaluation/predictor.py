@@ -27,10 +27,10 @@ from video_gn.decoding import VideoReader
 from video_gn.decoding.memory import MemoryReader, each_frame
 from video_gn.evaluation.prediction import Embedding, Prediction
 from video_gn.evaluation.results import video_result
-from video_gn.evaluation.scores import check_scores, map_views, normalize_clips
+from video_gn.evaluation.scores import check_scores, normalize_clips
 from video_gn.export import EngineNet, engine_of, load_engine
 from video_gn.lists.records import VideoRecord
-from video_gn.models import VideoNet, for_inference
+from video_gn.models import VideoNet, for_inference, map_views
 from video_gn.run.directory import checkpoint_of
 from video_gn.weights.build import load_net
 

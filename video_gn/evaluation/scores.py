@@ -5,17 +5,11 @@ Shape letters: N clips, K views of a video, T frames, C channels, H, W, Y classe
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-
 import torch
 from torch import nn
 
 from video_gn.errors import CheckpointError
-
-# Network input, float32, that a CPU computes at a time: one view of 32 x 224 x 224. Ten of them one by one took 4.5 s,
-# all at once 5.1 s (width 64, two cores), as they outgrow the caches; small views are faster together.
-_CPU_INPUT_BYTES = 20_000_000
+from video_gn.models import map_views
 
 
 def normalize_clips(frames_NTCHW: torch.Tensor, mean_C: torch.Tensor, std_C: torch.Tensor) -> torch.Tensor:
@@ -52,29 +46,6 @@ def score_views(
         frames_KTCHW,
         views_per_forward=views_per_forward,
     )
-
-
-def map_views(
-    function: Callable[[torch.Tensor], torch.Tensor], frames_KTCHW: torch.Tensor, *, views_per_forward: int
-) -> torch.Tensor:
-    """What a function makes of one video's views.
-
-    The views go through the network in chunks that hold views of this video alone, so that they do
-    not depend on a video's neighbours, the batch size or the number of ranks.
-    `views_per_forward` is the largest number of views at a time, which bounds memory; see `views_at_a_time`.
-
-    Returns:
-        float32 (K, ...), for uint8 frames.
-    """
-    num_views = views_at_a_time(views_per_forward, frames_KTCHW.shape[1:], frames_KTCHW.device)
-    return torch.cat([function(chunk).float() for chunk in frames_KTCHW.split(num_views)])
-
-
-def views_at_a_time(most: int, view_shape: Sequence[int], device: torch.device) -> int:
-    """How many views of a shape go through the network at a time: `most`, on a CPU fewer if they are large."""
-    if device.type != "cpu":
-        return most
-    return min(most, max(1, _CPU_INPUT_BYTES // (4 * math.prod(view_shape))))
 
 
 def check_scores(scores: torch.Tensor, *, video: str, checkpoint: object) -> None:

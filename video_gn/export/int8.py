@@ -29,12 +29,12 @@ from video_gn.export.writing import views_of, write_model
 from video_gn.files import whole_path
 from video_gn.lists.read import VideoList
 from video_gn.lists.records import VideoRecord
+from video_gn.models import map_views
 
 log = logging.getLogger(__name__)
 
 # Videos whose middle views calibrate. Demo networks: 48 videos gave the same top-1 as 144 views of them.
 _NUM_CALIBRATED = 64
-_VIEWS_AT_ONCE = 10  # as `Predictor` takes them
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Form:
     def score(self, views_VTCHW: torch.Tensor, label: int) -> None:
         """Count a video."""
         start = time.perf_counter()
-        scores_VY = torch.cat([self.net.forward(part) for part in views_VTCHW.split(_VIEWS_AT_ONCE)])
+        scores_VY = map_views(self.net.forward, views_VTCHW)
         self.seconds.append(time.perf_counter() - start)
         self.right += int(scores_VY.mean(0).argmax()) == label
 

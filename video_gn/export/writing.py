@@ -25,7 +25,7 @@ from video_gn.export.engines import ONNX, EngineNet, installed_engines
 from video_gn.export.reading import INPUT, OUTPUTS, checksum, find_checksum, needed
 from video_gn.files import whole_path
 from video_gn.lists.records import VideoRecord
-from video_gn.models import I3D, for_inference
+from video_gn.models import I3D, for_inference, views_at_a_time
 from video_gn.run.directory import checkpoint_of
 from video_gn.weights.about import KEY
 from video_gn.weights.build import load_net
@@ -111,7 +111,7 @@ def export(
     given = {"num_clips": num_clips, "crops": crops}
     about["views"] = {**about["views"], **{name: value for name, value in given.items() if value is not None}}
     reference = _torch_scorer(net, about)
-    wanted = [(name, views, reference(views)) for name, views in _clips(about, videos)]
+    wanted = [(name, views, _by_parts(reference, views)) for name, views in _clips(about, videos)]
     program = trace(net, mean=about["mean"], std=about["std"])
     with whole_path(target) as part:
         if target.suffix == ONNX:
@@ -126,10 +126,10 @@ def export(
         found = []
         for clips, views, results in wanted:
             for engine, scorer in scorers.items():
-                theirs = scorer(views)
+                theirs = _by_parts(scorer, views)
                 parity = _compare(clips, engine, theirs, results)
                 if parity.error > TOLERANCE and parity.same_label:
-                    exact = _torch_scorer(net, about, torch.float64)(views)
+                    exact = _by_parts(_torch_scorer(net, about, torch.float64), views)
                     own_error = _compare(clips, engine, results, exact).error
                     parity = replace(_compare(clips, engine, theirs, exact), own_error=own_error)
                 found.append(parity)
@@ -208,6 +208,14 @@ def _torch_scorer(net: I3D, about: dict[str, Any], dtype: torch.dtype = torch.fl
         return fast.scores_and_embedding(x_VCTHW)
 
     return score
+
+
+def _by_parts(scorer: Scorer, views_VTCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores and features of views, about as many at a time as `infer` takes: all of a video's may take gigabytes."""
+    num_views = max(2, views_at_a_time(10, views_VTCHW.shape[1:], views_VTCHW.device))  # two, to test a free batch
+    parts = views_VTCHW.split(num_views)
+    scores, features = zip(*map(scorer, parts), strict=True)
+    return torch.cat(scores), torch.cat(features)
 
 
 def _clips(about: dict[str, Any], videos: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from video_gn.models._batch_norms import BatchRenorm, checkpoint_contexts, recomputing
     from video_gn.models._bfloat16 import check_bfloat16_cpu, visit_maps, warn_of_slow_bfloat16
     from video_gn.models._convert_norms import convert_norms
-    from video_gn.models._inference import for_inference
+    from video_gn.models._inference import for_inference, map_views, views_at_a_time
     from video_gn.models.hub_nets import NETWORKS, HubNet, build_network, r2plus1d_r50, slow_r50, x3d_s
     from video_gn.models.norms import NORMS, check_norm_training, has_statistics, is_norm, make_norm
     from video_gn.models.resnet3d import I3D, i3d, min_clip
@@ -25,7 +25,7 @@ _HOMES = {
     "_batch_norms": ("BatchRenorm", "checkpoint_contexts", "recomputing"),
     "_bfloat16": ("check_bfloat16_cpu", "visit_maps", "warn_of_slow_bfloat16"),
     "_convert_norms": ("convert_norms",),
-    "_inference": ("for_inference",),
+    "_inference": ("for_inference", "map_views", "views_at_a_time"),
     "hub_nets": ("NETWORKS", "HubNet", "build_network", "r2plus1d_r50", "slow_r50", "x3d_s"),
     "norms": ("NORMS", "check_norm_training", "has_statistics", "is_norm", "make_norm"),
     "resnet3d": ("I3D", "i3d", "min_clip"),
@@ -60,10 +60,12 @@ __all__ = [
     "i3d_r101_gn",
     "is_norm",
     "make_norm",
+    "map_views",
     "min_clip",
     "r2plus1d_r50",
     "recomputing",
     "slow_r50",
+    "views_at_a_time",
     "visit_maps",
     "warn_of_slow_bfloat16",
     "x3d_s",

@@ -23,8 +23,8 @@ from video_gn.decoding import VideoReader
 from video_gn.errors import DecodeError, SettingError
 from video_gn.evaluation.predictor import Predictor, as_records
 from video_gn.evaluation.results import top_labels, video_result
-from video_gn.evaluation.scores import views_at_a_time
 from video_gn.lists.records import VideoRecord
+from video_gn.models import views_at_a_time
 from video_gn.processes import num_cores
 from video_gn.timelines.segments import TimelineConfig, find_segments
 from video_gn.timelines.windows import Windows, place_windows
