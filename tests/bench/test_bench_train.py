@@ -137,7 +137,7 @@ class TestStep:
             lambda _m, _i, y: dtypes.add((y.dtype, y.is_contiguous(memory_format=train_step.FORMATS[memory_format])))
         )
         before = [p.detach().clone() for p in net.parameters()]
-        assert make_step(net, contender, TINY)() > 0
+        make_step(net, contender, TINY)()
         assert dtypes == {(getattr(torch, precision), True)}
         assert any(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
         assert all(p.grad is None for p in net.parameters())

@@ -51,15 +51,10 @@ class UploadError(VideoGNError):
 
 @dataclass(frozen=True)
 class Upload:
-    """A file of a client's.
+    """A file of a client's."""
 
-    Args:
-        path: Where it lies.
-        name: What the client calls it.
-    """
-
-    path: Path
-    name: str
+    path: Path  # where it lies
+    name: str  # what the client calls it
 
 
 class Answers:

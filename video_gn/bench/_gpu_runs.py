@@ -33,19 +33,12 @@ class Sizes:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a stage has found.
+    """What a stage has found."""
 
-    Args:
-        figures: Plain containers, for the json.
-        lines: Markdown, for the page.
-        failures: What is wrong, a line each; empty if the stage has passed.
-        skipped: Why nothing was checked; "" if it was.
-    """
-
-    figures: dict[str, Any] = field(default_factory=dict)
-    lines: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-    skipped: str = ""
+    figures: dict[str, Any] = field(default_factory=dict)  # plain containers, for the json
+    lines: list[str] = field(default_factory=list)  # markdown, for the page
+    failures: list[str] = field(default_factory=list)  # what is wrong, a line each; empty if the stage has passed
+    skipped: str = ""  # why nothing was checked; "" if it was
 
 
 # ---- tests -----------------------------------------------------------------------------------------

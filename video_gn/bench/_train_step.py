@@ -11,7 +11,6 @@ import math
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -29,12 +28,7 @@ PYTORCHVIDEO = "pytorchvideo"
 PYTORCHVIDEO_LAYOUT = "slowfast"
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last_3d": torch.channels_last_3d}
 # TF32 is float32 whose products a CUDA device rounds to 10 bits.
-PRECISIONS = {
-    "float32": torch.float32,
-    "tf32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CPU_PRECISIONS = ("float32", "bfloat16")
 _NUM_CLASSES = 400
 # So small that weights hardly change: a diverging net computes with numbers (inf, subnormal) of another speed.
@@ -103,8 +97,8 @@ def _pytorchvideo(setup: TrainSetup) -> nn.Module:
     return net
 
 
-def make_step(net: nn.Module, contender: Contender, setup: TrainSetup) -> Callable[[], float]:
-    """A training step on random clips: forward, cross entropy, backward, SGD. It returns the seconds it took."""
+def make_step(net: nn.Module, contender: Contender, setup: TrainSetup) -> Callable[[], None]:
+    """A training step on random clips: forward, cross entropy, backward, SGD."""
     generator = torch.Generator().manual_seed(0)
     shape = (setup.num_clips, 3, setup.frames, setup.size, setup.size)
     clip_NCTHW = torch.randn(shape, generator=generator)
@@ -124,20 +118,7 @@ def make_step(net: nn.Module, contender: Contender, setup: TrainSetup) -> Callab
         # Nets hold no gradients while other contenders run.
         optimizer.zero_grad(set_to_none=True)
 
-    def timed() -> float:
-        if not setup.on_cuda:
-            start = time.perf_counter()
-            step()
-            return time.perf_counter() - start
-        before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        torch.cuda.synchronize(setup.device)
-        before.record()
-        step()
-        after.record()
-        torch.cuda.synchronize(setup.device)
-        return float(before.elapsed_time(after)) / 1000
-
-    return timed
+    return step
 
 
 @contextmanager

@@ -23,14 +23,7 @@ import torch
 
 from video_gn import sampling
 from video_gn.bench._video import frames_of, records_of
-from video_gn.bench.measuring import (
-    contender_row,
-    ratio_of_medians,
-    side_by_side,
-    summarize,
-    timed,
-    verdict,
-)
+from video_gn.bench.measuring import contender_row, ratio_of_medians, side_by_side, summarize, timed, verdict
 from video_gn.data.crops import TestCrops, TrainTransform
 from video_gn.data.dataset import ClipConfig, EvalDataset, TrainDataset
 from video_gn.decoding.libraries import import_decord, import_torchcodec

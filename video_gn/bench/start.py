@@ -11,14 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from video_gn.bench.measuring import (
-    contender_row,
-    describe_machine,
-    head_lines,
-    side_by_side,
-    summarize,
-    verdict,
-)
+from video_gn.bench.measuring import contender_row, describe_machine, head_lines, side_by_side, summarize, verdict
 from video_gn.errors import VideoGNError
 
 # CPU seconds of `fit` from its start to the first batch, beyond those of `import lightning`.

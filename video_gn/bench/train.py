@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from io import StringIO
 from typing import Any
 
@@ -33,6 +34,7 @@ from video_gn.bench.measuring import (
     ratio_of_medians,
     side_by_side,
     summarize,
+    timed,
     verdict,
 )
 from video_gn.errors import ConfigError
@@ -97,7 +99,7 @@ def bench_train(
         figures[name]["compile_seconds"] = value
     return {
         "machine": describe_machine(setup.device),
-        "setup": {name: getattr(setup, name) for name in TrainSetup.__slots__},
+        "setup": asdict(setup),
         "rounds": rounds,
         "contenders": figures,
         "targets": check_targets(figures, CUDA_TARGETS if setup.on_cuda else TARGETS),
@@ -178,11 +180,11 @@ def _measure(
 def _in_turn(net: nn.Module, contender: Contender, setup: TrainSetup) -> Callable[[int], float]:
     step = make_step(net, contender, setup)
 
-    def turn(number: int) -> float:
+    def turn(number: int) -> None:
         set_checkpointing(net, contender)
-        return step()
+        step()
 
-    return turn
+    return timed(turn, setup.device)
 
 
 def ratios(
@@ -213,7 +215,7 @@ def ratios(
         if contender.checkpointed:
             others["to_plain"] = Contender(contender.net, contender.memory_format, contender.precision)
         figures[name] = {
-            **{field: getattr(contender, field) for field in Contender.__slots__},
+            **asdict(contender),
             **summary[name],
             "peak_mb": None if peak is None else peak / 1e6,
             **{key: _ratio(name, other.name, summary, peaks) for key, other in others.items()},

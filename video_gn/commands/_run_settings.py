@@ -34,17 +34,11 @@ _ADVICE = "Give --run_dir of a training, or -c CONFIG."
 
 @dataclass(frozen=True)
 class RunWords:
-    """A command's words with the configs in front, so that each option overrides them.
+    """A command's words with the configs in front, so that each option overrides them."""
 
-    Args:
-        words: The words, with all that follows from the run whose config is taken.
-        config: The config that a training has saved, if one is among the configs.
-        is_implied: Whether it is taken because no config was given.
-    """
-
-    words: list[str]
-    config: Path | None = None
-    is_implied: bool = False
+    words: list[str]  # the words, with all that follows from the run whose config is taken
+    config: Path | None = None  # the config that a training has saved, if one is among the configs
+    is_implied: bool = False  # whether it is taken because no config was given
 
 
 def with_run_config(command: str, words: Sequence[str]) -> RunWords:
@@ -160,19 +154,13 @@ def run_of(checkpoint: Path) -> Path | None:
 
 @dataclass
 class Start:
-    """The checkpoint that a command begins with.
+    """The checkpoint that a command begins with."""
 
-    Args:
-        path: Its file; None without one.
-        about: What it says of itself, or what weights say that are tested unchanged.
-        step: Its step.
-        resumes: Whether it is this run's own: another run's begins a new one here.
-    """
-
-    path: Path | None = None
+    path: Path | None = None  # its file; None without one
+    # what it says of itself, or what weights say that are tested unchanged
     about: dict[str, Any] = field(default_factory=dict)
     step: int = 0
-    resumes: bool = False
+    resumes: bool = False  # whether it is this run's own: another run's begins a new one here
 
 
 def find_start(command: str, options: Namespace, run: RunDirectory, *, weights_count: bool) -> Start:

@@ -120,10 +120,7 @@ class VideoCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             parser_class=SettingsParser,
-            parser_kwargs={
-                "prog": "video-gn",
-                command: {"usage": USAGE[command], "description": ABOUT[command]},
-            },
+            parser_kwargs={"prog": "video-gn", command: {"usage": USAGE[command], "description": ABOUT[command]}},
             args=[command, *("--help" if word == "--help_all" else word for word in self.given.words)],
         )
 

@@ -83,11 +83,7 @@ class MultiViewAccuracy(Metric):
         return True
 
     def update(
-        self,
-        video_ids: torch.Tensor,
-        scores_NY: torch.Tensor,
-        labels: torch.Tensor,
-        num_views: int | torch.Tensor,
+        self, video_ids: torch.Tensor, scores_NY: torch.Tensor, labels: torch.Tensor, num_views: int | torch.Tensor
     ) -> None:
         """Add videos, with all of their views at once.
 
@@ -222,9 +218,7 @@ class MultiViewAccuracy(Metric):
         return torch.zeros(shape, dtype=torch.float64 if name.endswith("_scores") else torch.int64, device=self.device)
 
     def _sync_dist(
-        self,
-        dist_sync_fn: Callable[..., list[torch.Tensor]] = gather_all_tensors,
-        process_group: Any | None = None,
+        self, dist_sync_fn: Callable[..., list[torch.Tensor]] = gather_all_tensors, process_group: Any | None = None
     ) -> None:
         # For a rank without rows torchmetrics sends a float tensor of one dimension, which does not fit the
         # (n, 5) or int64 tensors of other ranks: a hang, or garbage.

@@ -29,12 +29,7 @@ def normalize_clips(frames_NTCHW: torch.Tensor, mean_C: torch.Tensor, std_C: tor
 
 
 def score_views(
-    net: nn.Module,
-    frames_KTCHW: torch.Tensor,
-    *,
-    mean_C: torch.Tensor,
-    std_C: torch.Tensor,
-    views_per_forward: int,
+    net: nn.Module, frames_KTCHW: torch.Tensor, *, mean_C: torch.Tensor, std_C: torch.Tensor, views_per_forward: int
 ) -> torch.Tensor:
     """Softmax scores of one video's views: `net`'s results, in eval mode, as `map_views` collects them.
 
@@ -49,16 +44,7 @@ def score_views(
 
 
 def check_scores(scores: torch.Tensor, *, video: str, checkpoint: object) -> None:
-    """Refuse scores that are not finite: they would become labels.
-
-    Args:
-        scores: Of any shape.
-        video: Path of the video.
-        checkpoint: What the network was read from; None if it was not.
-
-    Raises:
-        CheckpointError: naming both.
-    """
+    """Raise CheckpointError, naming video and checkpoint (None without one), for scores that are not finite."""
     if not bool(scores.isfinite().all()):
         raise CheckpointError(
             f"{checkpoint or 'the network'}: its scores of {video} are not finite (NaN or infinite). Its training has "

@@ -34,6 +34,7 @@ from video_gn.run.directory import (
     TEST_SCORES,
     TEST_UNFINISHED,
 )
+from video_gn.run.ranks import gather_objects
 
 log = logging.getLogger(__name__)
 
@@ -252,10 +253,7 @@ class EvaluationWriter(Callback):
 
     def _gather(self, trainer: Any, mine: dict[int, Any]) -> tuple[dict[int, Any], list[dict[str, str]]]:
         """What all ranks have by video id, and their failures, each once; counts them."""
-        everyone: list[Any] = [(mine, self._failures)]
-        if trainer.world_size > 1:
-            everyone = [None] * trainer.world_size
-            torch.distributed.all_gather_object(everyone, (mine, self._failures))
+        everyone = gather_objects(trainer, (mine, self._failures))
         by_id = {video_id: value for values, _ in everyone for video_id, value in values.items()}
         found = {failure for _, failures in everyone for failure in failures}
         self.num_failed = len(found)

@@ -16,75 +16,44 @@ if TYPE_CHECKING:
 
 @dataclass
 class Request:
-    """What a plan is made of.
+    """What a plan is made of."""
 
-    Args:
-        net: Arguments of `i3d`.
-        optimizer: Its kind and settings.
-        is_checkpointed: Whether activations are computed again in the backward pass.
-        has_weights: Whether it starts from weights.
-        datamodule: Data module whose lists are read.
-        trainer: Settings of Lightning's trainer.
-        run_dir: Directory of the run.
-        keep_steps: Older checkpoints that are kept.
-        averages: Whether weights are averaged.
-        num_processes: Processes of all nodes.
-        gpu_memory_gb: Memory of each GPU, in 10^9 bytes; None for a training on this machine's CPU.
-        clips_per_second: Training clips a second that a process computes; None measures them here.
-        num_cores: Cores of all nodes; None for as many as this machine has, on each node.
-        sample: Videos that are read to measure.
-    """
-
-    net: Mapping[str, Any]
-    optimizer: OptimizerConfig
-    is_checkpointed: bool
-    has_weights: bool
-    datamodule: VideoDataModule
-    trainer: Mapping[str, Any]
-    run_dir: Path
-    keep_steps: int
-    averages: bool
-    num_processes: int
-    gpu_memory_gb: float | None
-    clips_per_second: float | None
-    num_cores: int | None
-    sample: int
+    net: Mapping[str, Any]  # arguments of `i3d`
+    optimizer: OptimizerConfig  # its kind and settings
+    is_checkpointed: bool  # whether activations are computed again in the backward pass
+    has_weights: bool  # whether it starts from weights
+    datamodule: VideoDataModule  # data module whose lists are read
+    trainer: Mapping[str, Any]  # settings of Lightning's trainer
+    run_dir: Path  # directory of the run
+    keep_steps: int  # older checkpoints that are kept
+    averages: bool  # whether weights are averaged
+    num_processes: int  # processes of all nodes
+    gpu_memory_gb: float | None  # memory of each GPU, in 10^9 bytes; None for a training on this machine's CPU
+    clips_per_second: float | None  # training clips a second that a process computes; None measures them here
+    num_cores: int | None  # cores of all nodes; None for as many as this machine has, on each node
+    sample: int  # videos that are read to measure
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of a plan.
+    """A figure of a plan."""
 
-    Args:
-        value: Number, or numbers by name.
-        basis: "counted", "measured", "assumed", or "follows" from others.
-        note: How, or from what.
-    """
-
-    value: Any
-    basis: str
-    note: str = ""
+    value: Any  # number, or numbers by name
+    basis: str  # "counted", "measured", "assumed", or "follows" from others
+    note: str = ""  # how, or from what
 
 
 @dataclass
 class Plan:
-    """What a training will need.
+    """What a training will need."""
 
-    Attributes:
-        title: What is trained, in a line.
-        figures: By name, whose end is the unit.
-        problems: Why it cannot be trained so, and what would fit, a line each.
-        notes: What else to know, a line each.
-        alternatives: Changes that matter, with their figures; the first is the config as it is.
-        machine: Where it was measured.
-    """
-
-    title: str
-    figures: dict[str, Figure] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    title: str  # what is trained, in a line
+    figures: dict[str, Figure] = field(default_factory=dict)  # by name, whose end is the unit
+    problems: list[str] = field(default_factory=list)  # why it cannot be trained so, and what would fit, a line each
+    notes: list[str] = field(default_factory=list)  # what else to know, a line each
+    # changes that matter, with their figures; the first is the config as it is
     alternatives: list[dict[str, Any]] = field(default_factory=list)
-    machine: dict[str, Any] = field(default_factory=describe_machine)
+    machine: dict[str, Any] = field(default_factory=describe_machine)  # where it was measured
 
     def add(self, name: str, value: Any, basis: str, note: str = "") -> Any:
         """Add a figure; returns its value."""

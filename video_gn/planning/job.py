@@ -12,21 +12,13 @@ _LIGHTNINGS_EPOCHS = 1000  # without max_epochs and max_steps
 
 @dataclass(frozen=True)
 class Length:
-    """How long a training is.
+    """How long a training is."""
 
-    Args:
-        batches_of_epoch: Of one process.
-        batches: Of one process, in the whole run.
-        steps: Of the optimizer.
-        epochs: Of the whole run, perhaps not whole.
-        validations: Of the whole run.
-    """
-
-    batches_of_epoch: int
-    batches: int
-    steps: int
-    epochs: float
-    validations: int
+    batches_of_epoch: int  # of one process
+    batches: int  # of one process, in the whole run
+    steps: int  # of the optimizer
+    epochs: float  # of the whole run, perhaps not whole
+    validations: int  # of the whole run
 
 
 def length_of(trainer: Mapping[str, Any], batches_of_epoch: int) -> Length:
@@ -67,19 +59,12 @@ def _validations(trainer: Mapping[str, Any], batches: int, total: int) -> int:
 
 @dataclass(frozen=True)
 class Machine:
-    """What does the work.
+    """What does the work."""
 
-    Args:
-        num_processes: Processes of a training, one a GPU.
-        num_cores: Cores of all nodes.
-        num_workers: Loading workers of a process; 0 if it loads by itself.
-        num_threads: Threads that compute in each process on CPUs, which loading workers then share; 0 with GPUs.
-    """
-
-    num_processes: int
-    num_cores: int
-    num_workers: int
-    num_threads: int
+    num_processes: int  # processes of a training, one a GPU
+    num_cores: int  # cores of all nodes
+    num_workers: int  # loading workers of a process; 0 if it loads by itself
+    num_threads: int  # threads that compute in each process on CPUs, which loading workers then share; 0 with GPUs
 
 
 def rate_of(machine: Machine, compute_seconds: float, core_seconds: float) -> tuple[float, str]:

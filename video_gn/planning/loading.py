@@ -37,21 +37,13 @@ _DRAWS = 4
 
 @dataclass(frozen=True)
 class Reading:
-    """What reading a sample took, on one core.
+    """What reading a sample took, on one core."""
 
-    Args:
-        num_videos: Videos that were read.
-        num_broken: Those of them that could not be.
-        core_seconds: Of a core, for a training clip or for all views of a video.
-        seconds: The same by the clock, with what is waited for the disk.
-        read_bytes: Read from files for it; None if the system does not count them.
-    """
-
-    num_videos: int
-    num_broken: int
-    core_seconds: float
-    seconds: float
-    read_bytes: float | None
+    num_videos: int  # videos that were read
+    num_broken: int  # those of them that could not be
+    core_seconds: float  # of a core, for a training clip or for all views of a video
+    seconds: float  # the same by the clock, with what is waited for the disk
+    read_bytes: float | None  # read from files for it; None if the system does not count them
 
 
 def spread(number: int, total: int) -> list[int]:
@@ -94,23 +86,14 @@ def _bytes_read() -> int | None:
 
 @dataclass(frozen=True)
 class Files:
-    """Files of a list, as far as a sample shows.
+    """Files of a list, as far as a sample shows."""
 
-    Args:
-        num_videos: Videos that were opened.
-        mean_bytes: Of a video's file.
-        short_side_px: Median.
-        num_frames: Median.
-        fps: Median.
-        codec: The most frequent.
-    """
-
-    num_videos: int
-    mean_bytes: float
-    short_side_px: float
-    num_frames: float
-    fps: float
-    codec: str
+    num_videos: int  # videos that were opened
+    mean_bytes: float  # of a video's file
+    short_side_px: float  # median
+    num_frames: float  # median
+    fps: float  # median
+    codec: str  # the most frequent
 
 
 def look_at(records: Sequence[VideoRecord], places: Sequence[int]) -> Files | None:

@@ -34,23 +34,14 @@ FLOAT32_IN_AUTOCAST: dict[str, tuple[type[nn.Module], ...]] = {"cuda": (), "cpu"
 
 @dataclass(frozen=True)
 class Step:
-    """What a training step is made of.
+    """What a training step is made of."""
 
-    Args:
-        net: Its `VideoNet.arguments`.
-        clip_THW: Frames, height and width of a clip.
-        optimizer: Its kind and settings.
-        half: Whether convolutions compute in half precision, by autocast.
-        checkpointed: Whether activations are computed again in the backward pass.
-        device: "cuda" or "cpu", whose rules of autocast and of the optimizer hold.
-    """
-
-    net: Mapping[str, Any]
-    clip_THW: tuple[int, int, int]
-    optimizer: OptimizerConfig
-    half: bool = False
-    checkpointed: bool = False
-    device: str = "cuda"
+    net: Mapping[str, Any]  # its `VideoNet.arguments`
+    clip_THW: tuple[int, int, int]  # frames, height and width of a clip
+    optimizer: OptimizerConfig  # its kind and settings
+    half: bool = False  # whether convolutions compute in half precision, by autocast
+    checkpointed: bool = False  # whether activations are computed again in the backward pass
+    device: str = "cuda"  # "cuda" or "cpu", whose rules of autocast and of the optimizer hold
 
     def with_net(self, **arguments: Any) -> Step:
         """The step of a net with other arguments."""
@@ -59,21 +50,14 @@ class Step:
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes of a training step, once optimizer state and gradients exist.
+    """Bytes of a training step, once optimizer state and gradients exist."""
 
-    Args:
-        weights: Parameters and buffers.
-        gradients: Gradients, of parameters that are trained.
-        optimizer: State of the optimizer.
-        fixed_M: Sum of what is alive at each of the M moments of a step, without the batch's share.
-        per_clip_M: What each clip of the batch adds to that.
-    """
-
-    weights: int
-    gradients: int
-    optimizer: int
+    weights: int  # parameters and buffers
+    gradients: int  # gradients, of parameters that are trained
+    optimizer: int  # state of the optimizer
+    # sum of what is alive at each of the M moments of a step, without the batch's share
     fixed_M: npt.NDArray[np.float64]
-    per_clip_M: npt.NDArray[np.float64]
+    per_clip_M: npt.NDArray[np.float64]  # what each clip of the batch adds to that
 
     def peak(self, batch_size: int) -> int:
         """The highest sum in a step."""

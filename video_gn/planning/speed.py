@@ -27,21 +27,13 @@ _SECONDS, _FEWEST_STEPS = 6.0, 3
 
 @dataclass(frozen=True)
 class Speed:
-    """What was measured.
+    """What was measured."""
 
-    Args:
-        device: Name of the device.
-        num_threads: Of torch on a CPU.
-        batch_size: Clips of a measured step.
-        seconds: Of a training step, a clip.
-        forward_seconds: Of a forward pass in evaluation, a clip.
-    """
-
-    device: str
-    num_threads: int
-    batch_size: int
-    seconds: float
-    forward_seconds: float
+    device: str  # name of the device
+    num_threads: int  # of torch on a CPU
+    batch_size: int  # clips of a measured step
+    seconds: float  # of a training step, a clip
+    forward_seconds: float  # of a forward pass in evaluation, a clip
 
 
 def memory_of_machine() -> int:

@@ -182,12 +182,7 @@ def _y_limits(axis: Axis, curves: Sequence[Curve]) -> tuple[float, float]:
 
 
 def line_chart(
-    title: str,
-    curves: Sequence[Curve],
-    *,
-    x: Axis,
-    y: Axis,
-    size: Literal["half", "full"] = "half",
+    title: str, curves: Sequence[Curve], *, x: Axis, y: Axis, size: Literal["half", "full"] = "half"
 ) -> Markup:
     """A figure with a title, a legend and a chart, of half of the page's width or the full width.
 

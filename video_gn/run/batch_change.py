@@ -33,17 +33,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Cut:
-    """How an epoch is cut into batches, and these into optimizer steps.
+    """How an epoch is cut into batches, and these into optimizer steps."""
 
-    Args:
-        clips: Clips of a batch on all ranks.
-        accumulate: Batches of an optimizer step; the last step of an epoch may have fewer.
-        batches: Batches of an epoch.
-    """
-
-    clips: int
-    accumulate: int
-    batches: int
+    clips: int  # clips of a batch on all ranks
+    accumulate: int  # batches of an optimizer step; the last step of an epoch may have fewer
+    batches: int  # batches of an epoch
 
     @property
     def clips_per_step(self) -> int:

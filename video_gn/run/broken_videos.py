@@ -15,6 +15,7 @@ from video_gn.clips import ClipBatch
 from video_gn.damage import DAMAGE, check_file, in_words, set_damaged_aside
 from video_gn.errors import RunError
 from video_gn.files import whole_file
+from video_gn.run.ranks import gather_objects
 from video_gn.shown import count, csv_line, from_csv_cell
 
 log = logging.getLogger(__name__)
@@ -77,9 +78,7 @@ class BrokenVideos(Callback):
         if float(trainer.strategy.reduce(anything, reduce_op="sum")) == 0:
             return
         self._unshared = 0
-        gathered: list[Any] = [None] * trainer.world_size
-        torch.distributed.all_gather_object(gathered, self.broken)
-        for other in gathered:
+        for other in gather_objects(trainer, self.broken):
             self.broken.update(other)
         if trainer.is_global_zero:
             self._write()

@@ -56,32 +56,10 @@ PREDICT_LOCK = "predict/.lock"
 
 PREVIOUS = "previous"  # earlier trainings, 001 and up, each with all of these:
 _SET_ASIDE = (
-    CONFIG,
-    RESUME_CONFIGS,
-    CHECKPOINTS,
-    METRICS,
-    WEIGHTS,
-    FAILURES,
-    TENSORBOARD,
-    TRACKERS,
-    WANDB,
-    TEST,
-    VALIDATE,
-    PREDICT,
-    REPORT,
-    CARD,
-)
-_DIRECTORIES = (
-    CHECKPOINTS,
-    TENSORBOARD,
-    WANDB,
-    TEST,
-    TEST_UNFINISHED,
-    VALIDATE,
-    PREDICT,
-    PREDICT_UNFINISHED,
-    PREVIOUS,
-)
+    CONFIG, RESUME_CONFIGS, CHECKPOINTS, METRICS, WEIGHTS, FAILURES, TENSORBOARD, TRACKERS, WANDB, TEST, VALIDATE,
+    PREDICT, REPORT, CARD,
+)  # fmt: skip
+_DIRECTORIES = (CHECKPOINTS, TENSORBOARD, WANDB, TEST, TEST_UNFINISHED, VALIDATE, PREDICT, PREDICT_UNFINISHED, PREVIOUS)
 _LOCKS = (LOCK, TEST_LOCK, PREDICT_LOCK)
 _DISPLACED = "previous/.displaced"  # "moving NNN" or "moved NNN": comes back unless the next one saves a checkpoint
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 
 from video_gn.errors import CheckpointError, ManifestError
@@ -53,6 +54,15 @@ class RankLog(Callback):
         self.is_starting, self.rank = False, trainer.global_rank
 
     on_validation_start = on_test_start = on_predict_start = on_train_start
+
+
+def gather_objects(trainer: Any, mine: Any) -> list[Any]:
+    """`mine` of each rank, in their order; all must call it."""
+    if trainer.world_size == 1:
+        return [mine]
+    everyones: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(everyones, mine)
+    return everyones
 
 
 class SameData(Callback):

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from video_gn.clips import ClipBatch
 from video_gn.errors import RunError
+from video_gn.run.ranks import gather_objects
 from video_gn.shown import count
 
 log = logging.getLogger(__name__)
@@ -178,7 +179,7 @@ class NonFiniteGuard(Callback):
         if any(bad_losses):
             # All ranks run the same batch again: norms may need the statistics of all.
             where = first_bad_module(trainer, pl_module, kept[list(bad_losses).index(True)])
-        everybodys = _gather(trainer, (batches, where))
+        everybodys = gather_objects(trainer, (batches, where))
         found = [place for _, place in everybodys if place is not None]
         if found:
             cause = f"the loss is not finite; the first output that is not is of {found[0]}"
@@ -280,11 +281,3 @@ def _anywhere(trainer: Trainer, flags: torch.Tensor) -> list[bool]:
         flags = flags.to(torch.int32)
         torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
     return [bool(flag) for flag in flags.tolist()]
-
-
-def _gather(trainer: Trainer, mine: Any) -> list[Any]:
-    if trainer.world_size == 1:
-        return [mine]
-    everybodys: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(everybodys, mine)
-    return everybodys

@@ -66,14 +66,7 @@ class Mixing:
         return self.is_on or self.label_smoothing > 0
 
     def mix(
-        self,
-        frames_NCTHW: torch.Tensor,
-        labels_N: torch.Tensor,
-        num_classes: int,
-        *,
-        seed: int,
-        step: int,
-        rank: int,
+        self, frames_NCTHW: torch.Tensor, labels_N: torch.Tensor, num_classes: int, *, seed: int, step: int, rank: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw, and mix a batch: a function of its arguments.
 

@@ -196,19 +196,13 @@ def freeze_stages(net: nn.Module, num_stages: int) -> list[nn.Module]:
 
 @dataclass(frozen=True)
 class OptimizerKind:
-    """A row of `OPTIMIZERS`.
+    """A row of `OPTIMIZERS`."""
 
-    Args:
-        build: (groups, config) -> optimizer; each group has its learning rate.
-        settings: Fields of `OptimizerConfig` that only this kind reads.
-        mark: Entry of its state's groups that no other kind has.
-        state: Entries of a parameter's state that have its shape.
-    """
-
+    # (groups, config) -> optimizer; each group has its learning rate
     build: Callable[[list[dict[str, Any]], OptimizerConfig], Optimizer]
-    settings: tuple[str, ...]
-    mark: str
-    state: tuple[str, ...]
+    settings: tuple[str, ...]  # fields of `OptimizerConfig` that only this kind reads
+    mark: str  # entry of its state's groups that no other kind has
+    state: tuple[str, ...]  # entries of a parameter's state that have its shape
 
 
 def _sgd(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:

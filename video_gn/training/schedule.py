@@ -71,15 +71,11 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A row of `SCHEDULES`.
+    """A row of `SCHEDULES`."""
 
-    Args:
-        factor: (config, step, steps per epoch, total steps) -> factor, without warm-up.
-        settings: Fields of `ScheduleConfig` that only this schedule reads.
-    """
-
+    # (config, step, steps per epoch, total steps) -> factor, without warm-up
     factor: Callable[[ScheduleConfig, int, int, int], float]
-    settings: tuple[str, ...]
+    settings: tuple[str, ...]  # fields of `ScheduleConfig` that only this schedule reads
 
 
 def _constant(config: ScheduleConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:
