@@ -29,11 +29,6 @@ def test_a_save_that_breaks_leaves_the_old_file(tmp_path, monkeypatch):
     assert os.listdir(path.parent) == ["last.ckpt"], "what a broken save left is cleared away"
 
 
-def test_storage_options_are_refused(tmp_path):
-    with pytest.raises(TypeError, match="storage_options must be None"):
-        AtomicCheckpointIO().save_checkpoint({}, tmp_path / "a", storage_options=1)
-
-
 def test_a_link_keeps_its_content_when_the_source_is_replaced(tmp_path, monkeypatch):
     last, best = tmp_path / "last.ckpt", tmp_path / "best.ckpt"
     for content in ("one", "two"):

@@ -165,15 +165,3 @@ def test_what_is_on():
 def test_bad_settings(arguments, message):
     with pytest.raises(ValueError, match=message):
         Mixing(**arguments)
-
-
-def test_bad_batches():
-    frames, labels = batch()
-    with pytest.raises(TypeError, match="floating point, got torch.uint8"):
-        mix(Mixing(0.8), frames.to(torch.uint8), labels)
-    with pytest.raises(TypeError, match="labels must be torch.int64"):
-        mix(Mixing(0.8), frames, labels.int())
-    with pytest.raises(ValueError, match=r"frames must be of shape \(N, C, T, H, W\)"):
-        mix(Mixing(0.8), frames[0], labels)
-    with pytest.raises(ValueError, match=r"labels of shape \(N,\)"):
-        mix(Mixing(0.8), frames, labels[:2])

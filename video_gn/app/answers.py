@@ -33,13 +33,9 @@ Answer = TypeVar("Answer")
 
 
 class UploadError(VideoGNError):
-    """An upload that is not labelled.
+    """An upload that is not labelled; its reason is a sentence without the file's name.
 
-    Args:
-        reason: A sentence, without the file's name.
-        name: The file's name.
-        status: Of HTTP: 400; 408 for an upload that does not go on; 413 for too large or too long; 415 for a file that
-            is no video; 500.
+    Its HTTP status: 400; 408 for an upload that does not go on; 413 for too large or too long; 415 for no video; 500.
     """
 
     def __init__(self, reason: str, name: str = "upload", *, status: int) -> None:

@@ -39,13 +39,7 @@ _BUSY = """() => ["<p role='status'>Computing ... One video is computed at a tim
 
 
 def mount_page(app: FastAPI, answers: Answers, too_large: str) -> None:
-    """Mount the page at "/".
-
-    Args:
-        app: App, whose own routes go first.
-        answers: What answers.
-        too_large: What to say of a file above the bound.
-    """
+    """Mount the page at "/", behind the app's own routes; `too_large` is what it says of a file above the bound."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import: it would report home
     import gradio
 

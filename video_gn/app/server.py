@@ -56,12 +56,7 @@ _AROUND = 1 << 16  # bytes around the file of a form: boundaries, headers, other
 
 
 class _Gate:
-    """ASGI middleware: lets through what the page and our routes need, and has nothing loaded from elsewhere.
-
-    Args:
-        app: The app behind it.
-        is_local: Whether it listens on this machine alone.
-    """
+    """ASGI middleware: lets through what the page and our routes need, and has nothing loaded from elsewhere."""
 
     def __init__(self, app: Any, *, is_local: bool) -> None:
         self.app = app
@@ -111,12 +106,7 @@ def _is_local_name(name: str) -> bool:
 
 
 def make_app(answers: Answers, *, is_local: bool) -> FastAPI:
-    """The app with its routes and page.
-
-    Args:
-        answers: What answers.
-        is_local: Whether it listens on this machine alone.
-    """
+    """The app with its routes and page; `is_local` if it listens on this machine alone."""
     from video_gn.app.page import mount_page
 
     too_large = f"a file must have at most {answers.max_bytes / 1e6:g} MB. Cut it, or start the app with more --max_mb"

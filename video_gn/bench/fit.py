@@ -43,12 +43,9 @@ _MIN_STEPS = 4
 
 
 def bench_fit(words: Sequence[str], *, steps: int, rounds: int) -> dict[str, Any]:
-    """Measure a training's steps; the figures are for `format_page` and json.
+    """Measure a training's steps, in one process, without accumulation and validation.
 
-    Args:
-        words: Config and settings, as of `video-gn fit`; one process, without accumulation and validation.
-        steps: Steps of a round, at most those of an epoch.
-        rounds: Rounds from memory.
+    `words` are config and settings of `video-gn fit`; a round has at most the steps of an epoch.
 
     Raises:
         ConfigError: for fewer than 4 steps, or settings that fit refuses.
@@ -69,14 +66,8 @@ def bench_fit(words: Sequence[str], *, steps: int, rounds: int) -> dict[str, Any
             "trainer.max_steps": -1,
             "trainer.callbacks+": json.dumps(callback),
         }
-        command = [
-            sys.executable,
-            "-m",
-            "video_gn",
-            "fit",
-            *words,
-            *(f"--{key}={value}" for key, value in fixed.items()),
-        ]
+        command = [sys.executable, "-m", "video_gn", "fit", *words]
+        command += [f"--{key}={value}" for key, value in fixed.items()]
         status = subprocess.run(command, stdin=subprocess.DEVNULL).returncode
         if status != 0 or not output.is_file():
             raise RunError(f"the training must run to its end, got exit status {status}. See what it said above.")
@@ -84,11 +75,7 @@ def bench_fit(words: Sequence[str], *, steps: int, rounds: int) -> dict[str, Any
 
 
 class LoopClock(Callback):
-    """Times the steps of a training, and a bare loop's in between.
-
-    Args:
-        output: json file that it writes the figures to.
-    """
+    """Times the steps of a training, and a bare loop's in between; writes the figures into `output`, a json file."""
 
     def __init__(self, output: str) -> None:
         self.output = output

@@ -43,9 +43,7 @@ _REWORDED = (
 class Options(argparse.ArgumentParser):
     """argparse's parser; its errors are ConfigErrors.
 
-    Args:
-        takes_settings: Whether words that are no options are settings, as of fit, for another parser to read.
-        **settings: argparse's.
+    With `takes_settings`, words that are no options are settings, as of fit, for another parser to read.
     """
 
     words: Sequence[str] = ()

@@ -166,11 +166,7 @@ class Start:
 def find_start(command: str, options: Namespace, run: RunDirectory, *, weights_count: bool) -> Start:
     """Find what --ckpt_path stands for, and read what it says of itself.
 
-    Args:
-        command: "fit", "validate", "test" or "predict".
-        options: Resolved options.
-        run: The run's directory.
-        weights_count: Whether a command other than fit may do with `model.weights` alone.
+    If `weights_count`, a command other than fit may do with `model.weights` alone.
 
     Raises:
         RunError: For a test without a checkpoint.

@@ -59,10 +59,7 @@ class _RefusedError(Exception):
 class SettingsParser(LightningArgumentParser):
     """Lightning's parser without abbreviations; its errors are ConfigErrors, and its help begins with our settings.
 
-    Args:
-        also: Names of options that another parser has taken out of the words before.
-        *args: Lightning's.
-        **settings: Lightning's.
+    `also` are names of options that another parser has taken out of the words before.
     """
 
     def __init__(self, *args: Any, also: Sequence[str] = (), **settings: Any) -> None:
@@ -116,12 +113,7 @@ class SettingsParser(LightningArgumentParser):
 
 
 class _Error:
-    """What a parser says of words of a command line, in our words.
-
-    Args:
-        parser: Parser of the settings.
-        words: The words that it read.
-    """
+    """What a parser of the settings says of words of a command line, in our words."""
 
     def __init__(self, parser: Any, words: Sequence[str]) -> None:
         self.parser = parser

@@ -136,9 +136,7 @@ def progress(trainer: Namespace) -> list[Callback]:
 def check_built(trainer: Any, data: VideoDataModule) -> None:
     """Refuse callbacks and a strategy that a fit cannot have; warn of a run without validation.
 
-    Args:
-        trainer: The trainer of a fit; a fraction in `overfit_batches` takes at least one batch of its validation.
-        data: The run's, its lists read.
+    A fraction in the trainer's `overfit_batches` takes at least one batch of the validation.
 
     Raises:
         ConfigError: It names the setting and says what to do.

@@ -48,10 +48,7 @@ def _validations(trainer: Mapping[str, Any], batches: int, total: int) -> int:
         return 0
     every_epochs, interval = trainer["check_val_every_n_epoch"], trainer["val_check_interval"]
     interval = 1.0 if interval is None else interval
-    if isinstance(interval, int):
-        between = interval
-    else:
-        between = max(1, int(batches * interval))
+    between = interval if isinstance(interval, int) else max(1, int(batches * interval))
     if every_epochs is None:
         return total // between
     return total // batches // every_epochs * (batches // between) if between <= batches else total // between
@@ -70,10 +67,7 @@ class Machine:
 def rate_of(machine: Machine, compute_seconds: float, core_seconds: float) -> tuple[float, str]:
     """Clips (or videos) a second of all processes, and what limits it: "computing", "loading" or "the cores".
 
-    Args:
-        machine: What does the work.
-        compute_seconds: Of one process, a clip.
-        core_seconds: Of a core, to load a clip.
+    For each, a process computes `compute_seconds`, and a core loads `core_seconds`.
     """
     if not machine.num_workers:  # in turns
         return machine.num_processes / (compute_seconds + core_seconds), "loading without workers"

@@ -40,11 +40,8 @@ class Calibration:
 
 
 def calibrate(scores_V: np.ndarray, right_V: np.ndarray) -> Calibration:
-    """Reliability by bins of equal width.
+    """Reliability by bins of equal width, from the predicted classes' scores in [0, 1] and whether each is right.
 
-    Args:
-        scores_V: Scores of the predicted classes, in [0, 1]; at least one.
-        right_V: Whether each prediction is right.
     Source: expected calibration error of Guo et al. 2017, Eq. 5.
     """
     # (0, 1/15], (1/15, 2/15] and so on; a score of 0 belongs to the first bin.

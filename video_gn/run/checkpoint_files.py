@@ -28,14 +28,9 @@ _MOST = 9 * 10**15
 
 
 def read_checkpoint(path: str | Path, *, resume: bool = False) -> dict[str, Any]:
-    """Read a checkpoint that a run has written, and check that it has what a run needs.
+    """Read a whole checkpoint that a run has written, and check that it has what a run needs, or also to `resume`.
 
-    Args:
-        path: Checkpoint file. Its checksums are compared; its tensors are mapped, not read.
-        resume: Also require the state that training resumes from.
-
-    Returns:
-        The whole checkpoint.
+    Its checksums are compared; its tensors are mapped, not read.
 
     Raises:
         CheckpointError: If the file is missing, damaged, not of this package, or lacks what training needs.

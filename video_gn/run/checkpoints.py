@@ -45,8 +45,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             DiskFullError: If there is no room; the old file is whole.
         """
-        if storage_options is not None:
-            raise TypeError(f"storage_options must be None, got {storage_options!r}")
         final = Path(path)
         remove_temporary(final.parent, name=final.name)  # of a killed process; the run directory is locked
         with whole_file(final, "wb") as file:

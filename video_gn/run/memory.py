@@ -18,11 +18,8 @@ def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
     zeros and each a page fault: a quarter of a training step's time. The price is memory: what is free lies in the
     gaps between what is not (5 to 33% more at the highest; it does not grow over the steps).
 
-    Args:
-        environment: VIDEO_GN_KEEP_MEMORY=0 changes nothing, and neither does a user's own setting of glibc's malloc.
-
-    Returns:
-        Whether glibc was told; False for other C libraries.
+    With VIDEO_GN_KEEP_MEMORY=0, a user's own setting of glibc's malloc or another C library, nothing changes, and the
+    result is False.
 
     Source: mallopt(3), M_MMAP_MAX and M_TRIM_THRESHOLD.
     """

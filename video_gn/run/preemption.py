@@ -37,10 +37,7 @@ class Preemption(Checkpoint):
     Under SLURM, SIGUSR1 is the signal that comes before a time limit (`--signal=USR1@120`): the job is then requeued.
     SIGTERM comes with a preemption, where SLURM requeues by itself, and with scancel, where nobody wants it.
 
-    Args:
-        flag: Set by the signals.
-        checkpoint: The run's, listed before this callback.
-        requeue: Asks for the job to be started again, once the checkpoint is written.
+    The run's `checkpoint` is listed before this callback.
     """
 
     def __init__(self, flag: StopFlag, checkpoint: RunCheckpoint, *, requeue: Callable[[], None]) -> None:

@@ -147,13 +147,7 @@ class LineProgress(Callback):
         self._begin(0)
 
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: ClipBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Log how far the test is."""
         if self._count(trainer, batch):

@@ -85,11 +85,9 @@ class StopFlag:
 
     @contextlib.contextmanager
     def waiting(self, what: str, *, grace_seconds: float | None = None) -> Iterator[None]:
-        """Within it somebody looks at `number` at the end of each unit of work.
+        """Within it somebody looks at `number` at the end of each unit of work, named `what`, such as "step".
 
-        Args:
-            what: Name of the unit of work to finish first, such as "step".
-            grace_seconds: Time it may still take after a signal; None sets no limit.
+        After a signal the unit may still take `grace_seconds`; None sets no limit.
         """
         self._what, self._grace_seconds = what, grace_seconds
         try:

@@ -62,12 +62,8 @@ def check_batches(
 ) -> None:
     """Refuse batches that a net of its norm cannot learn from; the net may be on the meta device.
 
-    Args:
-        net: Network.
-        clip_NCTHW: Shape of a process's batch; None if it is not known.
-        world_size: Number of processes.
-        has_statistics: Whether weights with running statistics are loaded.
-        is_bfloat16_on_cpu: Whether a CPU computes in bfloat16.
+    `clip_NCTHW` is the shape of a process's batch, None if it is not known; `has_statistics` says whether weights with
+    running statistics are loaded.
 
     Raises:
         ValueError: naming the option and what to do.
@@ -157,10 +153,7 @@ def class_difference(stored: Sequence[str], here: Sequence[str]) -> str:
 def warn_of_ignored(config: Any, kind: str, settings: Mapping[str, Sequence[str]]) -> None:
     """Warn of settings that are set but that only other kinds use. Call it from a dataclass's `__post_init__`.
 
-    Args:
-        config: Dataclass with a field `name`.
-        kind: What `name` names, such as "optimizer".
-        settings: Name -> the fields that it alone uses.
+    Its field `name` names a `kind`, such as "optimizer"; `settings` are the fields that each name alone uses.
     """
     others = {field for fields in settings.values() for field in fields} - set(settings[config.name])
     for f in dataclasses.fields(config):

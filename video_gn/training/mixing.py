@@ -68,25 +68,14 @@ class Mixing:
     def mix(
         self, frames_NCTHW: torch.Tensor, labels_N: torch.Tensor, num_classes: int, *, seed: int, step: int, rank: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw, and mix a batch: a function of its arguments.
+        """Draw, and mix a batch: a function of its arguments. The frames are normalized, and not written to.
 
-        Args:
-            frames_NCTHW: floating point, normalized; not written to.
-            labels_N: int64 in [0, num_classes), on the same device.
-            num_classes: Y.
-            seed: seed of the run.
-            step: batches since the training began, those of earlier epochs included.
-            rank: rank of this process.
+        `step` counts the batches since the training began, those of earlier epochs included.
 
         Returns:
             The mixed clips, in the input's dtype and memory order (the input itself if nothing is mixed), and float32
             targets (N, Y), each of sum 1, for `cross_entropy`.
-
-        Raises:
-            TypeError: for frames that are not floating point, or labels that are not int64.
-            ValueError: for shapes that do not fit.
         """
-        _check_batch(frames_NCTHW, labels_N)
         # The labels are not looked at, which would wait for the device.
         even = self.label_smoothing / num_classes
         targets_NY = torch.full((len(labels_N), num_classes), even, device=labels_N.device)
@@ -110,15 +99,3 @@ class Mixing:
             return None
         is_cutmix = self.cutmix_alpha > 0 and (self.mixup_alpha == 0 or u_which < self.cutmix_probability)
         return v2.CutMix(alpha=self.cutmix_alpha) if is_cutmix else v2.MixUp(alpha=self.mixup_alpha)
-
-
-def _check_batch(frames_NCTHW: torch.Tensor, labels_N: torch.Tensor) -> None:
-    if not frames_NCTHW.is_floating_point():
-        raise TypeError(f"frames must be floating point, got {frames_NCTHW.dtype}. Mix after normalization.")
-    if labels_N.dtype != torch.int64:
-        raise TypeError(f"labels must be torch.int64, got {labels_N.dtype}")
-    if frames_NCTHW.ndim != 5 or tuple(labels_N.shape) != (len(frames_NCTHW),):
-        raise ValueError(
-            "frames must be of shape (N, C, T, H, W) and labels of shape (N,), "
-            f"got {tuple(frames_NCTHW.shape)} and {tuple(labels_N.shape)}"
-        )

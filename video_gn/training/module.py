@@ -157,13 +157,9 @@ class VideoClassifier(LightningModule):
     on_validation_start = on_test_start = on_predict_start = _load_weights_once
 
     def load_weights(self, *, classes: Sequence[str] = ()) -> LoadReport | None:
-        """Load `weights` into the network, and take their mean and std unless others are set.
+        """Load `weights`, if any, into the network, and take their mean and std unless others are set.
 
-        Args:
-            classes: Class names of the data by number: a classifier of other classes is not taken.
-
-        Returns:
-            What was done with every tensor, or None without weights.
+        A classifier of other classes than the data's, named by number, is not taken.
 
         Raises:
             CheckpointError: for weights that cannot be read or do not fit.

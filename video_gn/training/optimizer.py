@@ -95,14 +95,8 @@ def scaled_lr(lr: float, *, global_batch_size: int, reference_batch_size: int | 
 
     `lr` holds at the reference batch size; None scales nothing.
 
-    Raises:
-        ValueError: for a batch size below 1.
-
     Source: Goyal et al. 2017 (arXiv:1706.02677), section 2.1; video-nonlocal-net: 0.01 at 64, 0.005 at 32.
     """
-    for name, value in (("global_batch_size", global_batch_size), ("reference_batch_size", reference_batch_size)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value!r}. Count the clips of one optimizer step.")
     return lr if reference_batch_size is None else lr * global_batch_size / reference_batch_size
 
 
@@ -226,14 +220,10 @@ def build_optimizer(net: nn.Module, config: OptimizerConfig, *, global_batch_siz
     CheckpointError for a state of another kind of optimizer, of other groups, or of parameters of other shapes.
 
     Raises:
-        ValueError: for a batch size below 1, a network without parameters, or a layer decay of one that is no I3D.
+        ValueError: for a network without parameters, or a layer decay of one that is no I3D.
     """
-    groups = parameter_groups(
-        net,
-        weight_decay=config.weight_decay,
-        norm_weight_decay=config.norm_weight_decay,
-        layer_decay=config.layer_decay,
-    )
+    decays = {name: getattr(config, name) for name in ("weight_decay", "norm_weight_decay", "layer_decay")}
+    groups = parameter_groups(net, **decays)
     lr = scaled_lr(config.lr, global_batch_size=global_batch_size, reference_batch_size=config.reference_batch_size)
     for group in groups:
         group["lr"] = lr * group.pop("lr_scale", 1.0)

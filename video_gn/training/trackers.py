@@ -45,12 +45,9 @@ class Tracker(Logger):
     extra = ""  # of this package, and the record's key
 
     def begin(self, run_dir: Path, settings: Mapping[str, Any], *, resumes: bool) -> None:
-        """Open the tracker's run, and give it the figures of metrics.csv that it does not have yet.
+        """Open the tracker's run; a resumed training gives it the figures of metrics.csv that it does not have yet.
 
-        Args:
-            run_dir: The run's directory, which this process holds.
-            settings: The config that the run's training began with, by option.
-            resumes: Whether it is a training that may have such figures.
+        `settings` are those that the run's training began with, by option. This process holds the run's directory.
         """
         self.run_dir = run_dir
         self._waiting: list[Callable[[], object]] = []
@@ -234,12 +231,8 @@ def read_record(run_dir: Path) -> dict[str, dict[str, Any]]:
 def build_logger(kind: type[Logger], run_dir: Path, *, step: int, continues: bool, settings: dict[str, Any]) -> Logger:
     """A logger of `--trainer.logger`; what its settings leave open follows from the run directory.
 
-    Args:
-        kind: Its class; Lightning's own of MLflow and W&B stand for ours.
-        run_dir: The run's directory.
-        step: The step that a training resumes from; 0 for a new one.
-        continues: Whether the run that the directory has in the tracker goes on.
-        settings: Arguments of the class.
+    Lightning's own classes of MLflow and W&B stand for ours. A training resumes from `step`, 0 for a new one;
+    `continues` says whether the run that the directory has in the tracker goes on.
 
     Raises:
         ConfigError: If the tracker's package is missing, or a new run's tracker cannot be opened.
