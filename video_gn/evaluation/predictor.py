@@ -210,14 +210,9 @@ class Predictor:
         Raises:
             CheckpointError: the network's scores are not finite.
         """
-        for sample in self._samples(videos, backend=backend, num_workers=num_workers):
-            if sample.frames_VTCHW is None:
-                yield sample.failures[0]
-            else:
-                assert sample.note is not None
-                yield self._prediction(
-                    sample.frames_VTCHW, sample.note, top_k=top_k, views_per_forward=views_per_forward, embed=embed
-                )
+        settings: dict[str, Any] = {"top_k": top_k, "views_per_forward": views_per_forward, "embed": embed}
+        for found in self._read_many(videos, backend=backend, num_workers=num_workers):
+            yield found if isinstance(found, Failure) else self._prediction(*found, **settings)
 
     def embed_many(
         self,
@@ -228,12 +223,11 @@ class Predictor:
         views_per_forward: int = 10,
     ) -> Iterator[Embedding | Failure]:
         """What `embed` gives, or why a video cannot be read, for many videos; arguments as `predict_many`."""
-        for sample in self._samples(videos, backend=backend, num_workers=num_workers):
-            if sample.frames_VTCHW is None:
-                yield sample.failures[0]
+        for found in self._read_many(videos, backend=backend, num_workers=num_workers):
+            if isinstance(found, Failure):
+                yield found
             else:
-                assert sample.note is not None
-                yield self._embedding(sample.frames_VTCHW, sample.note, views_per_forward=views_per_forward)
+                yield self._embedding(*found, views_per_forward=views_per_forward)
 
     def scores(
         self, frames_VTCHW: torch.Tensor, *, video: str = "the frames", views_per_forward: int = 10
@@ -310,24 +304,23 @@ class Predictor:
         settings: dict[str, Any] = {"num_clips": self.num_clips, "spacing": self.spacing, "backend": backend}
         return _StreamDataset((), clip=self.clip, crops=self.crops, **settings)
 
-    def _samples(
+    def _read_many(
         self, videos: Iterable[str | os.PathLike[str] | VideoRecord], *, backend: str, num_workers: int | None
-    ) -> Iterator[Sample]:
+    ) -> Iterator[tuple[torch.Tensor, VideoNote] | Failure]:
+        """All views of each video, or why it cannot be read."""
         if num_workers is None:
             num_workers = min(8, len(os.sched_getaffinity(0)))
             if isinstance(videos, Sized):
                 num_workers = max(0, min(num_workers, len(videos) - 1))
         # The records are the sampler's keys, so they go to the workers one by one.
-        keys = enumerate(as_records(videos))
-        return iter(
-            WatchedLoader(
-                self._dataset(backend),
-                sampler=keys,
-                batch_size=None,
-                num_workers=num_workers,
-                advice=DEAD_WORKER_ADVICE,
-            )
-        )
+        loader: dict[str, Any] = {
+            "sampler": enumerate(as_records(videos)),
+            "batch_size": None,
+            "advice": DEAD_WORKER_ADVICE,
+        }
+        for sample in WatchedLoader(self._dataset(backend), num_workers=num_workers, **loader):
+            assert sample.failures or (sample.frames_VTCHW is not None and sample.note is not None)
+            yield sample.failures[0] if sample.failures else (sample.frames_VTCHW, sample.note)
 
     def _read(self, video: Video, *, fps: float | None, backend: str) -> tuple[torch.Tensor, VideoNote, Held | None]:
         """All views of one video, and what is held of it if it is in memory."""

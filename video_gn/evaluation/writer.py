@@ -253,7 +253,7 @@ class EvaluationWriter(Callback):
 
     def _gather(self, trainer: Any, mine: dict[int, Any]) -> tuple[dict[int, Any], list[dict[str, str]]]:
         """What all ranks have by video id, and their failures, each once; counts them."""
-        everyone = gather_objects(trainer, (mine, self._failures))
+        everyone = gather_objects((mine, self._failures), trainer.world_size)
         by_id = {video_id: value for values, _ in everyone for video_id, value in values.items()}
         found = {failure for _, failures in everyone for failure in failures}
         self.num_failed = len(found)

@@ -114,13 +114,19 @@ class LiveBytes(TorchDispatchMode):
         self.course.append(self.live)
 
 
-def build_meta_net(step: Step) -> VideoNet:
-    """The step's net, in training mode on the meta device."""
-    with torch.device("meta"):
+def build_net(step: Step, device: str | torch.device) -> VideoNet:
+    """The step's net, in training mode on a device."""
+    with torch.device(device):
         net = build_network(step.net).to(memory_format=torch.channels_last_3d)
     net.train().activation_checkpointing = step.checkpointed
     for module in freeze_stages(net, step.optimizer.frozen_stages):
         module.eval()
+    return net
+
+
+def build_meta_net(step: Step) -> VideoNet:
+    """The step's net, in training mode on the meta device."""
+    net = build_net(step, "meta")
     if step.half:
         _imitate_autocast(net, step.device)
     return net

@@ -15,10 +15,9 @@ from torch.nn import functional as F
 
 from video_gn.bench.measuring import timed
 from video_gn.evaluation.scores import normalize_clips
-from video_gn.models import build_network
-from video_gn.planning.memory import Step, count_memory, count_training_macs
+from video_gn.planning.memory import Step, build_net, count_memory, count_training_macs
 from video_gn.run.memory import keep_freed_memory
-from video_gn.training.optimizer import build_optimizer, freeze_stages
+from video_gn.training.optimizer import build_optimizer
 
 # Multiply-adds of a measured step at most: some seconds of a CPU.
 _MOST_MACS = 4e11
@@ -55,10 +54,7 @@ def measure_speed(step: Step, batch_size: int) -> Speed:
     memory = memory_of_machine() if device.type == "cpu" else torch.cuda.mem_get_info()[0]
     while size > 1 and peak(size) > 0.5 * memory:
         size //= 2
-    net = build_network(step.net).to(device).to(memory_format=torch.channels_last_3d).train()
-    net.activation_checkpointing = step.checkpointed
-    for module in freeze_stages(net, step.optimizer.frozen_stages):
-        module.eval()
+    net = build_net(step, device)
     optimizer = build_optimizer(net, step.optimizer, global_batch_size=size)
     for group in optimizer.param_groups:
         group["lr"] = 1e-6  # random labels would make it diverge, and odd numbers have another speed

@@ -32,15 +32,18 @@ def build_comparison(runs: Sequence[Run], *, frames: bool = False) -> str:
     Raises:
         RunError: if they are too many, one is given twice or has no predictions, or videos, labels or classes differ.
     """
-    names = _names(runs)
+    names, tests = _names(runs), [_predictions(run) for run in runs]
     calibrated = [calibration.calibrated(run, None) for run in runs]
-    pairs = [_pair(runs[0], run, (names[0], name)) for run, name in zip(runs[1:], names[1:], strict=True)]
+    sizes = [_num_classes(run) for run in runs]
+    pairs = []
+    for test, size, name in zip(tests[1:], sizes[1:], names[1:], strict=True):
+        check_classes(tests[0], test, (sizes[0], size), (names[0], name))
+        pairs.append(pair(tests[0], test, (names[0], name)))
     adjusted = holm([mcnemar(*found.counts[1:3]) for found in pairs])
-    changed = [_changed_places(runs[0], run, found) for run, found in zip(runs[1:], pairs, strict=True)]
+    changed = [_changed_places(tests[0], test, found) for test, found in zip(tests[1:], pairs, strict=True)]
     strips: dict[str, Strip] = {}
     if frames:
-        videos = _predictions(runs[0]).videos
-        strips = read_strips([videos[first] for two in changed for places in two for first, _ in places])
+        strips = read_strips([tests[0].videos[first] for two in changed for places in two for first, _ in places])
     comparisons = [
         {
             "name": name,
@@ -49,9 +52,9 @@ def build_comparison(runs: Sequence[Run], *, frames: bool = False) -> str:
             "p": mcnemar(*found.counts[1:3]),
             "adjusted": p,
             "interval": difference_interval(*found.counts),
-            "changed": [[_changed_row(runs[0], run, places, strips) for places in group] for group in two],
+            "changed": [[_changed_row(tests[0], test, places, strips) for places in group] for group in two],
         }
-        for name, run, found, p, two in zip(names[1:], runs[1:], pairs, adjusted, changed, strict=True)
+        for name, test, found, p, two in zip(names[1:], tests[1:], pairs, adjusted, changed, strict=True)
     ]
     settings = list(_different_settings(runs))
     return render(
@@ -59,7 +62,7 @@ def build_comparison(runs: Sequence[Run], *, frames: bool = False) -> str:
         title=" · ".join(names),
         names=names,
         directories=[run.directory for run in runs],
-        rows=[_row(run, name, found) for run, name, found in zip(runs, names, calibrated, strict=True)],
+        rows=[_row(*found) for found in zip(runs, tests, names, calibrated, strict=True)],
         comparisons=comparisons,
         no_strips=reason_of_none(strips),
         charts=training.together(names, [run.rows for run in runs]),
@@ -87,11 +90,7 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 
 def _predictions(run: Run) -> Predictions:
-    """A run's predictions.
-
-    Raises:
-        RunError: if it has none.
-    """
+    """A run's predictions; a RunError if it has none."""
     if run.predictions is not None and run.predictions.videos:
         return run.predictions
     problem = run.notes[TEST_PREDICTIONS].problem or "holds no video"
@@ -106,15 +105,8 @@ def _num_classes(run: Run) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _pair(first: Run, other: Run, names: tuple[str, str]) -> Pairs:
-    one, two = _predictions(first), _predictions(other)
-    check_classes(one, two, (_num_classes(first), _num_classes(other)), names)
-    return pair(one, two, names)
-
-
-def _row(run: Run, name: str, calibrated: calibration.Calibrated | None) -> dict[str, Any]:
+def _row(run: Run, predictions: Predictions, name: str, calibrated: calibration.Calibrated | None) -> dict[str, Any]:
     """A run's own test: figures of all its labelled videos, whether or not the other runs tested them."""
-    predictions = _predictions(run)
     num_videos = predictions.num_labelled
     num_top5 = int((predictions.ranks > 0).sum()) if (_num_classes(run) or len(predictions.classes)) >= 5 else None
     accuracies = [row.accuracy for row in class_rows(predictions) if row.num_videos]
@@ -134,12 +126,12 @@ def _row(run: Run, name: str, calibrated: calibration.Calibrated | None) -> dict
     }
 
 
-def _changed_places(first: Run, other: Run, pairs: Pairs) -> list[list[tuple[int, int]]]:
+def _changed_places(one: Predictions, two: Predictions, pairs: Pairs) -> list[list[tuple[int, int]]]:
     """Places in both tests of the videos that the other run alone has right, and of those that it alone has wrong.
 
     Those first of whose predictions both runs were surest.
     """
-    sure = _predictions(first).scores[pairs.first] + _predictions(other).scores[pairs.other]
+    sure = one.scores[pairs.first] + two.scores[pairs.other]
     found = []
     for which in (~pairs.first_right & pairs.other_right, pairs.first_right & ~pairs.other_right):
         places = np.flatnonzero(which)
@@ -148,8 +140,9 @@ def _changed_places(first: Run, other: Run, pairs: Pairs) -> list[list[tuple[int
     return found
 
 
-def _changed_row(first: Run, other: Run, places: tuple[int, int], strips: Mapping[str, Strip]) -> dict[str, Any]:
-    one, two = _predictions(first), _predictions(other)
+def _changed_row(
+    one: Predictions, two: Predictions, places: tuple[int, int], strips: Mapping[str, Strip]
+) -> dict[str, Any]:
     video = one.videos[places[0]]
     said = [(p.classes[p.preds[i]], float(p.scores[i])) for p, i in zip((one, two), places, strict=True)]
     return {"video": video, "strip": strips.get(video), "label": one.classes[one.labels[places[0]]], "said": said}

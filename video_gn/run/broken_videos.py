@@ -78,7 +78,7 @@ class BrokenVideos(Callback):
         if float(trainer.strategy.reduce(anything, reduce_op="sum")) == 0:
             return
         self._unshared = 0
-        for other in gather_objects(trainer, self.broken):
+        for other in gather_objects(self.broken, trainer.world_size):
             self.broken.update(other)
         if trainer.is_global_zero:
             self._write()

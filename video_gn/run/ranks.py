@@ -56,11 +56,11 @@ class RankLog(Callback):
     on_validation_start = on_test_start = on_predict_start = on_train_start
 
 
-def gather_objects(trainer: Any, mine: Any) -> list[Any]:
+def gather_objects(mine: Any, world_size: int) -> list[Any]:
     """`mine` of each rank, in their order; all must call it."""
-    if trainer.world_size == 1:
+    if world_size == 1:
         return [mine]
-    everyones: list[Any] = [None] * trainer.world_size
+    everyones: list[Any] = [None] * world_size
     torch.distributed.all_gather_object(everyones, mine)
     return everyones
 

@@ -179,7 +179,7 @@ class NonFiniteGuard(Callback):
         if any(bad_losses):
             # All ranks run the same batch again: norms may need the statistics of all.
             where = first_bad_module(trainer, pl_module, kept[list(bad_losses).index(True)])
-        everybodys = gather_objects(trainer, (batches, where))
+        everybodys = gather_objects((batches, where), trainer.world_size)
         found = [place for _, place in everybodys if place is not None]
         if found:
             cause = f"the loss is not finite; the first output that is not is of {found[0]}"

@@ -41,6 +41,7 @@ from video_gn.errors import ConfigError
 from video_gn.evaluation.scores import normalize_clips
 from video_gn.models import BatchRenorm, recomputing
 from video_gn.run.lightning_internals import average_of, callbacks_of
+from video_gn.run.ranks import gather_objects
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ def estimate_statistics(net: nn.Module, batches: Iterable[torch.Tensor], *, worl
         for buffer, before in buffers:
             buffer.copy_(before)
     if world_size > 1:
-        moments = _pool(moments, norms, world_size)
+        moments = _pool(moments, world_size)
     found: Statistics = {}
     for name, norm in norms.items():
         seen = moments[name]
@@ -125,33 +126,19 @@ def estimate_statistics(net: nn.Module, batches: Iterable[torch.Tensor], *, worl
         assert norm.running_mean is not None
         assert norm.running_var is not None
         correction = 0 if isinstance(norm, BatchRenorm) else 1
-        found[f"{name}.running_mean"] = seen.mean_C.to(norm.running_mean.dtype)
-        found[f"{name}.running_var"] = (seen.squares_C / max(1, seen.count - correction)).to(norm.running_var.dtype)
+        found[f"{name}.running_mean"] = seen.mean_C.to(norm.running_mean)
+        found[f"{name}.running_var"] = (seen.squares_C / max(1, seen.count - correction)).to(norm.running_var)
     return found
 
 
-def _pool(moments: Mapping[str, Moments], norms: Mapping[str, _NormBase], world_size: int) -> dict[str, Moments]:
+def _pool(moments: Mapping[str, Moments], world_size: int) -> dict[str, Moments]:
     """Merge the moments of all processes in the order of ranks, so that every process gets the same bits."""
-    parts = []
-    for name, norm in norms.items():
-        seen = moments[name]
-        assert norm.running_mean is not None
-        zeros_C = torch.zeros_like(norm.running_mean, dtype=torch.float64)
-        parts += [
-            torch.full_like(zeros_C[:1], seen.count),
-            zeros_C if seen.mean_C is None else seen.mean_C,
-            zeros_C if seen.squares_C is None else seen.squares_C,
-        ]
-    own = torch.cat(parts)
-    everybodys = [torch.empty_like(own) for _ in range(world_size)]
-    torch.distributed.all_gather(everybodys, own)
-    pooled = {name: Moments() for name in norms}
-    for other in everybodys:
-        rest = iter(other.split([len(part) for part in parts]))
-        for seen in pooled.values():
-            count, mean_C, squares_C = int(next(rest)), next(rest), next(rest)
-            if count:
-                seen.merge(count, mean_C, squares_C)
+    # On the host: a tensor of a device would come back on the device of the process that sent it.
+    own = {n: (m.count, m.mean_C.cpu(), m.squares_C.cpu()) for n, m in moments.items() if m.count}  # type: ignore[union-attr]
+    pooled = {name: Moments() for name in moments}
+    for other in gather_objects(own, world_size):
+        for name, (count, mean_C, squares_C) in other.items():
+            pooled[name].merge(count, mean_C, squares_C)
     return pooled
 
 
