@@ -8,7 +8,18 @@ import torch
 from nets import clips, randomize, small, spread
 from torch import nn
 
-from video_gn.models import LAYOUTS, NORMS, for_inference, is_norm, make_norm, map_views, views_at_a_time
+from video_gn.models import (
+    HUB_NETWORKS,
+    LAYOUTS,
+    NETWORKS,
+    NORMS,
+    OwnNet,
+    for_inference,
+    is_norm,
+    make_norm,
+    map_views,
+    views_at_a_time,
+)
 
 STAYING = ("group", "layer", "instance", "own statistics")
 
@@ -46,6 +57,43 @@ def test_equal_scores(layout):
         before = given.clone()
         torch.testing.assert_close(fast(given), exact.float(), rtol=1e-5, atol=0)
         assert torch.equal(given, before)
+
+
+# X3D-S every day, whose parts the others have but for convolutions in space and time, one after the other.
+@pytest.mark.parametrize(
+    "network", [n if n == "x3d_s" else pytest.param(n, marks=pytest.mark.slow) for n in HUB_NETWORKS]
+)
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@torch.inference_mode()
+def test_equal_scores_of_the_hubs_networks(network, norm):
+    x = clips(2, 8, 33)
+    net = spread(randomize(NETWORKS[network](5, norm=norm, width=4)).eval(), x, training=False)
+    fast = for_inference(net)
+    norms, left = (sum(map(is_norm, one.modules())) for one in (net, fast))
+    assert left == (norms if norm == "group" else 0)
+    exact = copy.deepcopy(net).double()(x.double())
+    assert exact.std() > 0.01
+    torch.testing.assert_close(for_inference(copy.deepcopy(net).double())(x.double()), exact, rtol=1e-11, atol=0)
+    for given in (x, x.contiguous(memory_format=torch.channels_last_3d)):
+        before = given.clone()
+        torch.testing.assert_close(fast(given), exact.float(), rtol=1e-4, atol=0)
+        assert torch.equal(given, before)
+
+
+def test_a_network_of_ones_own_is_copied_as_it_is():
+    """Names as pytorchvideo's mean nothing there: this norm comes before the convolution."""
+
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm_a, self.conv_a = nn.BatchNorm3d(3), nn.Conv3d(3, 5, 3)
+
+        def forward(self, x):
+            return self.conv_a(self.norm_a(x)).mean((2, 3, 4))
+
+    net, x = OwnNet(randomize(Own())).eval(), clips(2, 4, 8)
+    fast = for_inference(net)
+    assert torch.equal(fast(x), net(x)) and fast.state_dict().keys() == net.state_dict().keys()
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])

@@ -2,10 +2,10 @@
 
 - A norm that is a fixed scale and shift in evaluation (Batch Norm and its relatives) becomes part of the weights of the
   convolution before it. Group Norm's statistics are the clip's own: it stays.
-- Sums and ReLU write into their input. After a convolution with a folded norm, oneDNN adds while the output is in the
+- Sums and activations write into their input. After a convolution with a folded norm, oneDNN adds while the output is in the
   cache.
 - On a CPU every convolution is oneDNN's. With a single thread torch would take its own for kernels of 1x1 in space,
-  which needs 1.4 times the time of a whole network (torch 2.15, `ConvParams::use_mkldnn`).
+  which needs 1.4 times the time of a whole I3D, and 2.2 times that of X3D-S (torch 2.15, `ConvParams::use_mkldnn`).
 
 Shape letters: N batch, K views of a video, C channels, T frames, H, W.
 """
@@ -22,10 +22,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from video_gn.models import _residual as ptv
 from video_gn.models._batch_norms import BatchRenorm, FrozenBatchNorm, ScaleShift
 from video_gn.models._nonlocal import NonlocalBlock
 from video_gn.models._residual import Stage, Stem
-from video_gn.models.resnet3d import I3D
 from video_gn.models.video_net import VideoNet
 
 # Network input, float32, that a CPU computes at a time: one view of 32 x 224 x 224. Ten of them one by one took 4.5 s,
@@ -36,47 +36,33 @@ _CPU_INPUT_BYTES = 20_000_000
 def for_inference(net: VideoNet) -> VideoNet:
     """A copy in eval mode, on the same device, for scores without gradients.
 
-    Its scores are the network's to the rounding of its dtype. Its parameters have other names. Of networks other than
-    `I3D` the norms alone become part of convolutions.
+    Its scores are the network's to the rounding of its dtype. Its parameters have other names. Of somebody's own
+    network (`OwnNet`) it is a mere copy.
     """
     net = copy.deepcopy(net).eval()
-    if not isinstance(net, I3D):
-        _fold_norms(net)
-        return net.requires_grad_(False)
-    blocks: list[nn.Module] = []
-    for block in net.blocks:
-        if isinstance(block, Stem):
-            blocks.append(nn.Sequential(_Layer(block.conv, block.norm, relu=True), block.pool))
-        elif isinstance(block, Stage):
-            blocks.append(nn.Sequential(*map(_inner_block, block.all_blocks())))
-        else:
-            blocks.append(block)
-    net.blocks = nn.ModuleList(blocks)  # a new I3D would draw new weights
+    if isinstance(net, ptv.Net):
+        net.blocks = nn.ModuleList(map(_faster, net.blocks))  # a new network would draw new weights
     return net.requires_grad_(False)
 
 
-def _inner_block(block: nn.Module) -> nn.Module:
-    if not isinstance(block, NonlocalBlock):
+def _faster(block: Any) -> nn.Module:
+    """A block of `Net.blocks`, or one of its parts; it may write into what the block before it returns."""
+    if isinstance(block, Stage):
+        return nn.Sequential(*map(_faster, block.all_blocks()))
+    if isinstance(block, ptv.ResBlock):
         return _Block(block)
-    block.conv_out = _Layer(block.conv_out, block.norm, relu=False)  # type: ignore[assignment]
-    block.norm = nn.Identity()
+    if isinstance(block, NonlocalBlock):
+        block.conv_out = _layer(block.conv_out, block.norm)  # type: ignore[assignment]
+        block.norm = nn.Identity()
+    elif isinstance(block, Stem | ptv.ResNetBasicStem):
+        return nn.Sequential(_layer(block.conv, block.norm, block.activation), block.pool or nn.Identity())
+    elif isinstance(pool := getattr(block, "pool", None), ptv.ProjectedPool):  # of X3D's head
+        block.pool = nn.Sequential(
+            _layer(pool.pre_conv, pool.pre_norm, pool.pre_act),
+            pool.pool,
+            _layer(pool.post_conv, pool.post_norm, pool.post_act),
+        )
     return block
-
-
-def _fold_norms(net: nn.Module) -> None:
-    """Make norms that follow a single convolution part of it, in place; their own place stays empty."""
-    pairs = (("conv_a", "norm_a"), ("conv_b", "norm_b"), ("conv_c", "norm_c"), ("branch1_conv", "branch1_norm"))
-    for block in net.modules():
-        for conv_name, norm_name in pairs:
-            conv, norm = getattr(block, conv_name, None), getattr(block, norm_name, None)
-            # X3D's middle one is a sequence of the norm and squeeze-and-excitation.
-            first = norm[0] if isinstance(norm, nn.Sequential) else norm
-            if not isinstance(conv, nn.Conv3d) or first is None or not _fold(first, into=conv):
-                continue
-            if isinstance(norm, nn.Sequential):
-                norm[0] = nn.Identity()
-            else:
-                setattr(block, norm_name, nn.Identity())
 
 
 class _Block(nn.Module):
@@ -85,11 +71,11 @@ class _Block(nn.Module):
     def __init__(self, block: Any) -> None:
         super().__init__()
         branch = block.branch2
-        self.a = _Layer(branch.conv_a, branch.norm_a, relu=True)
-        self.b = _Layer(branch.conv_b, branch.norm_b, relu=True)
-        self.c = _Layer(branch.conv_c, branch.norm_c, relu=True)
+        self.a = _layer(branch.conv_a, branch.norm_a, branch.act_a)
+        self.b = _layer(branch.conv_b, branch.norm_b, branch.act_b)
+        self.c = _Layer(branch.conv_c, branch.norm_c, block.activation)
         has_conv = block.branch1_conv is not None
-        self.shortcut = _Layer(block.branch1_conv, block.branch1_norm, relu=False) if has_conv else nn.Identity()
+        self.shortcut = _layer(block.branch1_conv, block.branch1_norm) if has_conv else nn.Identity()
 
     def forward(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
         branch_NCTHW = self.b(self.a(x_NCTHW))
@@ -97,14 +83,27 @@ class _Block(nn.Module):
         return summed
 
 
-class _Layer(nn.Module):
-    """Convolution, norm, the sum with another tensor if one is given, ReLU if it is asked for."""
+def _layer(conv: nn.Module, norm: nn.Module | None, activation: nn.Module | None = None) -> nn.Module:
+    if isinstance(conv, ptv.Conv2plus1d):
+        first = _Layer(conv.conv_t, conv.norm, conv.activation)
+        return nn.Sequential(first, _Layer(conv.conv_xy, norm, activation))
+    return _Layer(conv, norm, activation)
 
-    def __init__(self, conv: Any, norm: nn.Module, *, relu: bool) -> None:
+
+class _Layer(nn.Module):
+    """Convolution, norm, the sum with another tensor if one is given, activation."""
+
+    def __init__(self, conv: Any, norm: nn.Module | None, activation: nn.Module | None) -> None:
         super().__init__()
-        self.norm = None if _fold(norm, into=conv) else norm
+        # X3D's is a sequence of the norm and squeeze-and-excitation.
+        norms = list(norm) if isinstance(norm, nn.Sequential) else [norm]
+        if norms[0] is None or _fold(norms[0], into=conv):
+            norms = norms[1:]
+        self.norm = nn.Sequential(*norms) if norms else None
         self.conv = conv
-        self.relu = relu
+        self.activation = activation
+        if isinstance(activation, nn.ReLU | nn.SiLU):
+            activation.inplace = True
 
     def forward(self, x_NCTHW: torch.Tensor, other_NCTHW: torch.Tensor | None = None) -> torch.Tensor:
         """The result, of the convolution's shape; `other_NCTHW` is of that shape and may be written into."""
@@ -123,7 +122,7 @@ class _Layer(nn.Module):
         if other_NCTHW is not None:
             y_NCTHW += other_NCTHW
         # torch's ReLU, since oneDNN's makes 0 of NaN: a network that has diverged would give labels.
-        return y_NCTHW.relu_() if self.relu else y_NCTHW
+        return y_NCTHW if self.activation is None else self.activation(y_NCTHW)
 
 
 def _is_for_onednn(x: torch.Tensor) -> bool:

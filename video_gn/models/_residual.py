@@ -20,15 +20,19 @@ from video_gn.models._batch_norms import checkpoint_contexts
 with warnings.catch_warnings():
     # fvcore, which pytorchvideo imports, compiles a loss with torch.jit.script that nothing here uses.
     warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=Warning)
+    from pytorchvideo.layers.convolutions import Conv2plus1d as Conv2plus1d
     from pytorchvideo.layers.swish import Swish as Swish
     from pytorchvideo.models.net import Net as Net
     from pytorchvideo.models.r2plus1d import create_r2plus1d as create_r2plus1d
     from pytorchvideo.models.resnet import BottleneckBlock as BottleneckBlock
+    from pytorchvideo.models.resnet import ResBlock as ResBlock
     from pytorchvideo.models.resnet import ResStage
     from pytorchvideo.models.resnet import create_bottleneck_block as create_bottleneck_block
     from pytorchvideo.models.resnet import create_res_stage as create_res_stage
     from pytorchvideo.models.resnet import create_resnet as create_resnet
+    from pytorchvideo.models.stem import ResNetBasicStem as ResNetBasicStem
     from pytorchvideo.models.stem import create_res_basic_stem as create_res_basic_stem
+    from pytorchvideo.models.x3d import ProjectedPool as ProjectedPool
     from pytorchvideo.models.x3d import create_x3d as create_x3d
 
 
