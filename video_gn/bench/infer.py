@@ -8,8 +8,9 @@ turns, each in a process of its own, since `video-gn infer` keeps freed memory (
   torchvision, whose own resize, crop and normalize stand in.
 - pytorchvideo's pieces used well: each video decoded once for all clips, frames resized once, all clips in one
   forward, channels_last_3d.
-- video_gn: `Predictor`, as `video-gn infer` runs it; if asked for, also with each other engine that is installed, and
-  in int8 where NNCF is, calibrated on the same videos. Int8's scores are others.
+- video_gn: `Predictor`, as `video-gn infer` runs it; if asked for, also with each other engine that is installed, in
+  bfloat16 where the CPU has it, and in int8 where NNCF is installed, calibrated on the same videos. Scores in bfloat16
+  and int8 are others.
 
 Shape letters: K clips of a video, T frames, C channels, H, W, Y classes.
 """
@@ -53,7 +54,7 @@ from video_gn.data.dataset import ClipConfig
 from video_gn.decoding import open_video
 from video_gn.errors import ConfigError, DecodeError
 from video_gn.evaluation.predictor import Predictor
-from video_gn.export import EngineNet, export, installed_engines, load_engine, write_int8
+from video_gn.export import EngineNet, export, half_engines, installed_engines, load_engine, write_int8
 from video_gn.export.reading import read_onnx_about
 from video_gn.lists.records import VideoRecord
 from video_gn.models import VideoNet
@@ -106,12 +107,13 @@ def bench_infer(setup: InferSetup, *, videos: Sequence[str], rounds: int, engine
         jobs = [jobs[i % len(jobs)] for i in range(setup.num_videos)]
         weights = f"{directory}/weights.pyth"
         torch.save({"model_state": random_weights(setup, jobs[0])}, weights)
-        names = list(CONTENDERS)
+        names, rough = list(CONTENDERS), []
         if engines:
             export(weights, _exported(weights), layout="slowfast")
             if _INT8 in _engines():
                 _write_int8(weights, setup, jobs)
-            names += [_by(engine) for engine in _engines()]
+            rough = [_by(engine) for engine in (*half_engines(), _INT8)]
+            names += map(_by, _engines())
         scores: dict[str, list[np.ndarray]] = {}
         cpu: dict[str, list[float]] = {name: [] for name in names}
         turns = {name: stack.enter_context(_turns(name, setup, jobs, weights, scores, cpu)) for name in names}
@@ -125,7 +127,7 @@ def bench_infer(setup: InferSetup, *, videos: Sequence[str], rounds: int, engine
         for name, found in scores.items()
         if name != OURS
     }
-    exact = [name for name in names if name.startswith(OURS) and name != _by(_INT8)]
+    exact = [name for name in names if name.startswith(OURS) and name not in rough]
     fastest = min(exact, key=lambda name: summary[name]["median_ms"])
     return {
         "machine": describe_machine(),
@@ -138,7 +140,7 @@ def bench_infer(setup: InferSetup, *, videos: Sequence[str], rounds: int, engine
         **({"int8_ratio": ratio_of_medians(summary, names[0], _by(_INT8))} if _by(_INT8) in names else {}),
         "largest_score": max(float(a.max()) for a in scores[OURS]),
         "largest_differences": differences,
-        "same_scores": max(d for name, d in differences.items() if name != _by(_INT8)) <= TOLERANCE,
+        "same_scores": max(d for name, d in differences.items() if name not in rough) <= TOLERANCE,
     }
 
 
@@ -271,7 +273,7 @@ _INT8 = "openvino int8"
 
 def _engines() -> list[str]:
     engines = installed_engines()
-    return [*engines, *([_INT8] if "openvino" in engines and find_spec("nncf") else [])]
+    return [*engines, *half_engines(), *([_INT8] if "openvino" in engines and find_spec("nncf") else [])]
 
 
 def _exported(weights: str, engine: str = "") -> Path:

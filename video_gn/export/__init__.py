@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from video_gn.export.engines import ENGINES, EngineNet, engine_of, installed_engines, load_engine
+from video_gn.export.engines import ENGINES, EngineNet, engine_of, half_engines, installed_engines, load_engine
 from video_gn.export.int8 import Quantized, check_list, load_nncf, quantize, write_int8
 from video_gn.export.writing import SUFFIXES, Parity, export
 
@@ -15,6 +15,7 @@ __all__ = [
     "check_list",
     "engine_of",
     "export",
+    "half_engines",
     "installed_engines",
     "load_engine",
     "load_nncf",

@@ -37,7 +37,7 @@ def _onnxruntime(path: Path) -> Run:
 
 def _openvino(path: Path, precision: str = "f32") -> Run:
     core = needed("openvino", extra="openvino").Core()
-    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if precision == "bf16" and not _has_bfloat16(core):
         raise ConfigError(
             f"engine {HALF} must have a CPU with instructions for bfloat16, got one without. Take openvino."
         )
@@ -50,6 +50,10 @@ def _openvino(path: Path, precision: str = "f32") -> Run:
         return [results[name] for name in OUTPUTS]
 
     return run
+
+
+def _has_bfloat16(core: Any) -> bool:
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 # Each takes a file that `read_onnx_about` has checked.
@@ -65,6 +69,13 @@ ENGINES = (TORCH, *_OPENED)
 def installed_engines() -> list[str]:
     """The engines beside torch that are installed and compute in float32."""
     return [name for name in _EXTRAS if find_spec(name)]
+
+
+def half_engines() -> list[str]:
+    """The engines that are installed and compute in bfloat16 on this CPU."""
+    if "openvino" not in installed_engines():
+        return []
+    return [HALF] if _has_bfloat16(needed("openvino", extra="openvino").Core()) else []
 
 
 class EngineNet:

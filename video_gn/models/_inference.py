@@ -2,10 +2,10 @@
 
 - A norm that is a fixed scale and shift in evaluation (Batch Norm and its relatives) becomes part of the weights of the
   convolution before it. Group Norm's statistics are the clip's own: it stays.
-- Sums and activations write into their input. After a convolution with a folded norm, oneDNN adds while the output is in the
-  cache.
+- Sums and activations write into their input. After a convolution with a folded norm, oneDNN adds while the output is
+  in the cache.
 - On a CPU every convolution is oneDNN's. With a single thread torch would take its own for kernels of 1x1 in space,
-  which needs 1.4 times the time of a whole I3D, and 2.2 times that of X3D-S (torch 2.15, `ConvParams::use_mkldnn`).
+  which takes 1.4 times as long for a whole I3D, 2.2 times for X3D-S (torch 2.15, `ConvParams::use_mkldnn`).
 
 Shape letters: N batch, K views of a video, C channels, T frames, H, W.
 """
