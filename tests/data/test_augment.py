@@ -67,7 +67,7 @@ EVERYTHING = Augmentation(
 @pytest.mark.parametrize("box", [(0, 0, 40, 60), (3, 7, 20, 31), (5, 5, 16, 16), (39, 59, 1, 1)])
 def test_resized_crop_against_torchvision(box, flip):
     frames = clip(3, 40, 60)
-    got = RandomResizedCrop(16).apply(thwc(frames), ResizedCropParams(40, 60, *box, 16, flip))
+    got = RandomResizedCrop(16).apply(thwc(frames), ResizedCropParams(*box, 16, flip))
     expected = F.resized_crop(frames.contiguous(), *box, [16, 16], antialias=True)
     assert got.shape == (3, 3, 16, 16)
     assert levels_apart(got, F.horizontal_flip(expected) if flip else expected) <= 1  # another memory order
@@ -321,12 +321,6 @@ BAD = [
     (lambda: RandomErasing(value="zero"), ValueError, "value must be one of 'random', 'mean'"),
     (lambda: RandomErasing(mean=(0.5, 0.5)), ValueError, "mean must be three numbers"),
     (lambda: RandomErasing(std=(0.5, 0.5, 20)), ValueError, "std must be three numbers"),
-    (lambda: RandomResizedCrop().draw(3, 10, 10), TypeError, "rng must be a numpy Generator"),
-    (lambda: ColorJitter().draw(3), TypeError, "rng must be a numpy Generator"),
-    (lambda: RandomGreyscale().draw(None), TypeError, "rng must be a numpy Generator"),
-    (lambda: RandomErasing().draw(torch.Generator(), 9, 9), TypeError, "rng must be a numpy Generator"),
-    (lambda: RandomResizedCrop().draw(np.random.default_rng(0), 0, 10), ValueError, "height must be at least 1"),
-    (lambda: RandomErasing().draw(np.random.default_rng(0), 9, 2.5), TypeError, "width must be an integer"),
 ]
 
 
@@ -337,15 +331,6 @@ def test_bad_arguments(call, error, message):
 
 
 def test_bad_frames():
-    rng = np.random.default_rng(0)
-    crop, erasing = RandomResizedCrop(8), RandomErasing(1.0)
-    with pytest.raises(ValueError, match=r"of size \(20, 20\) as drawn, got \(24, 30\)"):
-        crop.apply(thwc(clip()), crop.draw(rng, 20, 20))
-    with pytest.raises(ValueError, match=r"of size \(20, 20\) as drawn, got \(24, 30\)"):
-        erasing.apply(clip(), erasing.draw(rng, 20, 20))
+    crop = RandomResizedCrop(8)
     with pytest.raises(TypeError, match=r"must be torch.uint8"):
-        crop.apply(thwc(clip()).float(), crop.draw(rng, 24, 30))
-    with pytest.raises(TypeError, match=r"must be torch.uint8"):
-        ColorJitter(0.4).apply(clip().float(), ColorJitterParams(()))
-    with pytest.raises(ValueError, match=r"must be of shape \(T, 3, H, W\)"):
-        RandomGreyscale(1.0).apply(thwc(clip()), True)
+        crop.apply(thwc(clip()).float(), crop.draw(np.random.default_rng(0), 24, 30))

@@ -1,6 +1,7 @@
 """Augmentation, balance and mixing as a run uses them."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from video_gn.data.augment import RandomResizedCrop
 from video_gn.data.configs import AugmentConfig
 from video_gn.data.crops import TrainTransform
-from video_gn.data.samplers import BalancedOrder, TrainSampler
+from video_gn.data.samplers import TrainSampler, epoch_order
 from video_gn.training.mixing import Mixing
 
 EVERYTHING = [
@@ -48,15 +49,13 @@ def test_settings_reach_their_parts():
 
 
 def test_a_balanced_epoch_gives_each_clip_its_own_key():
-    labels = np.array([0] * 9 + [1])
-    keys = list(TrainSampler(10, batch_size=2, seed=0, order=BalancedOrder(labels)))
+    order = partial(epoch_order, labels=np.array([0] * 9 + [1]))
+    keys = list(TrainSampler(10, batch_size=2, seed=0, order=order))
     assert len(keys) == len(set(keys)) == 10
     assert sum(record == 9 for _, record in keys) == 5
-    halves = [
-        list(TrainSampler(10, batch_size=1, seed=0, rank=r, world_size=2, order=BalancedOrder(labels))) for r in (0, 1)
-    ]
+    halves = [list(TrainSampler(10, batch_size=1, seed=0, rank=r, world_size=2, order=order)) for r in (0, 1)]
     assert [k for pair in zip(*halves, strict=True) for k in pair] == keys
-    rest = TrainSampler(10, batch_size=2, seed=0, start_batch=3, order=BalancedOrder(labels))
+    rest = TrainSampler(10, batch_size=2, seed=0, start_batch=3, order=order)
     assert list(rest) == keys[6:]
 
 

@@ -34,12 +34,6 @@ def test_the_global_batches_do_not_depend_on_the_number_of_processes():
     assert [k for b in range(3) for part in parts for k in part[2 * b : 2 * b + 2]] == whole
 
 
-@pytest.mark.parametrize("bad", [{"stream": -1}, {"start": -1}, {"start": 2**32}])
-def test_streams_and_starts_are_checked(bad):
-    with pytest.raises(ValueError, match=r"stream must be 0 or above and start in \[0, 2\*\*32\)"):
-        sampler(**bad)
-
-
 def test_the_data_set_is_the_trainings(tiny_videos):
     module = data_module(tiny_videos)
     module.read("fit")

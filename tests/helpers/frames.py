@@ -39,5 +39,5 @@ def resize_by_definition(frames_THWC, height, width):
     return np.einsum("jw,thwc->thjc", weights(x.shape[2], width), x)
 
 
-def crop_params(frames, resized, top=0, left=0, *, crop_px, flip=False):
-    return CropParams(*frames.shape[1:3], *resized, top, left, crop_px, flip)
+def crop_params(resized, top=0, left=0, *, crop_px, flip=False):
+    return CropParams(*resized, top, left, crop_px, flip)

@@ -17,7 +17,6 @@ from torchvision.transforms.v2 import functional as F
 
 from video_gn.checks import check_integer
 from video_gn.data import _pixels
-from video_gn.data.crops import check_clip, check_rng, check_size
 
 _BINS = 31
 # Name: (value at the lowest and at the highest magnitude, whether its sign is drawn); None for one without a value.
@@ -42,14 +41,12 @@ OPERATIONS = tuple(_SPACE)
 
 @dataclass(frozen=True)
 class RandAugmentParams:
-    """One draw of `RandAugment`, for frames of height x width px.
+    """One draw of `RandAugment`.
 
     `operations` are (name, value) in order; a translation's value is in px, a threshold's in levels, and 0 stands for
     an operation without a value.
     """
 
-    height: int
-    width: int
     operations: tuple[tuple[str, float], ...]
 
 
@@ -109,8 +106,6 @@ class RandAugment:
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> RandAugmentParams:
         """Draw for frames of a size, px: for each operation its name, a magnitude and a sign."""
-        check_rng(rng)
-        height, width = check_integer("height", height), check_integer("width", width)
         operations = []
         for _ in range(self.num_ops):
             name = OPERATIONS[int(rng.integers(len(OPERATIONS)))]
@@ -118,15 +113,13 @@ class RandAugment:
             is_negative, space = rng.random() < 0.5, _SPACE[name]
             value = _value(name, min(max(level, 0.0), _BINS - 1.0), height, width)
             operations.append((name, -value if is_negative and space and space[2] else value))
-        return RandAugmentParams(height, width, tuple(operations))
+        return RandAugmentParams(tuple(operations))
 
     def apply(self, frames_TCHW: torch.Tensor, params: RandAugmentParams) -> torch.Tensor:
         """Apply the operations to all frames alike: uint8 (T, 3, H, W) -> the same; the input is not written to.
 
         The memory order is T, H, W, C if the input has it.
         """
-        check_clip(frames_TCHW)
-        check_size(tuple(frames_TCHW.shape[2:]), (params.height, params.width))
         waiting: list[_pixels.Change] = []  # consecutive changes of single frames go over each frame together
         for name, value in params.operations:
             if name in _FRAME_WISE:

@@ -23,7 +23,7 @@ from torchvision.transforms.v2 import functional as F
 from video_gn.data import _pixels
 from video_gn.data._rand_augment import RandAugment, RandAugmentParams
 from video_gn.data.boxes import ErasingParams, RandomErasing, RandomResizedCrop, ResizedCropParams
-from video_gn.data.crops import CropParams, TrainTransform, between, check_clip, check_probability, check_rng
+from video_gn.data.crops import CropParams, TrainTransform, between, check_probability
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,6 @@ class ColorJitter:
 
     def draw(self, rng: np.random.Generator) -> ColorJitterParams:
         """Draw factors and their order."""
-        check_rng(rng)
         u, order = rng.random(5).tolist(), rng.permutation(len(_COLOR)).tolist()
         if not u[-1] < self.probability:
             return ColorJitterParams(())
@@ -94,7 +93,6 @@ class ColorJitter:
 
     def apply(self, frames_TCHW: torch.Tensor, params: ColorJitterParams) -> torch.Tensor:
         """Change the colors of all frames alike: uint8 (T, 3, H, W) -> the same, memory order T, H, W, C."""
-        check_clip(frames_TCHW)
         return _pixels.change_frames(frames_TCHW, [_COLOR[name](factor) for name, factor in params.changes])
 
 
@@ -109,12 +107,10 @@ class RandomGreyscale:
 
     def draw(self, rng: np.random.Generator) -> bool:
         """Whether this clip becomes grey; one number."""
-        check_rng(rng)
         return bool(rng.random() < self.probability)
 
     def apply(self, frames_TCHW: torch.Tensor, params: bool) -> torch.Tensor:
         """Take the colors out: uint8 (T, 3, H, W) -> the same, memory order T, H, W, C."""
-        check_clip(frames_TCHW)
         if not params:
             return frames_TCHW
         luma_THW1 = F.rgb_to_grayscale(frames_TCHW).permute(0, 2, 3, 1)

@@ -15,16 +15,7 @@ import torch
 from torchvision.transforms.v2 import functional as F
 
 from video_gn.checks import check_integer
-from video_gn.data.crops import (
-    between,
-    check_clip,
-    check_frames,
-    check_probability,
-    check_rng,
-    check_size,
-    resize,
-    uniform,
-)
+from video_gn.data.crops import between, check_frames, check_probability, resize, uniform
 
 # Boxes tried before giving up, in torchvision's RandomResizedCrop and RandomErasing.
 _TRIES = 10
@@ -34,8 +25,6 @@ _TRIES = 10
 class ResizedCropParams:
     """One draw of `RandomResizedCrop`, the same for every frame of a clip; lengths in px."""
 
-    height: int  # of the frames that it was drawn for
-    width: int
     top: int  # first row and column of the box
     left: int
     box_height: int
@@ -76,12 +65,10 @@ class RandomResizedCrop:
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> ResizedCropParams:
         """Draw for frames of a size, px: ten areas and ratios, then the place, then the flip; see `TrainTransform`."""
-        check_rng(rng)
-        height, width = check_integer("height", height), check_integer("width", width)
         # A box of ratio width / height is one of height / width, lying on its side.
         box = _draw_box(rng, width, height, scale=self.scale, ratio=self.ratio, whole=True)
         place = self._middle(height, width) if box is None else (box[1], box[0], box[3], box[2])
-        return ResizedCropParams(height, width, *place, self.crop_px, flip=bool(rng.random() < self.flip))
+        return ResizedCropParams(*place, self.crop_px, flip=bool(rng.random() < self.flip))
 
     def _middle(self, height: int, width: int) -> tuple[int, int, int, int]:
         low, high = self.ratio
@@ -93,7 +80,6 @@ class RandomResizedCrop:
     def apply(self, frames_THWC: torch.Tensor, params: ResizedCropParams) -> torch.Tensor:
         """Transform frames: uint8 (T, H, W, 3) -> (T, 3, crop_px, crop_px), memory order T, H, W, C."""
         check_frames(frames_THWC)
-        check_size(tuple(frames_THWC.shape[1:3]), (params.height, params.width))
         box_THWC = frames_THWC.narrow(1, params.top, params.box_height).narrow(2, params.left, params.box_width)
         # Without gaps between the rows: torch resizes such a picture in the order T, H, W, C.
         out_THWC = resize(box_THWC.contiguous(), params.crop_px, params.crop_px)
@@ -104,8 +90,6 @@ class RandomResizedCrop:
 class ErasingParams:
     """One draw of `RandomErasing`: a box of all frames, and the seed of the noise that fills it; lengths in px."""
 
-    height: int  # of the frames that it was drawn for
-    width: int
     top: int
     left: int
     box_height: int  # 0 without a box
@@ -157,18 +141,14 @@ class RandomErasing:
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> ErasingParams:
         """Draw for frames of a size, px: whether to erase, ten areas and ratios, the place, and the noise's seed."""
-        check_rng(rng)
-        height, width = check_integer("height", height), check_integer("width", width)
         is_on = rng.random() < self.probability
         box = _draw_box(rng, height, width, scale=self.scale, ratio=self.ratio, whole=False)
         if box is None or not is_on:
             box = (0, 0, 0, 0)
-        return ErasingParams(height, width, *box, noise_seed=int(rng.integers(2**63)))
+        return ErasingParams(*box, noise_seed=int(rng.integers(2**63)))
 
     def apply(self, frames_TCHW: torch.Tensor, params: ErasingParams) -> torch.Tensor:
         """Fill the box in all frames: uint8 (T, 3, H, W) -> the same; the input is not written to."""
-        check_clip(frames_TCHW)
-        check_size(tuple(frames_TCHW.shape[2:]), (params.height, params.width))
         if params.box_height == 0:
             return frames_TCHW
         size = (params.box_height, params.box_width, 3)

@@ -6,7 +6,7 @@ Frames come as a decoder gives them, (T, H, W, C), and leave as a (T, C, h, w) v
 T, H, W, C: resizing in that order takes less than half the time, and a network in channels_last_3d
 needs it. A result may be a view into a larger picture, with gaps between its rows; its first copy is the one into a
 batch. A clip may come in parts. `apply` raises TypeError for frames that are not uint8, and ValueError for frames of
-another shape, or of another size than they were drawn for.
+another shape.
 
 Resizing is bilinear with antialiasing and rounds to uint8. The peers resize with OpenCV's INTER_LINEAR,
 which does not antialias: pixels differ if a picture shrinks. On a CPU without AVX2 torchvision
@@ -48,8 +48,6 @@ def resized_size(height: int, width: int, short_side_px: int) -> tuple[int, int]
 class CropParams:
     """One draw of `TrainTransform`, the same for every frame of a clip; lengths in px."""
 
-    height: int  # of the frames that it was drawn for
-    width: int
     resized_height: int
     resized_width: int
     top: int  # first row and column of the crop in the resized frame
@@ -92,19 +90,11 @@ class TrainTransform:
         object.__setattr__(self, "short_side_px", (low, high))  # a config gives a list
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> CropParams:
-        """Draw for frames of a size, px: the short side, top, left and flip.
-
-        Raises:
-            ValueError: for a length below 1.
-            TypeError: for a length that is not an integer, or an `rng` that is not a numpy Generator.
-        """
-        check_rng(rng)
+        """Draw for frames of a size, px: the short side, top, left and flip."""
         u_short, u_top, u_left, u_flip = rng.random(4).tolist()
         low, high = self.short_side_px
         resized_height, resized_width = resized_size(height, width, low + uniform(u_short, high - low))
         return CropParams(
-            height=int(height),
-            width=int(width),
             resized_height=resized_height,
             resized_width=resized_width,
             top=uniform(u_top, resized_height - self.crop_px),
@@ -116,7 +106,6 @@ class TrainTransform:
     def apply(self, frames_THWC: torch.Tensor, params: CropParams) -> torch.Tensor:
         """Transform frames: uint8 (T, H, W, 3) -> (T, 3, crop_px, crop_px), memory order T, H, W, C."""
         check_frames(frames_THWC)
-        check_size(tuple(frames_THWC.shape[1:3]), (params.height, params.width))
         bottom, right = params.top + params.crop_px, params.left + params.crop_px
         resized_THWC = resize(frames_THWC, params.resized_height, params.resized_width, bottom=bottom, right=right)
         crop_THWC = resized_THWC[:, params.top :, params.left :]
@@ -272,7 +261,7 @@ def uniform(u: float, last: int) -> int:
     return min(math.floor(u * (last + 1)), last)
 
 
-# ---- checks that all parts of augmentation share -------------------------------------------------
+# ---- checks --------------------------------------------------------------------------------------
 
 
 def check_probability(name: str, value: float) -> None:
@@ -281,31 +270,12 @@ def check_probability(name: str, value: float) -> None:
         raise ValueError(f"{name} must be in [0, 1], got {value!r}")
 
 
-def check_rng(rng: np.random.Generator) -> None:
-    """Raise TypeError for what is no numpy Generator."""
-    if not isinstance(rng, np.random.Generator):
-        raise TypeError(f"rng must be a numpy Generator, got {rng!r}. Use numpy.random.default_rng(seed).")
-
-
-def check_size(size: tuple[int, ...], drawn: tuple[int, int]) -> None:
-    """Raise ValueError for frames of another size than they were drawn for."""
-    if size != drawn:
-        raise ValueError(f"frames must be of size {drawn} as drawn, got {size}. Draw again.")
-
-
 def check_frames(frames_THWC: torch.Tensor) -> None:
     """Raise TypeError for frames that are not uint8, and ValueError for those that are not (T, H, W, 3)."""
     if frames_THWC.dtype != torch.uint8:
         raise TypeError(f"frames must be torch.uint8, got {frames_THWC.dtype}. Normalize on the device, not before.")
     if frames_THWC.ndim != 4 or frames_THWC.shape[3] != 3 or 0 in frames_THWC.shape:
         raise ValueError(f"frames must be of shape (T, H, W, 3), none of it 0, got {tuple(frames_THWC.shape)}")
-
-
-def check_clip(frames_TCHW: torch.Tensor) -> None:
-    """Raise TypeError for frames that are not uint8, and ValueError for those that are not (T, 3, H, W)."""
-    if frames_TCHW.ndim != 4 or frames_TCHW.shape[1] != 3:
-        raise ValueError(f"frames must be of shape (T, 3, H, W), got {tuple(frames_TCHW.shape)}")
-    check_frames(frames_TCHW.permute(0, 2, 3, 1))
 
 
 def _check_crop(crop_px: int, short_side_px: int) -> None:

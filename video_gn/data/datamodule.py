@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Collection
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -20,7 +21,7 @@ from video_gn.data.dataset import ClipConfig, ClipDataset, EvalDataset, RandomEv
 from video_gn.data.layout import collate
 from video_gn.data.loader import WatchedLoader
 from video_gn.data.manifests import read_manifests
-from video_gn.data.samplers import BalancedOrder, EvalSampler, ExtraSampler, TrainSampler
+from video_gn.data.samplers import EvalSampler, ExtraSampler, Order, TrainSampler, epoch_order
 from video_gn.errors import ConfigError, ManifestError, SettingError
 from video_gn.lists.manifest import Manifest
 from video_gn.lists.read import find_videos
@@ -221,9 +222,9 @@ class VideoDataModule(LightningDataModule):
         )
         return self._loader(self.train_dataset(), sampler, self._videos_per_batch, persistent=True)
 
-    def train_order(self) -> BalancedOrder | None:
+    def train_order(self) -> Order | None:
         """The order of balanced training; None for permutations of the list."""
-        return BalancedOrder(self.manifests["train"].labels) if self.balance == "class" else None
+        return partial(epoch_order, labels=self.manifests["train"].labels) if self.balance == "class" else None
 
     def extra_train_dataloader(self, *, stream: int, start: int, num_batches: int) -> DataLoader[ClipBatch]:
         """Batches of training clips beside the training: a function of (seed, stream, start), in the training's sizes.

@@ -14,8 +14,6 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Sampler, SequentialSampler
 
-from video_gn.checks import check_integer
-
 Indices = npt.NDArray[np.int64]
 Order = Callable[[int, int], Indices]
 
@@ -86,9 +84,6 @@ class ExtraSampler(Sampler[tuple[int, int]]):
         stream: 0 or above; one for each use.
         start: in [0, 2**32), such as the optimizer step.
         order: as for `TrainSampler`.
-
-    Raises:
-        ValueError: for a stream or start out of range.
     """
 
     num_records: int
@@ -101,12 +96,6 @@ class ExtraSampler(Sampler[tuple[int, int]]):
     rank: int = 0
     world_size: int = 1
     order: Order | None = None
-
-    def __post_init__(self) -> None:
-        if self.stream < 0 or not 0 <= self.start < 1 << _OCCURRENCE:
-            raise ValueError(
-                f"stream must be 0 or above and start in [0, 2**32), got {self.stream!r} and {self.start!r}"
-            )
 
     def __len__(self) -> int:
         return self.num_batches * self.batch_size
@@ -160,7 +149,7 @@ class EvalSampler(SequentialSampler):  # as for `TrainSampler`
 # ---- balanced classes ----------------------------------------------------------------------------
 
 
-def epoch_order(seed: int, epoch: int, labels: npt.ArrayLike) -> Indices:
+def epoch_order(seed: int, epoch: int, labels: npt.NDArray[np.integer]) -> Indices:
     """The records of one epoch, as many as there are, each class equally often up to one.
 
     The classes that come once more than the others change from epoch to epoch, so that over all epochs the classes
@@ -169,21 +158,11 @@ def epoch_order(seed: int, epoch: int, labels: npt.ArrayLike) -> Indices:
     Args:
         seed: seed of the run, 0 or above.
         epoch: 0 or above.
-        labels: integers (n,), the class of each record.
+        labels: integers (n,), the class of each record, n >= 1; none is -1.
 
     Returns:
         int64 (n,), in random order; records of small classes come several times, see `occurrences`.
-
-    Raises:
-        ValueError: for a negative number, labels that are not a list of integers, or no labels.
-        TypeError: for a seed or epoch that is not an integer.
     """
-    seed, epoch = check_integer("seed", seed, least=0), check_integer("epoch", epoch, least=0)
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) == 0:
-        raise ValueError(f"labels must be integers (n,), at least one, got {labels.dtype} {labels.shape}")
-    if labels.min() < 0:
-        raise ValueError(f"labels must be 0 or above, got {labels.min()}. Balanced training needs one for each video.")
     # Stable, so that a class's records stand in the order of the list.
     by_class = np.argsort(labels, kind="stable")
     classes, starts, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
@@ -220,20 +199,3 @@ def occurrences(order: Indices) -> Indices:
     numbers = np.empty(len(order), dtype=np.int64)
     numbers[by_record] = np.arange(len(order)) - np.repeat(starts, counts)
     return numbers
-
-
-@dataclass(frozen=True)
-class BalancedOrder:
-    """`epoch_order` of a list's labels, integers (n,), as a sampler calls it: (seed, epoch) -> order."""
-
-    labels: npt.NDArray[np.integer]
-
-    def __post_init__(self) -> None:
-        epoch_order(0, 0, self.labels)  # bad labels are an error here, not at the first batch
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __call__(self, seed: int, epoch: int) -> Indices:
-        """The records of one epoch, int64 (n,)."""
-        return epoch_order(seed, epoch, self.labels)

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from video_gn.checks import check_integer
 from video_gn.clips import VideoNote
-from video_gn.data.crops import TestCrops, resized_size
+from video_gn.data.crops import TestCrops
 from video_gn.data.dataset import ClipDataset, ClipTransform, Draw, EvalDataset, Read, TrainDataset
 from video_gn.data.layout import Sample
 from video_gn.data.samplers import TrainSampler
@@ -228,14 +228,9 @@ def _evenly(length: int, count: int) -> list[int]:
 
 
 def _describe_crop(crops: TestCrops, size: tuple[int, int], number: int) -> str:
-    height, width = resized_size(*size, crops.short_side_px)
-    text = f"resized to {width} x {height}"
-    if crops.crops == "full":
-        return text
-    step, side = (max(height, width) - crops.crop_px) // 2, (crops.short_side_px - crops.crop_px) // 2
-    along = step if crops.crops == "center" else number * step
-    left, top = (side, along) if height > width else (along, side)
-    return f"{text}, crop {crops.crop_px} x {crops.crop_px} at ({left}, {top})"
+    (height, width), boxes = crops.boxes(*size)
+    text, (top, left, *_) = f"resized to {width} x {height}", boxes[number]
+    return text if crops.crops == "full" else f"{text}, crop {crops.crop_px} x {crops.crop_px} at ({left}, {top})"
 
 
 def describe_params(params: Any) -> str:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,9 @@ def _compare(setup: argparse.Namespace) -> tuple[Callable[[], Any], str]:
 
 
 def _order(setup: argparse.Namespace, *, balanced: bool) -> tuple[Callable[[], Any], str]:
-    from video_gn.data.samplers import BalancedOrder, TrainSampler
+    from video_gn.data.samplers import TrainSampler, epoch_order
 
-    order = BalancedOrder(np.arange(setup.videos, dtype=np.int32) % _CLASSES) if balanced else None
+    order = partial(epoch_order, labels=np.arange(setup.videos, dtype=np.int32) % _CLASSES) if balanced else None
     sampler = TrainSampler(
         setup.videos, batch_size=_BATCH, seed=0, rank=setup.rank, world_size=setup.world_size, order=order
     )
