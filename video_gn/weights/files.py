@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import re
-import struct
 import tarfile
 import warnings
 import zipfile
@@ -19,6 +18,7 @@ from typing import Any
 import safetensors
 import torch
 
+from video_gn import damage
 from video_gn.errors import CheckpointError
 
 # What torch.save wrote first before 1.6, in each pickle protocol. Source: torch/serialization.py, MAGIC_NUMBER.
@@ -49,50 +49,8 @@ FOREIGN_FILES: tuple[tuple[bytes, str, str], ...] = (
     (b"%PDF", "a PDF", "Name a checkpoint"),
 )
 
-# What unpickling, torch and safetensors raise over damaged bytes. Each class is here because a damaged or hostile
-# file can cause it; ValueError holds UnicodeError, LookupError holds IndexError and KeyError, RuntimeError holds
-# RecursionError and NotImplementedError.
-DAMAGE = (
-    pickle.UnpicklingError,
-    EOFError,
-    RuntimeError,
-    MemoryError,
-    ValueError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    TypeError,
-    AssertionError,
-    OSError,
-    struct.error,
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    safetensors.SafetensorError,
-)
-
-# safetensors' names of dtypes. Source: its format description and `safetensors.torch`; F4 and F6 have no torch dtype
-# of one item each.
-DTYPES = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "U16": torch.uint16,
-    "I16": torch.int16,
-    "U32": torch.uint32,
-    "I32": torch.int32,
-    "U64": torch.uint64,
-    "I64": torch.int64,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
-    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
-    "F8_E8M0": torch.float8_e8m0fnu,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-    "C64": torch.complex64,
-}
+# What unpickling, torch and safetensors raise over damaged or hostile bytes.
+DAMAGE = (*damage.DAMAGE, pickle.UnpicklingError, AssertionError, tarfile.TarError, safetensors.SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -250,13 +208,8 @@ def _read_safetensors(path: str, *, header_only: bool) -> FileContent:
         _check_safetensors(path)
     with safetensors.safe_open(path, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118  (it is no dict)
-            if not header_only:
-                content[name] = file.get_tensor(name)
-                continue
-            part = file.get_slice(name)
-            if part.get_dtype() not in DTYPES:
-                raise CheckpointError(f"{path}: {name!r} has dtype {part.get_dtype()}, which torch has not. Convert it")
-            content[name] = torch.empty(part.get_shape(), dtype=DTYPES[part.get_dtype()], device="meta")
+            tensor = file.get_tensor(name)  # mapped: its values are not read here
+            content[name] = tensor.to("meta") if header_only else tensor
         metadata = dict(file.metadata() or {})
     return FileContent(path, "safetensors", content, metadata=metadata)
 
