@@ -12,7 +12,8 @@ from functools import cache
 
 from video_gn.decoding._nal import Bits, Inspector, PacketFacts, make_h264, make_h264_with_places, make_hevc
 
-_PLAIN = PacketFacts()  # most packets: made once, since a file has thousands of them
+# Made once, since a file has thousands of packets.
+_PLAIN, _INTRA = PacketFacts(), PacketFacts(is_restart=True)
 
 
 def make_inspector(
@@ -26,10 +27,9 @@ def make_inspector(
     """
     if with_places and codec == "h264":
         return make_h264_with_places(extradata)
-    make = _INSPECTORS.get(codec)
-    if make is None and is_intra and codec not in _NOT_INTRA:
-        make = _make_intra
-    return None if make is None else make(extradata)
+    if codec in _MAKERS:
+        return _MAKERS[codec](extradata)
+    return _INSPECTORS.get(codec) or ((lambda data: _INTRA) if is_intra and codec not in _NOT_INTRA else None)
 
 
 def mpeg4_layer(data: bytes) -> bytes:
@@ -105,103 +105,83 @@ def _make_mpeg4(extradata: bytes) -> Inspector:
     return inspect
 
 
-def _make_vp8(extradata: bytes) -> Inspector:
-    def inspect(data: bytes) -> PacketFacts:
-        # RFC 6386, 9.1: the lowest bit is 0 in key frames, bit 4 says that the frame is shown.
-        first = data[0]
-        return PacketFacts(num_shown=first >> 4 & 1, is_restart=not first & 1)
-
-    return inspect
+def _vp8(data: bytes) -> PacketFacts:
+    # RFC 6386, 9.1: the lowest bit is 0 in key frames, bit 4 says that the frame is shown.
+    first = data[0]
+    return PacketFacts(num_shown=first >> 4 & 1, is_restart=not first & 1)
 
 
-def _make_vp9(extradata: bytes) -> Inspector:
-    def inspect(data: bytes) -> PacketFacts:
-        # VP9 specification, 6.2: marker, profile, show_existing_frame, frame_type (0 for key), show_frame.
-        bits = Bits(data)
-        bits.read(2)
-        if bits.read(1) + 2 * bits.read(1) == 3:
-            bits.read(1)
-        if bits.read(1):
-            return _PLAIN
-        is_key, is_shown = not bits.read(1), bits.read(1) == 1
-        is_superframe = data[-1] & 0xE0 == 0xC0  # annex B: hidden frames and one that is shown
-        return PacketFacts(num_shown=int(is_shown or is_superframe), is_restart=is_key)
-
-    return inspect
+def _vp9(data: bytes) -> PacketFacts:
+    # VP9 specification, 6.2: marker, profile, show_existing_frame, frame_type (0 for key), show_frame.
+    bits = Bits(data)
+    bits.read(2)
+    if bits.read(1) + 2 * bits.read(1) == 3:
+        bits.read(1)
+    if bits.read(1):
+        return _PLAIN
+    is_key, is_shown = not bits.read(1), bits.read(1) == 1
+    is_superframe = data[-1] & 0xE0 == 0xC0  # annex B: hidden frames and one that is shown
+    return PacketFacts(num_shown=int(is_shown or is_superframe), is_restart=is_key)
 
 
-def _make_av1(extradata: bytes) -> Inspector:
-    def inspect(data: bytes) -> PacketFacts:
-        # AV1 specification, 5.3 to 5.9: a packet is a temporal unit, which shows one frame. A shown key
-        # frame refreshes every reference; decoding starts at one that comes with its sequence header.
-        at, has_sequence = 0, False
-        while at < len(data):
-            header = data[at]
-            at += 1 + (header >> 2 & 1)
-            size, shift = 0, 0
-            if not header >> 1 & 1:
-                size = len(data) - at
-            else:
-                while at < len(data):
-                    size |= (data[at] & 0x7F) << shift
-                    shift, at = shift + 7, at + 1
-                    if not data[at - 1] & 0x80:
-                        break
-            kind = header >> 3 & 15
-            if kind == 1:
-                has_sequence = True
-            elif kind in (3, 6):  # frame header, frame
-                # show_existing_frame 0, frame_type 00 for key, show_frame 1
-                is_shown_key = at < len(data) and data[at] >> 4 == 0b0001
-                return PacketFacts(is_restart=is_shown_key and has_sequence)
-            at += size
-        return PacketFacts(num_shown=0)
-
-    return inspect
+def _av1(data: bytes) -> PacketFacts:
+    # AV1 specification, 5.3 to 5.9: a packet is a temporal unit, which shows one frame. A shown key
+    # frame refreshes every reference; decoding starts at one that comes with its sequence header.
+    at, has_sequence = 0, False
+    while at < len(data):
+        header = data[at]
+        at += 1 + (header >> 2 & 1)
+        size, shift = 0, 0
+        if not header >> 1 & 1:
+            size = len(data) - at
+        else:
+            while at < len(data):
+                size |= (data[at] & 0x7F) << shift
+                shift, at = shift + 7, at + 1
+                if not data[at - 1] & 0x80:
+                    break
+        kind = header >> 3 & 15
+        if kind == 1:
+            has_sequence = True
+        elif kind in (3, 6):  # frame header, frame
+            # show_existing_frame 0, frame_type 00 for key, show_frame 1
+            is_shown_key = at < len(data) and data[at] >> 4 == 0b0001
+            return PacketFacts(is_restart=is_shown_key and has_sequence)
+        at += size
+    return PacketFacts(num_shown=0)
 
 
-def _make_mjpeg(extradata: bytes) -> Inspector:
-    def inspect(data: bytes) -> PacketFacts:
-        # Huffman (FFC4) and quantization tables (FFDB) may be left to an earlier picture.
-        head = data[: data.find(b"\xff\xda")]
-        has_huffman, has_quantization = b"\xff\xc4" in head, b"\xff\xdb" in head
-        return PacketFacts(
-            is_restart=True, has_sets=has_huffman and has_quantization, has_new_sets=has_huffman or has_quantization
-        )
-
-    return inspect
+def _mjpeg(data: bytes) -> PacketFacts:
+    # Huffman (FFC4) and quantization tables (FFDB) may be left to an earlier picture.
+    head = data[: data.find(b"\xff\xda")]
+    has_huffman, has_quantization = b"\xff\xc4" in head, b"\xff\xdb" in head
+    return PacketFacts(
+        is_restart=True, has_sets=has_huffman and has_quantization, has_new_sets=has_huffman or has_quantization
+    )
 
 
-def _make_intra(extradata: bytes) -> Inspector:
-    facts = PacketFacts(is_restart=True)
-    return lambda data: facts
-
-
-def _make_mpeg2(extradata: bytes) -> Inspector:
-    def inspect(data: bytes) -> PacketFacts:
-        # ISO/IEC 13818-2, 6.2.2 and 6.2.3; MPEG-1 alike. Pictures refer to the two nearest I or P pictures, so that
-        # nothing reaches past an I picture but the B pictures that are shown before it.
-        at = data.find(b"\0\0\1\0")
-        if at < 0 or at + 6 > len(data):
-            return PacketFacts(num_shown=0, num_pictures=0)
-        header = data.find(b"\0\0\1\xb3", 0, at)
-        kind, order = data[at + 5] >> 3 & 7, data[at + 4] << 2 | data[at + 5] >> 6
-        extension = data.find(b"\0\0\1\xb5", at, at + 32)
-        structure = data[extension + 6] & 3 if 0 < extension < len(data) - 6 else 3
-        is_field = structure in (1, 2)
-        return PacketFacts(
-            # A sequence header sets back the quantization matrices. The second field of an I picture may be a P field.
-            is_restart=kind == 1 and not is_field and header >= 0,
-            has_b_picture=kind == 3,
-            field=(structure, order) if is_field and data.find(b"\0\0\1\0", at + 4) < 0 else None,
-            sequence=_sequence(data, header, at),
-            begins_group=data.find(b"\0\0\1\xb8", 0, at) >= 0,
-            number=order,
-            # In MPEG-2 each row begins a slice.
-            last_row=_last_row(data) if extension > 0 and not is_field else 0,
-        )
-
-    return inspect
+def _mpeg2(data: bytes) -> PacketFacts:
+    # ISO/IEC 13818-2, 6.2.2 and 6.2.3; MPEG-1 alike. Pictures refer to the two nearest I or P pictures, so that
+    # nothing reaches past an I picture but the B pictures that are shown before it.
+    at = data.find(b"\0\0\1\0")
+    if at < 0 or at + 6 > len(data):
+        return PacketFacts(num_shown=0, num_pictures=0)
+    header = data.find(b"\0\0\1\xb3", 0, at)
+    kind, order = data[at + 5] >> 3 & 7, data[at + 4] << 2 | data[at + 5] >> 6
+    extension = data.find(b"\0\0\1\xb5", at, at + 32)
+    structure = data[extension + 6] & 3 if 0 < extension < len(data) - 6 else 3
+    is_field = structure in (1, 2)
+    return PacketFacts(
+        # A sequence header sets back the quantization matrices. The second field of an I picture may be a P field.
+        is_restart=kind == 1 and not is_field and header >= 0,
+        has_b_picture=kind == 3,
+        field=(structure, order) if is_field and data.find(b"\0\0\1\0", at + 4) < 0 else None,
+        sequence=_sequence(data, header, at),
+        begins_group=data.find(b"\0\0\1\xb8", 0, at) >= 0,
+        number=order,
+        # In MPEG-2 each row begins a slice.
+        last_row=_last_row(data) if extension > 0 and not is_field else 0,
+    )
 
 
 def _sequence(data: bytes, header: int, until: int) -> bytes:
@@ -241,18 +221,12 @@ def lacks_pictures(facts: Sequence[PacketFacts]) -> bool:
     return is_torn or is_changed or any(n != list(range(n[0], n[0] + len(n))) for n in numbers if n)
 
 
-def _make_kind(is_first: Callable[[bytes], bool]) -> Callable[[bytes], Inspector]:
+def _kind(is_first: Callable[[bytes], bool]) -> Inspector:
     """For codecs whose pictures refer to the one before alone: decoding may begin at each I picture.
 
-    Args:
-        is_first: Whether a packet, of at least 16 bytes, holds an I picture.
+    `is_first` says whether a packet, of at least 16 bytes, holds an I picture.
     """
-    intra = PacketFacts(is_restart=True)
-
-    def make(extradata: bytes) -> Inspector:
-        return lambda data: intra if is_first(data if len(data) >= 16 else data.ljust(16, b"\xff")) else _PLAIN
-
-    return make
+    return lambda data: _INTRA if is_first(data if len(data) >= 16 else data.ljust(16, b"\xff")) else _PLAIN
 
 
 def _is_h263_intra(data: bytes) -> bool:
@@ -275,26 +249,25 @@ def _is_flv1_intra(data: bytes) -> bool:
 # FFmpeg calls these intra, but they repeat pictures, refer to earlier ones, or put several into a packet.
 _NOT_INTRA = frozenset({"fraps", "lagarith", "mss2", "mszh", "smvjpeg", "zlib"})
 
-_INSPECTORS: dict[str, Callable[[bytes], Inspector]] = {
-    "h264": make_h264,
-    "hevc": make_hevc,
-    "mpeg4": _make_mpeg4,
-    "mpeg1video": _make_mpeg2,
-    "mpeg2video": _make_mpeg2,
-    "vp8": _make_vp8,
-    "vp9": _make_vp9,
-    "av1": _make_av1,
-    "mjpeg": _make_mjpeg,
+# Of codecs that need the container's header.
+_MAKERS: dict[str, Callable[[bytes], Inspector]] = {"h264": make_h264, "hevc": make_hevc, "mpeg4": _make_mpeg4}
+_INSPECTORS: dict[str, Inspector] = {
+    "mpeg1video": _mpeg2,
+    "mpeg2video": _mpeg2,
+    "vp8": _vp8,
+    "vp9": _vp9,
+    "av1": _av1,
+    "mjpeg": _mjpeg,
     # The range coder's first bit, at even chances, says whether a picture sets back all contexts (RFC 9043, 3.8, 4.4).
-    "ffv1": _make_kind(lambda data: data[0] << 8 | data[1] >= 0x7F80),
-    "theora": _make_kind(lambda data: data[0] >> 6 == 0),  # Theora specification, 7.1: a frame, intra
-    "msmpeg4v2": _make_kind(lambda data: data[0] >> 6 == 0),
-    "msmpeg4": _make_kind(lambda data: data[0] >> 6 == 0),
-    "msmpeg4v3": _make_kind(lambda data: data[0] >> 6 == 0),
-    "wmv1": _make_kind(lambda data: data[0] >> 6 == 0),
-    "wmv2": _make_kind(lambda data: data[0] >> 7 == 0),
-    "h263": _make_kind(_is_h263_intra),
-    "flv1": _make_kind(_is_flv1_intra),
+    "ffv1": _kind(lambda data: data[0] << 8 | data[1] >= 0x7F80),
+    "theora": _kind(lambda data: data[0] >> 6 == 0),  # Theora specification, 7.1: a frame, intra
+    "msmpeg4v2": _kind(lambda data: data[0] >> 6 == 0),
+    "msmpeg4": _kind(lambda data: data[0] >> 6 == 0),
+    "msmpeg4v3": _kind(lambda data: data[0] >> 6 == 0),
+    "wmv1": _kind(lambda data: data[0] >> 6 == 0),
+    "wmv2": _kind(lambda data: data[0] >> 7 == 0),
+    "h263": _kind(_is_h263_intra),
+    "flv1": _kind(_is_flv1_intra),
     # Pictures that refer to others are not flagged as key frames.
-    "png": _make_intra,
+    "png": lambda data: _INTRA,
 }

@@ -62,11 +62,12 @@ class PyAVReader(VideoReader):
             if table.num_frames == 0:
                 raise DecodeError(path, f"none of its {len(table.pts)} video packets is whole and to be shown")
             self._converter = RgbConverter(first, path, short_side_px)
-            self._pix_fmt = first.format.name
+            self.pix_fmt = first.format.name  # FFmpeg's name, before conversion
         except BaseException:
             self.close()
             raise
-        self._doubt = table.doubt
+        # Why frames are counted from the start of the file; None if they are identified by their times.
+        self.doubt = table.doubt
         self._restart_rows = np.flatnonzero(table.is_restart)  # all but the first show a frame
         self._index_of_row, self._sorted_times = _index_rows(table)
         self._restart_indices = self._index_of_row[self._restart_rows]
@@ -84,16 +85,6 @@ class PyAVReader(VideoReader):
     def num_decoded(self) -> int:
         """Frames decoded so far, including those passed over."""
         return self._decoder.num_decoded
-
-    @property
-    def doubt(self) -> str | None:
-        """Why frames are counted from the start of the file; None if they are identified by their times."""
-        return self._doubt
-
-    @property
-    def pix_fmt(self) -> str:
-        """FFmpeg's name of the first frame's pixel format, before conversion."""
-        return self._pix_fmt
 
     @property
     def table(self) -> PacketTable:
@@ -135,7 +126,7 @@ class PyAVReader(VideoReader):
                 out_THWC[repeat] = out_THWC[where[0]]
 
     def _next_frame(self, target: int, may_skip_row: np.ndarray) -> VideoFrame:
-        return self._frame_by_time(target, may_skip_row) if self._doubt is None else self._frame_by_count(target)
+        return self._frame_by_time(target, may_skip_row) if self.doubt is None else self._frame_by_count(target)
 
     def _lose_place(self) -> None:
         """Let the next frame begin at a restart."""
@@ -144,7 +135,7 @@ class PyAVReader(VideoReader):
 
     def _distrust(self, reason: str) -> None:
         """From now on count frames from the start, in one thread: in several, FFmpeg patches damage differently."""
-        self._doubt = reason
+        self.doubt = reason
         self._decoder.num_threads = 1
         self._lose_place()
 
@@ -170,7 +161,7 @@ class PyAVReader(VideoReader):
     def _rows_to_skip(self, wanted: np.ndarray) -> np.ndarray:
         """Rows whose frames are not wanted; frames past the last wanted one may be wanted by the next call."""
         skip = np.zeros(len(self._index_of_row), dtype=bool)
-        if self._may_skip and self._doubt is None:
+        if self._may_skip and self.doubt is None:
             skip = (self._index_of_row >= 0) & (self._index_of_row < wanted[-1])
             skip &= ~np.isin(self._index_of_row, wanted)
             skip[: self._decoder.num_lead] = False

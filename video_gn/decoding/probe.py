@@ -134,21 +134,26 @@ def read_table(path: str, container: InputContainer, stream: VideoStream) -> Pac
     is_whole_start = bool(is_key[first] if inspect is None else facts[first].is_restart)
     is_whole_start = is_whole_start and not (pts[is_shown] < pts[first]).any()
     num_extra = int(codec == "mpeg4" and not is_whole_start)
-    doubt = _find_doubt(
-        pts[is_shown],
-        is_corrupt=bool(is_corrupt.any()),
-        is_discard=bool(is_discard.any()),
-        is_packed=is_packed,
-        is_reordered_avi=is_reordered_avi
-        and not (pts is ordered or (codec == "mpeg4" and _is_order_of_kinds(pts, facts))),
-        is_lossy=codec == "h264" and _depth(pts[is_shown]) > stream.codec_context.reorder_depth,
-        is_cut_mpeg4=num_extra > 0,
-        is_spliced=(codec in _NUMBERED and lacks_pictures([facts[row] for row in np.flatnonzero(num_shown)]))
-        or any(fact.is_broken for fact in kinds)
-        or (is_stream and _has_leap(dts, facts)),
-        is_reconfigured=len(layers) > 1 or any(row > 0 and kind == "new_extradata" for row, kind in given_once),
-    )
     shown = np.sort(pts[is_shown])
+    has_gaps = bool((shown == _NO_TIME).any())
+    is_spliced = codec in _NUMBERED and lacks_pictures([facts[row] for row in np.flatnonzero(num_shown)])
+    is_spliced = is_spliced or any(fact.is_broken for fact in kinds) or (is_stream and _has_leap(dts, facts))
+    reasons = {
+        "packets of it are damaged or cut off": is_corrupt.any(),
+        "an edit list hides frames of it": is_discard.any(),
+        "its packets hold two pictures (packed B-frames)": is_packed,
+        "it has B-frames in AVI, which does not store when they are shown": is_reordered_avi
+        and not (pts is ordered or (codec == "mpeg4" and _is_order_of_kinds(pts, facts))),
+        "its frames are reordered more than its beginning tells, so that the decoder loses some": codec == "h264"
+        and _depth(pts[is_shown]) > stream.codec_context.reorder_depth,
+        "it begins in the middle of a longer MPEG-4 video": num_extra > 0,
+        "pictures of it are missing or damaged": is_spliced,
+        "its coding changes on the way": len(layers) > 1
+        or any(row > 0 and kind == "new_extradata" for row, kind in given_once),
+        "frames of it have no time": has_gaps,
+        "frames of it have the same time": not has_gaps and (np.diff(shown) == 0).any(),
+    }
+    doubt = next((reason for reason, applies in reasons.items() if applies), None)
     is_restart = np.zeros(len(pts), dtype=bool) if doubt else _find_restarts(pts, is_shown, is_key, facts)
     is_restart[1:] &= all(row == 0 for row, _ in given_once)  # palettes that follow each other
     # FFmpeg measures the times of MPEG-4's fields by those of the first B picture that it sees.
@@ -353,34 +358,6 @@ def _count_packed(num_shown: np.ndarray) -> np.ndarray:
         gives[row] = kept + count > 0
         kept = max(0, kept + int(count) - 1)
     return gives
-
-
-def _find_doubt(
-    shown_pts: np.ndarray,
-    *,
-    is_corrupt: bool,
-    is_discard: bool,
-    is_packed: bool,
-    is_reordered_avi: bool,
-    is_lossy: bool,
-    is_cut_mpeg4: bool,
-    is_spliced: bool,
-    is_reconfigured: bool,
-) -> str | None:
-    has_gaps = bool((shown_pts == _NO_TIME).any())
-    reasons = (
-        (is_corrupt, "packets of it are damaged or cut off"),
-        (is_discard, "an edit list hides frames of it"),
-        (is_packed, "its packets hold two pictures (packed B-frames)"),
-        (is_reordered_avi, "it has B-frames in AVI, which does not store when they are shown"),
-        (is_lossy, "its frames are reordered more than its beginning tells, so that the decoder loses some"),
-        (is_cut_mpeg4, "it begins in the middle of a longer MPEG-4 video"),
-        (is_spliced, "pictures of it are missing or damaged"),
-        (is_reconfigured, "its coding changes on the way"),
-        (has_gaps, "frames of it have no time"),
-        (not has_gaps and bool((np.diff(np.sort(shown_pts)) == 0).any()), "frames of it have the same time"),
-    )
-    return next((reason for applies, reason in reasons if applies), None)
 
 
 def _find_restarts(pts: np.ndarray, is_shown: np.ndarray, is_key: np.ndarray, facts: list[PacketFacts]) -> np.ndarray:
