@@ -6,7 +6,7 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from video_gn.clips import ClipBatch, Failure, VideoInfo, VideoNote
+from video_gn.clips import ClipBatch, Failure, VideoNote
 from video_gn.errors import DecodeError, FrameCountError
 
 
@@ -63,15 +63,6 @@ def test_a_gpu_gets_it_without_the_host_waiting():
         assert {t.device.type for t in (moved.frames_NKTCHW, moved.labels, moved.video_ids)} == {"cuda"}
         move_data_to_device(moved, torch.device("cpu"))  # what is read back must be there
     assert waits == [False] * 3 + [True] * 3
-
-
-@pytest.mark.parametrize("name", ["num_frames", "fps", "width", "height"])
-def test_video_info_checks_itself(name):
-    parts = {"num_frames": 3, "fps": 25.0, "width": 4, "height": 4}
-    with pytest.raises(ValueError, match=name):
-        VideoInfo("v", **{**parts, name: 0}, rotation_degrees=0, codec="h264", duration_seconds=1.0)
-    with pytest.raises(ValueError, match="rotation_degrees"):
-        VideoInfo("v", **parts, rotation_degrees=45, codec="h264", duration_seconds=1.0)
 
 
 def test_errors_travel_between_processes():

@@ -1,4 +1,4 @@
-"""Frozen containers for videos and batches; they check their own shapes.
+"""Frozen containers for videos and batches; a batch checks its shapes.
 
 Shape letters: N videos of a batch, K views, T frames, C channels, H, W.
 """
@@ -43,15 +43,6 @@ class VideoInfo:
     is_mirrored: bool = False
     pixel_aspect: float = 1.0
     first_frame_seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("num_frames", "fps", "width", "height"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)!r} for {self.path}")
-        if self.rotation_degrees not in (0, 90, 180, 270):
-            raise ValueError(
-                f"rotation_degrees must be 0, 90, 180 or 270, got {self.rotation_degrees!r} for {self.path}"
-            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Loader that records the file each worker is reading, so that errors can name it.
 
 A decoder that crashes takes its worker with it, and one that hangs never answers: torch then says "worker exited
-unexpectedly" or "timed out". Each worker therefore writes the path before it opens a file, into a small file that
-all processes map; the parent reads it when something goes wrong.
+unexpectedly" or "timed out". Each worker therefore writes the path before it opens a file, into memory that all
+processes share; the parent reads it when something goes wrong.
 
 Workers are forked, and forked again if they do not start. Before 3.11.10, Python takes a lock in the child that a
 thread of its parent may have held at the fork, such as one of gloo's that is done with a tensor; the child then waits
@@ -12,19 +12,16 @@ forever inside `os.fork`, and its loader with it. Source: CPython's issue 112275
 from __future__ import annotations
 
 import logging
-import mmap
 import multiprocessing
 import os
 import re
 import shutil
 import sys
-import tempfile
 import time
 import weakref
 from collections.abc import Iterator
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext, ForkContext, ForkProcess
-from pathlib import Path
 from typing import Any
 
 from torch.utils.data import DataLoader, get_worker_info
@@ -68,22 +65,8 @@ class ReadingBoard:
 
     def __init__(self, num_workers: int) -> None:
         self.num_workers = num_workers
-        self._map: mmap.mmap | None = None
-        handle, self._path = tempfile.mkstemp(prefix="video-gn-reading-")
-        with os.fdopen(handle, "wb") as file:
-            file.truncate(num_workers * _SLOT_BYTES)
-        self._owner = os.getpid()
+        self._memory = multiprocessing.RawArray("c", num_workers * _SLOT_BYTES)
         _BOARDS.add(self)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"num_workers": self.num_workers, "_path": self._path, "_map": None, "_owner": -1}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
-    def __del__(self) -> None:
-        if getattr(self, "_owner", -1) == os.getpid():
-            Path(self._path).unlink(missing_ok=True)
 
     def write(self, path: str) -> None:
         """Note the file that this worker opens, "" when it is done; outside of a worker nothing is noted."""
@@ -92,24 +75,17 @@ class ReadingBoard:
             return
         text = f"{time.time():.3f} {path}".encode("utf-8", "surrogateescape")[: _SLOT_BYTES - 1] if path else b""
         start = info.id * _SLOT_BYTES
-        memory = self._memory()
-        memory[start : start + len(text) + 1] = text + b"\0"
+        self._memory[start : start + len(text) + 1] = text + b"\0"
 
     def reading(self) -> list[tuple[str, float]]:
         """(path, seconds since it was opened) of each worker that is reading, the longest first."""
-        memory, found = self._memory(), []
+        found = []
         for worker in range(self.num_workers):
-            text = memory[worker * _SLOT_BYTES : (worker + 1) * _SLOT_BYTES].split(b"\0", 1)[0]
+            text = self._memory[worker * _SLOT_BYTES : (worker + 1) * _SLOT_BYTES].split(b"\0", 1)[0]
             if text:
                 since, path = text.decode("utf-8", "surrogateescape").split(" ", 1)
                 found.append((path, max(0.0, time.time() - float(since))))
         return sorted(found, key=lambda item: -item[1])
-
-    def _memory(self) -> mmap.mmap:
-        if self._map is None:
-            with open(self._path, "r+b") as file:  # noqa: PTH123 - a descriptor for mmap
-                self._map = mmap.mmap(file.fileno(), 0)
-        return self._map
 
 
 def _shortage(text: str) -> RunError | None:

@@ -10,6 +10,7 @@ import functools
 import math
 import pickle
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,26 +44,22 @@ class Misfit(pickle.UnpicklingError):
     """A file contradicts itself; the unpickler adds the key or the place."""
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Foreign:
     """Stands for an object of a class that is not weights: keeps the dotted name and drops the state."""
 
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
+    name: str
 
     def __repr__(self) -> str:
         return f"<foreign {self.name}>"
 
 
+@dataclass(slots=True, eq=False)
 class Known:
     """A name with a recipe, which only the unpickler can call: `make` takes the `Reading` and the file's arguments."""
 
-    __slots__ = ("make", "name")
-
-    def __init__(self, name: str, make: Callable[..., Any]) -> None:
-        self.name = name
-        self.make = make
+    name: str
+    make: Callable[..., Any]
 
 
 class Raw:
@@ -137,14 +134,11 @@ class Dtype:
         return torch.from_numpy(array.reshape(shape))
 
 
+@dataclass(slots=True)
 class Array:
     """A numpy array between its making and its state."""
 
-    __slots__ = ("tensor",)
-    __hash__ = None  # type: ignore[assignment]
-
-    def __init__(self) -> None:
-        self.tensor: torch.Tensor | Foreign | None = None
+    tensor: torch.Tensor | Foreign | None = None
 
     def build(self, reading: Allowance, state: Any) -> None:
         """Take (version, shape, dtype, is Fortran, bytes), without the version in the oldest files."""
@@ -158,14 +152,12 @@ class Array:
         self.tensor = dtype.tensor(reading, raw, shape, fortran=bool(fortran))
 
 
+@dataclass(slots=True, eq=False)
 class Sparse:
     """A sparse tensor until its indices are read and can be checked: torch reads storages last in old files."""
 
-    __slots__ = ("data", "layout")
-
-    def __init__(self, layout: Any, data: Any) -> None:
-        self.layout = layout
-        self.data = data
+    layout: Any
+    data: Any
 
     def tensor(self) -> torch.Tensor:
         """The tensor, its indices checked by torch."""

@@ -244,33 +244,16 @@ class Unpickler(pickle._Unpickler):  # C's own cannot guard BUILD
     def load_bytearray8(self) -> None:
         self._bulk("<Q", mutable=True)
 
-    def load_refused(self) -> None:
+    def _refuse(self) -> None:
         raise pickle.UnpicklingError("it refers to something outside the file")
 
-    dispatch: ClassVar[dict[int, Any]] = {
-        **pickle._Unpickler.dispatch,
-        pickle.REDUCE[0]: load_reduce,
-        pickle.NEWOBJ[0]: load_reduce,
-        pickle.NEWOBJ_EX[0]: load_newobj_ex,
-        pickle.BUILD[0]: load_build,
-        pickle.APPEND[0]: load_append,
-        pickle.APPENDS[0]: load_appends,
-        pickle.SETITEM[0]: load_setitem,
-        pickle.SETITEMS[0]: load_setitems,
-        pickle.ADDITEMS[0]: load_additems,
-        pickle.DICT[0]: load_dict,
-        pickle.FROZENSET[0]: load_frozenset,
-        pickle.BINPERSID[0]: load_binpersid,
-        pickle.BINSTRING[0]: load_binstring,
-        pickle.BINBYTES[0]: load_binbytes,
-        pickle.BINBYTES8[0]: load_binbytes8,
-        pickle.BYTEARRAY8[0]: load_bytearray8,
-        pickle.PERSID[0]: load_refused,
-        pickle.EXT1[0]: load_refused,
-        pickle.EXT2[0]: load_refused,
-        pickle.EXT4[0]: load_refused,
-        pickle.NEXT_BUFFER[0]: load_refused,
-        pickle.READONLY_BUFFER[0]: load_refused,
+    load_newobj = load_reduce
+    load_persid = load_ext1 = load_ext2 = load_ext4 = load_next_buffer = load_readonly_buffer = _refuse
+    # Each method under the byte of its instruction: `load_build` replaces BUILD.
+    dispatch: ClassVar[dict[int, Any]] = pickle._Unpickler.dispatch | {
+        getattr(pickle, name.removeprefix("load_").upper())[0]: method
+        for name, method in list(vars().items())
+        if name.startswith("load_")
     }
 
 
