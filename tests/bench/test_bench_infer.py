@@ -11,7 +11,9 @@ from video_gn.bench.infer import CONTENDERS, OURS, InferSetup, Reading, bench_in
 from video_gn.errors import ConfigError
 
 # 40 px of 48 x 56: resized, and cropped with a pixel more on one side.
-TINY = InferSetup(num_videos=1, num_clips=2, frames=8, size=40, width=4)
+TINY = InferSetup("i3d", num_videos=1, num_clips=2, frames=8, size=40, width=4)
+
+LIGHT = InferSetup("x3d_s", num_videos=1, num_clips=2, frames=13, size=160, width=4)  # its head has no smaller window
 
 
 @pytest.fixture(scope="module")
@@ -21,14 +23,16 @@ def video(tmp_path_factory):
     return str(path)
 
 
-def test_every_contender_gives_the_same_scores(video, tmp_path, monkeypatch):
+@pytest.mark.parametrize("setup", [TINY, pytest.param(LIGHT, marks=pytest.mark.slow)])
+def test_every_contender_gives_the_same_scores(setup, video, tmp_path, monkeypatch):
     monkeypatch.setattr(infer, "keep_freed_memory", lambda: None)  # it is for the whole process
-    job = Reading(video, TINY)
-    assert job.indices_KT.tolist() == [list(range(0, 57, 8)), list(range(13, 70, 8))]
-    torch.save({"model_state": random_weights(TINY, job)}, tmp_path / "weights.pyth")
+    job = Reading(video, setup)
+    if setup is TINY:
+        assert job.indices_KT.tolist() == [list(range(0, 57, 8)), list(range(13, 70, 8))]
+    torch.save({"model_state": random_weights(setup, job)}, tmp_path / "weights.pyth")
     found = {}
     for name, make in CONTENDERS.items():
-        contender = make(TINY, [job], str(tmp_path / "weights.pyth"))
+        contender = make(setup, [job], str(tmp_path / "weights.pyth"))
         [found[name]] = contender(True)
         assert contender(False) is None
     assert found[OURS].shape == (2, 400)
@@ -62,7 +66,9 @@ def test_the_options_of_the_command_line(monkeypatch, capsys):
     monkeypatch.setattr(infer, "bench_infer", lambda setup, **more: seen.append((setup, more)))
     monkeypatch.setattr(infer, "format_page", lambda result: "page")
     assert main(["bench", "infer", "a.mp4", "--frames=32", "--num_clips=3", "--rounds=2"]) == 0
-    setup = InferSetup(num_videos=3, num_clips=3, frames=32, size=224, width=64)
+    setup = InferSetup("i3d", num_videos=3, num_clips=3, frames=32, size=224, width=64)
     assert seen == [(setup, {"videos": ["a.mp4"], "rounds": 2, "engines": False})]
     assert (setup.clip.num_frames, setup.clip.stride) == (32, 2)
-    assert capsys.readouterr().out == "page"
+    assert main(["bench", "infer", "a.mp4", "--network=x3d_s"]) == 0
+    assert seen[1][0] == InferSetup("x3d_s", num_videos=3, num_clips=10, frames=13, size=160, width=12)
+    assert capsys.readouterr().out == "pagepage"

@@ -10,7 +10,7 @@ from video_gn.bench.infer import InferSetup
 from video_gn.decoding import open_video
 from video_gn.errors import DecodeError
 
-TINY = InferSetup(num_videos=2, num_clips=2, frames=8, size=32, width=4)
+TINY = InferSetup("i3d", num_videos=2, num_clips=2, frames=8, size=32, width=4)
 
 
 def test_figures_and_page(tmp_path, monkeypatch):

@@ -1,11 +1,11 @@
 """`video-gn bench infer`: the time from video files to labels on a CPU, against pytorchvideo.
 
-Each contender reads the same frames of the same videos and scores them with the same weights of a ResNet-50 I3D, so
-that all scores must be equal. Weights are random, running statistics near the first video's. The contenders take
+Each contender reads the same frames of the same videos and scores them with the same weights of one network, so that
+all scores must be equal. Weights are random, running statistics near the first video's. The contenders take
 turns, each in a process of its own, since `video-gn infer` keeps freed memory (`run/memory.py`):
 
-- pytorchvideo as it comes: `i3d_r50`, and its `EncodedVideo` clip by clip. Its transforms do not import with a current
-  torchvision, whose own resize, crop and normalize stand in.
+- pytorchvideo as it comes: its hub's network, such as `i3d_r50`, and its `EncodedVideo` clip by clip. Its transforms do
+  not import with a current torchvision, whose own resize, crop and normalize stand in.
 - pytorchvideo's pieces used well: each video decoded once for all clips, frames resized once, all clips in one
   forward, channels_last_3d.
 - video_gn: `Predictor`, as `video-gn infer` runs it; if asked for, also with each other engine that is installed, in
@@ -57,7 +57,7 @@ from video_gn.evaluation.predictor import Predictor
 from video_gn.export import EngineNet, export, half_engines, installed_engines, load_engine, write_int8
 from video_gn.export.reading import read_onnx_about
 from video_gn.lists.records import VideoRecord
-from video_gn.models import VideoNet
+from video_gn.models import I3D_NETWORK, VideoNet
 from video_gn.run.memory import keep_freed_memory
 from video_gn.weights.build import load_net
 
@@ -71,14 +71,23 @@ _CLASSES, _TOP_K = 400, 5
 _MEAN, _STD = 0.45, 0.225  # of pytorchvideo's recipe
 _SPACING = "uniform"  # no clip runs past a video's end, which EncodedVideo could not read
 
+# Clips of the recipes of pytorchvideo's hub, and the stem's channels.
+SIZES = {
+    I3D_NETWORK: {"frames": 8, "size": 224, "width": 64},
+    "x3d_s": {"frames": 13, "size": 160, "width": 12},
+    "r2plus1d_r50": {"frames": 16, "size": 224, "width": 64},
+    "slow_r50": {"frames": 8, "size": 224, "width": 64},
+}
+
 # Scores of each video, float32 (K, Y), from what a contender gives for labels alone or, if asked, for all scores.
 Contender = Callable[[bool], list[np.ndarray] | None]
 
 
 @dataclass(frozen=True)
 class InferSetup:
-    """What is labelled; a clip spans 64 frames, 8 at stride 8 as in pytorchvideo's recipe for its `i3d_r50`."""
+    """What is labelled; a clip spans about 64 frames, 8 at stride 8 as in pytorchvideo's recipe for its `i3d_r50`."""
 
+    network: str  # a key of SIZES
     num_videos: int
     num_clips: int
     frames: int
@@ -89,6 +98,11 @@ class InferSetup:
     def clip(self) -> ClipConfig:
         """Frames of a clip."""
         return ClipConfig(num_frames=self.frames, stride=max(1, 64 // self.frames))
+
+    @property
+    def layout(self) -> str | None:
+        """I3D's layout in pytorchvideo."""
+        return "slowfast" if self.network == I3D_NETWORK else None
 
 
 def bench_infer(setup: InferSetup, *, videos: Sequence[str], rounds: int, engines: bool = False) -> dict[str, Any]:
@@ -109,7 +123,7 @@ def bench_infer(setup: InferSetup, *, videos: Sequence[str], rounds: int, engine
         torch.save({"model_state": random_weights(setup, jobs[0])}, weights)
         names, rough = list(CONTENDERS), []
         if engines:
-            export(weights, _exported(weights), layout="slowfast")
+            export(weights, _exported(weights), layout=setup.layout)
             if _INT8 in _engines():
                 _write_int8(weights, setup, jobs)
             rough = [_by(engine) for engine in (*half_engines(), _INT8)]
@@ -172,17 +186,16 @@ class Reading:
 
 
 def pytorchvideo_net(setup: InferSetup) -> nn.Module:
-    """Its `i3d_r50`; the head averages over all of T and takes softmax at each position in space, as ours does."""
-    from pytorchvideo.models.hub import i3d_r50
+    """Its hub's network; the head averages over all of T and takes softmax at each position in space, as ours does."""
+    from pytorchvideo.models import hub
 
-    side = min(7, math.ceil(setup.size / 32))
-    net: nn.Module = i3d_r50(
-        pretrained=False,
-        stem_dim_out=setup.width,
-        model_num_class=_CLASSES,
-        head_pool_kernel_size=(max(1, setup.frames // 2), side, side),
-        head_activation=nn.Softmax,
-    )
+    more: dict[str, Any] = {"head_activation": nn.Softmax}
+    if setup.network == I3D_NETWORK:
+        side = min(7, math.ceil(setup.size / 32))
+        more["head_pool_kernel_size"] = (max(1, setup.frames // 2), side, side)
+    stem = "stem_dim_in" if setup.network == "x3d_s" else "stem_dim_out"
+    build = hub.i3d_r50 if setup.network == I3D_NETWORK else getattr(hub, setup.network)
+    net: nn.Module = build(pretrained=False, model_num_class=_CLASSES, **{stem: setup.width}, **more)
     return net.eval()
 
 
@@ -191,7 +204,7 @@ def random_weights(setup: InferSetup, job: Reading) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     net = pytorchvideo_net(setup)
     features: list[torch.Tensor] = []
-    classifier: Any = net.get_submodule("blocks.6.proj")
+    classifier: Any = net.blocks[-1].proj  # type: ignore[index, union-attr]
     hook = classifier.register_forward_pre_hook(lambda _, given: features.append(given[0]))
     with torch.no_grad():
         for module in net.modules():
@@ -234,7 +247,7 @@ def _ours(setup: InferSetup, jobs: Sequence[Reading], weights: str, engine: str 
     keep_freed_memory()
     net: VideoNet | EngineNet
     if engine is None:
-        net, _ = load_net(weights, layout="slowfast")
+        net, _ = load_net(weights, layout=setup.layout)
     else:
         net, _ = load_engine(_exported(weights, engine), engine.split()[0])
     predictor = Predictor(
@@ -424,7 +437,7 @@ def format_page(result: Mapping[str, Any]) -> str:
     lines = [
         *head_lines(result),
         f"File to labels for one of {setup['num_videos']} videos, {setup['num_clips']} clips of {num_pixels} each, "
-        f"ResNet-50 I3D of width {setup['width']} with Batch Norm, on the CPU",
+        f"{setup['network']} of width {setup['width']} with Batch Norm, on the CPU",
         *(contender_row(name, f, f"{f['cpu_ms']:.0f} ms of CPU") for name, f in result["contenders"].items()),
     ]
     for name, ratio in result["ratios"].items():

@@ -31,7 +31,7 @@ from video_gn.clips import Failure
 from video_gn.data.crops import TestCrops
 from video_gn.errors import DecodeError
 from video_gn.evaluation.predictor import Predictor
-from video_gn.models import i3d
+from video_gn.models import build_network
 from video_gn.run.memory import keep_freed_memory
 from video_gn.timelines.segments import TimelineConfig
 from video_gn.timelines.timeline import label_videos
@@ -50,7 +50,10 @@ def bench_timelines(setup: InferSetup, every_seconds: float, *, videos: Sequence
     keep_freed_memory()
     torch.manual_seed(0)
     predictor = Predictor(
-        i3d(50, layout="slowfast", norm="batch", width=setup.width, num_classes=_CLASSES),
+        build_network(
+            {"network": setup.network, "norm": "batch", "width": setup.width, "num_classes": _CLASSES}
+            | ({"layout": setup.layout} if setup.layout else {})
+        ),
         classes=(),
         clip=setup.clip,
         crops=TestCrops("center", short_side_px=setup.size, crop_px=setup.size),
@@ -111,7 +114,7 @@ def format_page(result: Mapping[str, Any]) -> str:
         *head_lines(result),
         f"{result['num_windows']} windows, one every {setup['every_seconds']:g} s, and {setup['num_clips']} clips of "
         f"{setup['num_videos']} video(s), {pixels} each,",
-        f"ResNet-50 I3D of width {setup['width']} with Batch Norm, on the CPU",
+        f"{setup['network']} of width {setup['width']} with Batch Norm, on the CPU",
         *(contender_row(name, figures) for name, figures in result["contenders"].items()),
         f"  timeline / (reading + network): {ratio:.2f}, {verdict(ratio, at_most=result['target'])}",
     ]

@@ -13,7 +13,7 @@ from video_gn.checks import positive
 from video_gn.commands._options import Options
 from video_gn.commands._terminal import set_up_logging
 from video_gn.files import check_place, write_json
-from video_gn.models import LAYOUTS
+from video_gn.models import HUB_NETWORKS, I3D_NETWORK, LAYOUTS
 
 # Figures to write as json, and the module of `video_gn.bench` that makes a page of them.
 Measured = tuple[ModuleType, dict[str, Any]]
@@ -30,9 +30,9 @@ _TEST_SIZES = (
 _INFER_SIZES = (
     ("num_videos", 3, "videos"),
     ("num_clips", 10, "clips of a video"),
-    ("frames", 8, "frames of a clip, which spans 64 of the video"),
-    ("size", 224, "height and width, px"),
-    ("width", 64, "channels of the stem"),
+    ("frames", None, "frames of a clip, which spans about 64 of the video"),
+    ("size", None, "height and width, px"),
+    ("width", None, "channels of the stem"),
 )
 _TRAIN_SIZES = (
     ("num_clips", 2, "clips of a step"),
@@ -73,9 +73,10 @@ def _add_videos(parser: Options) -> None:
     parser.add_argument("videos", nargs="*", metavar="VIDEO", help="files to read (a made one: 10 s, 340x256)")
 
 
-def _add_sizes(parser: Options, sizes: Sequence[tuple[str, int, str]]) -> None:
+def _add_sizes(parser: Options, sizes: Sequence[tuple[str, int | None, str]]) -> None:
     for name, value, what in sizes:
-        parser.add_argument(f"--{name}", type=positive, default=value, metavar="N", help=f"{what} ({value})")
+        shown = "the network's own" if value is None else value
+        parser.add_argument(f"--{name}", type=positive, default=value, metavar="N", help=f"{what} ({shown})")
 
 
 # ---- data, weights, start ------------------------------------------------------------------------
@@ -112,6 +113,9 @@ def _start(options: argparse.Namespace) -> Measured:
 
 def _infer_options(parser: Options) -> None:
     _add_videos(parser)
+    parser.add_argument(
+        "--network", choices=(I3D_NETWORK, *HUB_NETWORKS), default=I3D_NETWORK, help="network to measure (i3d)"
+    )
     _add_sizes(parser, _INFER_SIZES)
     parser.add_argument(
         "--every", type=float, metavar="SECONDS", help="measure timelines instead, against reading and network alone"
@@ -125,7 +129,9 @@ def _infer(options: argparse.Namespace) -> Measured:
     """Time from video files to labels on a CPU, against pytorchvideo with the same weights and scores."""
     from video_gn.bench import infer, timelines
 
-    setup = infer.InferSetup(**{name: getattr(options, name) for name, _, _ in _INFER_SIZES})
+    given = {name: getattr(options, name) for name, _, _ in _INFER_SIZES}
+    sizes = infer.SIZES[options.network] | {name: value for name, value in given.items() if value is not None}
+    setup = infer.InferSetup(options.network, **sizes)
     common = {"videos": options.videos, "rounds": options.rounds}
     if options.every is not None:
         return timelines, timelines.bench_timelines(setup, options.every, **common)
