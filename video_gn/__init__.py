@@ -41,7 +41,8 @@ def load(path: str | PathLike[str], **kwargs: Any) -> VideoPredictor:
     Args:
         path: Checkpoint of this package, a run's directory (its best checkpoint), or a video network's weights from any
             zoo.
-        **kwargs: See `video_gn.evaluation.predictor.Predictor.from_checkpoint`.
+        **kwargs: See `video_gn.evaluation.predictor.Predictor.from_checkpoint`; `net=MyNet(...)` for a network of your
+            own.
     """
     from video_gn.timelines.predictor import VideoPredictor
 

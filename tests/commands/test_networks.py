@@ -1,10 +1,14 @@
 """`model.net` of fit and test: networks of the package other than I3D, and anybody's own."""
 
+import csv
+import importlib
 import json
 
 import pytest
 from runs import TINY, run
+from torchvision.models.video import r2plus1d_18
 
+import video_gn
 from video_gn.run.metrics_file import read_metrics
 
 SMALL = [word for word in TINY if not word.startswith("--model.net")]
@@ -48,13 +52,24 @@ def here(tmp_path):
     return tmp_path
 
 
+def assert_loads(run_dir, net):
+    """The checkpoint alone, in the network, labels each tested video as its test did."""
+    predictor = video_gn.load(run_dir, net=net, device="cpu")
+    with (run_dir / "test/predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert rows
+    for row, found in zip(rows, predictor.predict_many([row["video"] for row in rows], num_workers=0), strict=True):
+        best = found["top"][0]
+        assert best["label"] == row["pred"] and best["score"] == pytest.approx(float(row["score"]), abs=2e-6)
+
+
 def fit(here, videos, *more, run_dir="run"):
     words = ["fit", *SMALL, f"--data.train={videos}", f"--run_dir={run_dir}", *more]
     return run(words, here)
 
 
 @pytest.mark.slow
-def test_a_network_of_ones_own_tests_and_resumes_to_the_same_losses(here, tiny_videos):
+def test_a_network_of_ones_own_tests_and_resumes_to_the_same_losses(here, tiny_videos, monkeypatch):
     net = "--model.net=my_net.MyNet"
     status, printed = fit(here, tiny_videos, net, "--trainer.max_steps=4", run_dir="whole")
     assert status == 0, printed
@@ -64,6 +79,8 @@ def test_a_network_of_ones_own_tests_and_resumes_to_the_same_losses(here, tiny_v
     metrics = json.loads((here / "whole/test/metrics.json").read_text())
     assert metrics["num_videos"] == 6 and 0 <= metrics["top1"] <= 1
     assert "my_net.MyNet" in (here / "whole/report.html").read_text()
+    monkeypatch.syspath_prepend(here)
+    assert_loads(here / "whole", importlib.import_module("my_net").MyNet(3))
     assert fit(here, tiny_videos, net, "--trainer.max_steps=2")[0] == 0
     assert fit(here, tiny_videos, net, "--trainer.max_steps=4", "--ckpt_path=last")[0] == 0
     losses = [
@@ -75,6 +92,16 @@ def test_a_network_of_ones_own_tests_and_resumes_to_the_same_losses(here, tiny_v
     assert status != 0 and "is of my_net.MyNet, a network of somebody's own" in printed
     status, printed = run(["test", "-c", "run/config.yaml", "--run_dir=run", "--model.net=my_net.Few"], here)
     assert status != 0 and "the checkpoint is of another network (class: 'my_net.MyNet' there" in printed
+
+
+@pytest.mark.slow
+def test_a_network_of_torchvision_from_training_to_python(here, tiny_videos):
+    net = ["--model.net=torchvision.models.video.r2plus1d_18", "--trainer.max_steps=2", "--data.batch_size=2"]
+    status, printed = fit(here, tiny_videos, *net, "--data.views.num_clips=1", "--trainer.limit_val_batches=0")
+    assert status == 0, printed
+    status, printed = run(["test", "--run_dir=run"], here)
+    assert status == 0, printed
+    assert_loads(here / "run", r2plus1d_18(num_classes=3))
 
 
 @pytest.mark.slow

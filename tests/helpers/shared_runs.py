@@ -37,16 +37,17 @@ def make_run(
     place,
     *,
     network="i3d",
+    net=None,
     norm="group",
     classes=("a", "b", "ç, d"),
     test="test: /home/somebody/lists/held_out.csv,",
     **metrics,
 ):
-    """A run of a random network of width 4 in a directory; returns the network in evaluation mode."""
+    """A run of a random network of width 4, or of `net`, in a directory; returns it in evaluation mode."""
     torch.manual_seed(0)
     groups = {"num_groups": 2} if norm == "group" else {}
     of_i3d = {"depth": 50, "zero_init_last_norm": False} if network == "i3d" else {}
-    net = NETWORKS[network](norm=norm, width=4, num_classes=len(classes), **of_i3d, **groups).eval()
+    net = (net or NETWORKS[network](norm=norm, width=4, num_classes=len(classes), **of_i3d, **groups)).eval()
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

@@ -5,6 +5,7 @@ import re
 import pytest
 import yaml
 from markdown_it import MarkdownIt
+from own_net import own_run
 from shared_runs import make_run
 
 from video_gn.__main__ import main
@@ -120,6 +121,24 @@ def test_a_network_of_pytorchvideos_hub(tmp_path):
     head = front_matter(card)
     assert head["tags"][-1] == "x3d_s" and head["model-index"][0]["name"].startswith("x3d_s, group norm (at most 2")
     assert rows(card)["architecture"] == ["x3d\\_s"] and rows(card)["norm"] == ["group norm (at most 2 groups)"]
+
+
+def test_a_network_of_somebodys_own(tmp_path):
+    own_run(tmp_path)
+    config = (tmp_path / "config.yaml").read_text()
+    net = "{class_path: nets.make_net, init_args: {num_classes: 3, kind: small, weights: /home/somebody/a.pth}}"
+    (tmp_path / "config.yaml").write_text(
+        config.replace("{class_path: video_gn.models.i3d, init_args: {depth: 50}}", net)
+    )
+    card, _ = build_card(tmp_path)
+    head, found = front_matter(card), rows(card)
+    assert head["model-index"][0]["name"] == "MyNet, 3 classes" and head["tags"][-1] == "action-recognition"
+    assert found["architecture"] == ["MyNet"] and "norm" not in found
+    # 4 x 3 x 27 + 4 of the convolution, 4 x 4 + 1 of Batch Norm, 3 x 4 + 3 of the classifier
+    assert found["parameters and buffers"] == ["0.00 M (360)"] and found["top-1 accuracy"] == ["75.0%", "40.9 to 92.9%"]
+    assert "from nets import make_net\n\nnet = make_net(num_classes=3, kind='small', weights=...)\n" in card
+    assert 'video_gn.load("hf:OWNER/NAME", net=net)' in card and "video-gn infer" not in card
+    assert "somebody" not in card
 
 
 def test_many_classes(tmp_path):

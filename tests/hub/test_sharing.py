@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from hub_server import TOKEN, hub_server
+from own_net import MyNet, own_run
 from shared_runs import make_run
 
 import video_gn
@@ -36,6 +37,19 @@ def test_a_saved_model_gives_equal_scores(tmp_path, norm):
     assert (about["net"]["norm"], about["clip"]["num_frames"], about["mean"]) == (norm, 8, [0.1, 0.2, 0.3])
     assert (tmp_path / "saved/README.md").read_text() == build_card(tmp_path / "run", license="mit")[0]
     assert b"somebody" not in (tmp_path / "saved/model.safetensors").read_bytes()
+
+
+def test_a_saved_network_of_somebodys_own_takes_its_weights(tmp_path, caplog):
+    module = own_run(tmp_path / "run")
+    (tmp_path / "run/checkpoints/best.ckpt").rename(tmp_path / "run/checkpoints/last.ckpt")
+    save(tmp_path / "run", tmp_path / "saved")
+    assert caplog.text.count("last.ckpt") == 1
+    assert {path.name for path in (tmp_path / "saved").iterdir()} == FILES
+    given = MyNet(3)
+    video_gn.load(tmp_path / "saved", net=given)
+    assert all(torch.equal(tensor, given.state_dict()[name]) for name, tensor in module.state_dict().items())
+    with pytest.raises(CheckpointError, match=r"is of own_net\.MyNet, a network of somebody's own"):
+        video_gn.load(tmp_path / "saved")
 
 
 def test_a_directory_with_files_is_left_alone(tmp_path):
@@ -75,6 +89,18 @@ def test_a_run_is_pushed_in_one_commit_and_loaded_from_there(tmp_path, hub, monk
     assert {path for path in hub.asked if "/resolve/" in path} == {"/owner/name/resolve/main/model.safetensors"}
     path = find_weights("hf:owner/name@main")
     assert path.is_relative_to(tmp_path / "cache") and path.read_bytes() == files["model.safetensors"]
+
+
+@pytest.mark.slow
+@pytest.mark.needs_hub
+def test_a_pushed_network_of_somebodys_own_is_loaded_from_there(tmp_path, hub, monkeypatch):
+    module = own_run(tmp_path / "run")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert main(["hub", "push", str(tmp_path / "run"), "owner/name"]) == 0
+    hub.repositories["owner/name"] = hub.commits[0]
+    given = MyNet(3)
+    video_gn.load("hf:owner/name", net=given)
+    assert all(torch.equal(tensor, given.state_dict()[name]) for name, tensor in module.state_dict().items())
 
 
 @pytest.mark.slow

@@ -163,6 +163,13 @@ def test_default_groups_of_i3d():
     ("net", "kind", "options", "message"),
     [
         (stack("batch"), "group", {"num_groups": 4}, r"num_groups must divide the 6 channels of 2\.1, got 4\. Use num"),
+        # What all layers take, not 4 of the 4 channels alone.
+        (
+            nn.Sequential(nn.BatchNorm3d(4), nn.BatchNorm3d(6)),
+            "group",
+            {"num_groups": 5},
+            "the 4 .* Use num_groups=2 or",
+        ),
         (stack("batch"), "group", {"num_groups": 2, "channels_per_group": 2}, "must not both be set"),
         (stack("batch"), "goup", {}, "norm must be one of"),
         (stack("batch"), "none", {"norm_options": {"r_max": 2}}, "norm_options must be empty for norm 'none'"),

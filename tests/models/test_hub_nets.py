@@ -90,6 +90,8 @@ def test_groups_divide_the_channels_of_each_layer():
         assert set(groups_of(NETWORKS["slow_r50"]()).values()) == {32}
         for arguments, words in (
             ({"channels_per_group": 16}, "channels_per_group must divide the 24 channels of a layer of x3d_s"),
+            # 4 divides the stem's 8 channels, but not the 18 after it.
+            ({"channels_per_group": 5, "width": 4}, "divide the 8 .* got 5. Use channels_per_group=2 or"),
             ({"num_groups": 0}, "num_groups must be a whole number of at least 1"),
             ({"num_groups": 8, "channels_per_group": 2}, "must not both be set"),
             ({"width": 10}, "width of x3d_s must be a multiple of 4"),

@@ -1,6 +1,7 @@
 """The plan of a study: its cells, and what a file or a command line may not say."""
 
 import functools
+import sys
 
 import pytest
 from fake_study import BASE, STUDY, write_study
@@ -109,6 +110,42 @@ def test_listed_cells_and_clips(write):
 def test_errors_name_file_and_key(write, changes, match):
     with pytest.raises(ConfigError, match=match):
         read_study(write(**changes))
+
+
+OWN = """
+class Normed:
+    def __init__(self, num_classes, norm="batch", num_groups=None):
+        pass
+
+class Fixed:
+    def __init__(self, num_classes):
+        pass
+"""
+
+
+def test_a_network_of_ones_own_varies_its_argument_norm(tmp_path, write, monkeypatch):
+    (tmp_path / "study_nets.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def base(net):
+        return BASE | {"model": BASE["model"] | {"net": {"class_path": net}}}
+
+    study = read_study(write(base("study_nets.Normed")))
+    line = {name: value for name, value in study.cells[0].settings.items() if name.startswith("model.net.")}
+    assert line == {"model.net.init_args.norm": "batch", "model.net.init_args.num_groups": None}
+    assert (
+        read_study(write(), ["--model.net.class_path=study_nets.Normed"]).cells[0].settings == study.cells[0].settings
+    )
+    for net, changes, words in (
+        ("study_nets.Fixed", {}, r"whose norm can be chosen, got study_nets\.Fixed without an argument `norm`"),
+        ("video_gn.models.i3d_r50_gn", {}, "got video_gn.models.i3d_r50_gn without an argument `norm`"),
+        ("study_nets.None", {}, "model.net must be the import path of a class, got 'study_nets.None'"),
+        ("study_nets.Normed", {"norms": {"GN": {"norm": "group", "x": 2}}}, "the net has no setting 'x'"),
+        ("study_nets.Normed", {"pretrain": {}}, r"pretrain must be left out for study_nets\.Normed"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            read_study(write(base(net), **changes))
 
 
 def test_a_fixed_learning_rate_does_not_compare_batch_sizes(write):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,7 +23,7 @@ from video_gn.commands._trainer import PRECISIONS
 from video_gn.damage import read_yaml_text
 from video_gn.data.datamodule import VideoDataModule
 from video_gn.errors import ConfigError
-from video_gn.models import i3d
+from video_gn.models import i3d, search_here
 from video_gn.run.checkpoints import RunCheckpoint
 from video_gn.training.averaging import AveragingConfig
 from video_gn.training.ddp import DDPConfig
@@ -64,9 +63,7 @@ class SettingsParser(LightningArgumentParser):
 
     def __init__(self, *args: Any, also: Sequence[str] = (), **settings: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **settings})
-        here = str(Path.cwd())
-        if here not in sys.path:
-            sys.path.append(here)  # a network of one's own: --model.net my_net.MyNet of ./my_net.py
+        search_here()
         self.also = also
 
     def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:

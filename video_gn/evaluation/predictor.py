@@ -25,14 +25,15 @@ from video_gn.data.layout import read_views
 from video_gn.data.loader import WatchedLoader
 from video_gn.decoding import VideoReader
 from video_gn.decoding.memory import MemoryReader, each_frame
+from video_gn.errors import ConfigError
 from video_gn.evaluation.prediction import Embedding, Prediction
 from video_gn.evaluation.results import video_result
 from video_gn.evaluation.scores import check_scores, normalize_clips
 from video_gn.export import EngineNet, engine_of, load_engine
 from video_gn.lists.records import VideoRecord
-from video_gn.models import VideoNet, for_inference, map_views
+from video_gn.models import OwnNet, VideoNet, for_inference, map_views
 from video_gn.run.directory import checkpoint_of
-from video_gn.weights.build import load_net
+from video_gn.weights.build import load_net, load_own
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +56,8 @@ class Predictor:
     """A network with its preprocessing and class names; `checkpoint` is the file that it was read from.
 
     Args:
-        net: Network. `net` is then a copy for scores alone, see `video_gn.models.for_inference`. Or one that another
-            engine runs, on the CPU.
+        net: Network. `net` is then a copy for scores alone, see `video_gn.models.for_inference`. Or somebody's own,
+            which is not copied, or one that another engine runs, on the CPU.
         classes: Names by number; empty if not known.
         clip: Frames of a clip.
         num_clips: Clips of each video.
@@ -69,7 +70,7 @@ class Predictor:
 
     def __init__(
         self,
-        net: VideoNet | EngineNet,
+        net: VideoNet | OwnNet | EngineNet,
         *,
         classes: Sequence[str],
         clip: ClipConfig,
@@ -82,9 +83,11 @@ class Predictor:
     ) -> None:
         self.device = torch.device(device)
         self.checkpoint: Path | None = None
-        self.net = net
         if isinstance(net, VideoNet):
-            self.net = for_inference(net).to(self.device).to(memory_format=torch.channels_last_3d)
+            net = for_inference(net)
+        if not isinstance(net, EngineNet):
+            net = net.eval().to(self.device).to(memory_format=torch.channels_last_3d)
+        self.net = net
         self.classes = list(classes)
         self.clip = clip
         self.crops = crops
@@ -104,8 +107,9 @@ class Predictor:
         labels: Sequence[str] = (),
         layout: str | None = None,
         engine: str | None = None,
+        net: torch.nn.Module | None = None,
     ) -> Self:
-        """Rebuild a network and its preprocessing from the file alone.
+        """Rebuild a network and its preprocessing from the file alone, or with somebody's own network.
 
         Args:
             path: Checkpoint of this package; a run's directory, whose best checkpoint is taken; a video network's
@@ -117,26 +121,34 @@ class Predictor:
             labels: Class names by number; else the checkpoint's own, or Kinetics' for a zoo's 400 classes.
             layout: Layout, if a zoo's file does not say.
             engine: "torch"; for an .onnx file "onnxruntime" (None), "openvino" or "openvino-bf16".
+            net: Network of one's own that the checkpoint is of, built as for its training. It is not copied: it gets
+                the checkpoint's weights, all of them, and is put into eval mode on the device.
 
         Raises:
-            CheckpointError: for a file that is missing, damaged, or not a video network with a classifier.
+            CheckpointError: for a file that is missing, damaged, or not a video network with a classifier, or whose
+                weights do not fit `net`.
             ConfigError: for an engine that is not installed or does not read this file.
         """
         checkpoint = checkpoint_of(path)
         if Path(path).is_dir():
             log.info("checkpoint: %s", checkpoint)
         engine = engine_of(checkpoint, engine)
-        net: VideoNet | EngineNet
+        loaded: VideoNet | OwnNet | EngineNet
+        if net is not None and (layout is not None or engine != "torch"):
+            raise ConfigError("layout and engine must be left out beside net, and the file must be no .onnx.")
         if engine == "torch":
-            net, about = load_net(checkpoint, layout=layout, labels=labels)
+            if net is not None:
+                loaded, about = load_own(checkpoint, net, labels=labels)
+            else:
+                loaded, about = load_net(checkpoint, layout=layout, labels=labels)
             device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         else:
-            net, about = load_engine(checkpoint, engine, device=device, layout=layout, labels=labels)
+            loaded, about = load_engine(checkpoint, engine, device=device, layout=layout, labels=labels)
             device = "cpu"
         views = about["views"]
         mode = crops or views["crops"]
         predictor = cls(
-            net,
+            loaded,
             classes=about.get("classes", ()),
             clip=ClipConfig(**about["clip"]),
             crops=TestCrops(mode, short_side_px=views["short_side_px"], crop_px=views["crop_px"]),

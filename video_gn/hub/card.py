@@ -13,7 +13,6 @@ from typing import Any
 import yaml
 
 from video_gn.errors import ConfigError
-from video_gn.models import I3D_NETWORK
 from video_gn.report.analysis import wilson_interval
 from video_gn.report.page import SETTINGS
 from video_gn.report.reading import IN_TEST, Run, read_run, value_of
@@ -21,9 +20,10 @@ from video_gn.report.text import percent
 from video_gn.run.checkpoint_files import read_checkpoint
 from video_gn.run.directory import checkpoint_of
 from video_gn.shown import count, shown
-from video_gn.weights.build import load_net
+from video_gn.weights.about import is_own, network_of
+from video_gn.weights.build import look_into
 from video_gn.weights.formats import group_rule, rule_in_words
-from video_gn.weights.named import file_digest
+from video_gn.weights.named import MODEL_FILE, file_digest
 
 # Stands for the repository's name until it is known.
 REPOSITORY = "OWNER/NAME"
@@ -36,12 +36,13 @@ _METRICS = (
 _CROPS = {"center": "the center crop", "three": "three crops", "full": "the whole frame"}
 
 
-def build_card(run_dir: Path, *, license: str | None = None) -> tuple[str, str]:
+def build_card(run_dir: Path, *, license: str | None = None, checkpoint: Path | None = None) -> tuple[str, str]:
     """The card of a run's best checkpoint, as markdown with Hugging Face's front matter.
 
     Args:
         run_dir: Run directory.
         license: Identifier of the license, such as "apache-2.0".
+        checkpoint: The run's best checkpoint, if it has been looked for.
 
     Returns:
         (the card, "" or why it holds no figures of a test).
@@ -54,36 +55,41 @@ def build_card(run_dir: Path, *, license: str | None = None) -> tuple[str, str]:
     if license is not None and not re.fullmatch(r"[\w.+-]+", license):
         raise ConfigError(f"--license must be an identifier such as apache-2.0, got {license!r}.")
     run = read_run(run_dir)
-    checkpoint = checkpoint_of(run_dir)
-    net, about = load_net(checkpoint)
+    checkpoint = checkpoint or checkpoint_of(run_dir)
+    about, num_parameters, num_classes = look_into(checkpoint)
+    net = about["net"]
     untested = _why_untested(run, checkpoint)
-    title = f"{_name(net.arguments)}, {_norm(net.arguments)}, {count(net.num_classes, 'class', 'classes')}"
+    title = ", ".join(filter(None, [_name(net), _norm(net), count(num_classes, "class", "classes")]))
     written = read_checkpoint(checkpoint)
     parts = [
-        _front_matter(title, net.arguments, run, license, tested=not untested),
+        _front_matter(title, net, run, license, tested=not untested),
         f"# {_md(title)}",
         f"A network that labels videos, trained with video-gn {_md(written['video_gn'].get('version', ''))}.",
         "## Results",
         *([f"Not tested: {untested}"] if untested else _results(run, about)),
         "## Use",
-        *_use(),
+        *_use(net, run),
         "## Network",
-        _table("property", _network(net.arguments, about, num_parameters=sum(p.numel() for p in net.parameters()))),
+        _table("property", _network(net, about, num_parameters=num_parameters)),
         "## Classes",
         _classes(about.get("classes") or ()),
         "## Training",
         _table("setting", _training(run, written)),
         "## Limits",
-        *_limits(license, net.num_classes, tested=not untested),
+        *_limits(license, num_classes, tested=not untested),
     ]
     return "\n\n".join(parts) + "\n", untested
 
 
 def _name(net: Mapping[str, Any]) -> str:
+    if is_own(net):
+        return str(net["class"]).rpartition(".")[2]
     return f"I3D ResNet-{net['depth']}" if "depth" in net else str(net["network"])
 
 
 def _norm(net: Mapping[str, Any]) -> str:
+    if "norm" not in net:
+        return ""
     rule = group_rule(net)
     kind = str(net["norm"]).replace("_", " ")
     # Layers of a hub's network take the most that divide their channels.
@@ -130,7 +136,7 @@ def _tested_list(run: Run) -> tuple[str, str]:
 
 def _front_matter(title: str, net: Mapping[str, Any], run: Run, license: str | None, *, tested: bool) -> str:
     about: dict[str, Any] = {"license": license} if license else {}
-    tags = ["video-classification", "action-recognition", str(net.get("network", I3D_NETWORK))]
+    tags = ["video-classification", "action-recognition", *([] if is_own(net) else [network_of(net)])]
     about |= {"library_name": "video-gn", "pipeline_tag": "video-classification", "tags": tags}
     if tested:
         name, _ = _tested_list(run)
@@ -180,16 +186,34 @@ def _code(name: str) -> str:
     return shown(name).replace("`", "'")
 
 
+def _value(value: object) -> str:
+    """An argument of a network; of texts only plain words, since others may be paths of the user's disk."""
+    is_plain = value is None or isinstance(value, bool | int | float) or re.fullmatch(r"[\w.-]*", str(value))
+    return repr(value) if is_plain else "..."
+
+
 # ---- the rest --------------------------------------------------------------------------------------
 
 
-def _use() -> list[str]:
+def _use(net: Mapping[str, Any], run: Run) -> list[str]:
+    if is_own(net):
+        home, _, name = _code(str(run.setting("model.net.class_path") or net["class"])).rpartition(".")
+        arguments = ", ".join(f"{key}={_value(v)}" for key, v in (run.setting("model.net.init_args") or {}).items())
+        code = f"import video_gn\nfrom {home} import {name}\n\nnet = {name}({_code(arguments)})"
+        return [
+            "With the package `video-gn` and its extra `hub`, and the code of the network, which is not in this "
+            "repository:",
+            f'```python\n{code}\npredictor = video_gn.load("hf:{REPOSITORY}", net=net)\n'
+            'print(predictor.predict("video.mp4")["top"])\n```',
+            f"Only `{MODEL_FILE}` is fetched, and nothing in it is executed; its tensors bear the names of the "
+            "network's `state_dict()`.",
+        ]
     return [
         "With the package `video-gn` and its extra `hub`:",
         "```python\nimport video_gn\n\n"
         f'predictor = video_gn.load("hf:{REPOSITORY}")\nprint(predictor.predict("video.mp4")["top"])\n```',
         f"```bash\nvideo-gn infer video.mp4 --checkpoint hf:{REPOSITORY}\n```",
-        "Only `model.safetensors` is fetched, and nothing in it is executed.",
+        f"Only `{MODEL_FILE}` is fetched, and nothing in it is executed.",
     ]
 
 
@@ -201,10 +225,13 @@ def _network(net: Mapping[str, Any], about: Mapping[str, Any], *, num_parameters
         size += f", crop {views['crop_px']} px"
     return [
         ("architecture", _md(_name(net)) + (f", layout {_md(net['layout'])}" if "layout" in net else "")),
-        ("norm", _norm(net)),
+        *([("norm", _norm(net))] if "norm" in net else []),
         *([("Non-local blocks", _md(blocks))] if (blocks := net.get("nonlocal_blocks")) else []),
         *([("width", f"{net['width']} channels in the stem")] if "width" in net else []),
-        ("parameters", f"{num_parameters / 1e6:.2f} M ({num_parameters:,})"),
+        (
+            "parameters and buffers" if is_own(net) else "parameters",
+            f"{num_parameters / 1e6:.2f} M ({num_parameters:,})",
+        ),
         ("clip", f"{clip['num_frames']} frames, stride {clip['stride']}{rate}"),
         ("frame", f"RGB, {size}"),
         ("views of a video", f"{count(views['num_clips'], 'clip')}, of each {_CROPS[views['crops']]}"),

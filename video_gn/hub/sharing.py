@@ -12,7 +12,7 @@ from video_gn.errors import ConfigError
 from video_gn.files import write_json, write_text
 from video_gn.hub.card import REPOSITORY, build_card
 from video_gn.run.directory import checkpoint_of
-from video_gn.weights.build import load_net
+from video_gn.weights.build import look_into
 from video_gn.weights.convert import convert
 from video_gn.weights.named import MODEL_FILE, check_repository, naming_hub_errors
 
@@ -26,7 +26,8 @@ CARD = "README.md"
 def save(run_dir: str | os.PathLike[str], target: str | os.PathLike[str], *, license: str | None = None) -> None:
     """Write a run's best checkpoint as `model.safetensors`, with `config.json` and the model card `README.md`.
 
-    `video_gn.load(target)` and `--checkpoint TARGET` give the scores of the run.
+    `video_gn.load(target)` and `--checkpoint TARGET` give the scores of the run; somebody's own network needs
+    `video_gn.load(target, net=...)`.
 
     Args:
         run_dir: Run directory.
@@ -40,12 +41,12 @@ def save(run_dir: str | os.PathLike[str], target: str | os.PathLike[str], *, lic
     target = Path(target)
     if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
         raise ConfigError(f"DIR must be new or empty, got {str(target)!r}. Choose another, or remove it.")
-    card, untested = build_card(Path(run_dir), license=license)
+    checkpoint = checkpoint_of(run_dir)
+    card, untested = build_card(Path(run_dir), license=license, checkpoint=checkpoint)
     if untested:
         log.warning("The card holds no figures: %s video-gn test --run_dir %s measures them.", untested, run_dir)
-    checkpoint = checkpoint_of(run_dir)
     write_text(target / CARD, card)
-    write_json(target / CONFIG, {"library_name": "video-gn", **load_net(checkpoint)[1]})
+    write_json(target / CONFIG, {"library_name": "video-gn", **look_into(checkpoint)[0]})
     convert(checkpoint, target / MODEL_FILE)  # last: with it, the directory is a model
     # safetensors' own files are for their owner alone.
     (target / MODEL_FILE).chmod((target / CONFIG).stat().st_mode)
@@ -75,7 +76,7 @@ def push(source: str | os.PathLike[str], repo: str, *, public: bool = False, lic
             save(source, saved, license=license)
         elif license:
             raise ConfigError(f"--license must stand with a run. Write it into {saved / CARD} instead.")
-        load_net(saved / MODEL_FILE)  # whole, and a model of ours
+        look_into(saved / MODEL_FILE)  # whole, and a model of ours
         card = (saved / CARD).read_text(encoding="utf-8").replace(REPOSITORY, repo)
         contents: dict[str, Path | bytes] = {
             MODEL_FILE: saved / MODEL_FILE,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from video_gn.models.hub_nets import NETWORKS, HubNet, build_network, r2plus1d_r50, slow_r50, x3d_s
     from video_gn.models.norms import NORMS, check_norm_training, has_statistics, is_norm, make_norm
     from video_gn.models.resnet3d import I3D, i3d, min_clip
-    from video_gn.models.video_net import OwnNet, VideoNet
+    from video_gn.models.video_net import OwnNet, VideoNet, find_network, search_here
     from video_gn.models.zoo import i3d_r50_bn, i3d_r50_gn, i3d_r101_gn
 
 _HOMES = {
@@ -29,7 +29,7 @@ _HOMES = {
     "hub_nets": ("NETWORKS", "HubNet", "build_network", "r2plus1d_r50", "slow_r50", "x3d_s"),
     "norms": ("NORMS", "check_norm_training", "has_statistics", "is_norm", "make_norm"),
     "resnet3d": ("I3D", "i3d", "min_clip"),
-    "video_net": ("OwnNet", "VideoNet"),
+    "video_net": ("OwnNet", "VideoNet", "find_network", "search_here"),
     "zoo": ("i3d_r50_bn", "i3d_r50_gn", "i3d_r101_gn"),
 }
 
@@ -52,6 +52,7 @@ __all__ = [
     "check_norm_training",
     "checkpoint_contexts",
     "convert_norms",
+    "find_network",
     "for_inference",
     "has_statistics",
     "i3d",
@@ -64,6 +65,7 @@ __all__ = [
     "min_clip",
     "r2plus1d_r50",
     "recomputing",
+    "search_here",
     "slow_r50",
     "views_at_a_time",
     "visit_maps",

@@ -72,6 +72,7 @@ def convert_norms(
                 **usual | _own_numbers(module),
                 norm_options=norm_options,
                 layer=name or "net",
+                shared=shared,
             )
         _check_statistics(name or "net", module, fresh)
         new[id(module)] = fresh

@@ -8,6 +8,7 @@ Shape letters: N batch, C channels, T frames, H, W, P positions (of the head's w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -185,6 +186,7 @@ def _hub_net(network: str, given: Mapping[str, Any]) -> HubNet:
     groups = {name: arguments[name] for name in ("num_groups", "channels_per_group")}
     check_counts(**{name: value for name, value in groups.items() if value is not None})
     groups = true_groups(norm, DEFAULT_NUM_GROUPS, **groups)
+    shared = _shared_channels(network, arguments["width"]) if groups["channels_per_group"] else None
     arguments = {"network": network} | arguments | groups  # so that equal arguments mean equal nets
 
     def norm_layer(*, num_features: int, **_: Any) -> nn.Module:
@@ -200,6 +202,7 @@ def _hub_net(network: str, given: Mapping[str, Any]) -> HubNet:
             momentum=arguments["norm_momentum"],
             norm_options=arguments["norm_options"],
             layer=f"a layer of {network}",
+            shared=shared,
         )
 
     stem, *stages, head = _BUILDERS[network](arguments["width"], norm_layer).blocks  # type: ignore[misc]
@@ -217,6 +220,19 @@ def _hub_net(network: str, given: Mapping[str, Any]) -> HubNet:
     net = HubNet(nn.ModuleList([stem, *(Stage(stage.res_blocks) for stage in stages), head]), arguments=arguments)
     initialize(net, zero_init_last_norm=True)
     return net
+
+
+def _shared_channels(network: str, width: int) -> int:
+    """What divides the channels of every norm of a network: 6 of X3D-S."""
+    found: list[int] = []
+
+    def norm_layer(*, num_features: int, **_: Any) -> nn.Module:
+        found.append(num_features)
+        return nn.Identity()
+
+    with torch.device("meta"):
+        _BUILDERS[network](width, norm_layer)
+    return math.gcd(*found)
 
 
 # Every network that a checkpoint is rebuilt from, by the name in it. Nothing else that a file names is ever built.

@@ -137,6 +137,7 @@ def make_norm(
     momentum: float = 0.1,
     norm_options: Mapping[str, float] | None = None,
     layer: str = "this layer",
+    shared: int | None = None,
 ) -> nn.Module:
     """A normalization layer for (N, C, T, H, W) or any other (N, C, ...) that its class takes.
 
@@ -149,6 +150,7 @@ def make_norm(
         momentum: Weight of the newest batch in running averages, in [0, 1] (Caffe2's 0.9 is 0.1 here).
         norm_options: Options of the kind alone: "batch_renorm" takes the arguments of `BatchRenorm`, others none.
         layer: Name of the layer in errors.
+        shared: What divides the channels of all layers of its network, so that an error advises what all of them take.
 
     Returns:
         A module with `weight` and `bias` of shape (C,).
@@ -163,7 +165,7 @@ def make_norm(
     if num_channels < 1:
         raise ValueError(f"num_channels must be at least 1, got {num_channels!r} for {layer}. Give the layer channels.")
     groups = true_groups(kind, num_channels, num_groups=num_groups, channels_per_group=channels_per_group)
-    count = group_count(num_channels, **groups, layer=layer) if row.has_groups else 1
+    count = group_count(num_channels, **groups, layer=layer, shared=shared) if row.has_groups else 1
     return row.build(num_channels, NormOptions(count, eps, momentum, own))
 
 
@@ -173,6 +175,7 @@ def group_count(
     num_groups: int | None = None,
     channels_per_group: int | None = None,
     layer: str = "this layer",
+    shared: int | None = None,
 ) -> int:
     """G for a layer of C channels; arguments as `make_norm`.
 
@@ -192,7 +195,8 @@ def group_count(
             f"{name} must be a whole number of at least 1, got {value!r}. Usual: 32 groups, or 16 channels each."
         )
     if num_channels % value:
-        smaller = max(d for d in range(1, min(value, num_channels) + 1) if num_channels % d == 0)
+        divisible = shared or num_channels
+        smaller = max(d for d in range(1, min(value, divisible) + 1) if divisible % d == 0)
         other = "channels_per_group" if name == "num_groups" else "num_groups"
         raise ValueError(
             f"{name} must divide the {num_channels} channels of {layer}, got {value!r}. "

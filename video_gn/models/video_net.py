@@ -5,6 +5,10 @@ Shape letters: N batch, C channels, T frames, H, W, P positions (of the head's w
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -154,6 +158,28 @@ class VideoNet(nn.Module):
             raise TypeError(f"clips must be floating point, got {x_NCTHW.dtype}. Scale and normalize the pixels first.")
 
 
+def search_here() -> None:
+    """Find a network of one's own in the current directory: `--model.net my_net.MyNet` of ./my_net.py."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+
+
+def find_network(class_path: str) -> Callable[..., nn.Module]:
+    """The class or function of an import path that a person has given, never one that a checkpoint names.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    search_here()
+    home, _, name = class_path.rpartition(".")
+    try:
+        network: Callable[..., nn.Module] = getattr(import_module(home), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"model.net must be the import path of a class, got {class_path!r}: {error}.") from error
+    return network
+
+
 class OwnNet(nn.Module):
     """Anybody's module that turns clips (N, 3, T, H, W) into logits (N, Y), to be trained and tested as a `VideoNet`.
 
@@ -165,6 +191,7 @@ class OwnNet(nn.Module):
     Attributes:
         arguments: What its checkpoints say of it.
         num_classes: Y; 0 until the data are known.
+        num_features: 0, since `embed` refuses.
         activation_checkpointing: As in `VideoNet`; always off.
     """
 
@@ -174,6 +201,7 @@ class OwnNet(nn.Module):
         name = f"{type(module).__module__}.{type(module).__qualname__}"
         self.arguments: dict[str, Any] = {"network": OWN_NETWORK, "class": name}
         self.num_classes = 0
+        self.num_features = 0
         self.activation_checkpointing = False
 
     @property
@@ -187,7 +215,14 @@ class OwnNet(nn.Module):
         Raises:
             ConfigError: for a result of another shape.
         """
-        logits = self.module(x_NCTHW)
+        try:
+            logits = self.module(x_NCTHW)
+        except RuntimeError as error:  # its traceback is for whoever wrote the module
+            error.add_note(
+                f"{self.title} was given clips {tuple(x_NCTHW.shape)}. If it takes others alone, set "
+                "data.clip.num_frames, data.augment.crop_px and data.views.short_side_px."
+            )
+            raise
         shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         wanted = (len(x_NCTHW), self.num_classes or (shape[-1] if isinstance(shape, tuple) and shape else "classes"))
         if shape != wanted:
@@ -197,6 +232,19 @@ class OwnNet(nn.Module):
             )
         logits_NY: torch.Tensor = logits
         return logits_NY if self.training else _scores(logits_NY[:, None])
+
+    def embed(self, x_NCTHW: torch.Tensor) -> Any:
+        """Refuse: which of the module's maps are features is not known.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            f"embed must have a network of video_gn.models, got {self.title}: what its features are is not known. "
+            "Call its own layers: predictor.net.module."
+        )
+
+    scores_and_embedding = embed
 
     def check_clip(self, x_NCTHW: torch.Tensor) -> None:
         """Nothing: the module knows which clips it takes."""

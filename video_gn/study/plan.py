@@ -29,6 +29,7 @@ from video_gn.study.settings import (
 )
 
 _OPTIMIZER = "model.optimizer.reference_batch_size"
+_NETWORK = ("model.net", "model.net.class_path")
 # Arguments of a network that the shapes of its weights follow from.
 _SHAPES = ("depth", "layout", "width", "in_channels")
 CELLS, PRETRAIN, SYNTHETIC = "cells", "pretrain", "synthetic"  # directories of a study
@@ -112,12 +113,13 @@ def read_study(path: str | os.PathLike[str], words: Sequence[str] = ()) -> Study
     file = StudyFile(Path(path))
     base_path = file.base_path("base", file.content.get("base"))
     base = flatten(load(base_path))
-    norms = file.norms(str(base.get("model.net.class_path", "")))
+    common = file.settings("settings", file.content.get("settings") or {})
+    extra = parse_words(words, source="further settings")
+    named = (settings.get(key) for settings in (extra, common, base) for key in _NETWORK)
+    norms = file.norms(str(next(filter(None, named), "video_gn.models.i3d")))
     clips = file.clips()
     columns = file.columns(clips)
     seeds = file.seeds()
-    common = file.settings("settings", file.content.get("settings") or {})
-    extra = parse_words(words, source="further settings")
     varied = {key for part in (norms, clips, seeds) for line in part.values() for key in line}
     file.refuse(f"{file.path}: settings", common, varied, own=file.own)
     file.refuse("the command line", extra, varied, own=[key for key in file.own if key != TRAIN])

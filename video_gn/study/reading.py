@@ -23,6 +23,7 @@ KEYS = (
 )  # fmt: skip
 # A line that chooses a norm also sets its groups: those of the base might contradict it.
 _GROUPS = (f"{NET}num_groups", f"{NET}channels_per_group")
+_NO_WEIGHTS = "model.weights takes networks of video_gn.models alone."
 # A clip's label that gives its frames and stride, as in the paper's table.
 FRAMES_X_STRIDE = re.compile(r"[0-9]+x[0-9]+")
 # Options of `video-gn data synth`, and their defaults.
@@ -97,11 +98,18 @@ class StudyFile:
         return flat
 
     def norms(self, class_path: str) -> dict[str, dict[str, Any]]:
-        """Settings of each line of the table."""
-        from video_gn.models import NORMS, i3d
+        """Settings of each line of the table, for the network of this import path."""
+        from video_gn.models import NORMS, find_network
 
         given = self._mapping("norms", self.content.get("norms"), "lines LABEL: {norm: ...}, at least one")
-        known = inspect.signature(i3d).parameters
+        known = inspect.signature(find_network(class_path)).parameters
+        if "norm" not in known:
+            raise ConfigError(
+                f"{self.path}: the base's model.net must be a network whose norm can be chosen, got {class_path} "
+                "without an argument `norm`. Give it one: video_gn.models.make_norm builds a layer of each kind."
+            )
+        if self.pretrains and not class_path.startswith("video_gn."):
+            raise self.error("pretrain", f"left out for {class_path}", self.content["pretrain"], _NO_WEIGHTS)
         lines: dict[str, dict[str, Any]] = {}
         for label, value in given.items():
             key = f"norms.{label}"
@@ -113,9 +121,10 @@ class StudyFile:
                 raise self.error(f"{key}.norm", f"one of {', '.join(sorted(NORMS))}", norm)
             for name in line:
                 short = name.removeprefix(NET)
-                if short != name and short.split(".")[0] not in known and class_path in ("", "video_gn.models.i3d"):
+                if short != name and short.split(".")[0] not in known and "kwargs" not in known:
                     raise ConfigError(f"{self.path}: {key}: the net has no setting {short!r}")
-            lines[str(label)] = {**dict.fromkeys(_GROUPS), **line}
+            groups = [name for name in _GROUPS if name.removeprefix(NET) in known]
+            lines[str(label)] = {**dict.fromkeys(groups), **line}
         return lines
 
     def starts(self) -> dict[str, str]:

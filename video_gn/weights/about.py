@@ -16,6 +16,7 @@ import video_gn
 from video_gn.errors import CheckpointError
 from video_gn.models.tables import HUB_NETWORKS, I3D_NETWORK, OWN_NETWORK
 from video_gn.sampling import SPACINGS
+from video_gn.shown import shown
 
 if TYPE_CHECKING:
     from video_gn.weights.files import FileContent
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 KEY = "video_gn"
 # Prefix of the network's tensors in a checkpoint, and that of the classifier's among them.
 NET_PREFIX = "net."
+# That of the tensors of `OwnNet.module`; safetensors have them under the module's own names.
+OWN_PREFIX = "net.module."
 CLASSIFIER = "blocks.6.proj."
 # The classifier of the hub's networks, which have no pool among their blocks.
 HUB_CLASSIFIER = "blocks.5.proj."
@@ -200,6 +203,11 @@ def network_of(net: Mapping[str, Any]) -> str:
     return str(net.get("network", I3D_NETWORK))
 
 
+def is_own(net: Mapping[str, Any]) -> bool:
+    """Whether a table of arguments is of somebody's own network."""
+    return network_of(net) == OWN_NETWORK
+
+
 def _tables(net: Mapping[str, Any]) -> dict[str, Rules]:
     nets = {I3D_NETWORK: {"network": _NETWORK, **_NET}, OWN_NETWORK: _OWN_NET}
     # Of a network that is none of these the rule of its name says so.
@@ -259,12 +267,6 @@ def read_about(content: FileContent) -> dict[str, Any]:
     check_words(path, words)
     # What is not known here is not passed on: it may be anything.
     about = {name: words[name] for name in _ABOUT if name in words}
-    if network_of(words["net"]) == OWN_NETWORK:
-        raise CheckpointError(
-            f"{path}: is of {words['net'].get('class')}, a network of somebody's own, whose code a checkpoint does not "
-            "hold and which is never imported from its name. Use it with its config: video-gn predict --run_dir RUN "
-            "--data.predict VIDEOS, or test."
-        )
     for name, rules in _tables(words["net"]).items():
         if name in about:
             unknown = [str(key)[:40] for key in sorted(set(about[name]) - set(rules))[:5]]
@@ -277,6 +279,16 @@ def read_about(content: FileContent) -> dict[str, Any]:
         raise CheckpointError(f"{path}: {KEY} has one of mean and std alone")
     _check_views(path, about)
     return about
+
+
+def own_error(path: str, about: Mapping[str, Any]) -> CheckpointError:
+    """Why a file alone is not enough for somebody's own network, and what is."""
+    name = shown(about["net"]["class"])
+    return CheckpointError(
+        f"{path}: is of {name}, a network of somebody's own, whose code a checkpoint does not hold and which is never "
+        "imported from its name. Label videos with it by video-gn predict --run_dir RUN --data.predict VIDEOS, or in "
+        f"Python by video_gn.load(PATH, net={name.rpartition('.')[2]}(...))."
+    )
 
 
 def _check_views(path: str, about: Mapping[str, Any]) -> None:

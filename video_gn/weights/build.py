@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from video_gn.errors import CheckpointError
-from video_gn.models import I3D_NETWORK, VideoNet, build_network
+from video_gn.models import I3D_NETWORK, OWN_NETWORK, OwnNet, VideoNet, build_network
+from video_gn.shown import count, shown
 from video_gn.weights.about import KEY, UNKNOWN, write_about
 from video_gn.weights.files import read_file
 from video_gn.weights.formats import Source, recognize
@@ -19,6 +21,9 @@ from video_gn.weights.named import find_weights
 from video_gn.weights.report import LoadReport
 
 log = logging.getLogger(__name__)
+
+# Of torch's list of tensors that do not fit.
+_MOST_LINES, _MOST_LINE = 12, 400
 
 
 def load_net(
@@ -37,20 +42,85 @@ def load_net(
     Raises:
         CheckpointError: if the file is missing, damaged, or not of a video network with a classifier.
     """
-    source = recognize(read_file(find_weights(path)))
+    return _built(recognize(read_file(find_weights(path))), path, layout=layout, labels=labels)
+
+
+def load_own(path: str | Path, module: nn.Module, *, labels: Sequence[str] = ()) -> tuple[OwnNet, dict[str, Any]]:
+    """Load the weights of somebody's own network into it, all of them; nothing that the file names is imported.
+
+    Args:
+        path: Checkpoint of a training with the network, or what `video-gn hub save` made of it; or PACKAGE:NAME.
+        module: The network, built as for the training. After an error it may hold some of the weights.
+        labels: Class names by number; else the file's own.
+
+    Returns:
+        (the network around the module, what its checkpoint says: classes, mean, std, clip and views).
+
+    Raises:
+        TypeError: for what is no module.
+        CheckpointError: if the file is missing, damaged, or of a network of the package, or its tensors do not fit.
+    """
+    if not isinstance(module, nn.Module):
+        got = f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__
+        raise TypeError(f"net must be a torch.nn.Module, got {got}. Build it: net=MyNet(...)")
+    source = recognize(read_file(find_weights(path)), takes_own=True)
+    if source.network != OWN_NETWORK:
+        raise CheckpointError(f"{path}: is not of somebody's own network, so it is loaded by itself. Leave net out.")
+    about = _with_clips(source, labels)
+    net = OwnNet(module)
+    there, here = shown(about["net"]["class"]), net.title
+    tensors = {ours: source.tensors[key] for key, ours in source.names.items()}
+    classes = "" if source.num_classes is None else f" for {count(source.num_classes, 'class', 'classes')}"
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:  # it names each tensor that is missing, is not expected or has another shape
+        lines = [shown(" ".join(line.split())[:_MOST_LINE]) for line in str(error).splitlines()[1:]]
+        raise CheckpointError(
+            "\n".join([f"{path}: does not fit net, a {here}", *(f"  {line}" for line in lines[:_MOST_LINES])])
+            + f"\nBuild {there} as it was trained{classes}."
+        ) from error
+    # A class may have moved to another file. One of another name may compute otherwise with the same tensors.
+    if there.rpartition(".")[2] != here.rpartition(".")[2]:
+        log.warning("%s was trained as %s, and net is a %s: are they the same network?", path, there, here)
+    net.num_classes = source.num_classes or 0
+    return net, about
+
+
+def look_into(path: str | Path) -> tuple[dict[str, Any], int, int]:
+    """What a checkpoint says of its network, whole and checked, its numbers of parameters and of classes.
+
+    Somebody's own network is not built: its parameters are counted with their buffers. Errors as `load_net`.
+    """
+    source = recognize(read_file(find_weights(path)), takes_own=True)
+    if source.network == OWN_NETWORK:
+        return _with_clips(source), sum(t.numel() for t in source.tensors.values()), source.num_classes or 0
+    net, about = _built(source, path)
+    return about, sum(p.numel() for p in net.parameters()), net.num_classes
+
+
+def _built(
+    source: Source, path: str | Path, *, layout: str | None = None, labels: Sequence[str] = ()
+) -> tuple[VideoNet, dict[str, Any]]:
     if source.is_2d or source.num_classes is None:
         what = "an image network's weights" if source.is_2d else "no classifier"
         raise CheckpointError(f"{path}: holds {what}, so it cannot label videos. Train it: --model.weights {path}")
     net, _ = build_net(source, layout=layout)
-    about = describe(source, net, labels=labels)
+    return net, _with_clips(source, labels, net.arguments)
+
+
+def _with_clips(
+    source: Source, labels: Sequence[str] = (), arguments: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What `describe` says, if it says how clips are made."""
+    about = describe(source, arguments or source.about["net"], labels=labels)
     for name in ("clip", "views"):
         if name not in about:
-            raise CheckpointError(f"{path}: does not say how its clips are made (key {KEY}.{name})")
-    return net, about
+            raise CheckpointError(f"{source.path}: does not say how its clips are made (key {KEY}.{name})")
+    return about
 
 
-def describe(source: Source, net: VideoNet, *, labels: Sequence[str] = ()) -> dict[str, Any]:
-    """Describe the network built from a file as a checkpoint of ours would; `labels` as for `load_net`.
+def describe(source: Source, arguments: Mapping[str, Any], *, labels: Sequence[str] = ()) -> dict[str, Any]:
+    """Describe a file's network of these arguments as a checkpoint of ours would; `labels` as for `load_net`.
 
     Raises:
         CheckpointError: for labels of another number than the classes.
@@ -60,11 +130,11 @@ def describe(source: Source, net: VideoNet, *, labels: Sequence[str] = ()) -> di
         from video_gn.weights.zoos import zoo_classes, zoo_protocol
 
         classes = classes or list(zoo_classes(source))
-        protocol = {} if source.is_2d else zoo_protocol(source, net.arguments.get("layout"))
+        protocol = {} if source.is_2d else zoo_protocol(source, arguments.get("layout"))
     if classes and source.num_classes is not None and len(classes) != source.num_classes:
         raise CheckpointError(f"{source.path}: has {source.num_classes} classes, but {len(classes)} labels are given")
     pixels = source.preprocessing
-    about = {**source.about, **write_about(net.arguments, mean=pixels.mean, std=pixels.std)}
+    about = {**source.about, **write_about(arguments, mean=pixels.mean, std=pixels.std)}
     return about | ({"classes": classes} if classes else {}) | protocol
 
 

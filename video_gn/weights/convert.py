@@ -13,14 +13,14 @@ from safetensors.torch import save_file
 
 from video_gn.errors import CheckpointError
 from video_gn.files import whole_file, whole_path
-from video_gn.models.tables import I3D_NETWORK
-from video_gn.weights.about import KEY, NET_PREFIX
+from video_gn.models.tables import I3D_NETWORK, OWN_NETWORK
+from video_gn.weights.about import KEY, NET_PREFIX, OWN_PREFIX, network_of
 from video_gn.weights.build import build_net, describe
 from video_gn.weights.files import CHECKSUM, NO_CHECKSUM, read_file, write_checksum
-from video_gn.weights.formats import OWN, recognize
+from video_gn.weights.formats import OWN, Source, recognize
 from video_gn.weights.keymaps import KEYMAPS
 from video_gn.weights.named import find_weights
-from video_gn.weights.report import LoadReport
+from video_gn.weights.report import TAKEN, Entry, LoadReport
 
 log = logging.getLogger(__name__)
 
@@ -69,11 +69,13 @@ def convert(
         raise CheckpointError(
             f"{target}: .pth holds tensors alone, so labels would be lost. Write .safetensors or .ckpt."
         )
-    found = recognize(read_file(path), format=format)
+    found = recognize(read_file(path), format=format, takes_own=True)
+    if found.network == OWN_NETWORK:
+        return _convert_own(found, target, wanted, labels)
     if wanted == "torchvision" and found.network != I3D_NETWORK:
         raise CheckpointError(f"{target}: torchvision has no names for {found.network}. Write .safetensors or .pyth.")
     net, report = build_net(found, layout=layout)
-    about = describe(found, net, labels=labels)
+    about = describe(found, net.arguments, labels=labels)
     state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
     if not found.has_classifier:
         state = {k: v for k, v in state.items() if not k.startswith(found.classifier)}
@@ -83,6 +85,29 @@ def convert(
                 f"{target}: torchvision's names have none for non-local blocks. Write .safetensors, .ckpt or .pyth."
             )
         state = {str(KEYMAPS[wanted].to_theirs(name)): tensor for name, tensor in state.items()}
+    _write(target, state, about)
+    if target.suffix == ".pth":
+        log.warning("%s holds tensors alone: layout, norm, classes, mean and std are not kept in it", target)
+    return report
+
+
+def _convert_own(found: Source, target: Path, wanted: str, labels: Sequence[str]) -> LoadReport:
+    """Write somebody's own network, whose tensors are taken as they are."""
+    if wanted != OWN:
+        raise CheckpointError(
+            f"{target}: {wanted} has no names for somebody's own network. Write .safetensors or .ckpt."
+        )
+    about = describe(found, found.about["net"], labels=labels)
+    # safetensors refuses tensors that share memory, as tied weights do.
+    _write(target, {ours: found.tensors[key].clone().contiguous() for key, ours in found.names.items()}, about)
+    entries = (Entry(key, ours, TAKEN, shape=tuple(found.tensors[key].shape)) for key, ours in found.names.items())
+    return LoadReport(
+        found.path, found.format, found.container, found.norm, None, None, found.num_classes, found.preprocessing,
+        tuple(entries), (), found.outside, found.foreign,
+    )  # fmt: skip
+
+
+def _write(target: Path, state: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
     if target.suffix == ".safetensors":
         with whole_path(target) as part:
             save_file(state, part, metadata={KEY: json.dumps(about), CHECKSUM: NO_CHECKSUM})
@@ -90,9 +115,6 @@ def convert(
     else:
         with whole_file(target, "wb") as file:
             torch.save(_container(target.suffix, state, about), file)
-    if target.suffix == ".pth":
-        log.warning("%s holds tensors alone: layout, norm, classes, mean and std are not kept in it", target)
-    return report
 
 
 def _container(suffix: str, state: dict[str, torch.Tensor], about: dict[str, Any]) -> dict[str, Any]:
@@ -100,9 +122,10 @@ def _container(suffix: str, state: dict[str, torch.Tensor], about: dict[str, Any
         return {"model_state": state, KEY: about}
     if suffix == ".pth":
         return dict(state)  # flat, as torchvision's: its own loader takes every key for a tensor's
+    prefix = OWN_PREFIX if network_of(about["net"]) == OWN_NETWORK else NET_PREFIX
     return {
         KEY: about,
-        "state_dict": {f"{NET_PREFIX}{name}": tensor for name, tensor in state.items()},
+        "state_dict": {f"{prefix}{name}": tensor for name, tensor in state.items()},
         # What Lightning asks of any checkpoint; this one has trained for no step.
         "epoch": 0,
         "global_step": 0,

@@ -14,15 +14,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from video_gn.errors import CheckpointError
-from video_gn.models.tables import BATCH_FAMILY, DEFAULT_NUM_GROUPS, DEPTHS, I3D_NETWORK
+from video_gn.models.tables import BATCH_FAMILY, DEFAULT_NUM_GROUPS, DEPTHS, I3D_NETWORK, OWN_NETWORK
 from video_gn.weights.about import (
     CLASSIFIER,
     HUB_CLASSIFIER,
     KEY,
+    OWN_PREFIX,
     STAGES,
+    UNKNOWN,
     VIDEO_INPUT,
     Preprocessing,
     network_of,
+    own_error,
     read_about,
 )
 from video_gn.weights.files import FileContent
@@ -114,11 +117,11 @@ class Source:
         return CLASSIFIER if self.network == I3D_NETWORK else HUB_CLASSIFIER
 
 
-def recognize(content: FileContent, *, format: str = "auto") -> Source:
+def recognize(content: FileContent, *, format: str = "auto", takes_own: bool = False) -> Source:
     """Find out what a file's network is; its tensors may be on the meta device. "auto" recognizes the format.
 
     Raises:
-        CheckpointError: if there are no tensors, or names of no zoo.
+        CheckpointError: if there are no tensors, or names of no zoo; for somebody's own network unless `takes_own`.
         ValueError: for an unknown format.
     """
     if format not in ("auto", OWN):
@@ -130,6 +133,10 @@ def recognize(content: FileContent, *, format: str = "auto") -> Source:
     about = read_about(content) if format in ("auto", OWN) else {}
     if format == OWN and not about:
         raise CheckpointError(f"{content.path}: format is {OWN!r} but the file has no key {KEY!r}. Use format 'auto'.")
+    if about and network_of(about["net"]) == OWN_NETWORK:
+        if not takes_own:
+            raise own_error(content.path, about)
+        return _own_source(content, state, outside, about)
     bare = {key: _WRAPPERS.sub("", key) for key in state}
     if about:
         network = network_of(about["net"])
@@ -162,7 +169,7 @@ def recognize(content: FileContent, *, format: str = "auto") -> Source:
 
         described = habits(content, zoo, has_statistics=has_statistics, is_2d=is_2d)
         if any(".nonlocal_blocks." in name for name in shapes):
-            described["nonlocal_blocks"] = nonlocal_weighting(content, zoo, affine=described["affine"])
+            described["nonlocal_blocks"] = nonlocal_weighting(content, zoo)
     stem, head = shapes.get("blocks.0.conv.weight"), shapes.get("blocks.6.proj.weight")
     if network != I3D_NETWORK:
         from video_gn.weights.zoos import hub_fields
@@ -191,6 +198,20 @@ def recognize(content: FileContent, *, format: str = "auto") -> Source:
     )
 
 
+def _own_source(
+    content: FileContent, state: Mapping[str, Any], outside: dict[str, str], about: dict[str, Any]
+) -> Source:
+    """Somebody's own network: tensors under the names of its own module, and what its checkpoint says."""
+    names = {key: key if content.metadata else key.removeprefix(OWN_PREFIX) for key in state}
+    tensors, names, _ = _name_tensors(state, names, None, outside)
+    outside.pop(KEY, None)
+    return Source(
+        path=content.path, container=content.container, format=OWN, tensors=tensors, names=names, ignored={},
+        outside=outside, foreign=content.foreign, blocks=(), width=None, is_2d=False,
+        num_classes=len(about.get("classes", ())) or None, about=about, network=OWN_NETWORK, **_own_fields(about),
+    )  # fmt: skip
+
+
 def _name_tensors(
     state: Mapping[str, Any], bare: Mapping[str, str], keymap: Keymap | None, outside: dict[str, str]
 ) -> tuple[dict[str, torch.Tensor], dict[str, str], dict[str, str]]:
@@ -215,7 +236,7 @@ def _own_fields(about: Mapping[str, Any]) -> dict[str, Any]:
     net = about["net"]
     has_input = about.get("mean") and about.get("std")
     return {
-        "norm": net["norm"],
+        "norm": net.get("norm", UNKNOWN),  # somebody's own network does not say
         "groups": group_rule(net),
         "affine": False,
         "layout": net.get("layout"),

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from video_gn.models.tables import I3D_NETWORK
+from video_gn.models.tables import I3D_NETWORK, OWN_NETWORK
 from video_gn.shown import count, shown
 from video_gn.weights.about import UNKNOWN
 from video_gn.weights.files import read_file
@@ -22,7 +22,7 @@ def inspect(path: str | Path, *, format: str = "auto", tensors: bool = False) ->
     Raises:
         CheckpointError: for a file that cannot be read or is of no known zoo.
     """
-    source = recognize(read_file(find_weights(path), header_only=True), format=format)
+    source = recognize(read_file(find_weights(path), header_only=True), format=format, takes_own=True)
     rows = _rows(source)
     width = max(len(name) for name, _ in rows)
     lines = [str(path), *(f"  {name:{width}}  {value}" for name, value in rows)]
@@ -42,8 +42,7 @@ def _rows(source: Source) -> list[tuple[str, str]]:
         ("container", source.container),
         ("tensors", _tensors(source)),
         ("network", _network(source)),
-        ("norms", _norms(source)),
-        ("layout", _layout(source)),
+        *([] if source.network == OWN_NETWORK else [("norms", _norms(source)), ("layout", _layout(source))]),
         ("classes", classes),
         ("input", f"{'BGR' if source.bgr else 'RGB'}; mean {_numbers(pixels.mean)}, std {_numbers(pixels.std)}"),
     ]
@@ -78,6 +77,8 @@ def _layout(source: Source) -> str:
 
 
 def _network(source: Source) -> str:
+    if source.network == OWN_NETWORK:
+        return f"{source.about['net']['class']}, somebody's own; load it: video_gn.load(FILE, net=...)"
     if source.network != I3D_NETWORK:
         return f"{source.network} of pytorchvideo, width {source.width}"
     other = other_network(source)
