@@ -404,16 +404,3 @@ def test_bfloat16_softmax_scores_pass():
     metric = MultiViewAccuracy(400)
     metric.update(torch.arange(32), scores, torch.zeros(32, dtype=torch.int64), 10)
     assert metric.compute()["num_videos"] == 32
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
-        ({"num_classes": 5, "top_k": (1, 0)}, r"top_k must be different numbers of at least 1, got \(1, 0\)"),
-        ({"num_classes": 5, "top_k": (1, 1)}, r"top_k must be different numbers of at least 1, got \(1, 1\)"),
-    ],
-)
-def test_bad_settings(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        MultiViewAccuracy(**arguments)

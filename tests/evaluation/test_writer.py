@@ -165,7 +165,7 @@ def test_scores_that_are_not_finite_are_no_result(tmp_path, stage, value):
 
 
 def start_prediction(run_dir):
-    writer, running, module = EvaluationWriter(run_dir, top_k=2, made_with=dict), trainer(), Module()
+    writer, running, module = EvaluationWriter(run_dir, made_with=dict), trainer(), Module()
     running.datamodule.manifests["predict"] = running.datamodule.manifests["test"]
     running.state = SimpleNamespace(fn="predict")
     writer.setup(running, module, "predict")
@@ -180,7 +180,7 @@ def test_a_prediction_keeps_a_few_labels_of_each_video(tmp_path):
     writer.on_predict_end(running, module)
     found = json.loads((tmp_path / "predict/predictions.json").read_text())
     assert [video["path"] for video in found["videos"]] == ["1.mp4", "3.mp4"], "in the list's order"
-    assert [len(video["top"]) for video in found["videos"]] == [2, 2]
+    assert [len(video["top"]) for video in found["videos"]] == [5, 5]
     best = int(scores_NKY[0].mean(0).argmax())
     assert found["videos"][1]["top"][0]["label"] == Module.classes[best]
     assert found["failed"] == [{"path": "0.mp4", "reason": "gone"}] and writer.num_failed == 1

@@ -37,7 +37,7 @@ BATCH = ["--model.net.num_groups=null"]
         (["--averaging.kind=ema", "--averaging.decay=1.5"], "averaging.decay"),
         (["--trainer.precision=bf16-mixed"], "bfloat16"),
         (["--model.optimizer.frozen_stages=9"], "frozen_stages"),
-        (["--checkpoint.monitor=val/loss"], "checkpoint.monitor must be a figure of the validation to maximize"),
+        (["--checkpoint.monitor=val/loss"], "checkpoint.monitor must be one of val/top1, val/top5, got 'val/loss'"),
     ],
     ids=lambda value: value[-1].removeprefix("--") if isinstance(value, list) else "",
 )

@@ -54,15 +54,7 @@ class Upload:
 
 
 class Answers:
-    """A network that answers uploads.
-
-    Args:
-        predictor: Network and preprocessing.
-        name: What the page calls it.
-        max_mb: Largest upload, in megabytes (10^6 bytes).
-        max_seconds: Longest video.
-        top_k: Number of labels.
-    """
+    """A network that answers uploads of at most `max_mb` (10^6 bytes) and `max_seconds`; the page calls it `name`."""
 
     def __init__(self, predictor: Predictor, *, name: str, max_mb: float, max_seconds: float, top_k: int = 5) -> None:
         self.predictor = predictor
@@ -88,11 +80,7 @@ class Answers:
         }
 
     async def entry(self, upload: Upload, *, timeline: bool) -> dict[str, Any]:
-        """The upload's entry of `infer`'s json.
-
-        Raises:
-            UploadError: for a file that is not labelled.
-        """
+        """The upload's entry of `infer`'s json; an UploadError for a file that is not labelled."""
         return await self._compute(lambda: self._label(upload, timeline=timeline), upload)
 
     async def page(self, upload: Upload, *, explain: bool) -> str:

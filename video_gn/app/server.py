@@ -211,11 +211,7 @@ async def _read_form(request: Request, directory: Path) -> Upload:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take a port; 0 takes any.
-
-    Raises:
-        ConfigError: it is taken, or there is no such address.
-    """
+    """Take a port, 0 for any; a ConfigError if it is taken, or there is no such address."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=64)

@@ -102,7 +102,11 @@ def check_training(sizes: Sizes, work: Path) -> Outcome:
     if failures:
         return Outcome(failures=failures)
     losses = {name: [row["train/loss"] for row in _rows(work / name)] for name in runs}
-    differences = {name: _largest_difference(losses[name], losses["cpu"]) for name in runs if name != "cpu"}
+    differences = {
+        name: max(abs(a - b) / abs(b) for a, b in zip(losses[name], losses["cpu"], strict=True))
+        for name in runs
+        if name != "cpu"
+    }
     for name, value in differences.items():
         limit = TOLERANCE if name == "device" else _NARROW_TOLERANCE
         if not value <= limit:
@@ -245,10 +249,6 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     from video_gn.run.metrics_file import read_metrics
 
     return read_metrics(path / "run/metrics.csv")
-
-
-def _largest_difference(values: Sequence[float], wanted: Sequence[float]) -> float:
-    return max(abs(a - b) / abs(b) for a, b in zip(values, wanted, strict=True))
 
 
 # What a checkpoint holds of the training's state; the rest are clocks and settings.

@@ -30,7 +30,9 @@ def profile_step(action: Callable[[], object], *, on_cuda: bool) -> dict[str, fl
     copies = 0
     for event in _outermost(roots):
         kind = _kind(event.name)
-        times[kind or "other"] += _microseconds(event, whole=kind is not None, on_cuda=on_cuda)
+        # With all inside of it, or its own time.
+        own = f"{'self_' if kind is None else ''}{'device' if on_cuda else 'cpu'}_time_total"
+        times[kind or "other"] += float(getattr(event, own))
         copies += kind == "norms" and _num_copies(event)
     total = sum(times.values()) or 1.0
     shares = {kind: value / total for kind, value in times.items()}
@@ -47,11 +49,6 @@ def _outermost(events: Iterable[Any]) -> Iterable[Any]:
         yield event
         if _kind(event.name) is None:
             yield from _outermost(event.cpu_children)
-
-
-def _microseconds(event: Any, *, whole: bool, on_cuda: bool) -> float:
-    """Time of an event with all inside of it, or its own."""
-    return float(getattr(event, f"{'' if whole else 'self_'}{'device' if on_cuda else 'cpu'}_time_total"))
 
 
 def _num_copies(event: Any) -> int:

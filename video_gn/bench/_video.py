@@ -43,11 +43,7 @@ def records_of(paths: Sequence[str]) -> list[VideoRecord]:
 
 
 def frames_of(sample: Sample) -> torch.Tensor:
-    """A sample's frames, uint8 (V, T, C, H, W).
-
-    Raises:
-        DecodeError: for a sample whose video could not be read.
-    """
+    """A sample's frames, uint8 (V, T, C, H, W); a DecodeError if its video could not be read."""
     if sample.failures or sample.frames_VTCHW is None:
         raise DecodeError(sample.failures[0].path, sample.failures[0].reason)
     return sample.frames_VTCHW

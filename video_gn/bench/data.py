@@ -52,10 +52,8 @@ _MEMORY_WARM_UP = 50
 def bench_data(videos: Sequence[str], *, rounds: int, peers: bool = False) -> dict[str, Any]:
     """Measure decoding and the making of clips; the figures are for `format_page` and json.
 
-    Without videos, one of 340x256 and 10 s is made. `peers` measures other projects too, if they are installed.
-
-    Raises:
-        DecodeError: for a video that cannot be read.
+    Without videos, one of 340x256 and 10 s is made; one that cannot be read is a DecodeError. `peers` measures other
+    projects too, if they are installed.
     """
     with tempfile.TemporaryDirectory(prefix="video-gn-bench-") as directory, one_thread():
         paths = given_or_made(videos, directory)

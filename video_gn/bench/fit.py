@@ -45,10 +45,8 @@ _MIN_STEPS = 4
 def bench_fit(words: Sequence[str], *, steps: int, rounds: int) -> dict[str, Any]:
     """Measure a training's steps, in one process, without accumulation and validation.
 
-    `words` are config and settings of `video-gn fit`; a round has at most the steps of an epoch.
-
-    Raises:
-        ConfigError: for fewer than 4 steps, or settings that fit refuses.
+    `words` are config and settings of `video-gn fit`; a round has at most the steps of an epoch. Fewer than 4 steps are
+    a ConfigError.
     """
     if steps < _MIN_STEPS:
         raise ConfigError(f"steps must be at least {_MIN_STEPS}, got {steps!r}. The first and last are not counted.")

@@ -112,10 +112,7 @@ def reset_peak() -> bool:
 
 
 def describe_machine(device: str = "cpu") -> dict[str, Any]:
-    """Where, when and with what is measured; figures mean little without them.
-
-    Args:
-        device: Device that computes, as torch writes it.
+    """Where, when and with what is measured on a torch device; figures mean little without them.
 
     Returns:
         Processor, its cores and instructions, device (a GPU's name), load, commit (None if the package is not in its

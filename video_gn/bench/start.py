@@ -33,11 +33,7 @@ _TINY = (
 
 
 def bench_start(*, rounds: int) -> dict[str, Any]:
-    """CPU seconds, user and system, of whole processes that take turns.
-
-    Raises:
-        VideoGNError: If one of the commands fails.
-    """
+    """CPU seconds, user and system, of whole processes that take turns; a VideoGNError if one fails."""
     with tempfile.TemporaryDirectory() as directory:
         videos, run = f"{directory}/videos", f"{directory}/run"
         small = "--train_per_class=1 --val_per_class=1"

@@ -11,7 +11,8 @@ import math
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection
@@ -77,9 +78,9 @@ def bench_test(setup: EvalSetup, *, videos: Sequence[str], rounds: int) -> dict[
         paths = given_or_made(videos, directory)
         for path in paths:
             open_video(path).close()  # a file that cannot be read would take no time
-        with _Workers(setup, paths, directory) as workers:
-            seconds = side_by_side({_ALONE: workers.turn(1), together: workers.turn(setup.num_processes)}, rounds)
-            same = len(set(workers.results)) == 1
+        found: list[str] = []
+        with _workers(setup, paths, directory) as pipes:
+            seconds = side_by_side({_ALONE: _turn(pipes[:1], found), together: _turn(pipes, found)}, rounds)
     summary = summarize(seconds)
     return {
         "machine": {**describe_machine(), "num_threads": 1},
@@ -88,49 +89,44 @@ def bench_test(setup: EvalSetup, *, videos: Sequence[str], rounds: int) -> dict[
         "contenders": summary,
         "ratio": ratio_of_medians(summary, together, _ALONE),
         "target": TARGET if setup.num_processes == 2 else None,
-        "same_results": same,
+        "same_results": len(set(found)) == 1,
     }
 
 
-class _Workers:
-    """Processes of one group that wait for their turn."""
-
-    def __init__(self, setup: EvalSetup, paths: Sequence[str], directory: str) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipes: list[Connection] = []
-        self.processes = []
-        self.results: list[str] = []
-        for rank in range(setup.num_processes):
-            mine, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(rank, setup, paths, directory, theirs), daemon=True)
-            process.start()
-            theirs.close()
-            self.pipes.append(mine)
-            self.processes.append(process)
-        log.info("starting %d processes", setup.num_processes)
-
-    def turn(self, num_processes: int) -> Callable[[int], float]:
-        """A contender of `side_by_side`: a test by the first `num_processes` processes."""
-
-        def run(number: int) -> float:
-            pipes = self.pipes[:num_processes]
-            for pipe in pipes:
-                pipe.send(num_processes)
-            found = [pipe.recv() for pipe in pipes]
-            self.results += [text for _, text in found]
-            return max(taken for taken, _ in found)
-
-        return run
-
-    def __enter__(self) -> _Workers:
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        for pipe in self.pipes:
-            pipe.close()
-        for process in self.processes:
+@contextmanager
+def _workers(setup: EvalSetup, paths: Sequence[str], directory: str) -> Iterator[list[Connection]]:
+    """Pipes to the processes of one group, which wait for their turn."""
+    context = multiprocessing.get_context("spawn")
+    ends = [context.Pipe() for _ in range(setup.num_processes)]
+    processes = [
+        context.Process(target=_work, args=(rank, setup, paths, directory, theirs), daemon=True)
+        for rank, (_, theirs) in enumerate(ends)
+    ]
+    for process, (_, theirs) in zip(processes, ends, strict=True):
+        process.start()
+        theirs.close()
+    log.info("starting %d processes", setup.num_processes)
+    try:
+        yield [mine for mine, _ in ends]
+    finally:
+        for mine, _ in ends:
+            mine.close()
+        for process in processes:
             process.join(10)
             process.kill()
+
+
+def _turn(pipes: Sequence[Connection], results: list[str]) -> Callable[[int], float]:
+    """A contender of `side_by_side`: a test by some processes; it adds what each has found to the results."""
+
+    def run(number: int) -> float:
+        for pipe in pipes:
+            pipe.send(len(pipes))
+        found = [pipe.recv() for pipe in pipes]
+        results.extend(text for _, text in found)
+        return max(taken for taken, _ in found)
+
+    return run
 
 
 def _work(rank: int, setup: EvalSetup, paths: Sequence[str], directory: str, pipe: Connection) -> None:

@@ -73,19 +73,14 @@ def _write(directory: Path, net: I3D) -> dict[str, tuple[Path, Plain]]:
     flat = {KEYMAPS["torchvision"].to_theirs(k): v for k, v in state.items()}
     torch.save({k: v.sum(2) if v.ndim == 5 else v for k, v in flat.items()}, paths["pth"])
     return {
-        "pytorchvideo .pyth": (paths["pyth"], _plain_torch),
-        "safetensors": (paths["safetensors"], _plain_safetensors),
+        "pytorchvideo .pyth": (
+            paths["pyth"],
+            lambda net, path: net.load_state_dict(torch.load(path, weights_only=True)["model_state"]),
+        ),
+        "safetensors": (paths["safetensors"], lambda net, path: net.load_state_dict(load_file(path))),
         "Caffe2 .pkl": (paths["pkl"], _plain_pickle),
         "torchvision .pth, inflated": (paths["pth"], _plain_inflation),
     }
-
-
-def _plain_torch(net: I3D, path: Path) -> object:
-    return net.load_state_dict(torch.load(path, weights_only=True)["model_state"])
-
-
-def _plain_safetensors(net: I3D, path: Path) -> object:
-    return net.load_state_dict(load_file(path))
 
 
 def _plain_pickle(net: I3D, path: Path) -> object:

@@ -170,6 +170,13 @@ def add_view_options(parser: Options) -> None:
     )
 
 
+def check_auto_or(name: str, value: str, known: Iterable[str]) -> None:
+    """Refuse an option that is neither auto nor one of the known values."""
+    if value not in ("auto", *known):
+        advice = did_you_mean(value, known) or "Choose one of these."
+        raise ConfigError(f"--{name} must be auto, {', '.join(known)}, got {value!r}. {advice}")
+
+
 def check_network_options(options: argparse.Namespace) -> None:
     """Refuse to go on without a checkpoint, and with a decoder or a device that is not there."""
     import torch
@@ -180,30 +187,33 @@ def check_network_options(options: argparse.Namespace) -> None:
         raise ConfigError(
             "--checkpoint must be given, got none. Name a run's directory, a checkpoint or any zoo's weights."
         )
-    if options.backend != "auto" and options.backend not in BACKENDS:
-        advice = did_you_mean(options.backend, BACKENDS) or "Choose one of these."
-        raise ConfigError(f"--backend must be auto, {', '.join(BACKENDS)}, got {options.backend!r}. {advice}")
+    check_auto_or("backend", options.backend, BACKENDS)
     try:
         torch.empty(0, device="cpu" if options.device == "auto" else options.device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {options.device!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
+def picked(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Options by name, as arguments of what a command calls."""
+    return {name: getattr(options, name) for name in names}
+
+
+def labels_of(options: argparse.Namespace) -> Sequence[str]:
+    """Class names in the file of --labels; none without it."""
+    from video_gn.lists.class_names import read_classes
+
+    return read_classes(options.labels) if options.labels else ()
+
+
 def load_predictor(options: argparse.Namespace) -> Predictor:
     """Load the network that the options name."""
     from video_gn.evaluation.predictor import Predictor
-    from video_gn.lists.class_names import read_classes
     from video_gn.run.memory import keep_freed_memory
 
-    predictor = Predictor.from_checkpoint(
-        options.checkpoint,
-        device=options.device,
-        num_clips=options.num_clips,
-        crops=options.crops,
-        labels=read_classes(options.labels) if options.labels else (),
-        layout=options.layout,
-        engine=getattr(options, "engine", None),
-    )
+    settings = picked(options, "device", "num_clips", "crops", "layout")
+    engine = getattr(options, "engine", None)
+    predictor = Predictor.from_checkpoint(options.checkpoint, labels=labels_of(options), engine=engine, **settings)
     if predictor.device.type == "cpu":
         keep_freed_memory()
     return predictor

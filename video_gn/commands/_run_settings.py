@@ -45,10 +45,7 @@ def with_run_config(command: str, words: Sequence[str]) -> RunWords:
     """Take the config of the run that --run_dir or --ckpt_path names, if no config is given.
 
     A run's config stands for the run where it lies now: its directory is the run's, and for a test its own `ckpt_path`,
-    where the training began, is not the checkpoint to test.
-
-    Raises:
-        ConfigError: If there is neither a config nor a run.
+    where the training began, is not the checkpoint to test. Without a config and a run it is a ConfigError.
     """
     parser = Options(prog=f"video-gn {command}", add_help=False, takes_settings=True)
     parser.add_argument("-c", "--config", action="append", default=[])
@@ -118,11 +115,7 @@ def _implied_config(
 
 
 def settle_lists(command: str, given: RunWords, options: Namespace) -> None:
-    """Leave lists out that a run's config names, that are not there any more, and that a test does not need.
-
-    Raises:
-        ConfigError: For one that is needed.
-    """
+    """Leave out lists of a run's config that are gone, unless a test needs them: those are a ConfigError."""
     if given.config is None or given.words.count("--config") > 1 or command == "predict":
         return
     data = options.data

@@ -67,11 +67,7 @@ class SettingsParser(LightningArgumentParser):
         self.also = also
 
     def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
-        """As jsonargparse's.
-
-        Raises:
-            ConfigError: for words or configs that are not understood.
-        """
+        """As jsonargparse's; words or configs that are not understood are ConfigErrors."""
         try:
             for config in _Error(self, args or ()).configs:
                 _check_text(config)

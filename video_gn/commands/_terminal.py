@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from video_gn.shown import console, shown_message, shown_text
+from video_gn.shown import console, count, shown_message, shown_text
 
 log = logging.getLogger("video_gn")
 
@@ -165,7 +165,7 @@ def test_figures(metrics: Mapping[str, Any]) -> dict[str, str]:
     num_videos, num_failed = metrics["num_videos"], metrics["num_failed"]
     num_read = num_videos - num_failed
     failed = f"; {num_failed} could not be read and {'is' if num_failed == 1 else 'are'} not counted"
-    clips, crops = (_counted(metrics[f"num_{what}s"], what) for what in ("clip", "crop"))
+    clips, crops = (count(metrics[f"num_{what}s"], what) for what in ("clip", "crop"))
     return {
         "checkpoint": metrics["checkpoint"] or "none",
         **_accuracies(metrics, num_read),
@@ -194,7 +194,3 @@ def _accuracies(metrics: Mapping[str, Any], num_videos: int) -> dict[str, str]:
 def _percent(fraction: float, num_videos: int) -> str:
     """A second digit from 1000 videos on, where it means something."""
     return f"{100 * fraction:.{1 if num_videos < 1000 else 2}f} %"
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -73,11 +73,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
 
 
 def check_values(trainer: Namespace, *, of_another_machine: bool = False) -> None:
-    """Refuse values of single settings that no run takes; those of another machine may name a GPU that this one lacks.
-
-    Raises:
-        ConfigError: It names the setting and says what to do.
-    """
+    """Raise ConfigError for a value of a setting that no run takes; another machine may have a GPU that is not here."""
     for name, (is_allowed, rule, advice) in _RULES.items():
         value = trainer[name]
         if value is not None and not is_allowed(value) and not (of_another_machine and name == "accelerator"):
@@ -87,11 +83,7 @@ def check_values(trainer: Namespace, *, of_another_machine: bool = False) -> Non
 
 
 def check_trainer(trainer: Namespace) -> None:
-    """Refuse settings that a run cannot honour, before it touches anything.
-
-    Raises:
-        ConfigError: It names the setting and says what to do.
-    """
+    """Raise ConfigError for settings that a run cannot honour, before it touches anything."""
     check_values(trainer)
     interval, accumulate = trainer.val_check_interval, trainer.accumulate_grad_batches
     if isinstance(interval, int) and interval % accumulate:
@@ -134,12 +126,9 @@ def progress(trainer: Namespace) -> list[Callback]:
 
 
 def check_built(trainer: Any, data: VideoDataModule) -> None:
-    """Refuse callbacks and a strategy that a fit cannot have; warn of a run without validation.
+    """Raise ConfigError for callbacks and a strategy that a fit cannot have; warn of a run without validation.
 
     A fraction in the trainer's `overfit_batches` takes at least one batch of the validation.
-
-    Raises:
-        ConfigError: It names the setting and says what to do.
     """
     if start_method(trainer.strategy) == "spawn":
         raise ConfigError(

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from video_gn.checks import not_negative, positive
-from video_gn.commands._options import Options, add_view_options, check_network_options, load_predictor
+from video_gn.commands._options import Options, add_view_options, check_network_options, load_predictor, picked
 from video_gn.commands._terminal import set_up_logging
 from video_gn.errors import ConfigError
 
@@ -33,9 +33,7 @@ def main(command: str, words: Sequence[str]) -> int:
         answers = Answers(
             load_predictor(options),
             name=Path(options.checkpoint).resolve().name,
-            max_mb=options.max_mb,
-            max_seconds=options.max_seconds,
-            top_k=options.top_k,
+            **picked(options, "max_mb", "max_seconds", "top_k"),
         )
         if not options.host.startswith(("127.", "::1", "localhost")):
             log.warning("--host %s: whoever reaches it may use it, without a password", options.host)

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from video_gn.checks import positive
-from video_gn.commands._options import Options
+from video_gn.commands._options import Options, picked
 from video_gn.commands._terminal import set_up_logging
 from video_gn.files import check_place, write_json
 from video_gn.models import HUB_NETWORKS, I3D_NETWORK, LAYOUTS
@@ -129,10 +129,10 @@ def _infer(options: argparse.Namespace) -> Measured:
     """Time from video files to labels on a CPU, against pytorchvideo with the same weights and scores."""
     from video_gn.bench import infer, timelines
 
-    given = {name: getattr(options, name) for name, _, _ in _INFER_SIZES}
+    given = picked(options, *(name for name, _, _ in _INFER_SIZES))
     sizes = infer.SIZES[options.network] | {name: value for name, value in given.items() if value is not None}
     setup = infer.InferSetup(options.network, **sizes)
-    common = {"videos": options.videos, "rounds": options.rounds}
+    common = picked(options, "videos", "rounds")
     if options.every is not None:
         return timelines, timelines.bench_timelines(setup, options.every, **common)
     return infer, infer.bench_infer(setup, engines=options.engines, **common)
@@ -147,7 +147,7 @@ def _test(options: argparse.Namespace) -> Measured:
     """What several processes save of a test's time, one thread each."""
     from video_gn.bench import test
 
-    setup = test.EvalSetup(**{name: getattr(options, name) for name, _, _ in _TEST_SIZES})
+    setup = test.EvalSetup(**picked(options, *(name for name, _, _ in _TEST_SIZES)))
     return test, test.bench_test(setup, videos=options.videos, rounds=options.rounds)
 
 
@@ -180,10 +180,10 @@ def _train(options: argparse.Namespace) -> Measured:
     from video_gn.bench import train
     from video_gn.run.memory import keep_freed_memory
 
-    setup = train.TrainSetup(**{name: getattr(options, name) for name in train.TrainSetup.__slots__})
+    setup = train.TrainSetup(**picked(options, *train.TrainSetup.__slots__))
     if options.keep_memory and not setup.on_cuda:
         keep_freed_memory()
-    contenders = {name: getattr(options, name) for name in ("norms", "formats", "precisions", "rounds")}
+    contenders = picked(options, "norms", "formats", "precisions", "rounds")
     memory = not options.no_memory
     return train, train.bench_train(setup, compiled=options.compile, memory=memory, **contenders)
 

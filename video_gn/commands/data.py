@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from video_gn.checks import not_negative, positive
-from video_gn.commands._options import Options
+from video_gn.commands._options import Options, picked
 from video_gn.commands._terminal import counted, print_text, set_up_logging, with_progress
 from video_gn.errors import ConfigError
 
@@ -104,27 +104,14 @@ def _scan(options: argparse.Namespace) -> int:
     from video_gn.parts import parse_part
     from video_gn.prepare.scan import scan
 
-    summary = scan(
-        options.videos,
-        options.output,
-        full=options.full,
-        headers_only=options.headers_only,
-        num_workers=options.num_workers,
-        timeout_seconds=options.timeout_seconds,
-        root=options.root,
-        format=options.format,
-        overwrite=options.overwrite,
-        part=None if options.part is None else parse_part(options.part, os.environ),
-        merge=options.merge,
-        progress=_with_progress,
-    )
+    part = None if options.part is None else parse_part(options.part, os.environ)
+    settings = picked(options, "full", "headers_only", "num_workers", "timeout_seconds", "root", "format")
+    settings |= picked(options, "overwrite", "merge")
+    settings["progress"] = lambda videos: with_progress(videos, len(videos))
+    summary = scan(options.videos, options.output, part=part, **settings)
     print_text(summary.text())
     log.info("%s: %s", "list" if options.part is None else f"part {options.part}", summary.target)
     return 3 if summary.readable < summary.listed else 0
-
-
-def _with_progress(videos: Any) -> Any:
-    return with_progress(videos, len(videos))
 
 
 # ---- prepare -------------------------------------------------------------------------------------
@@ -170,7 +157,7 @@ def _prepare(options: argparse.Namespace) -> int:
 
     if options.copy and options.shards is None:
         raise ConfigError("--copy packs files unchanged: give the number of videos of each tar file with --shards")
-    common: dict[str, Any] = {"overwrite": options.overwrite, "merge": options.merge}
+    common = picked(options, "overwrite", "merge")
     common["part"] = None if options.part is None else parse_part(options.part, os.environ)
     splits = VideoList(options.list, root=options.root, format=options.format).manifests()
     if options.raw is not None:
@@ -185,18 +172,8 @@ def _prepare(options: argparse.Namespace) -> int:
                 failed = [(path, None, None, "", reason) for summary in summaries for path, reason in summary.failed]
                 write_failures(Path(options.out) / "failed.csv", failed)
         else:
-            summary = prepare(
-                splits,
-                options.out,
-                short_side_px=options.short_side_px,
-                key_frame_interval=options.key_frame_interval,
-                crf=options.crf,
-                square_pixels=options.square_pixels,
-                num_workers=options.num_workers,
-                shards=options.shards,
-                **common,
-            )
-            summaries.append(summary)
+            common |= picked(options, "short_side_px", "key_frame_interval", "crf", "square_pixels")
+            summaries.append(prepare(splits, options.out, **common, **picked(options, "num_workers", "shards")))
     print_text("\n".join(summary.text() for summary in summaries))
     return 3 if any(summary.failed for summary in summaries) else 0
 
@@ -239,6 +216,6 @@ def _show(options: argparse.Namespace) -> int:
     except (ValueError, TypeError) as error:
         raise ConfigError(f"data: {error}") from error
     datamodule.read()
-    show(datamodule, options.output, num_train=options.num_train, num_test=options.num_test, epoch=options.epoch)
+    show(datamodule, options.output, **picked(options, "num_train", "num_test", "epoch"))
     log.info("clips: %s", options.output)
     return 0

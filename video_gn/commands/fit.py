@@ -349,8 +349,7 @@ class VideoCLI(LightningCLI):
             self.model.check_training(self.trainer, self.datamodule)
         if not self.trainer.is_global_zero:
             return
-        self.run_directory.lock(directory.LOCK)
-        self.run_directory.set_strange_files_aside("fit")
+        self._hold(directory.LOCK)
         has_checkpoint = (self.checkpoints / directory.LAST).is_file()
         nothing_yet = self.wanted == "last" and self.options.ckpt_path is None and not has_checkpoint
         if not self.start.resumes and not nothing_yet:
@@ -387,12 +386,15 @@ class VideoCLI(LightningCLI):
             metrics = self.trainer.callback_metrics
             print_figures(validation_figures(metrics, checkpoint=self.options.ckpt_path, num_videos=num_videos))
 
+    def _hold(self, lock: str) -> None:
+        self.run_directory.lock(lock)
+        self.run_directory.set_strange_files_aside(self.command)
+
     def before_test(self) -> None:
         """Hold the directory's test."""
         self.config_init[self.subcommand].verbose = False
         if self.trainer.is_global_zero:
-            self.run_directory.lock(directory.TEST_LOCK)
-            self.run_directory.set_strange_files_aside("test")
+            self._hold(directory.TEST_LOCK)
             self._begin_tracking()
 
     def after_test(self) -> None:
@@ -426,8 +428,7 @@ class VideoCLI(LightningCLI):
     def before_predict(self) -> None:
         """Hold the directory's prediction."""
         if self.trainer.is_global_zero:
-            self.run_directory.lock(directory.PREDICT_LOCK)
-            self.run_directory.set_strange_files_aside("predict")
+            self._hold(directory.PREDICT_LOCK)
 
     def after_predict(self) -> None:
         """Log where the labels lie."""

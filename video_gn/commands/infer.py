@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from video_gn.checks import not_negative, positive
-from video_gn.commands._options import Options, add_network_options, check_network_options, load_predictor
+from video_gn.commands._options import Options, add_network_options, check_network_options, load_predictor, picked
 from video_gn.commands._terminal import counted, set_up_logging, with_progress
 from video_gn.errors import ConfigError, DecodeError
 from video_gn.files import check_place
@@ -75,9 +75,7 @@ def _parser() -> Options:
     )
     add_network_options(parser)
     parser.add_argument(
-        "--engine",
-        metavar="NAME",
-        help="torch; for .onnx onnxruntime, openvino or openvino-bf16 (torch, onnxruntime)",
+        "--engine", metavar="NAME", help="torch; for .onnx onnxruntime, openvino or openvino-bf16 (torch, onnxruntime)"
     )
     parser.add_argument("--output", metavar="FILE", help=f"file to write the results to: {', '.join(_SUFFIXES)}")
     parser.add_argument("--top_k", type=positive, default=5, metavar="K", help="labels of each video (5)")
@@ -154,16 +152,13 @@ def _check_options(options: argparse.Namespace) -> None:
         raise ConfigError(f"{of_timeline} must have --every, got none. Add it, as in --every 0.5.")
     if options.partial:
         raise ConfigError("--partial must stand with --merge, got no --merge. Leave it out.")
-    if options.part is not None and suffix != _LINES_SUFFIX:
-        raise ConfigError(
-            f"--part must have an --output that ends in {_LINES_SUFFIX}, got {options.output!r}. Write "
-            f"{_LINES_SUFFIX}, then --merge the parts into a .json or .csv."
-        )
-    if options.overwrite and suffix != _LINES_SUFFIX:
-        raise ConfigError(
-            f"--overwrite must have an --output that ends in {_LINES_SUFFIX}, got {options.output!r}. Others are "
-            "replaced anyway."
-        )
+    for name, value, advice in (
+        ("part", options.part, f"Write {_LINES_SUFFIX}, then --merge the parts into a .json or .csv."),
+        ("overwrite", options.overwrite, "Others are replaced anyway."),
+    ):
+        if value and suffix != _LINES_SUFFIX:
+            rule = f"have an --output that ends in {_LINES_SUFFIX}, got {options.output!r}"
+            raise ConfigError(f"--{name} must {rule}. {advice}")
 
 
 def _check_embeddings(options: argparse.Namespace) -> None:
@@ -233,7 +228,7 @@ def _timeline(options: argparse.Namespace) -> TimelineConfig | None:
 def _predictor(options: argparse.Namespace) -> tuple[Predictor, Predict]:
     """A predictor, and its function from records to results."""
     predictor = load_predictor(options)
-    settings = {name: getattr(options, name) for name in ("top_k", "backend", "views_per_forward")}
+    settings = picked(options, "top_k", "backend", "views_per_forward")
     config = _timeline(options)
     if config is None:
         settings |= {"num_workers": options.num_workers, "embed": options.embeddings is not None}
@@ -303,8 +298,7 @@ def _label_into_file(options: argparse.Namespace, inputs: Inputs) -> int:
     about = describe(
         predictor,
         str(predictor.checkpoint),
-        top_k=options.top_k,
-        backend=options.backend,
+        **picked(options, "top_k", "backend"),
         part=inputs.part,
         timeline=_timeline(options),
         embeddings=None if embeddings is None else embeddings.rows,
@@ -377,15 +371,8 @@ def _watch(options: argparse.Namespace) -> int:
     if output is not None:
         check_place(output)
     check_network_options(options)
-    return watch(
-        source,
-        load_predictor(options),
-        output=output,
-        every_seconds=options.every,
-        top_k=options.top_k,
-        views_per_forward=options.views_per_forward,
-        quiet=options.quiet,
-    )
+    settings = picked(options, "top_k", "views_per_forward", "quiet")
+    return watch(source, load_predictor(options), output=output, every_seconds=options.every, **settings)
 
 
 def _merge(options: argparse.Namespace) -> int:

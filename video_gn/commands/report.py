@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from video_gn.checks import positive
-from video_gn.commands._options import Options, missing_config
+from video_gn.commands._options import Options, missing_config, picked
 from video_gn.commands._terminal import set_up_logging
 from video_gn.errors import ConfigError, StoppedError
 from video_gn.files import check_place
@@ -141,14 +141,7 @@ def _study(words: Sequence[str]) -> int:
         config_parser("video-gn study", also=parser.names()).parse_args(["-c", str(base), *settings])
     try:
         with StopFlag().installed():
-            return run_study(
-                options.config,
-                out=options.out,
-                words=settings,
-                cell=options.cell,
-                quick=options.quick,
-                action=options.action,
-            )
+            return run_study(options.config, words=settings, **picked(options, "out", "cell", "quick", "action"))
     except StoppedError as error:
         hint = "The same command resumes from the last checkpoint."
         raise StoppedError(f"{error} {hint}", status=error.status) from error

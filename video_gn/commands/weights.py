@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from video_gn.checks import did_you_mean
-from video_gn.commands._options import Options, add_view_options
+from video_gn.commands._options import Options, add_view_options, check_auto_or, labels_of, picked
 from video_gn.commands._terminal import print_text, set_up_logging, with_progress
 from video_gn.models import LAYOUTS
 from video_gn.shown import count
@@ -38,12 +37,9 @@ def main(command: str, words: Sequence[str]) -> int:
     options = parser.parse_args(words)
     set_up_logging()
 
-    from video_gn.errors import ConfigError
     from video_gn.weights import FORMATS
 
-    if options.format not in ("auto", *FORMATS):
-        advice = did_you_mean(options.format, FORMATS) or "Choose one of these."
-        raise ConfigError(f"--format must be auto, {', '.join(FORMATS)}, got {options.format!r}. {advice}")
+    check_auto_or("format", options.format, FORMATS)
     run: int = options.run(options)
     return run
 
@@ -100,19 +96,11 @@ def _add_convert(commands: Any) -> None:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from video_gn.lists.class_names import read_classes
     from video_gn.run.directory import checkpoint_of
     from video_gn.weights.convert import convert
 
-    report = convert(
-        checkpoint_of(options.source),
-        options.target,
-        names=options.names,
-        format=options.format,
-        layout=options.layout,
-        labels=read_classes(options.labels) if options.labels else (),
-        overwrite=options.overwrite,
-    )
+    settings = picked(options, "names", "format", "layout", "overwrite")
+    report = convert(checkpoint_of(options.source), options.target, labels=labels_of(options), **settings)
     print_text(report.text())
     log.info("weights: %s", options.target)
     return 0
@@ -149,7 +137,6 @@ def _export(options: argparse.Namespace) -> int:
 
     from video_gn.errors import ConfigError, DecodeError
     from video_gn.export import check_list, export, load_nncf, quantize
-    from video_gn.lists.class_names import read_classes
 
     target = Path(options.target)
     if options.int8:
@@ -164,15 +151,8 @@ def _export(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="video-gn-export-") as directory:
         plain = Path(directory) / "float32.onnx" if options.int8 else target
         try:
-            found = export(
-                options.checkpoint,
-                plain,
-                layout=options.layout,
-                labels=read_classes(options.labels) if options.labels else (),
-                num_clips=options.num_clips,
-                crops=options.crops,
-                videos=options.check,
-            )
+            settings = picked(options, "layout", "num_clips", "crops")
+            found = export(options.checkpoint, plain, labels=labels_of(options), videos=options.check, **settings)
         except DecodeError as error:
             log.error("%s could not be read: %s", error.path, error.reason)
             return 3

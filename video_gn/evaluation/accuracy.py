@@ -56,9 +56,6 @@ class MultiViewAccuracy(Metric):
         top_k: The k of each accuracy "top<k>".
         **kwargs: Arguments of torchmetrics.Metric. `compute_with_cache` is off by default: a rank that
             answers from its cache would leave the others waiting for its rows.
-
-    Raises:
-        ValueError: for a number below 1, or a k given twice.
     """
 
     is_differentiable = False
@@ -68,12 +65,8 @@ class MultiViewAccuracy(Metric):
     def __init__(self, num_classes: int, *, top_k: Sequence[int] = (1, 5), **kwargs: Any) -> None:
         kwargs.setdefault("compute_with_cache", False)
         super().__init__(**kwargs)
-        if operator.index(num_classes) < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes!r}")
-        if any(operator.index(k) < 1 for k in top_k) or len(set(top_k)) < len(top_k):
-            raise ValueError(f"top_k must be different numbers of at least 1, got {tuple(top_k)!r}")
-        self.num_classes = int(num_classes)
-        self.top_k = tuple(int(k) for k in top_k)
+        self.num_classes = num_classes
+        self.top_k = tuple(top_k)
         for field in fields(VideoRows):
             self.add_state(field.name, default=[], dist_reduce_fx="cat")
 
@@ -188,11 +181,7 @@ class MultiViewAccuracy(Metric):
         return results
 
     def rows(self) -> VideoRows:
-        """The videos of all ranks; every rank must call this, and gets the same.
-
-        Raises:
-            ValueError: for a video given twice, naming it.
-        """
+        """The videos of all ranks; each rank must call this, and gets the same, or a ValueError for one given twice."""
         with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync):
             return self._sorted_rows()
 

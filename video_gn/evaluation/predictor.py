@@ -290,7 +290,8 @@ class Predictor:
         check_integer("top_k", top_k)
         embedding = None
         if embed:
-            both_VX = self._map(self._scores_beside_features, frames_VTCHW, note.path, views_per_forward)
+            both = self.net.scores_and_embedding
+            both_VX = self._map(lambda x: torch.cat(both(x), 1), frames_VTCHW, note.path, views_per_forward)
             scores_VY, features_VC = np.split(both_VX, [self.net.num_classes], axis=1)
             embedding = self._pooled(features_VC, note)
         else:
@@ -299,10 +300,6 @@ class Predictor:
         prediction = Prediction(result)
         prediction.embedding = embedding
         return prediction
-
-    def _scores_beside_features(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
-        """(N, Y + C)."""
-        return torch.cat(self.net.scores_and_embedding(x_NCTHW), 1)
 
     def _embedding(self, frames_VTCHW: torch.Tensor, note: VideoNote, *, views_per_forward: int = 10) -> Embedding:
         return self._pooled(self.features(frames_VTCHW, video=note.path, views_per_forward=views_per_forward), note)
@@ -372,11 +369,7 @@ class Predictor:
 
 
 def as_records(videos: Iterable[str | os.PathLike[str] | VideoRecord]) -> Iterator[VideoRecord]:
-    """Records of what may be paths alone.
-
-    Raises:
-        TypeError: for a single path, whose letters would be taken for paths.
-    """
+    """Records of what may be paths alone; a TypeError for a single path, whose letters would be taken for paths."""
     if isinstance(videos, str | os.PathLike):
         raise TypeError(f"videos must be several paths, got {os.fspath(videos)!r} alone. Put it into a list.")
     return (v if isinstance(v, VideoRecord) else VideoRecord(os.fspath(v), None) for v in videos)

@@ -192,11 +192,7 @@ def _entries(lines: Path) -> Iterator[tuple[int, Place | dict[str, Any]] | Failu
 
 
 def _entry(entry: Any, scores: IO[bytes], row: int) -> tuple[int, Place | dict[str, Any]] | Failure:
-    """What a line and its scores say.
-
-    Raises:
-        ValueError: If a checksum is wrong; others of `DAMAGE` for other lines.
-    """
+    """What a line and its scores say; a ValueError, or another of `DAMAGE`, for damaged ones."""
     check = entry.pop("check", None)  # earlier versions had the scores' alone
     data, shape = b"", (0, 0)
     if not entry.keys() & {"reason", "result"}:

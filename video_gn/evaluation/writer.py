@@ -38,6 +38,7 @@ from video_gn.run.ranks import gather_objects
 
 log = logging.getLogger(__name__)
 
+_TOP_K = 5  # labels kept for each video of a prediction
 # Stage of the trainer -> where it keeps what it has scored, and its name.
 _UNFINISHED = {"test": (TEST_UNFINISHED, "test"), "predict": (PREDICT_UNFINISHED, "prediction")}
 
@@ -47,7 +48,6 @@ class EvaluationWriter(Callback):
 
     Args:
         run_dir: Run directory; files go to its `test/` or `predict/`.
-        top_k: Number of labels kept for each video of a prediction.
         made_with: Returns the settings that determine the scores, besides the videos; a stopped test or prediction
             resumes if they are the same. None always starts anew.
         requeue: Asks for the job to be started again; called if SIGUSR1 stops a test or prediction.
@@ -57,12 +57,10 @@ class EvaluationWriter(Callback):
         self,
         run_dir: Path,
         *,
-        top_k: int = 5,
         made_with: Callable[[], Mapping[str, Any]] | None = None,
         requeue: Callable[[], None] | None = None,
     ) -> None:
         self.run_dir = Path(run_dir)
-        self.top_k = top_k
         self.made_with = made_with
         self.requeue = requeue
         self.num_failed = 0
@@ -236,7 +234,7 @@ class EvaluationWriter(Callback):
         num_crops = trainer.datamodule.test_crops.num_crops
         for row, note in enumerate(batch.notes):
             scores_KY = outputs[row].cpu().numpy()
-            result = video_result(note, scores_KY, pl_module.classes, num_crops=num_crops, top_k=self.top_k)
+            result = video_result(note, scores_KY, pl_module.classes, num_crops=num_crops, top_k=_TOP_K)
             self._labels[video_id := int(batch.video_ids[row])] = result
             self._files.add_result(video_id, result)
 

@@ -80,17 +80,12 @@ class StepMemory:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors that operations make inside it and that something still holds.
-
-    Attributes:
-        live: Bytes now.
-        course: Bytes after each tensor that was made.
-    """
+    """Counts the bytes of all tensors that operations make inside it and that something still holds."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.live = 0
-        self.course: list[int] = []
+        self.live = 0  # bytes now
+        self.course: list[int] = []  # bytes after each tensor that was made
         self._known: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from io import StringIO
 from typing import Any
 
-from video_gn.planning.figures import Figure, Plan
+from video_gn.planning.figures import Plan
 from video_gn.shown import console
 
 _SI = ("", "k", "M", "G", "T", "P")
@@ -47,11 +47,7 @@ SECTIONS: dict[str, tuple[tuple[str, str], ...]] = {
         ("hours to the end", "hours"),
         ("hours of a test after it", "test_hours"),
     ),
-    "disk": (
-        ("a checkpoint", "checkpoint_bytes"),
-        ("the run's directory", "run_dir_bytes"),
-        ("free", "free_bytes"),
-    ),
+    "disk": (("a checkpoint", "checkpoint_bytes"), ("the run's directory", "run_dir_bytes"), ("free", "free_bytes")),
 }
 _COLUMNS = (
     ("a step", "step_bytes"),
@@ -84,11 +80,11 @@ def format_page(plan: Plan) -> str:
         shown = [(label, name, plan.figures[name]) for label, name in lines if name in plan.figures]
         for number, (label, name, figure) in enumerate(shown):
             head = section if number == 0 else ""
-            table.add_row(
-                head, label, quantity(name, figure.value), escape(_how(figure)), end_section=number == len(shown) - 1
-            )
+            how = ": ".join(filter(None, ("" if figure.basis == "follows" else figure.basis, figure.note)))
+            table.add_row(head, label, quantity(name, figure.value), escape(how), end_section=number == len(shown) - 1)
     out.print(table)
-    out.print(f"Largest batches in the room for it: {_batches(plan['largest_batches'])}", highlight=False)
+    largest = ", ".join(f"{n or 'none'} in {name}" for name, n in plan["largest_batches"].items())
+    out.print(f"Largest batches in the room for it: {largest}", highlight=False)
     out.print(_alternatives(plan))
     out.print(
         "counted: on tensors without data. measured: here and now, on these videos. assumed: as given, or a guess. "
@@ -96,15 +92,6 @@ def format_page(plan: Plan) -> str:
         highlight=False,
     )
     return "\n".join(line.rstrip() for line in page.getvalue().splitlines()) + "\n"
-
-
-def _how(figure: Figure) -> str:
-    words = ([] if figure.basis == "follows" else [figure.basis]) + ([figure.note] if figure.note else [])
-    return ": ".join(words)
-
-
-def _batches(largest: dict[str, int]) -> str:
-    return ", ".join(f"{n or 'none'} in {name}" for name, n in largest.items())
 
 
 def _alternatives(plan: Plan) -> Any:

@@ -109,10 +109,8 @@ class Calibrated:
 def calibrated(run: Run, validation: Run | None) -> Calibrated | None:
     """A test's calibration with a temperature of the validation's videos, else by cross-validation over its own.
 
-    None if the test's scores are missing, damaged or of too few videos.
-
-    Raises:
-        RunError: if the validation's are, or are of other classes, or of no other video.
+    None if the test's scores are missing, damaged or of too few videos; a RunError if the validation's are, or are of
+    other classes, or of no other video.
     """
     found = None if run.predictions is None else read_log_scores(run.scores, run.predictions)
     if validation is None:
@@ -130,7 +128,8 @@ def calibrated(run: Run, validation: Run | None) -> Calibrated | None:
             f"{run.directory}. Test the same network on the validation videos."
         )
     tested = set(run.predictions.videos)
-    other = np.array([video not in tested for video in _labelled_videos(validation.predictions)])
+    labels, videos = validation.predictions.labels, validation.predictions.videos
+    other = np.array([videos[place] not in tested for place in np.flatnonzero(labels >= 0)])
     if other.sum() < _MIN_VIDEOS:
         raise RunError(
             f"{must} at least {_MIN_VIDEOS} labelled videos that {run.directory} did not test, got {other.sum()}. "
@@ -164,10 +163,6 @@ def chart(curves: Sequence[Curve]) -> Markup:
     x = Axis("score of the predicted class", "percent", (0.0, 1.0))
     y = Axis("top-1 accuracy", "percent", (0.0, 1.02))
     return line_chart("Accuracy by score", [ideal, *curves], x=x, y=y)
-
-
-def _labelled_videos(predictions: Predictions) -> list[str]:
-    return [video for video, label in zip(predictions.videos, predictions.labels.tolist(), strict=True) if label >= 0]
 
 
 def cross_validated(log_VY: np.ndarray, labels_V: np.ndarray) -> Calibrated | None:

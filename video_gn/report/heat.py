@@ -24,10 +24,8 @@ _SAME = 0.02
 def explain_videos(run: Run, predictions: Predictions, places: Sequence[int]) -> dict[int, Strip]:
     """A picture for each of the places in predictions.csv: heat for the predicted class, and which seconds it needs.
 
-    The network is the tested checkpoint, or the run's best one if that is not there, with the test's clips and crops.
-
-    Raises:
-        CheckpointError, RunError: if there is none, or it cannot be read.
+    The network is the tested checkpoint, or the run's best one if that is not there, with the test's clips and crops;
+    CheckpointError or RunError if there is none, or it cannot be read.
     """
     if not places:
         return {}

@@ -112,12 +112,9 @@ def _label_names(predictions: Predictions, places: np.ndarray) -> np.ndarray:
 
 
 def check_classes(first: Predictions, other: Predictions, sizes: Sequence[int | None], names: tuple[str, str]) -> None:
-    """Refuse runs whose lists of classes cannot be the same.
+    """Raise RunError for runs whose lists of classes differ in length, or have more names together than one list.
 
     `sizes` are the lists' lengths as far as they are known; a test's files hold the names that occurred in it.
-
-    Raises:
-        RunError: if the lengths differ, or together they have more names than one list.
     """
     advice = "Compare runs that were trained with the same classes."
     if None not in sizes and sizes[0] != sizes[1]:

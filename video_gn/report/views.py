@@ -49,11 +49,7 @@ class ViewScores:
 
 
 def open_scores(path: Path) -> ViewScores:
-    """Find the scores in a scores.npz, whose arrays are stored uncompressed.
-
-    Raises:
-        ValueError or another of `DAMAGE`: for other content.
-    """
+    """Find the scores in a scores.npz of uncompressed arrays; a ValueError or another of `DAMAGE` for other content."""
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
         info = archive.getinfo("scores.npy")
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):

@@ -30,10 +30,8 @@ _MOST = 9 * 10**15
 def read_checkpoint(path: str | Path, *, resume: bool = False) -> dict[str, Any]:
     """Read a whole checkpoint that a run has written, and check that it has what a run needs, or also to `resume`.
 
-    Its checksums are compared; its tensors are mapped, not read.
-
-    Raises:
-        CheckpointError: If the file is missing, damaged, not of this package, or lacks what training needs.
+    Its checksums are compared; its tensors are mapped, not read. A file that is missing, damaged, not of this package,
+    or lacks what training needs is a CheckpointError.
     """
     content = read_plain(path)
     advice = f"Weights alone go into --model.weights {path}"
@@ -74,10 +72,8 @@ def _check_counts(path: str | Path, content: Mapping[str, Any]) -> None:
 def read_plain(path: str | Path, *, mapped: bool = True) -> dict[str, Any]:
     """Read a file of plain containers and tensors that torch.save wrote; nothing in it is executed.
 
-    `mapped` maps the tensors instead of reading them; see `read_file`.
-
-    Raises:
-        CheckpointError: If the file is missing, damaged, of another kind, or holds objects of other libraries.
+    `mapped` maps the tensors instead of reading them; see `read_file`. A file that is missing, damaged, of another
+    kind, or holds objects of other libraries is a CheckpointError.
     """
     found = read_file(path, mapped=mapped)
     if found.container != "torch" or not isinstance(found.content, dict):
@@ -96,10 +92,7 @@ def read_plain(path: str | Path, *, mapped: bool = True) -> dict[str, Any]:
 def newest_checkpoint(directory: Path) -> tuple[Path, dict[str, Any]] | None:
     """The checkpoint that a training resumes from: last.ckpt, or if that is damaged the newest whole one.
 
-    Returns its path and content; None if the directory has no checkpoints.
-
-    Raises:
-        CheckpointError: If all are damaged, naming each.
+    Returns its path and content; None if the directory has no checkpoints, a CheckpointError if all are damaged.
     """
     last = directory / LAST
     paths = [last, *sorted(directory.glob(STEPS), reverse=True), directory / BEST]

@@ -11,7 +11,7 @@ import contextlib
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning import LightningModule, Trainer
@@ -40,11 +40,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        """Write a checkpoint of plain containers and tensors.
-
-        Raises:
-            DiskFullError: If there is no room; the old file is whole.
-        """
+        """Write a checkpoint of plain containers and tensors; a DiskFullError leaves the old file whole."""
         final = Path(path)
         remove_temporary(final.parent, name=final.name)  # of a killed process; the run directory is locked
         with whole_file(final, "wb") as file:
@@ -82,16 +78,15 @@ class RunCheckpoint(Checkpoint):
     """
 
     def __init__(
-        self, directory: str | None = None, every_n_steps: int = 500, keep_steps: int = 0, monitor: str = "val/top1"
+        self,
+        directory: str | None = None,
+        every_n_steps: int = 500,
+        keep_steps: int = 0,
+        monitor: Literal["val/top1", "val/top5"] = "val/top1",
     ) -> None:
         if every_n_steps < 1 or keep_steps < 0:
             raise ValueError(
                 f"every_n_steps must be at least 1 and keep_steps at least 0, got {every_n_steps} and {keep_steps}"
-            )
-        if monitor not in ("val/top1", "val/top5"):
-            raise ValueError(
-                "checkpoint.monitor must be a figure of the validation to maximize, val/top1 or val/top5, "
-                f"got {monitor!r}"
             )
         self.directory = Path(directory or CHECKPOINTS)
         self.every_n_steps = every_n_steps
@@ -162,11 +157,7 @@ class RunCheckpoint(Checkpoint):
             link(last, self.directory / BEST)  # a kill came between last.ckpt and best.ckpt
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the loops where the checkpoint stood.
-
-        Raises:
-            ConfigError: For validations that would fall between two optimizer steps.
-        """
+        """Put the loops where the checkpoint stood; a ConfigError for validations between two optimizer steps."""
         _check_validation(trainer)
         if trainer.ckpt_path is None:
             return

@@ -126,12 +126,10 @@ class RunDirectory:
     def set_aside(self) -> Path | None:
         """Move the files of an earlier training to `previous/NNN/`, so that a new one overwrites nothing.
 
-        It comes back at the next `settle`, unless the new one has saved a checkpoint by then.
+        It comes back at the next `settle`, unless the new one has saved a checkpoint by then. While a test or
+        prediction writes into the directory, it is a RunError.
 
         Returns the new directory; None if there was nothing to move.
-
-        Raises:
-            RunError: While a test or prediction writes into the directory.
         """
         for name in (TEST_LOCK, PREDICT_LOCK):
             if (self.path / name).parent.is_dir():
@@ -237,10 +235,7 @@ class RunDirectory:
     def settings(self) -> Path | None:
         """The config of the training: that of its newest resume, else the first one; None without any.
 
-        A damaged one is passed over.
-
-        Raises:
-            ConfigError: If all are damaged.
+        A damaged one is passed over; if all are, it is a ConfigError.
         """
         # The second for other processes of a launch that displaces it.
         for place in filter(None, (self.path, self.displaced())):
@@ -288,10 +283,8 @@ class RunDirectory:
     def whole_checkpoint(self) -> Path | None:
         """The best checkpoint, or if that is damaged or not there the newest whole one, with a warning.
 
-        None if there is none; a single one that is damaged is left to its reader to refuse.
-
-        Raises:
-            CheckpointError: If several are there and all are damaged, naming each.
+        None if there is none; a single one that is damaged is left to its reader to refuse, several are a
+        CheckpointError that names each.
         """
         from video_gn.weights.files import check_bytes, without_advice  # it imports torch
 
@@ -317,11 +310,8 @@ class RunDirectory:
 def checkpoint_of(path: str | os.PathLike[str]) -> Path:
     """The checkpoint that a path stands for: of a run's directory its `whole_checkpoint`; any other path is itself.
 
-    Of a directory that `video-gn hub save` has written it is the file of weights. A run that a killed training has set
-    aside comes back first.
-
-    Raises:
-        CheckpointError: For a directory without a whole one.
+    Of a directory that `video-gn hub save` has written it is the file of weights; one without any is a CheckpointError.
+    A run that a killed training has set aside comes back first.
     """
     path = Path(path)
     if not path.is_dir():

@@ -28,11 +28,7 @@ def format_metrics(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, he
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """Rows of a metrics.csv, as `whole_metrics` gives them.
-
-    Raises:
-        ValueError: For a damaged file; it names the line. OSError for one that cannot be read.
-    """
+    """Rows of a metrics.csv, as `whole_metrics` gives them; a ValueError names the line of a damaged one."""
     rows, problem = whole_metrics(Path(path))
     if problem:
         raise ValueError(problem)

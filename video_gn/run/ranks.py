@@ -78,12 +78,7 @@ class SameData(Callback):
         self.step = step
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Compare.
-
-        Raises:
-            ManifestError: On a rank whose list differs from rank 0's.
-            CheckpointError: On a rank whose checkpoint differs.
-        """
+        """Compare: a ManifestError on a rank whose list differs from rank 0's, a CheckpointError for the checkpoint."""
         if trainer.world_size == 1:
             return
         mine = {

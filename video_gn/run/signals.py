@@ -56,11 +56,7 @@ class StopFlag:
         os.kill(os.getpid(), self.number)  # handlers run in the main thread
 
     def check(self) -> None:
-        """End the run if a signal has come.
-
-        Raises:
-            StoppedError: It names the signal.
-        """
+        """End the run by a StoppedError, which names the signal, if one has come."""
         if self.number:
             raise StoppedError(f"{signal.Signals(self.number).name}: stopped.", status=128 + self.number)
 
@@ -100,11 +96,7 @@ class StopFlag:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Block that a signal cannot interrupt; a signal received before or during it is raised at its end.
-
-        Raises:
-            StoppedError: At its end.
-        """
+        """Block that a signal cannot interrupt; one received before or during it raises StoppedError at its end."""
         self._is_held = True
         try:
             yield

@@ -74,12 +74,9 @@ def check_launch(
     resolve: Callable[[str], str],
     environment: Mapping[str, str] = os.environ,
 ) -> None:
-    """Refuse a start inside an allocation that would wait for processes that never come.
+    """Raise ConfigError for a start inside an allocation that would wait for processes that never come.
 
     `num_nodes` and `devices` are the trainer's; `resolve` gives the first node of a list as SLURM writes it.
-
-    Raises:
-        ConfigError: It says what to write.
     """
     if job_id(environment) is None:
         return

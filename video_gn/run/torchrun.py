@@ -36,10 +36,8 @@ def torchrun_sizes(
     """Nodes and processes on each, as torchrun started them.
 
     With a trainer of one device Lightning would run a separate training in each process, all in one run directory.
-    The trainer's defaults, 1 node and "auto" devices, take torchrun's.
-
-    Raises:
-        ConfigError: If the trainer asks for another number, or the nodes have different numbers.
+    The trainer's defaults, 1 node and "auto" devices, take torchrun's; other numbers, or nodes that differ, are
+    a ConfigError.
     """
     nodes, per_node, world = (int(environment[name]) for name in ("GROUP_WORLD_SIZE", "LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     if nodes * per_node != world:
@@ -61,11 +59,6 @@ def torchrun_sizes(
     return nodes, per_node
 
 
-def is_started_by_another(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether torchrun, or the first process of `--trainer.devices N`, waits for this process."""
-    return from_torchrun(environment) or environment.get("LOCAL_RANK", "0") != "0"
-
-
 @contextlib.contextmanager
 def ending_with_parent(
     *, poll_seconds: float = 0.5, end: Callable[[], None] | None = None, environment: Mapping[str, str] = os.environ
@@ -76,7 +69,8 @@ def ending_with_parent(
     run directory of the one started in its place. So it ends at once and saves nothing: `end` is called, or the process
     killed, with its workers if it has its own process group. A process that no launcher started is left alone.
     """
-    if not is_started_by_another(environment):
+    # Neither torchrun nor the first process of `--trainer.devices N` waits for it.
+    if not from_torchrun(environment) and environment.get("LOCAL_RANK", "0") == "0":
         yield
         return
     parent, over = os.getppid(), threading.Event()

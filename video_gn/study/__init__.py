@@ -91,11 +91,7 @@ def list_cells(study: Study, out: Path, console: Console | None = None) -> None:
 
 
 def write_results(study: Study, out: Path) -> Results:
-    """Write study.csv, table.md and the figures of the finished cells, and print the table.
-
-    Raises:
-        RunError: if no cell is finished.
-    """
+    """Write study.csv, table.md and figures of finished cells, and print the table; a RunError if none is finished."""
     results = collect(study, out)
     if not results.cells:
         first, why = results.missing[0]

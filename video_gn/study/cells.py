@@ -83,11 +83,7 @@ class CellDirectory:
         self.metrics = self.path / TEST_METRICS
 
     def read(self) -> CellRecord | None:
-        """What was run here; None if nothing was.
-
-        Raises:
-            RunError: for a cell.json that is damaged.
-        """
+        """What was run here, None if nothing was; a RunError for a cell.json that is damaged."""
         return _read(self.path)
 
     def write(self, record: CellRecord) -> None:
@@ -115,11 +111,7 @@ class CellDirectory:
         return differences(record.settings, self.recorded(study), ignore=ignore)
 
     def check_unchanged(self, study: Study) -> None:
-        """Refuse to resume a run that was started with other settings; those of the command line count too.
-
-        Raises:
-            ConfigError: it names the settings; also for a run that no study started.
-        """
+        """Raise ConfigError for a run of other settings, also of the command line, or that no study started."""
         record = self.read()
         if record is None:
             if (self.path / CHECKPOINTS).is_dir():
@@ -127,14 +119,11 @@ class CellDirectory:
             return
         lines = self.changes(study, record, counts_extra=True)
         if lines:
+            it = "the cell" if self.cell.folder == CELLS else "it"
             raise ConfigError(
                 f"{self.cell.title} was started with other settings: {'; '.join(lines)}. "
-                f"Undo the change, choose another --out, or remove {self.path} to run {self._it} again."
+                f"Undo the change, choose another --out, or remove {self.path} to run {it} again."
             )
-
-    @property
-    def _it(self) -> str:
-        return "the cell" if self.cell.folder == CELLS else "it"
 
     def checkpoint_digest(self) -> str | None:
         """SHA-256 of the last checkpoint; None without one."""
@@ -208,9 +197,11 @@ class CellDirectory:
 
     def begin(self, record: CellRecord) -> None:
         """Start an attempt; the end of a killed one is when it last wrote a file."""
+        files = (self.log, self.path / METRICS, self.path / CHECKPOINTS / LAST)
         for session in record.sessions:
             if session[1] is None:
-                session[1] = max(self._last_written(), float(session[0] or 0.0))
+                written = (file.stat().st_mtime for file in files if file.exists())
+                session[1] = max(float(session[0] or 0.0), *written)
         record.sessions.append([time.time(), None])
         record.failed = None
         self.write(record)
@@ -220,7 +211,3 @@ class CellDirectory:
         record.sessions[-1][1] = time.time()
         record.failed = failed
         self.write(record)
-
-    def _last_written(self) -> float:
-        files = (self.log, self.path / METRICS, self.path / CHECKPOINTS / LAST)
-        return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)

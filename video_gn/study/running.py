@@ -42,10 +42,8 @@ _GRACE_SECONDS = 20.0
 def run_child(words: Sequence[str], log_path: Path) -> int:
     """Run `video-gn WORDS...` in a child process, append its output to the log, and return its exit status.
 
-    The status is negative for a signal. A signal to this process, as from SLURM, ends the child too.
-
-    Raises:
-        StoppedError: after a signal to this process, once the child has ended. Its last checkpoint stays.
+    The status is negative for a signal. A signal to this process, as from SLURM, ends the child too, whose last
+    checkpoint stays; then it raises StoppedError.
     """
     flag = StopFlag()
     with log_path.open("ab") as file, flag.installed():

@@ -44,7 +44,10 @@ def tables(results: Results) -> list[Table]:
         figures = percent(top1) if top5 is None else f"{percent(top1)} / {percent(top5)}"
         return figures + _of_seeds(len(cells), results)
 
-    found = [_table(results, _accuracy_title(results), accuracy)]
+    title = "Top-1 / top-5 %" if any(r.row["top5"] is not None for r in results.cells) else "Top-1 %"
+    if len(study.seeds) > 1:
+        title += f": mean ± sample standard deviation over {len(study.seeds)} seeds"
+    found = [_table(results, title, accuracy)]
     if len(study.norms) > 1:
 
         def difference(cells: Sequence[CellResult], reference: Sequence[CellResult]) -> str:
@@ -75,12 +78,6 @@ def _of_starts(results: Results, pretrain: Study) -> Table:
         top1 = [results.starts.get((norm, seed), (None, None))[1] for seed in pretrain.seeds]
         rows.append((norm, *(_NOTHING if value is None else f"{100 * value:.1f}" for value in top1)))
     return Table("Top-1 % of the pre-trainings, on their own test videos", heads, tuple(rows))
-
-
-def _accuracy_title(results: Results) -> str:
-    count = len(results.study.seeds)
-    figures = "Top-1 / top-5 %" if any(r.row["top5"] is not None for r in results.cells) else "Top-1 %"
-    return figures if count == 1 else f"{figures}: mean ± sample standard deviation over {count} seeds"
 
 
 def _table(
@@ -126,17 +123,14 @@ def _summary(results: Results) -> str:
     study = results.study
     minutes = sum(result.row["minutes"] for result in results.cells)
     given = [f"{key} {json.dumps(value)}" for r in results.cells[:1] for key, value in r.given.items()]
+    part = "" if len(study.cells) == study.num_cells else " of --quick"
     return (
         f"{len(study.norms)} norms x {len(study.columns)} columns x {len(study.seeds)} seeds of {study.base_path}"
         f"{', with ' if given else ''}{', '.join(given)}: "
-        f"{len(results.cells)} of {len(study.cells)} cells{_of_part(study)}, {_duration(minutes)}. "
+        f"{len(results.cells)} of {len(study.cells)} cells{part}, {_duration(minutes)}. "
         f"{_of_batches(study)} "
         f"{_of_start(results)}The last checkpoint was tested."
     )
-
-
-def _of_part(study: Study) -> str:
-    return "" if len(study.cells) == study.num_cells else " of --quick"
 
 
 def _duration(minutes: float) -> str:

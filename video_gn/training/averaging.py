@@ -34,8 +34,6 @@ class AveragingConfig:
     every_n_steps: int = 1
 
     def __post_init__(self) -> None:
-        if self.kind not in ("none", "ema", "mean"):
-            raise ValueError(f"averaging.kind must be none, ema or mean, got {self.kind!r}")
         if not 0 <= self.decay < 1:
             raise ValueError(f"averaging.decay must be in [0, 1), got {self.decay!r}. Usual: 0.999 to 0.9999.")
         if self.start_step < 0 or self.every_n_steps < 1:

@@ -25,11 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def check_training(net: VideoNet | OwnNet, mixing: Mixing, trainer: Trainer, datamodule: Any) -> None:
-    """Refuse a training whose net, with its weights loaded, cannot learn from its batches.
-
-    Raises:
-        ConfigError: naming the option and what to do.
-    """
+    """Raise ConfigError, naming the option, if a net, with its weights loaded, cannot learn from its batches."""
     clip_NCTHW = None
     if datamodule is not None and hasattr(datamodule, "clip"):
         side = datamodule.augment.crop_px
@@ -60,13 +56,10 @@ def check_batches(
     has_statistics: bool,
     is_bfloat16_on_cpu: bool,
 ) -> None:
-    """Refuse batches that a net of its norm cannot learn from; the net may be on the meta device.
+    """Raise ValueError for batches that a net of its norm cannot learn from; the net may be on the meta device.
 
     `clip_NCTHW` is the shape of a process's batch, None if it is not known; `has_statistics` says whether weights with
     running statistics are loaded.
-
-    Raises:
-        ValueError: naming the option and what to do.
     """
     norm = net.arguments.get("norm")
     if norm is None:  # somebody's own network, of which nothing is known but its layers
@@ -97,11 +90,7 @@ def _check_own_bfloat16(net: nn.Module, clip_NCTHW: tuple[int, ...]) -> None:
 
 
 def _check_maps(net: nn.Module, clip_NCTHW: tuple[int, ...]) -> None:
-    """Refuse a clip that leaves Batch Norm a single value to average over.
-
-    Raises:
-        ValueError: naming the norm.
-    """
+    """Raise ValueError, naming the norm, for a clip that leaves Batch Norm a single value to average over."""
 
     def check(name: str, module: nn.Module, map_NCTHW: tuple[int, ...]) -> None:
         if is_norm(module) and math.prod(map_NCTHW) == map_NCTHW[1]:
@@ -114,11 +103,7 @@ def _check_maps(net: nn.Module, clip_NCTHW: tuple[int, ...]) -> None:
 
 
 def check_same_net(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint whose net differs from the config's in weights or function.
-
-    Raises:
-        CheckpointError: naming each argument, the checkpoint's value and the config's.
-    """
+    """Raise CheckpointError, naming what differs, for a net other than the config's in weights or function."""
     # Dropout and initialization change neither the weights' names nor the net's function at test.
     ignored = {"dropout", "drop_path", "zero_init_last_norm"}
     names = [n for n in sorted({*stored, *wanted}) if n not in ignored and stored.get(n) != wanted.get(n)]

@@ -14,7 +14,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from video_gn.errors import ConfigError
 
-_COMPRESSIONS = ("none", "bf16")
 # Backends that can sum bfloat16.
 _BACKENDS = ("gloo", "nccl")
 
@@ -26,16 +25,9 @@ class DDPConfig:
     Args:
         compression: "none" sends gradients in full; "bf16" halves the bytes by rounding each process's gradients, and
             their mean, to bfloat16.
-
-    Raises:
-        ValueError: for an unknown name.
     """
 
     compression: Literal["none", "bf16"] = "none"
-
-    def __post_init__(self) -> None:
-        if self.compression not in _COMPRESSIONS:
-            raise ValueError(f"ddp.compression must be one of {', '.join(_COMPRESSIONS)}, got {self.compression!r}.")
 
     def check(self, strategy: Any) -> None:
         """Raise ConfigError for a compression that the trainer's strategy does not have."""

@@ -159,10 +159,8 @@ class VideoClassifier(LightningModule):
     def load_weights(self, *, classes: Sequence[str] = ()) -> LoadReport | None:
         """Load `weights`, if any, into the network, and take their mean and std unless others are set.
 
-        A classifier of other classes than the data's, named by number, is not taken.
-
-        Raises:
-            CheckpointError: for weights that cannot be read or do not fit.
+        A classifier of other classes than the data's, named by number, is not taken; weights that cannot be read or do
+        not fit are a CheckpointError.
         """
         if self.weights is None:
             return None
@@ -349,11 +347,7 @@ class VideoClassifier(LightningModule):
         checkpoint[KEY] = self.describe()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another network or of other classes, before anything is loaded.
-
-        Raises:
-            CheckpointError: naming what differs.
-        """
+        """Raise CheckpointError for another network or other classes, before anything is loaded."""
         stored = checkpoint.get(KEY)
         if stored is None:
             raise CheckpointError(f"the checkpoint has no key {KEY!r}: it was not written by this package")

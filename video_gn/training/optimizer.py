@@ -70,11 +70,8 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         check_choice("optimizer name", self.name, OPTIMIZERS)
         check_range("lr", self.lr, self.lr > 0, "above 0", "Video nets take 0.01 for 64 clips.")
-        if self.reference_batch_size is not None and self.reference_batch_size < 1:
-            raise ValueError(
-                f"reference_batch_size must be at least 1 or null, got {self.reference_batch_size!r}. "
-                "Null uses lr at every batch size."
-            )
+        if (size := self.reference_batch_size) is not None:
+            check_range("reference_batch_size", size, size >= 1, "at least 1 or null", "Null scales nothing.")
         check_range("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)", "The usual value is 0.9.")
         if self.name == "sgd" and self.nesterov and self.momentum == 0:
             raise ValueError("nesterov must be false if momentum is 0, got True. Set a momentum or nesterov: false.")
@@ -86,7 +83,9 @@ class OptimizerConfig:
             check_range(name, value, 0 <= value < 1, "in [0, 1)", "The usual values are 0.9 and 0.999.")
         check_range("eps", self.eps, self.eps > 0, "above 0", "The usual value is 1e-8.")
         check_range("layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "in (0, 1]", "1 turns it off.")
-        _check_frozen_stages(self.frozen_stages)
+        most, advice = len(STAGES) - 1, f"They count from the stem on: {', '.join(STAGES[:-1])}."
+        inside = 0 <= self.frozen_stages <= most
+        check_range("frozen_stages", self.frozen_stages, inside, f"a whole number in [0, {most}]", advice)
         warn_of_ignored(self, "optimizer", {name: kind.settings for name, kind in OPTIMIZERS.items()})
 
 
@@ -168,12 +167,9 @@ def freeze_stages(net: nn.Module, num_stages: int) -> list[nn.Module]:
 
     Call it before the network is wrapped for several processes: the wrapper waits for every gradient it expects.
 
-    Returns the frozen modules. `net.train()` puts them back into training mode: call `eval()` on each after that.
-
-    Raises:
-        ValueError: for a number outside [0, 5], or a network without the `STAGES`.
+    Returns the frozen modules. `net.train()` puts them back into training mode: call `eval()` on each after that. A
+    network without the `STAGES` is a ValueError.
     """
-    _check_frozen_stages(num_stages)
     if num_stages == 0:
         return []
     frozen = list(_stages(net, "frozen_stages").values())[:num_stages]
@@ -232,9 +228,6 @@ def build_optimizer(net: nn.Module, config: OptimizerConfig, *, global_batch_siz
         group["initial_lr"] = group["lr"]  # the schedule's base
     settings = [_settings(group) for group in optimizer.param_groups]
 
-    def check_kind(_: Optimizer, state: dict[str, Any]) -> None:
-        _check_state(state["param_groups"], config.name, settings)
-
     names: dict[torch.Tensor, str] = {parameter: name for name, parameter in net.named_parameters()}
 
     def keep_settings(loaded: Optimizer) -> None:
@@ -244,7 +237,9 @@ def build_optimizer(net: nn.Module, config: OptimizerConfig, *, global_batch_siz
             # With a schedule, loading its state then sets the step's rate.
             group.update(ours, lr=ours["initial_lr"])
 
-    optimizer.register_load_state_dict_pre_hook(check_kind)
+    optimizer.register_load_state_dict_pre_hook(
+        lambda _, state: _check_state(state["param_groups"], config.name, settings)
+    )
     optimizer.register_load_state_dict_post_hook(keep_settings)
     return optimizer
 
@@ -297,12 +292,3 @@ def _log_differences(group: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
         if name in group and group[name] != value:
             words = "%s of group %s: %r in the checkpoint, %r in the config; the config's is used"
             log.warning(words, name, ours["name"], group[name], value)
-
-
-def _check_frozen_stages(value: object) -> None:
-    most = len(STAGES) - 1
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-        raise ValueError(
-            f"frozen_stages must be a whole number in [0, {most}], got {value!r}. "
-            f"They count from the stem on: {', '.join(STAGES[:-1])}."
-        )

@@ -173,12 +173,7 @@ class PreciseBN(Callback):
         self._own: Statistics = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check that there is something to estimate.
-
-        Raises:
-            ConfigError: for a network without such norms.
-            ValueError: if averaging is listed after this callback, or without a `VideoDataModule`.
-        """
+        """Raise ConfigError for a network without such norms, ValueError without data or if averaging comes later."""
         if stage != "fit" or not self.num_batches:
             return
         if not batch_norms(_net(pl_module)):

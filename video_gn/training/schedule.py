@@ -78,10 +78,6 @@ class Schedule:
     settings: tuple[str, ...]  # fields of `ScheduleConfig` that only this schedule reads
 
 
-def _constant(config: ScheduleConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:
-    return 1.0
-
-
 def _step(config: ScheduleConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:
     milestones = [_to_steps(config, m, steps_per_epoch) for m in config.milestones]
     return config.gamma ** bisect_right(milestones, step)
@@ -93,7 +89,7 @@ def _cosine(config: ScheduleConfig, step: int, steps_per_epoch: int, total_steps
 
 
 SCHEDULES: dict[str, Schedule] = {
-    "constant": Schedule(_constant, settings=()),
+    "constant": Schedule(lambda *_: 1.0, settings=()),
     "step": Schedule(_step, settings=("milestones", "gamma")),
     "cosine": Schedule(_cosine, settings=("final_lr_factor",)),
 }
@@ -173,10 +169,7 @@ def build_scheduler(
     """Build the schedule for what `build_optimizer` returned; step it after each optimizer step.
 
     What the run is too short for is logged, unless it is a trial: a warm-up that is shortened, milestones that are not
-    reached.
-
-    Raises:
-        ValueError: for a number of steps below 1.
+    reached. A number of steps below 1 is a ValueError.
     """
     for name, value in (("steps_per_epoch", steps_per_epoch), ("total_steps", total_steps)):
         if value < 1:

@@ -146,11 +146,7 @@ def _part(value: Any, like: torch.Tensor) -> Any:
 
 
 def check_sharding(trainer: Trainer, *, precise_bn_batches: int, compiles: bool) -> None:
-    """Refuse options that do not work with a sharded net: `precise_bn.num_batches`, `model.compile`, averaging.
-
-    Raises:
-        ConfigError: naming the option.
-    """
+    """Raise ConfigError for what a sharded net has not: `precise_bn.num_batches`, `model.compile`, averaging."""
     strategy = trainer.strategy
     if isinstance(strategy, ModelParallelStrategy) and not isinstance(strategy, ShardedStrategy):
         raise ConfigError(

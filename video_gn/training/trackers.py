@@ -58,7 +58,10 @@ class Tracker(Logger):
         self._kept_steps = dict(entry.get("steps", {}))
         self._steps = dict(self._kept_steps)
         self.attempt(lambda: self._open(settings, is_new=not entry))
-        for row in _rows(run_dir / directory.METRICS) if resumes else ():
+        rows: list[dict[str, Any]] = []
+        with contextlib.suppress(OSError, ValueError):
+            rows = whole_metrics(run_dir / directory.METRICS)[0] if resumes else []
+        for row in rows:
             figures = {name: value for name, value in row.items() if name not in ("step", "clips")}
             self.log_metrics(figures, row["step"] - 1)
 
@@ -202,13 +205,6 @@ class tensorboard(TensorBoardLogger):  # noqa: N801
         super().__init__(save_dir, name, version, **settings)
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        return whole_metrics(path)[0]
-    except (OSError, ValueError):
-        return []
-
-
 def read_record(run_dir: Path) -> dict[str, dict[str, Any]]:
     """By extra the run that a run directory has in a tracker, and the last step of its figures there.
 
@@ -232,10 +228,8 @@ def build_logger(kind: type[Logger], run_dir: Path, *, step: int, continues: boo
     """A logger of `--trainer.logger`; what its settings leave open follows from the run directory.
 
     Lightning's own classes of MLflow and W&B stand for ours. A training resumes from `step`, 0 for a new one;
-    `continues` says whether the run that the directory has in the tracker goes on.
-
-    Raises:
-        ConfigError: If the tracker's package is missing, or a new run's tracker cannot be opened.
+    `continues` says whether the run that the directory has in the tracker goes on. A package that is missing, or a
+    tracker that a new run cannot open, is a ConfigError.
     """
     ours: dict[Any, type[Logger]] = {MLFlowLogger: mlflow, WandbLogger: wandb}
     kind = ours.get(kind, kind)
