@@ -43,11 +43,7 @@ class Part:
 
 
 def parse_part(text: str, environment: Mapping[str, str]) -> Part:
-    """Read `I/N`, or `slurm` from the environment's variables.
-
-    Raises:
-        ConfigError: for anything else.
-    """
+    """Read `I/N`, or `slurm` from the environment's variables."""
     if text == SLURM:
         return slurm_part(environment)
     match = re.fullmatch(r"([0-9]+)/([0-9]+)", text)

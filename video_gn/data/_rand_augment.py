@@ -81,9 +81,6 @@ class RandAugment:
         interpolation: interpolation of shears, translations and rotations.
         fill_level: in [0, 255], of pixels that come in from outside.
 
-    Raises:
-        ValueError: for a number out of its range or an unknown interpolation.
-        TypeError: for a count or level that is not an integer.
     Source: torchvision's RandAugment for operations and magnitudes (31 bins); timm for `magnitude_std`.
     """
 

@@ -56,8 +56,6 @@ class ColorJitter:
         hue: turns of the color circle, uniform in [-hue, hue]; at most 0.5; 0 is off.
         probability: probability that a clip is changed at all.
 
-    Raises:
-        ValueError: for a number out of its range.
     Source: torchvision's ColorJitter.
     """
 

@@ -45,9 +45,6 @@ class RandomResizedCrop:
         ratio: range of width / height, log-uniform.
         flip: probability of a horizontal flip; 0 if a class has a direction.
 
-    Raises:
-        ValueError: for an empty range, or a number out of its range.
-        TypeError: for a length that is no integer.
     Source: torchvision's RandomResizedCrop: up to ten boxes are drawn until one fits, else the largest
         one in the middle whose ratio is allowed.
     """
@@ -114,8 +111,6 @@ class RandomErasing:
         mean: color of the middle, of pixels in [0, 1]: as the network's input is normalized.
         std: standard deviation of the noise, of pixels in [0, 1].
 
-    Raises:
-        ValueError: for an empty range, a number out of its range, or an unknown value.
     Source: torchvision's RandomErasing for the box (up to ten are drawn until one is smaller than the
         frame in both directions, else none); timm's mode "pixel" and SlowFast's cube for the noise.
     """

@@ -112,11 +112,7 @@ class AugmentConfig:
     repeats: int = 1
 
     def build_crop(self) -> TrainTransform | RandomResizedCrop:
-        """The crop and the flip alone.
-
-        Raises:
-            ValueError: for settings that do not fit together.
-        """
+        """The crop and the flip alone."""
         if self.crop == "short_side":
             return TrainTransform(self.short_side_px, self.crop_px, self.flip)
         if self.crop != "resized":
@@ -124,11 +120,7 @@ class AugmentConfig:
         return RandomResizedCrop(self.crop_px, self.scale, self.ratio, self.flip)
 
     def build(self) -> Augmentation:
-        """The whole augmentation; with all parts off, bit for bit the same as `build_crop`.
-
-        Raises:
-            ValueError: for settings that do not fit together.
-        """
+        """The whole augmentation; with all parts off, bit for bit the same as `build_crop`."""
         rand = RandAugment(max(1, self.rand_ops), self.rand_magnitude, self.rand_magnitude_std, self.rand_interpolation)
         colors = (self.brightness, self.contrast, self.saturation, self.hue)
         erasing = RandomErasing(self.erase, self.erase_scale, self.erase_ratio, self.erase_value)
@@ -189,11 +181,7 @@ def check_settings(
     val_batch_size: int,
     backend: str,
 ) -> None:
-    """Refuse settings of the data module that are out of their ranges or do not fit together.
-
-    Raises:
-        ValueError: names the setting.
-    """
+    """Refuse settings of the data module that are out of their ranges or do not fit together."""
     for name, value, least in (
         ("batch_size", batch_size, 1),
         ("clip.num_frames", clip.num_frames, 1),

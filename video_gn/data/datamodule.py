@@ -126,9 +126,6 @@ class VideoDataModule(LightningDataModule):
         Args:
             stage: "fit", "validate", "test" or "predict"; None reads all that are given.
             of_checkpoint: whether `source.classes` are a checkpoint's, not the user's.
-
-        Raises:
-            ManifestError: see `read_manifests`.
         """
         if stage == "predict":
             if not self.predict_paths:

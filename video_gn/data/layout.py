@@ -45,9 +45,6 @@ def read_views(reader: VideoReader, indices_KT: np.ndarray, crop: Crop) -> torch
 
     Returns:
         uint8 (K * P, T, 3, h, w), view k * P + p, in memory order V,T,h,w,3.
-
-    Raises:
-        DecodeError: for a frame that cannot be decoded.
     """
     wanted, inverse = np.unique(indices_KT, return_inverse=True)
     inverse_KT = inverse.reshape(indices_KT.shape)
@@ -81,9 +78,6 @@ def stream_clips(
 
     Yields:
         A clip's number and its T frames, each uint8 (P, h, w, 3); clips in the order of their last frames.
-
-    Raises:
-        DecodeError: for a frame that cannot be decoded.
     """
     order = np.argsort(indices_MT.max(1, initial=0), kind="stable")
     wanted, inverse = np.unique(indices_MT[order], return_inverse=True)
@@ -129,11 +123,7 @@ def _unshared_frames(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def read_repeats(reader: VideoReader, indices_KT: np.ndarray, crops: Sequence[Crop]) -> torch.Tensor:
-    """Decode each frame of several clips once, and crop each clip once with its own function: uint8 (K, T, 3, h, w).
-
-    Raises:
-        DecodeError: for a frame that cannot be decoded.
-    """
+    """Decode each frame of several clips once, and crop each clip once with its own function: uint8 (K, T, 3, h, w)."""
     wanted, inverse = np.unique(indices_KT, return_inverse=True)
     rows_KT = inverse.reshape(indices_KT.shape)
     out: torch.Tensor | None = None

@@ -260,11 +260,7 @@ def describe_params(params: Any) -> str:
 
 
 def contact_sheet(rows: Sequence[Row]) -> Image.Image:
-    """Draw rows of frames with their captions, from top to bottom, as an RGB picture.
-
-    Raises:
-        ValueError: for no rows.
-    """
+    """Draw rows of frames with their captions, from top to bottom, as an RGB picture."""
     if not rows:
         raise SettingError(
             "rows must not be empty: neither training nor test clips were asked for, or their lists lack"

@@ -119,12 +119,7 @@ class VideoReader:
 
 
 def check_indices(indices: Sequence[int] | np.ndarray, *, num_frames: int, path: str) -> np.ndarray:
-    """The argument of `frames_at` as int64 (n,), n >= 1.
-
-    Raises:
-        IndexError: for an index outside [0, num_frames).
-        ValueError: for no indices, or indices that are not a row of integers.
-    """
+    """The argument of `frames_at` as int64 (n,), n >= 1."""
     array = np.asarray(indices)
     if array.ndim != 1:
         raise ValueError(

@@ -253,24 +253,14 @@ class FramesReader(VideoReader):
         """Turn what Pillow raises for a damaged picture into an error that names it."""
         from PIL import Image
 
+        damage = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
         try:
             yield
-        except Image.UnidentifiedImageError as error:
-            raise DecodeError(
-                self.path, f"the picture {name} cannot be read (it is no BMP, JPEG, PNG, TIFF or WebP)"
-            ) from error
-        # What Pillow raises for a damaged picture, beside OSError.
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            EOFError,
-            struct.error,
-            zlib.error,
-            Image.DecompressionBombError,
-        ) as e:
-            reason = getattr(e, "strerror", None) or str(e) or type(e).__name__
-            raise DecodeError(self.path, f"the picture {name} cannot be read ({reason})") from e
+        except damage as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            if isinstance(error, Image.UnidentifiedImageError):
+                reason = "it is no BMP, JPEG, PNG, TIFF or WebP"
+            raise DecodeError(self.path, f"the picture {name} cannot be read ({reason})") from error
 
 
 def _in_words(size: tuple[int, int]) -> str:

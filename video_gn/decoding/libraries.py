@@ -13,9 +13,6 @@ def import_decord() -> Any:
 
     Its loader makes the symbols of its libraries visible to all that are loaded later: torchcodec would call decord's
     FFmpeg in place of the system's, and crash.
-
-    Raises:
-        ImportError: if it is not installed, or cannot be loaded.
     """
     visible = ctypes.RTLD_GLOBAL
     vars(ctypes)["RTLD_GLOBAL"] = ctypes.RTLD_LOCAL

@@ -135,7 +135,6 @@ def member_url(path: str) -> str:
 
     Raises:
         DecodeError: see `locate`; also for a member without a byte.
-        ValueError: for a path of another form.
     """
     member = locate(path)
     if member.size == 0:
@@ -150,7 +149,6 @@ def read_member(path: str) -> bytes:
 
     Raises:
         DecodeError: see `locate`; also for a shard that cannot be read.
-        ValueError: for a path of another form.
     """
     member = locate(path)
     try:

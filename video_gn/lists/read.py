@@ -184,9 +184,6 @@ class VideoList:
             classes: names by number, or a file of them (`read_numbered_classes`), which may number them from 1 as
                 the list does; None takes them from all rows of the list. Spaces and underscores in names are equal.
             are_lent: whether `classes` are those of another list or of a checkpoint, which may number theirs otherwise.
-
-        Raises:
-            ManifestError: see `VideoList`.
         """
         listing, table = self.listing(split, classes=classes), self._table
         # A list that comes with names of its numbers says what they mean.

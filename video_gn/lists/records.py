@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, InitVar, dataclass, field
 from itertools import pairwise
 from typing import Any, overload
 
@@ -51,51 +51,29 @@ _DECODED = 4096  # paths
 _TAKEN = ("segments", "sources", "lines", "missing", "errors", "num_frames", "fps")
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Records(Sequence[VideoRecord]):
-    """Immutable sequence of records in columns; a record is made when it is used.
+    """Immutable sequence of records in columns; a record is made when it is used. `names` are their paths."""
 
-    Args:
-        paths: one for each record.
-        labels: int32 (n,), -1 for none.
-        segments: float64 (n, 2), start and end in seconds, NaN for none; None if no record has any.
-        sources: what listed each record.
-        lines: int32 (n,), 1-based line within the source; 0 for none.
-        groups: (name, column) of each further column.
-        missing: bool (n,).
-        errors: what a scan found wrong, "" for nothing; None without a scan.
-        num_frames: int32 (n,), as a scan counted them, 0 for unknown; None without a scan.
-        fps: float64 (n,), as a scan found them, NaN for unknown; None without a scan.
-    """
+    names: InitVar[Iterable[str]]
+    labels: np.ndarray  # int32 (n,), -1 for none
+    _: KW_ONLY
+    sources: TextColumn  # what listed each record
+    lines: np.ndarray  # int32 (n,), 1-based line within the source; 0 for none
+    missing: np.ndarray  # bool (n,)
+    segments: np.ndarray | None = None  # float64 (n, 2), start and end in seconds, NaN for none; None if all have none
+    groups: tuple[tuple[str, TextColumn], ...] = ()  # (name, column) of each further column
+    errors: TextColumn | None = None  # what a scan found wrong, "" for nothing; None without a scan
+    num_frames: np.ndarray | None = None  # int32 (n,), as a scan counted them, 0 for unknown; None without a scan
+    fps: np.ndarray | None = None  # float64 (n,), as a scan found them, NaN for unknown; None without a scan
+    _blob: np.ndarray = field(init=False)
+    _offsets: np.ndarray = field(init=False)
 
-    __slots__ = (
-        "_blob", "_offsets", "errors", "fps", "groups", "labels", "lines", "missing", "num_frames", "segments",
-        "sources",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        paths: Iterable[str],
-        labels: np.ndarray,
-        *,
-        segments: np.ndarray | None = None,
-        sources: TextColumn,
-        lines: np.ndarray,
-        groups: tuple[tuple[str, TextColumn], ...] = (),
-        missing: np.ndarray,
-        errors: TextColumn | None = None,
-        num_frames: np.ndarray | None = None,
-        fps: np.ndarray | None = None,
-    ) -> None:
-        self._blob, self._offsets = _pack(list(paths))
-        self.labels = labels.astype(np.int32, copy=False)
-        self.segments = segments
-        self.sources = sources
-        self.lines = lines.astype(np.int32, copy=False)
-        self.groups = groups
-        self.missing = missing.astype(bool, copy=False)
-        self.errors = errors
-        self.num_frames = num_frames
-        self.fps = fps
+    def __post_init__(self, names: Iterable[str]) -> None:
+        self._blob, self._offsets = _pack(list(names))
+        self.labels = self.labels.astype(np.int32, copy=False)
+        self.lines = self.lines.astype(np.int32, copy=False)
+        self.missing = self.missing.astype(bool, copy=False)
         assert all(len(column) == len(self._offsets) - 1 for column in self._arrays())
 
     @classmethod

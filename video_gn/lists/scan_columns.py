@@ -31,17 +31,13 @@ SCAN_COLUMNS = FileFacts._fields[:-1]
 # A list with these two columns was written by a scan.
 SCAN_MARKS = frozenset(("num_frames", "error"))
 _TEXTS = ("codec", "error")
-_NUMBERS = {
-    "num_frames": np.int32,
+_WIDE: dict[str, Any] = {
     "fps": np.float64,
     "duration_seconds": np.float64,
-    "width": np.int32,
-    "height": np.int32,
-    "rotation": np.int32,
-    "key_frame_interval": np.int32,
     "size_bytes": np.int64,
     "mtime_ns": np.int64,
 }
+_NUMBERS = {name: _WIDE.get(name, np.int32) for name in FileFacts._fields if name not in _TEXTS}
 
 
 class FactColumns:

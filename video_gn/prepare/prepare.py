@@ -8,6 +8,9 @@
 The same call resumes a run that was stopped in any way.
 """
 
+# os.path: a member of a shard is no path.
+# ruff: noqa: PTH100
+
 from __future__ import annotations
 
 import logging
@@ -153,10 +156,6 @@ def _make(
     return note
 
 
-def _absolute(path: str) -> str:
-    return os.path.abspath(path)  # noqa: PTH100  # a member of a shard is no path
-
-
 def _state_of(path: str) -> tuple[int, int]:
     """Size and time of a file, of a frame folder's pictures, or of a member's shard; -1 if it is missing."""
     size, mtime = file_state(split_path(path)[0] if is_member(path) else path)
@@ -201,7 +200,9 @@ class _Run:
         how = settings.fingerprint()
         for split, manifest in manifests.items():
             self._plan(split, manifest, how, shards)
-        self.plan = key_of([how, shards, [(task.name, _absolute(task.source), task.segment) for task in self.tasks]])
+        self.plan = key_of(
+            [how, shards, [(task.name, os.path.abspath(task.source), task.segment) for task in self.tasks]]
+        )
         self.settings = settings
 
     def _plan(self, split: str, manifest: Manifest, how: str, shards: int | None) -> None:
@@ -229,7 +230,7 @@ class _Run:
         size, mtime = _state_of(task.source)
         num_bytes = file_state(task.source)[0] or 0 if is_member(task.source) else max(size, 0)
         self.source_bytes[task.source] = num_bytes
-        self.tasks[place] = replace(task, key=key_of([how, _absolute(task.source), size, mtime, task.segment]))
+        self.tasks[place] = replace(task, key=key_of([how, os.path.abspath(task.source), size, mtime, task.segment]))
 
     # ---- work ----
 
@@ -274,11 +275,7 @@ class _Run:
             finish_part(self.made, _PLAN, self.plan)
 
     def take_parts(self) -> None:
-        """Find what all parts have made.
-
-        Raises:
-            ConfigError: for parts that are missing, not finished, or do not fit together.
-        """
+        """Find what all parts have made."""
         count = check_finished(self.out, _PLAN, self.plan)
         for number, chunk in enumerate(self.chunks):
             if self._is_packed(chunk):

@@ -4,6 +4,9 @@ A few hundred large files are a smaller load on a shared file system than 240,00
 member as `train-000000.tar::KEY.mp4`; decoding reads any frame of it within the shard.
 """
 
+# os.path: a member of a shard is no path.
+# ruff: noqa: PTH100
+
 from __future__ import annotations
 
 import hashlib
@@ -193,7 +196,7 @@ def write_shards(
         if not files:
             raise RunError(f"{manifest.origin}: at least one video must be readable, got none of {len(manifest)}.")
         chunks = _chunks(files, videos_per_shard, bytes_per_shard)
-        plan = key_of([[_absolute(file) for file in chunk] for chunk in chunks])
+        plan = key_of([[os.path.abspath(file) for file in chunk] for chunk in chunks])
         count = check_finished(out, path.name, plan) if merge else None
         made = MadeFiles(out, part=part, merge=merge)
         mine = {shard_name(name, n): chunk for n, chunk in enumerate(chunks) if part is None or part.has(n)}
@@ -274,12 +277,8 @@ def _samples(files: dict[str, _File], classes: Sequence[str]) -> dict[str, tuple
     for (path, (record, *state)), key in zip(files.items(), keys, strict=True):
         about = describe(record, classes, source=Path(path).name)
         sample = ShardVideo(key, Path(path), record.label, about)
-        samples[path] = sample, [sample.video_name, _absolute(path), *state, record.label, about]
+        samples[path] = sample, [sample.video_name, os.path.abspath(path), *state, record.label, about]
     return samples
-
-
-def _absolute(path: str) -> str:
-    return os.path.abspath(path)  # noqa: PTH100
 
 
 def _unique_stems(paths: list[str]) -> list[str]:

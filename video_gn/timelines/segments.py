@@ -32,9 +32,6 @@ class TimelineConfig:
         min_seconds: Shortest segment; None for half a window.
         unsure: Score below which a segment is better called "unsure"; 0 for never. An unsure segment lasts at least a
             window and `smooth_seconds`: for so long a change of label lowers the scores of both labels.
-
-    Raises:
-        SettingError: for a number out of its range.
     """
 
     every_seconds: float

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -85,12 +86,7 @@ def label_reader(
     top_k: int = 5,
     views_per_forward: int = 10,
 ) -> dict[str, Any]:
-    """The result of one open video, whatever it is read from; see `label_videos`.
-
-    Raises:
-        DecodeError: the video cannot be read.
-        CheckpointError: the network's scores are not finite.
-    """
+    """The result of one open video, whatever it is read from; see `label_videos`."""
     reading = _Reading(predictor, config, views_per_forward)
     return reading.entry(*_dataset(predictor).read_by(reader, reading), top_k=top_k)
 
@@ -106,33 +102,27 @@ def _dataset(predictor: Predictor, **settings: Any) -> EvalDataset:
     )
 
 
+@dataclass
 class _Reading:
     """One video's windows and their scores, made while the frames of its usual labels are read."""
 
-    def __init__(
-        self,
-        predictor: Predictor,
-        config: TimelineConfig,
-        views_per_forward: int,
-        progress: Progress | None = None,
-    ) -> None:
-        self._predictor = predictor
-        self._config = config
-        self._views_per_forward = views_per_forward
-        self._progress = progress
-        self._windows: Windows | None = None
-        self._scores_WY = np.zeros((0, 0), dtype=np.float32)
-        self._first_frame_seconds = 0.0
+    predictor: Predictor
+    config: TimelineConfig
+    views_per_forward: int
+    progress: Progress | None = None
+    windows: Windows | None = None
+    scores_WY: np.ndarray = field(init=False)
+    first_frame_seconds: float = 0.0
 
     def __call__(self, reader: VideoReader, indices_KT: np.ndarray, segment: tuple[int, int]) -> torch.Tensor:
         """Read and score the windows of a part of the video, and return the views of the usual labels."""
         first, stop = segment
-        seconds, clip = reader.frame_seconds, self._predictor.clip
+        seconds, clip = reader.frame_seconds, self.predictor.clip
         try:
             windows = place_windows(
                 seconds[first:stop],
                 float(seconds[stop]) if stop < len(seconds) else reader.info.duration_seconds,
-                every_seconds=self._config.every_seconds,
+                every_seconds=self.config.every_seconds,
                 num_frames=clip.num_frames,
                 stride=clip.stride,
                 fps=reader.info.fps,
@@ -140,40 +130,40 @@ class _Reading:
             )
         except SettingError as error:  # too many: of this video, the next one may be shorter
             raise DecodeError(reader.info.path, str(error)) from error
-        self._windows, self._first_frame_seconds = windows, reader.info.first_frame_seconds
-        self._scores_WY, views_VTCHW = score_windows(
-            self._predictor,
+        self.windows, self.first_frame_seconds = windows, reader.info.first_frame_seconds
+        self.scores_WY, views_VTCHW = score_windows(
+            self.predictor,
             reader,
             windows.indices_WT + first,
             indices_KT,
-            views_per_forward=self._views_per_forward,
-            progress=self._progress,
+            views_per_forward=self.views_per_forward,
+            progress=self.progress,
         )
         return views_VTCHW
 
     def entry(self, frames_VTCHW: torch.Tensor, note: VideoNote, *, top_k: int) -> dict[str, Any]:
         """The video's result."""
-        assert self._windows is not None
+        assert self.windows is not None
         check_integer("top_k", top_k)
-        predictor, windows = self._predictor, self._windows
+        predictor, windows = self.predictor, self.windows
         if len(windows.middles_W) == 0:
             log.warning(
                 "%s: no window of %.2f s fits into it, so its timeline is empty; its labels loop it",
                 note.path,
                 windows.seconds,
             )
-        scores_VY = predictor.scores(frames_VTCHW, video=note.path, views_per_forward=self._views_per_forward)
+        scores_VY = predictor.scores(frames_VTCHW, video=note.path, views_per_forward=self.views_per_forward)
         return {
             **video_result(note, scores_VY, predictor.classes, num_crops=predictor.crops.num_crops, top_k=top_k),
             "timeline": {
                 "window_seconds": round(windows.seconds, 6),
-                "every_seconds": self._config.every_seconds,
-                "first_frame_seconds": self._first_frame_seconds,
+                "every_seconds": self.config.every_seconds,
+                "first_frame_seconds": self.first_frame_seconds,
                 "times": [round(float(time), 3) for time in windows.middles_W],
-                "top": [top_labels(scores_Y, predictor.classes, top_k) for scores_Y in self._scores_WY],
+                "top": [top_labels(scores_Y, predictor.classes, top_k) for scores_Y in self.scores_WY],
                 "gaps": [[round(start, 3), round(end, 3)] for start, end in windows.gaps],
             },
-            "segments": find_segments(self._scores_WY, windows, predictor.classes, self._config),
+            "segments": find_segments(self.scores_WY, windows, predictor.classes, self.config),
         }
 
 

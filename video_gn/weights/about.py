@@ -229,11 +229,7 @@ def check_table(path: str, place: str, table: Mapping[str, Any], rules: Rules, *
 
 
 def check_words(path: str, words: Mapping[str, Any]) -> None:
-    """Check each word that a checkpoint has on itself; some or all may be missing.
-
-    Raises:
-        CheckpointError: naming the file and the key whose value cannot be.
-    """
+    """Check each word that a checkpoint has on itself; some or all may be missing."""
     check_table(path, KEY, words, _ABOUT | _ENVIRONMENT)
     for name, rules in _tables(words.get("net", {})).items():
         check_table(path, f"{KEY}.{name}", words.get(name, {}), rules)
