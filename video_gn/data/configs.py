@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from video_gn import sampling
 from video_gn.data.augment import (
     Augmentation,
     ColorJitter,
@@ -15,8 +14,6 @@ from video_gn.data.augment import (
     RandomResizedCrop,
 )
 from video_gn.data.crops import TrainTransform
-from video_gn.data.dataset import ClipConfig
-from video_gn.decoding import choose_backend
 
 
 @dataclass(frozen=True)
@@ -170,41 +167,8 @@ class LoaderConfig:
     timeout_seconds: float = 0
 
 
-def check_settings(
-    *,
-    clip: ClipConfig,
-    augment: AugmentConfig,
-    views: ViewsConfig,
-    loader: LoaderConfig,
-    source: SourceConfig,
-    batch_size: int,
-    val_batch_size: int,
-    backend: str,
-) -> None:
-    """Refuse settings of the data module that are out of their ranges or do not fit together."""
-    for name, value, least in (
-        ("batch_size", batch_size, 1),
-        ("clip.num_frames", clip.num_frames, 1),
-        ("clip.stride", clip.stride, 1),
-        ("views.num_clips", views.num_clips, 1),
-        ("val_batch_size", val_batch_size, 1),
-        ("loader.num_workers", loader.num_workers or 0, 0),
-    ):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
-    if augment.repeats < 1 or batch_size % augment.repeats:
-        raise ValueError(f"augment.repeats must divide batch_size ({batch_size}), got {augment.repeats}")
-    if views.spacing not in sampling.SPACINGS:
-        raise ValueError(f"views.spacing must be one of {', '.join(sampling.SPACINGS)}, got {views.spacing!r}")
-    if not 0 < source.fraction <= 1:
-        raise ValueError(f"source.fraction must be in (0, 1], got {source.fraction}")
-    choose_backend(backend, scales=clip.decode_short_side_px is not None)
-    if clip.decode_short_side_px is not None:
-        _check_decoded_size(clip.decode_short_side_px, augment, views)
-
-
-def _check_decoded_size(decoded_px: int, augment: AugmentConfig, views: ViewsConfig) -> None:
-    """Refuse to scale up what the decoder has scaled down."""
+def check_decoded_size(decoded_px: int, augment: AugmentConfig, views: ViewsConfig) -> None:
+    """Refuse to scale up what the decoder has scaled down, with a ValueError that names the setting."""
     if decoded_px < 2 or decoded_px % 2:
         raise ValueError(
             f"clip.decode_short_side_px must be even and above 0, got {decoded_px}. Leave it out if in doubt."

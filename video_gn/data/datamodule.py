@@ -15,18 +15,27 @@ from torch.utils.data import DataLoader, Dataset
 
 from video_gn.checks import check_choice
 from video_gn.clips import ClipBatch
-from video_gn.data.configs import AugmentConfig, LoaderConfig, SourceConfig, SplitConfig, ViewsConfig, check_settings
+from video_gn.data.configs import (
+    AugmentConfig,
+    LoaderConfig,
+    SourceConfig,
+    SplitConfig,
+    ViewsConfig,
+    check_decoded_size,
+)
 from video_gn.data.crops import TestCrops
 from video_gn.data.dataset import ClipConfig, ClipDataset, EvalDataset, RandomEvalDataset, TrainDataset
 from video_gn.data.layout import collate
 from video_gn.data.loader import WatchedLoader
 from video_gn.data.manifests import read_manifests
 from video_gn.data.samplers import EvalSampler, ExtraSampler, Order, TrainSampler, epoch_order
+from video_gn.decoding import choose_backend
 from video_gn.errors import ConfigError, ManifestError, SettingError
 from video_gn.lists.manifest import Manifest
 from video_gn.lists.read import find_videos
 from video_gn.run.batch_change import present_cut
 from video_gn.run.lightning_internals import pads_samplers
+from video_gn.sampling import SPACINGS
 
 log = logging.getLogger(__name__)
 
@@ -74,20 +83,6 @@ class VideoDataModule(LightningDataModule):
         balance: Literal["none", "class"] = "none",
     ) -> None:
         super().__init__()
-        check_choice("balance", balance, ("none", "class"))
-        self.balance = balance
-        check_settings(
-            clip=clip,
-            augment=augment,
-            views=views,
-            loader=loader,
-            source=source,
-            batch_size=batch_size,
-            val_batch_size=batch_size if val_batch_size is None else val_batch_size,
-            backend=backend,
-        )
-        if not 0 <= max_broken_fraction <= 1:
-            raise ValueError(f"max_broken_fraction must be in [0, 1], got {max_broken_fraction}")
         self.paths = {"train": train, "val": val, "test": test}
         self.predict_paths = [predict] if isinstance(predict, str) else predict
         self.source = source
@@ -96,11 +91,13 @@ class VideoDataModule(LightningDataModule):
         self.augment = augment
         self.views = views
         self.batch_size = batch_size
-        self.val_batch_size = val_batch_size or batch_size
+        self.val_batch_size = batch_size if val_batch_size is None else val_batch_size
         self.loader = loader
         self.backend = backend
         self.seed = seed
         self.max_broken_fraction = max_broken_fraction
+        self.balance = balance
+        self._check_settings()
         self.manifests: dict[str, Manifest] = {}
         self.tested: Collection[int] = ()  # videos that an earlier start of the same test or prediction has scored
         self._position: dict[str, int] = {"epoch": 0, "batches": 0, "clips": 0}
@@ -109,6 +106,32 @@ class VideoDataModule(LightningDataModule):
         crop_px = views.crop_px or augment.crop_px
         self.val_crops = TestCrops("center", short_side_px=views.short_side_px, crop_px=crop_px)
         self.test_crops = TestCrops(views.crops, short_side_px=views.short_side_px, crop_px=crop_px)
+
+    def _check_settings(self) -> None:
+        """Refuse settings that are out of their ranges or do not fit together, with a ValueError that names one."""
+        clip, views, repeats = self.clip, self.views, self.augment.repeats
+        check_choice("balance", self.balance, ("none", "class"))
+        for name, value, least in (
+            ("batch_size", self.batch_size, 1),
+            ("clip.num_frames", clip.num_frames, 1),
+            ("clip.stride", clip.stride, 1),
+            ("views.num_clips", views.num_clips, 1),
+            ("val_batch_size", self.val_batch_size, 1),
+            ("loader.num_workers", self.loader.num_workers or 0, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if repeats < 1 or self.batch_size % repeats:
+            raise ValueError(f"augment.repeats must divide batch_size ({self.batch_size}), got {repeats}")
+        if views.spacing not in SPACINGS:
+            raise ValueError(f"views.spacing must be one of {', '.join(SPACINGS)}, got {views.spacing!r}")
+        if not 0 < self.source.fraction <= 1:
+            raise ValueError(f"source.fraction must be in (0, 1], got {self.source.fraction}")
+        if not 0 <= self.max_broken_fraction <= 1:
+            raise ValueError(f"max_broken_fraction must be in [0, 1], got {self.max_broken_fraction}")
+        choose_backend(self.backend, scales=clip.decode_short_side_px is not None)
+        if clip.decode_short_side_px is not None:
+            check_decoded_size(clip.decode_short_side_px, self.augment, views)
 
     # ---- lists -------------------------------------------------------------------------------
 

@@ -55,12 +55,12 @@ _LEGEND_PX, _NAME_PX = 330, 11  # room for the names of a row, and their size
 _MAX_POINTS = 1000  # of a line: more cannot be seen
 
 
-def save_figure(figure: Figure, path: Path, *, dpi: int = _DPI) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as png or svg, by the ending, whole or not at all; the same figure gives the same bytes."""
     import matplotlib
 
     with whole_path(path) as part, matplotlib.rc_context(STYLE):
-        figure.savefig(part, format=path.suffix[1:], dpi=dpi, metadata=_METADATA[path.suffix])
+        figure.savefig(part, format=path.suffix[1:], dpi=_DPI, metadata=_METADATA[path.suffix])
 
 
 def check_picture(path: Path) -> None:

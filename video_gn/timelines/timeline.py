@@ -79,15 +79,10 @@ def label_videos(
 
 
 def label_reader(
-    predictor: Predictor,
-    reader: VideoReader,
-    config: TimelineConfig,
-    *,
-    top_k: int = 5,
-    views_per_forward: int = 10,
+    predictor: Predictor, reader: VideoReader, config: TimelineConfig, *, top_k: int = 5
 ) -> dict[str, Any]:
     """The result of one open video, whatever it is read from; see `label_videos`."""
-    reading = _Reading(predictor, config, views_per_forward)
+    reading = _Reading(predictor, config)
     return reading.entry(*_dataset(predictor).read_by(reader, reading), top_k=top_k)
 
 
@@ -108,7 +103,7 @@ class _Reading:
 
     predictor: Predictor
     config: TimelineConfig
-    views_per_forward: int
+    views_per_forward: int = 10
     progress: Progress | None = None
     windows: Windows | None = None
     scores_WY: np.ndarray = field(init=False)
