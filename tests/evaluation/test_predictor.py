@@ -100,7 +100,7 @@ def test_frames_are_scaled_as_a_frame_folders(net, video, tmp_path):
 @pytest.mark.parametrize("crops", ["center", "full"])
 def test_features_beside_labels_are_of_one_pass_and_change_neither(net, video, crops):
     net = copy.deepcopy(net)
-    net.blocks[-1].window_px = 1
+    net.blocks[-1].pool.size_THW = (None, 1, 1)
     mine = predictor(net, crops=crops, px=64)
     passes = []
     mine.net.blocks[0].register_forward_hook(lambda *_: passes.append(1))
@@ -120,7 +120,7 @@ def test_features_beside_labels_are_of_one_pass_and_change_neither(net, video, c
 def test_features_are_those_of_a_plain_forward_pass(net, video, crops):
     frames, fps = frames_of(video)
     net = copy.deepcopy(net)
-    net.blocks[-1].window_px = 1  # several positions, which a frame of the usual size has too
+    net.blocks[-1].pool.size_THW = (None, 1, 1)  # several positions, which a frame of the usual size has too
     found = predictor(net, crops=crops, px=64).embed(video)
     indices_KT = places_of_clips(len(frames), num_frames=8, stride=2, num_clips=2, spacing="nonlocal", fps=fps)
     kept = []

@@ -5,17 +5,19 @@ import logging
 import numpy as np
 import pytest
 import torch
+from nets import randomize
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
 from video_gn.data.crops import TestCrops
 from video_gn.data.dataset import ClipConfig
-from video_gn.errors import SettingError
+from video_gn.errors import ConfigError, SettingError
 from video_gn.evaluation.predictor import Predictor
 from video_gn.explaining import explain
-from video_gn.models import I3D, i3d
-from video_gn.models.resnet3d import Head
+from video_gn.explaining.grad_cam import grad_cam
+from video_gn.models import I3D, OwnNet, build_network, for_inference, i3d
+from video_gn.models.resnet3d import Head, Window
 
 FPS = 30  # of a folder of pictures
 
@@ -31,7 +33,7 @@ class Flash(I3D):
 
     def __init__(self, window_px):
         nn.Module.__init__(self)
-        self.blocks = nn.ModuleList([Head(1, 2, window_px=window_px, dropout=0.0)])
+        self.blocks = nn.ModuleList([Head(1, 2, pool=Window((None, window_px, window_px)), dropout=0.0)])
         self.blocks[0].proj.weight.data.copy_(torch.tensor([[0.0], [1000.0]]))
         self.blocks[0].proj.bias.data.zero_()
 
@@ -145,6 +147,32 @@ def test_a_clip_longer_than_the_video(tmp_path, caplog):
     maps = found.maps_KPthw[0, 0]
     for frame, cells in ((3, maps[0]), (7, (maps[0] + maps[1]) / 2), (1, (maps[0] * 1.0 + maps[1]) / 2)):
         assert found.heat(frame / FPS, 64, 64)[2, 2] == pytest.approx(cells[0, 0], abs=1e-6), frame
+
+
+@pytest.mark.parametrize("network", ["x3d_s", "slow_r50"])
+def test_a_network_of_the_hub(tmp_path, network):
+    """Its inference copy gives the maps and scores of the network itself."""
+    views = TestCrops("center", short_side_px=64, crop_px=64)
+    video = write_flash(tmp_path / "v", num_frames=16, frames=range(8), size=(64, 64), box=(0, 0, 40, 20))
+    predictor = flash_predictor(views, clip=ClipConfig(num_frames=4, stride=4))
+    net = randomize(build_network({"network": network, "width": 4, "num_classes": 2})).eval()
+    predictor.net = for_inference(net)
+    frames_VTCHW = predictor._read(video, fps=None, backend="auto")[0]
+    with torch.no_grad():
+        x_NCTHW = ((frames_VTCHW / 255 - 0.4) / 0.25).transpose(1, 2)
+        wanted = net.features(x_NCTHW).detach()
+        maps = grad_cam(net.blocks[-1], wanted, 1)
+    found = explain(predictor, video, "flash")
+    assert found.maps_KPthw.shape == (1, 1, 4, 2, 2) and found.places.stride == (1, 32, 32)
+    np.testing.assert_allclose(found.maps_KPthw[0, 0], (maps / (maps.max() or 1))[0], rtol=1e-3, atol=1e-4)
+    assert found.maps_KPthw.max() == 1 and found.score == pytest.approx(float(net(x_NCTHW)[0, 1].detach()), rel=1e-4)
+
+
+def test_a_network_of_ones_own(tmp_path):
+    predictor = flash_predictor(TestCrops("full", short_side_px=64))
+    predictor.net = OwnNet(nn.Identity())
+    with pytest.raises(ConfigError, match="explain must have one of i3d, x3d_s, .* got None: torch.nn"):
+        explain(predictor, tmp_path / "none")
 
 
 def test_an_unknown_label(tmp_path):

@@ -1,14 +1,18 @@
 """Grad-CAM against answers known by hand, and where the cells of a map lie on clip and frame."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
+from fvcore.nn.squeeze_excitation import SqueezeExcitation
+from nets import randomize
 from torch import nn
 
 from video_gn.data.crops import TestCrops
 from video_gn.explaining.grad_cam import CellPlaces, grad_cam, interpolation
-from video_gn.models import LAYOUTS, i3d
-from video_gn.models.resnet3d import Head
+from video_gn.models import LAYOUTS, build_network, i3d, is_norm
+from video_gn.models.resnet3d import Head, Window
 
 
 def features_of(*shape):
@@ -21,7 +25,7 @@ def features_of(*shape):
 def test_with_an_averaging_linear_head_it_is_the_class_activation_map(size, window, positions):
     """Also for a frame larger than the head's window, whose logit is the mean over positions."""
     torch.manual_seed(0)
-    head = Head(12, 3, window_px=window, dropout=0.5).double().eval()
+    head = Head(12, 3, pool=Window((None, window, window)), dropout=0.5).double().eval()
     features = features_of(2, 12, 4, *size)
     assert head(features).shape[1] == positions
     weighted = torch.einsum("c,ncthw->nthw", head.proj.weight[1], features).detach()
@@ -31,6 +35,37 @@ def test_with_an_averaging_linear_head_it_is_the_class_activation_map(size, wind
     if positions == 1:  # so that the heat accounts for the logit
         logit = weighted.mean((1, 2, 3)) + head.proj.bias[1]
         torch.testing.assert_close(logit, head(features)[:, 0, 1])
+
+
+@pytest.mark.parametrize(("network", "size"), [("x3d_s", (3, 2, 2)), ("x3d_s", (14, 6, 5)), ("slow_r50", (9, 8, 2))])
+def test_networks_of_the_hub(network, size):
+    """The logit of each position by hand: X3D has a layer without bias and ReLU before the classifier."""
+    torch.manual_seed(0)
+    head = randomize(build_network({"network": network, "width": 4, "num_classes": 3})).double().eval().blocks[-1]
+    channels = head.pool.pre_conv.in_channels if network == "x3d_s" else head.proj.in_features
+    features = features_of(2, channels, *size)
+    is_projected = network == "x3d_s"
+    with torch.no_grad():
+        averaged = head.pool.pre_act(head.pool.pre_norm(head.pool.pre_conv(features))) if is_projected else features
+        window = [min(pair) for pair in zip((13, 5, 5) if is_projected else (8, 7, 7), size, strict=True)]
+        t, h, w = window
+        rows = []
+        for i, j, k in itertools.product(*(range(n - side + 1) for n, side in zip(size, window, strict=True))):
+            mean_NC = averaged[:, :, i : i + t, j : j + h, k : k + w].mean((2, 3, 4))
+            if is_projected:
+                weight_DC = head.pool.post_conv.weight.flatten(1)
+                rows.append((head.proj.weight[1] * (mean_NC @ weight_DC.T > 0)) @ weight_DC)
+            else:
+                rows.append(head.proj.weight[1].expand(2, -1))
+        weights_NC = torch.stack(rows).mean(0) / averaged[0, 0].numel()
+        weighted = torch.einsum("nc,ncthw->nthw", weights_NC, averaged)
+        assert (len(rows) > 1) == (size[0] > 3) and head(features).shape[1] == len(rows)
+        if len(rows) == 1:  # the heat accounts for the logit
+            logit_N = head(features)[:, 0, 1] - head.proj.bias[1]
+            torch.testing.assert_close(weighted.sum((1, 2, 3)), logit_N)
+    maps = grad_cam(head, features, 1)
+    assert (maps > 0).any() and (maps == 0).any()
+    torch.testing.assert_close(maps, weighted.relu(), rtol=1e-12, atol=1e-18)
 
 
 class Squares(nn.Module):
@@ -53,7 +88,7 @@ def test_weights_are_mean_gradients():
 
 def test_one_cell_of_one_channel():
     """The class's channel is on at one place and time: the map has that cell alone, whichever it is."""
-    head = Head(3, 2, window_px=2, dropout=0.0).double().eval()
+    head = Head(3, 2, pool=Window((None, 2, 2)), dropout=0.0).double().eval()
     with torch.no_grad():
         head.proj.weight.copy_(torch.tensor([[0.0, 0, 5], [0, 2, -7]]))
     for size in ((2, 2), (3, 4)):  # one position, and six
@@ -68,21 +103,24 @@ def test_one_cell_of_one_channel():
 # ---- places --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_cells_lie_in_the_middle_of_what_they_see(layout):
+@pytest.mark.parametrize("network", [*LAYOUTS, "x3d_s", "slow_r50", "r2plus1d_r50"])
+def test_cells_lie_in_the_middle_of_what_they_see(network):
     """Measured: what a cell far from the borders depends on, in a network of which every path counts."""
-    net = i3d(50, layout=layout, norm="none", width=4, num_classes=2, in_channels=1, zero_init_last_norm=False)
-    net = net.double().eval()
+    arguments = {"layout": network, "zero_init_last_norm": False} if network in LAYOUTS else {"network": network}
+    net = build_network({**arguments, "norm": "none", "width": 4, "num_classes": 2}).double().eval()
     for name, module in net.named_modules():
+        if is_norm(module):
+            module.weight.data.fill_(1)
         if isinstance(module, nn.Conv3d):
             module.weight.data.fill_(1 / module.weight[0].numel())
         if isinstance(module, nn.MaxPool3d):  # has a gradient at the largest pixel alone
-            pool = nn.AvgPool3d(module.kernel_size, module.stride, module.padding)
-            net.get_submodule(name.rpartition(".")[0]).register_module(name.rpartition(".")[2], pool)
-    stride, first = LAYOUTS[layout].last_map()
+            net.set_submodule(name, nn.AvgPool3d(module.kernel_size, module.stride, module.padding))
+        if isinstance(module, SqueezeExcitation):  # sees the whole clip
+            net.set_submodule(name, nn.Identity())
+    stride, first = net.last_map
     sizes = (288, 8, 8), (8, 1120, 8), (8, 8, 1120)
     for axis, size in enumerate(sizes):
-        x = torch.ones(1, 1, *size, dtype=torch.float64, requires_grad=True)
+        x = torch.ones(1, 3, *size, dtype=torch.float64, requires_grad=True)
         features = net.features(x)
         cell = features.shape[2 + axis] // 2
         index = [0, 0, 0, 0, 0]
@@ -109,7 +147,7 @@ def test_heat_lies_where_crops_came_from(layout, height, width, crops):
     rows, columns = (torch.arange(n, dtype=torch.uint8) for n in (height, width))
     ramp = torch.stack((*torch.meshgrid(rows, columns, indexing="ij"), torch.zeros(height, width, dtype=torch.uint8)))
     crops_PCHW = views.apply(ramp.permute(1, 2, 0)[None])[:, 0].numpy().astype(float)
-    places = CellPlaces(layout, views, height=height, width=width)
+    places = CellPlaces(LAYOUTS[layout].last_map(), views, height=height, width=width)
     boxes = places.boxes
     for axis in (0, 1):
         first, step = places.first[1 + axis], places.stride[1 + axis]

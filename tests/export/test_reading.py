@@ -10,7 +10,7 @@ from video_gn.commands import weights
 from video_gn.errors import CheckpointError, ConfigError
 from video_gn.export import engine_of, load_engine
 from video_gn.export.reading import INPUT, OUTPUTS, checksum, find_checksum, needed, read_onnx_about
-from video_gn.models import i3d
+from video_gn.models import i3d, x3d_s
 from video_gn.weights.about import KEY
 from video_gn.weights.files import CHECKSUM, NO_CHECKSUM
 
@@ -56,7 +56,7 @@ def write(path, words, *, change=None, with_checksum=True):
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_an_exported_file(tmp_path, engine):
     net, about = load_engine(write(tmp_path / "m.onnx", WORDS), engine)
-    assert about == WORDS and (net.layout, net.num_classes) == ("nonlocal", 3)
+    assert about == WORDS and (net.num_features, net.num_classes) == (3, 3)
     assert read_onnx_about(tmp_path / "m.onnx", labels=["x", "y", "z"])["classes"] == ["x", "y", "z"]
     frames_NTCHW = torch.randint(256, (2, 8, 3, 5, 6), dtype=torch.uint8)
     wanted = frames_NTCHW.float().mean((1, 3, 4))
@@ -81,6 +81,22 @@ def test_what_inspect_says(tmp_path, capsys):
         "  clip       8 frames at stride 2",
         "  views      2 clips, crops center of 32 px, short side 32 px",
     ]
+
+
+@ENGINES
+def test_a_network_of_the_hub(tmp_path, capsys):
+    with torch.device("meta"):
+        arguments = x3d_s(3, width=4).arguments
+    path = write(tmp_path / "m.onnx", {**WORDS, "net": arguments})
+    assert weights.main("weights", ["inspect", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[4:7] == [
+        "  network    x3d_s of pytorchvideo, width 4; 0 convolutions",
+        "  norms      group, num_groups 32",
+        "  layout     none: layouts are I3D's",
+    ]
+    with pytest.raises(CheckpointError, match="m.onnx: is of x3d_s; layouts are I3D's own. Leave the layout out"):
+        load_engine(path, "onnxruntime", layout="slowfast")
 
 
 @ENGINES

@@ -5,12 +5,14 @@ import io
 import itertools
 import json
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from media import write_numbered_video
+from nets import randomize
 from small import ABOUT
 
 from video_gn import load
@@ -20,7 +22,7 @@ from video_gn.explaining import explain
 from video_gn.export import export, int8, quantize, writing
 from video_gn.export.reading import describe_onnx
 from video_gn.lists.records import VideoRecord
-from video_gn.models import LAYOUTS, i3d, resnet3d
+from video_gn.models import LAYOUTS, build_network, hub_nets, resnet3d
 from video_gn.weights.about import KEY
 from video_gn.weights.files import read_file
 
@@ -30,10 +32,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.needs_engines]
 VIEWS = {**ABOUT["views"], "num_clips": 1, "short_side_px": 52, "crop_px": 48}
 
 
-def write_checkpoint(path, *, layout, norm, px, tell_apart=None, **more):
+def write_checkpoint(path, *, norm, px, tell_apart=None, **more):
     """A net of random weights; clips (N, 3, T, H, W) to tell apart get logits around 0."""
     torch.manual_seed(0)
-    net = i3d(50, layout=layout, norm=norm, width=8, num_classes=3, zero_init_last_norm=False, **more)
+    fixed = {} if "network" in more else {"zero_init_last_norm": False}
+    net = build_network({"norm": norm, "width": 8, "num_classes": 3, **fixed, **more})
+    if "network" in more:
+        randomize(net)  # the last norms too
     with torch.no_grad():
         net.classifier.weight.normal_(std=0.3)
         if tell_apart is not None:
@@ -51,7 +56,16 @@ def few_blocks():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(resnet3d.DEPTHS, 50, (1, 2, 2, 1))
         patch.setitem(resnet3d.NONLOCAL_AFTER, 50, ((1,), (1,)))
+        for name, builder in hub_nets._BUILDERS.items():
+            patch.setitem(hub_nets._BUILDERS, name, partial(shortened, builder))
         yield
+
+
+def shortened(builder, width, norm):
+    net = builder(width, norm)
+    for stage in net.blocks[1:-1]:
+        stage.res_blocks = stage.res_blocks[:2]
+    return net
 
 
 @pytest.fixture(scope="module")
@@ -218,3 +232,24 @@ def test_nonlocal_blocks(tmp_path):
     """Export itself compares random clips of three sizes by every engine."""
     write_checkpoint(tmp_path / "nl.ckpt", layout="mmaction", norm="group", px=64, nonlocal_blocks="softmax")
     assert all(parity.error < 1e-4 for parity in export(tmp_path / "nl.ckpt", tmp_path / "nl.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("network", "norm", "width"), [("x3d_s", "group", 4), ("slow_r50", "batch", 8), ("r2plus1d_r50", "group", 8)]
+)
+def test_networks_of_the_hub(here, tmp_path, network, norm, width):
+    """Export itself compares random clips, and a video of a clip of several positions, by every engine."""
+    checkpoint, exported = tmp_path / "hub.ckpt", tmp_path / "hub.onnx"
+    write_checkpoint(checkpoint, network=network, norm=norm, width=width, px=32)
+    assert all(parity.error < 1e-4 for parity in export(checkpoint, exported, videos=[str(here / "v.mp4")]))
+    ours = load(checkpoint, crops="full")
+    frames_VTCHW = torch.randint(256, (2, 16, 3, 40, 264), dtype=torch.uint8)
+    for engine in ("onnxruntime", "openvino"):
+        theirs = load(exported, engine=engine, crops="full")
+        assert theirs.net.num_features == ours.net.num_features
+        for function in ("scores", "features"):
+            mine, other = (getattr(p, function)(frames_VTCHW) for p in (ours, theirs))
+            np.testing.assert_allclose(other, mine, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(theirs.embed(here / "v.mp4").video, ours.embed(here / "v.mp4").video, atol=1e-4)
+    if network == "x3d_s":
+        assert all(parity.error < 1e-4 for parity in export(checkpoint, tmp_path / "hub.pt2"))

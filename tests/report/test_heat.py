@@ -13,8 +13,8 @@ from video_gn.data.crops import TestCrops
 from video_gn.data.dataset import ClipConfig
 from video_gn.errors import CheckpointError
 from video_gn.evaluation.predictor import Predictor
-from video_gn.models import i3d
-from video_gn.report import write_report
+from video_gn.models import OwnNet, i3d
+from video_gn.report import page, write_report
 from video_gn.report.analysis import confident_mistakes, least_certain
 from video_gn.report.reading import read_run
 
@@ -58,11 +58,11 @@ def test_mistakes_and_then_the_hardest_videos_are_explained_by_the_tested_networ
     monkeypatch.setattr(Predictor, "from_checkpoint", load)
     monkeypatch.setattr(explaining, "explain", explain_and_note)
     assert main(["report", str(run), "--explain", "3", "--no_frames"]) == 0
-    page = (run / "report.html").read_text(encoding="utf-8")
-    text = checked(page)
+    written = (run / "report.html").read_text(encoding="utf-8")
+    text = checked(written)
     assert asked == [(str(checkpoint), {"num_clips": 4, "crops": "three"})]
     assert explained == [(videos[place], predictions.classes[predictions.preds[place]]) for place in shown]
-    assert page.count('<img class="heat"') == 2 and text.count("not explained: the file is missing") == 1
+    assert written.count('<img class="heat"') == 2 and text.count("not explained: the file is missing") == 1
     # The scores of the test are not this network's.
     assert text.count(": it now has ") == 2
 
@@ -75,7 +75,13 @@ def test_mistakes_and_then_the_hardest_videos_are_explained_by_the_tested_networ
     assert asked == []
 
 
-def test_a_run_without_a_checkpoint_explains_nothing(tmp_path):
+def test_what_cannot_be_explained_is_refused_before_videos_are_read(tmp_path, monkeypatch):
     make_test(tmp_path)
+    monkeypatch.setattr(page, "read_strips", None)
     with pytest.raises(CheckpointError, match="is a directory without checkpoints/best.ckpt"):
-        write_report(tmp_path, num_explained=1)
+        write_report(tmp_path, frames=True, num_explained=1)
+    checkpoint = {"video_gn": {"net": OwnNet(torch.nn.Identity()).arguments}, "state_dict": {"net.a": torch.zeros(1)}}
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(checkpoint, tmp_path / "checkpoints/best.ckpt")
+    with pytest.raises(CheckpointError, match="is of torch.nn.modules.linear.Identity, a network of somebody's own"):
+        write_report(tmp_path, frames=True, num_explained=1)

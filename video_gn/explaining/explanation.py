@@ -25,7 +25,7 @@ from video_gn.decoding import VideoReader
 from video_gn.errors import ConfigError, SettingError
 from video_gn.explaining.grad_cam import CellPlaces, grad_cam
 from video_gn.lists.records import VideoRecord
-from video_gn.models import I3D
+from video_gn.models import NETWORKS, VideoNet
 from video_gn.shown import count
 
 if TYPE_CHECKING:
@@ -153,19 +153,11 @@ def explain(
         ConfigError: another engine than torch runs the network.
     """
     check_integer("num_windows", num_windows)
-    if not isinstance(predictor.net, torch.nn.Module):
-        raise ConfigError(
-            f"explain must have torch's network, got {predictor.checkpoint}. Give the checkpoint that it is made of."
-        )
-    if not isinstance(predictor.net, I3D):
-        raise ConfigError(
-            f"explain must have an I3D, the places of whose cells it knows, got {predictor.checkpoint}: "
-            f"{predictor.net.title}."
-        )
+    net = explained_net(predictor)
     number = None if label is None else _number_of(label, predictor)
     views = _read(predictor, os.fspath(video), backend)
 
-    head, kept = predictor.net.blocks[-1], []
+    head, kept = net.blocks[-1], []
     handle = head.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
     try:
         scores_VY = predictor.scores(views.frames_VTCHW, video=views.info.path)
@@ -183,9 +175,27 @@ def explain(
         clip_scores=scores_V.reshape(-1, num_crops).mean(1),
         frame_seconds_KT=views.seconds_KT,
         maps_KPthw=(maps_Vthw / (maps_Vthw.max() or 1)).reshape(-1, num_crops, *maps_Vthw.shape[1:]),
-        places=CellPlaces(predictor.net.layout, predictor.crops, height=views.info.height, width=views.info.width),
+        places=CellPlaces(net.last_map, predictor.crops, height=views.info.height, width=views.info.width),
         occlusion=tuple(_hide_parts(predictor, views, scores_V, number, num_windows)),
     )
+
+
+def explained_net(predictor: Predictor) -> VideoNet:
+    """The network, if it can be explained.
+
+    Raises:
+        ConfigError: another engine than torch runs the network, or it is somebody's own.
+    """
+    if not isinstance(predictor.net, torch.nn.Module):
+        raise ConfigError(
+            f"explain must have torch's network, got {predictor.checkpoint}. Give the checkpoint that it is made of."
+        )
+    if not isinstance(predictor.net, VideoNet):
+        raise ConfigError(
+            f"explain must have one of {', '.join(NETWORKS)}, the places of whose cells it knows, got "
+            f"{predictor.checkpoint}: {predictor.net.title}."
+        )
+    return predictor.net
 
 
 def _hide_parts(

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from video_gn.data.crops import TestCrops
-from video_gn.models import LAYOUTS
+from video_gn.models import Window
+from video_gn.models.tables import LastMap
 
 
 def grad_cam(head: nn.Module, features_NCthw: torch.Tensor, label: int) -> torch.Tensor:
@@ -20,10 +21,12 @@ def grad_cam(head: nn.Module, features_NCthw: torch.Tensor, label: int) -> torch
 
     A channel's weight is the gradient of the class's logit, averaged over the map's cells; a map is the ReLU of the
     weighted sum of channels. The logit is the one before the softmax, as in the source, and on a frame larger than the
-    head's window its mean over positions.
+    head's window its mean over positions. The map is the one that the head averages: X3D's head has a convolution
+    before that.
 
-    The head here averages and is linear. So for any size of frame this is the class activation map of Zhou et al. 2016
-    (arXiv:1512.04150), and the mean of the weighted sum is the logit without its bias: nothing is approximated.
+    Where a linear layer follows the average, this is the class activation map of Zhou et al. 2016 (arXiv:1512.04150),
+    for any size of frame. X3D has a layer without bias, ReLU and the linear layer there. In both, the sum of the
+    cells before the ReLU is the logit without the classifier's bias for each position alone: nothing is approximated.
 
     Args:
         head: Layer from the last map to logits (N, positions, classes), in eval mode.
@@ -32,12 +35,22 @@ def grad_cam(head: nn.Module, features_NCthw: torch.Tensor, label: int) -> torch
 
     Source: Selvaraju et al. 2017 (arXiv:1610.02391), Eq. 1 and 2.
     """
-    features_NCthw = features_NCthw.detach().requires_grad_()
-    with torch.enable_grad():
-        logit = head(features_NCthw).mean(1)[:, label].sum()  # a view's logit depends on its own map alone
-    (gradient_NCthw,) = torch.autograd.grad(logit, features_NCthw)
+    averaged: list[torch.Tensor] = []
+
+    def keep(_: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
+        averaged.append(inputs[0].detach().requires_grad_())
+        return averaged[0]
+
+    window = next((module for module in head.modules() if isinstance(module, Window)), head)
+    handle = window.register_forward_pre_hook(keep)
+    try:
+        with torch.enable_grad():
+            logit = head(features_NCthw.detach()).mean(1)[:, label].sum()  # a view's depends on its own map alone
+    finally:
+        handle.remove()
+    (gradient_NCthw,) = torch.autograd.grad(logit, averaged)
     weights_NC = gradient_NCthw.mean((2, 3, 4))
-    return torch.einsum("nc,ncthw->nthw", weights_NC, features_NCthw.detach()).relu()
+    return torch.einsum("nc,ncthw->nthw", weights_NC, averaged[0].detach()).relu()
 
 
 def interpolation(places: np.ndarray, num_cells: int) -> np.ndarray:
@@ -55,14 +68,14 @@ class CellPlaces:
     """Where the cells of the last map lie in a clip's frames and on the frames of its video.
 
     Args:
-        layout: Layout of the network.
+        last_map: Those of the network's last map in a clip.
         crops: Crops of each clip.
         height: Height of the frames that were cropped, px.
         width: Their width, px.
     """
 
-    def __init__(self, layout: str, crops: TestCrops, *, height: int, width: int) -> None:
-        self.stride, self.first = LAYOUTS[layout].last_map()
+    def __init__(self, last_map: LastMap, crops: TestCrops, *, height: int, width: int) -> None:
+        self.stride, self.first = last_map
         self.resized, self.boxes = crops.boxes(height, width)
 
     def in_frames(self, frames: Sequence[int] | np.ndarray, num_cells: int) -> np.ndarray:

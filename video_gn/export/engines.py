@@ -18,24 +18,28 @@ import torch
 from video_gn.checks import did_you_mean
 from video_gn.errors import CheckpointError, ConfigError
 from video_gn.export.reading import INPUT, OUTPUTS, needed, read_onnx_about
+from video_gn.weights.about import network_of
+from video_gn.weights.build import check_layout
 
-# uint8 (N, T, H, W, 3) -> scores (N, Y) and features (N, C), float32.
+# uint8 (N, T, H, W, 3) -> scores (N, Y) and features (N, C), float32; and C.
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
+Opened = tuple[Run, int]
 ONNX = ".onnx"
 TORCH = "torch"
 HALF = "openvino-bf16"
 
 
-def _onnxruntime(path: Path) -> Run:
+def _onnxruntime(path: Path) -> Opened:
     runtime = needed("onnxruntime", extra="onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors
     session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda frames: session.run(OUTPUTS, {INPUT: frames})
+    num_features = int(session.get_outputs()[1].shape[1])
+    return lambda frames: session.run(OUTPUTS, {INPUT: frames}), num_features
 
 
-def _openvino(path: Path, precision: str = "f32") -> Run:
+def _openvino(path: Path, precision: str = "f32") -> Opened:
     core = needed("openvino", extra="openvino").Core()
     if precision == "bf16" and not _has_bfloat16(core):
         raise ConfigError(
@@ -49,7 +53,7 @@ def _openvino(path: Path, precision: str = "f32") -> Run:
         results = compiled({INPUT: frames})
         return [results[name] for name in OUTPUTS]
 
-    return run
+    return run, compiled.output(OUTPUTS[1]).partial_shape[1].get_length()
 
 
 def _has_bfloat16(core: Any) -> bool:
@@ -57,7 +61,7 @@ def _has_bfloat16(core: Any) -> bool:
 
 
 # Each takes a file that `read_onnx_about` has checked.
-_OPENED: dict[str, Callable[[Path], Run]] = {
+_OPENED: dict[str, Callable[[Path], Opened]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
     HALF: partial(_openvino, precision="bf16"),
@@ -84,7 +88,10 @@ class EngineNet:
     Args:
         path: ONNX file.
         engine: "onnxruntime", "openvino" or "openvino-bf16".
-        arguments: Those of the network in the file, as `I3D.arguments`.
+        arguments: Those of the network in the file, as `VideoNet.arguments`.
+
+    Attributes:
+        num_features: Length of what `embed` gives.
 
     Raises:
         CheckpointError: if the engine cannot run the file.
@@ -95,21 +102,11 @@ class EngineNet:
         self.arguments = arguments
         self._path, self._engine = path, engine
         try:
-            self._run = _OPENED[engine](path)
+            self._run, self.num_features = _OPENED[engine](path)
         except ConfigError:
             raise
         except Exception as error:
             raise self._refusal(error) from error
-
-    @property
-    def layout(self) -> str:
-        """The key of `LAYOUTS`."""
-        return str(self.arguments["layout"])
-
-    @property
-    def num_features(self) -> int:
-        """Length of what `embed` gives."""
-        return 32 * int(self.arguments["width"])
 
     @property
     def num_classes(self) -> int:
@@ -194,6 +191,5 @@ def load_engine(
     needed(package, extra=_EXTRAS[package])
     about = read_onnx_about(path, labels=labels, extra=_EXTRAS[package])
     net = EngineNet(path, engine, dict(about["net"]))
-    if layout not in (None, net.layout):
-        raise CheckpointError(f"{path}: needs layout {net.layout!r}, got {layout!r}. Leave the layout out.")
+    check_layout(str(path), network_of(net.arguments), net.arguments.get("layout"), layout)
     return net, about

@@ -209,7 +209,9 @@ class _Clips:
 def _quantized(nncf: Any, source: Path, clips: _Clips) -> Any:
     model = needed("onnx", extra="int8").load(source)
     nodes, constants = model.graph.node, {tensor.name for tensor in model.graph.initializer}
-    last = max(place for place, node in enumerate(nodes) if node.op_type == "Relu")
+    # Of the last map; X3D's head has one more.
+    convs = [place for place, node in enumerate(nodes) if node.op_type == "Conv"]
+    last = next(place for place in range(convs[-1], len(nodes)) if nodes[place].op_type == "Relu")
     floats = [
         node.name
         for place, node in enumerate(nodes)

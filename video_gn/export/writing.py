@@ -25,7 +25,7 @@ from video_gn.export.engines import ONNX, EngineNet, installed_engines
 from video_gn.export.reading import INPUT, OUTPUTS, checksum, find_checksum, needed
 from video_gn.files import whole_path
 from video_gn.lists.records import VideoRecord
-from video_gn.models import I3D, for_inference, views_at_a_time
+from video_gn.models import VideoNet, for_inference, views_at_a_time
 from video_gn.run.directory import checkpoint_of
 from video_gn.weights.about import KEY
 from video_gn.weights.build import load_net
@@ -106,8 +106,6 @@ def export(
         for module in ("onnx", "onnxscript", "onnxruntime"):
             needed(module, extra="onnx")
     net, about = load_net(checkpoint_of(checkpoint), layout=layout, labels=labels)
-    if not isinstance(net, I3D):
-        raise ConfigError(f"export must have an I3D, got {checkpoint}: {net.title}. Label with its checkpoint.")
     given = {"num_clips": num_clips, "crops": crops}
     about["views"] = {**about["views"], **{name: value for name, value in given.items() if value is not None}}
     reference = _torch_scorer(net, about)
@@ -198,7 +196,7 @@ def _program_scorer(path: Path) -> Scorer:
 # ---- comparison ----------------------------------------------------------------------------------
 
 
-def _torch_scorer(net: I3D, about: dict[str, Any], dtype: torch.dtype = torch.float32) -> Scorer:
+def _torch_scorer(net: VideoNet, about: dict[str, Any], dtype: torch.dtype = torch.float32) -> Scorer:
     fast = for_inference(net).to(dtype)
     mean, std = (torch.tensor(about[name], dtype=dtype).view(-1, 1, 1) for name in ("mean", "std"))
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from video_gn.models._inference import for_inference, map_views, views_at_a_time
     from video_gn.models.hub_nets import NETWORKS, HubNet, build_network, r2plus1d_r50, slow_r50, x3d_s
     from video_gn.models.norms import NORMS, check_norm_training, has_statistics, is_norm, make_norm
-    from video_gn.models.resnet3d import I3D, i3d, min_clip
+    from video_gn.models.resnet3d import I3D, Window, i3d, min_clip
     from video_gn.models.video_net import OwnNet, VideoNet, find_network, search_here
     from video_gn.models.zoo import i3d_r50_bn, i3d_r50_gn, i3d_r101_gn
 
@@ -28,7 +28,7 @@ _HOMES = {
     "_inference": ("for_inference", "map_views", "views_at_a_time"),
     "hub_nets": ("NETWORKS", "HubNet", "build_network", "r2plus1d_r50", "slow_r50", "x3d_s"),
     "norms": ("NORMS", "check_norm_training", "has_statistics", "is_norm", "make_norm"),
-    "resnet3d": ("I3D", "i3d", "min_clip"),
+    "resnet3d": ("I3D", "Window", "i3d", "min_clip"),
     "video_net": ("OwnNet", "VideoNet", "find_network", "search_here"),
     "zoo": ("i3d_r50_bn", "i3d_r50_gn", "i3d_r101_gn"),
 }
@@ -47,6 +47,7 @@ __all__ = [
     "HubNet",
     "OwnNet",
     "VideoNet",
+    "Window",
     "build_network",
     "check_bfloat16_cpu",
     "check_norm_training",

@@ -127,7 +127,7 @@ class _Layer(nn.Module):
 
 def _is_for_onednn(x: torch.Tensor) -> bool:
     # These operators are torch.compile's, without gradients; builds without oneDNN lack them, and so do other engines.
-    is_plain = not torch.compiler.is_exporting()
+    is_plain = not torch.compiler.is_exporting() and not x.requires_grad
     return is_plain and x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
 
 

@@ -3,7 +3,7 @@
 Parameters have pytorchvideo's names, so that the weights of its hub load with no renaming. Blocks 0 to 5: stem, res2,
 res3, res4, res5, head.
 
-Shape letters: N batch, C channels, T frames, H, W, P positions (of the head's window on the last map), Y classes.
+Shape letters: Y classes.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from video_gn.models import _residual as ptv
 from video_gn.models._i3d_arguments import check_counts, check_shared, plain
 from video_gn.models._residual import Stage
 from video_gn.models.norms import default_groups, make_norm, true_groups
-from video_gn.models.resnet3d import i3d, initialize
-from video_gn.models.tables import DEFAULT_NUM_GROUPS, I3D_NETWORK, NormName
+from video_gn.models.resnet3d import Head, Window, i3d, initialize
+from video_gn.models.tables import DEFAULT_NUM_GROUPS, I3D_NETWORK, LastMap, NormName
 from video_gn.models.video_net import VideoNet
 
 
@@ -37,31 +36,10 @@ class HubNet(VideoNet, ptv.Net):
         """Name and norm."""
         return "{network} of pytorchvideo, {norm} norm".format_map(self.arguments)
 
-    def position_logits(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
-        """Logits (N, P, Y) of each position of the head's window; arguments and errors as `forward`."""
-        head = self.blocks[-1]
-        logits_NPY: torch.Tensor = head.proj(head.dropout(self.pooled(x_NCTHW)))
-        return logits_NPY
-
-    def pooled(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
-        """The classifier's input (N, P, C) at each position; arguments and errors as `forward`."""
-        pooled_NCTHW: torch.Tensor = self.blocks[-1].pool(self.features(x_NCTHW))
-        return pooled_NCTHW.flatten(2).transpose(1, 2)
-
-
-class Window(nn.Module):
-    """Average over a window of T, H, W, moved by one position at a time; over the whole map along a smaller side."""
-
-    def __init__(self, size_THW: tuple[int, int, int]) -> None:
-        super().__init__()
-        self.size_THW = size_THW
-
-    def forward(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
-        """(N, C, T', H', W') with a cell for each position."""
-        whole = x_NCTHW.shape[2:]
-        size = [min(pair) for pair in zip(self.size_THW, whole, strict=True)]
-        # A mean has a deterministic gradient on CUDA, avg_pool3d has not.
-        return x_NCTHW.mean((2, 3, 4), keepdim=True) if list(whole) == size else F.avg_pool3d(x_NCTHW, size, stride=1)
+    @property
+    def last_map(self) -> LastMap:
+        """Where the last map's cells lie: layers are padded evenly, so the first one's middle is the first pixel."""
+        return (_FRAME_STRIDES[self.arguments["network"]], 32, 32), (0.0, 0.0, 0.0)
 
 
 def x3d_s(
@@ -178,6 +156,9 @@ _BUILDERS: dict[str, Callable[[int, Any], nn.Module]] = {
     ),
 }
 
+# Frames of a clip from one cell of the last map to the next.
+_FRAME_STRIDES = {"x3d_s": 1, "r2plus1d_r50": 4, "slow_r50": 1}
+
 
 def _hub_net(network: str, given: Mapping[str, Any]) -> HubNet:
     arguments = {name: plain(value) for name, value in given.items()}
@@ -215,8 +196,8 @@ def _hub_net(network: str, given: Mapping[str, Any]) -> HubNet:
                 setattr(module, name, Window(child.kernel_size))  # type: ignore[arg-type]
             elif isinstance(child, ptv.Swish):
                 setattr(module, name, nn.SiLU())  # the same function; its own reads what torch deprecates
-    head.dropout = nn.Dropout(arguments["dropout"])
-    head.proj = nn.Linear(head.proj.in_features, arguments["num_classes"])
+    # Under the names of pytorchvideo's.
+    head = Head(head.proj.in_features, arguments["num_classes"], pool=head.pool, dropout=arguments["dropout"])
     net = HubNet(nn.ModuleList([stem, *(Stage(stage.res_blocks) for stage in stages), head]), arguments=arguments)
     initialize(net, zero_init_last_norm=True)
     return net

@@ -8,7 +8,7 @@ Shape letters: N batch, C channels, T frames, H, W, P positions (of the head's w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from video_gn.models._i3d_arguments import check_arguments, plain
 from video_gn.models._nonlocal import NonlocalBlock
 from video_gn.models._residual import Stage, Stem, drop_paths
 from video_gn.models.norms import is_norm, make_norm, true_groups
-from video_gn.models.tables import DEPTHS, LAYOUTS, NONLOCAL_AFTER, Depth, LayoutName, NonlocalName, NormName
+from video_gn.models.tables import DEPTHS, LAYOUTS, NONLOCAL_AFTER, Depth, LastMap, LayoutName, NonlocalName, NormName
 from video_gn.models.video_net import VideoNet, initialize_classifier
 
 # Which blocks of a stage have a 3x1x1 (1) and which a 1x1x1 (0) as their first convolution, repeated to the
@@ -29,38 +29,54 @@ from video_gn.models.video_net import VideoNet, initialize_classifier
 INFLATED = ((1,), (1, 0), (1, 0), (0, 1))
 
 
+class Window(nn.Module):
+    """Average over a window of T, H, W, moved by one position at a time; over the whole map along a smaller side.
+
+    Args:
+        size_THW: The window; None for the whole map along a side.
+    """
+
+    def __init__(self, size_THW: Sequence[int | None]) -> None:
+        super().__init__()
+        self.size_THW = tuple(size_THW)
+
+    def forward(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
+        """(N, C, T', H', W') with a cell for each position."""
+        whole = x_NCTHW.shape[2:]
+        size = [min(side or length, length) for side, length in zip(self.size_THW, whole, strict=True)]
+        # On CUDA the gradient of avg_pool3d depends on the order of threads, that of the others does not.
+        if size == list(whole):
+            return x_NCTHW.mean((2, 3, 4), keepdim=True)
+        if size[0] == whole[0]:
+            return F.avg_pool2d(x_NCTHW.mean(2), size[1:], stride=1).unsqueeze(2)
+        return F.avg_pool3d(x_NCTHW, size, stride=1)
+
+
 class Head(nn.Module):
     """Average over a window, dropout, a linear classifier at each position of the window.
 
     Args:
-        in_features: C of the last map.
+        in_features: C of the last map, as `pool` leaves it.
         num_classes: Y.
-        window_px: Side of the window; None for the whole map.
+        pool: `Window`, alone or between layers of 1x1x1.
         dropout: Probability of dropping a feature in training.
     """
 
-    def __init__(self, in_features: int, num_classes: int, *, window_px: int | None, dropout: float) -> None:
+    def __init__(self, in_features: int, num_classes: int, *, pool: nn.Module, dropout: float) -> None:
         super().__init__()
-        self.window_px = window_px
+        self.pool = pool
         self.dropout = nn.Dropout(dropout)
         self.proj = nn.Linear(in_features, num_classes)
 
     def forward(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
         """Logits at each position, (N, P, Y); P is 1 unless the map is larger than the window."""
-        logits_NPY: torch.Tensor = self.proj(self.dropout(self.pool(x_NCTHW)))
+        logits_NPY: torch.Tensor = self.proj(self.dropout(self.pooled(x_NCTHW)))
         return logits_NPY
 
-    def pool(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
+    def pooled(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
         """The classifier's input at each position, (N, P, C)."""
-        height, width = x_NCTHW.shape[-2:]
-        window = (
-            (height, width) if self.window_px is None else (min(self.window_px, height), min(self.window_px, width))
-        )
-        if window == (height, width):
-            return x_NCTHW.mean((2, 3, 4)).unsqueeze(1)
-        # The window spans all of T, so averaging in time and then in space is the same. The gradient of avg_pool2d on
-        # CUDA is deterministic, that of avg_pool3d depends on the order of threads.
-        return F.avg_pool2d(x_NCTHW.mean(2), window, stride=1).flatten(2).transpose(1, 2)
+        pooled_NCTHW: torch.Tensor = self.pool(x_NCTHW)
+        return pooled_NCTHW.flatten(2).transpose(1, 2)
 
 
 class I3D(VideoNet, ptv.Net):
@@ -80,15 +96,10 @@ class I3D(VideoNet, ptv.Net):
         """The key of `LAYOUTS`."""
         return str(self.arguments["layout"])
 
-    def position_logits(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
-        """Logits (N, P, Y) of each position of the head's window; arguments and errors as `forward`."""
-        logits_NPY: torch.Tensor = self.blocks[-1](self.features(x_NCTHW))
-        return logits_NPY
-
-    def pooled(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
-        """The classifier's input (N, P, 32 x width) at each position; arguments and errors as `forward`."""
-        pooled_NPC: torch.Tensor = self.blocks[-1].pool(self.features(x_NCTHW))
-        return pooled_NPC
+    @property
+    def last_map(self) -> LastMap:
+        """Where the last map's cells lie."""
+        return LAYOUTS[self.layout].last_map()
 
     def check_clip(self, x_NCTHW: torch.Tensor) -> None:
         """Refuse clips that `forward` would: of another shape or dtype, or too short or too small for the layout."""
@@ -179,7 +190,8 @@ def i3d(
         blocks.append(_stage(index, num_blocks, width=width, norm_arguments=norm_arguments))
         if index == 0:
             blocks.append(nn.MaxPool3d((2, 1, 1), stride=(2, 1, 1)))
-    blocks.append(Head(32 * width, num_classes, window_px=source.head_window_px, dropout=dropout))
+    window = Window((None, source.head_window_px, source.head_window_px))
+    blocks.append(Head(32 * width, num_classes, pool=window, dropout=dropout))
 
     net = I3D(nn.ModuleList(blocks), arguments=arguments)
     stages = [block for block in blocks if isinstance(block, Stage)]

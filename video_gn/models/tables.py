@@ -9,6 +9,10 @@ Depth = Literal[50, 101, 152]
 NonlocalName = Literal["softmax", "dot_product"]
 Size3 = tuple[int, int, int]
 
+# Where the cells of a network's last map lie in a clip: frames, rows and columns from one cell to the next, and the
+# middle of the first cell, counted from the first frame and pixel.
+LastMap = tuple[Size3, tuple[float, float, float]]
+
 
 class Layout(NamedTuple):  # not a dataclass: importing those costs a sixth of a help's time
     """What the sources do differently: the stem's strides, its pool, and the head's window. All triples are T, H, W.
@@ -35,8 +39,8 @@ class Layout(NamedTuple):  # not a dataclass: importing those costs a sixth of a
     min_px: int
     nonlocal_min_px: int
 
-    def last_map(self) -> tuple[Size3, tuple[float, float, float]]:
-        """Where the cells of the last map lie in a clip: frames and px between two cells, and the middle of the first.
+    def last_map(self) -> LastMap:
+        """Where the cells of the last map lie in a clip.
 
         A cell's middle is that of the pixels that it is computed from, counted from the first one's: for a layer of
         kernel k, stride s and padding p it lies (k - 1) / 2 - p after pixel s i of its input. That is not 0 in the

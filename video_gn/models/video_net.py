@@ -17,7 +17,7 @@ from torch import nn
 from video_gn.errors import ConfigError
 from video_gn.models._i3d_arguments import check_counts, plain
 from video_gn.models._residual import Stage, Stem
-from video_gn.models.tables import OWN_NETWORK
+from video_gn.models.tables import OWN_NETWORK, LastMap
 
 
 class VideoNet(nn.Module):
@@ -40,12 +40,9 @@ class VideoNet(nn.Module):
         """The network for people."""
         raise NotImplementedError
 
-    def position_logits(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
-        """Logits (N, P, Y) of each position of the head's window; arguments and errors as `forward`."""
-        raise NotImplementedError
-
-    def pooled(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
-        """The classifier's input (N, P, C) at each position; arguments and errors as `forward`."""
+    @property
+    def last_map(self) -> LastMap:
+        """Where the last map's cells lie."""
         raise NotImplementedError
 
     # ---- what they share ---------------------------------------------------------------------
@@ -97,6 +94,16 @@ class VideoNet(nn.Module):
         """
         logits_NPY = self.position_logits(x_NCTHW)
         return logits_NPY.mean(1) if self.training else _scores(logits_NPY)
+
+    def position_logits(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
+        """Logits (N, P, Y) of each position of the head's window; arguments and errors as `forward`."""
+        logits_NPY: torch.Tensor = self.blocks[-1](self.features(x_NCTHW))
+        return logits_NPY
+
+    def pooled(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
+        """The classifier's input (N, P, C) at each position; arguments and errors as `forward`."""
+        pooled_NPC: torch.Tensor = self.blocks[-1].pooled(self.features(x_NCTHW))
+        return pooled_NPC
 
     def logits(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
         """Logits (N, Y) in either mode, averaged over positions; arguments and errors as `forward`."""

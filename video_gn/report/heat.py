@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from video_gn.errors import DecodeError
 from video_gn.report.analysis import Predictions
@@ -12,6 +13,9 @@ from video_gn.report.reading import IN_TEST, Run, value_of
 from video_gn.report.strips import Strip, as_strip
 from video_gn.report.text import percent
 from video_gn.shown import shown
+
+if TYPE_CHECKING:
+    from video_gn.evaluation.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
@@ -21,16 +25,13 @@ _WIDTH = 900
 _SAME = 0.02
 
 
-def explain_videos(run: Run, predictions: Predictions, places: Sequence[int]) -> dict[int, Strip]:
-    """A picture for each of the places in predictions.csv: heat for the predicted class, and which seconds it needs.
+def load_explained(run: Run) -> Predictor:
+    """The tested network, or the run's best one if that is not there, with the test's clips and crops.
 
-    The network is the tested checkpoint, or the run's best one if that is not there, with the test's clips and crops;
-    CheckpointError or RunError if there is none, or it cannot be read.
+    CheckpointError or RunError if there is none, or it cannot be read, ConfigError if it cannot be explained.
     """
-    if not places:
-        return {}
     from video_gn.evaluation.predictor import Predictor
-    from video_gn.explaining import draw_strip, explain
+    from video_gn.explaining import explained_net
 
     tested = run.test.get("checkpoint")
     crops = value_of(run.later.get(IN_TEST) or run.config, "data.views.crops")
@@ -39,6 +40,14 @@ def explain_videos(run: Run, predictions: Predictions, places: Sequence[int]) ->
         num_clips=int(run.number("num_clips") or 0) or None,
         crops=crops if isinstance(crops, str) else None,
     )
+    explained_net(predictor)
+    return predictor
+
+
+def explain_videos(predictor: Predictor, predictions: Predictions, places: Sequence[int]) -> dict[int, Strip]:
+    """A picture for each of the places in predictions.csv: heat for the predicted class, and which seconds it needs."""
+    from video_gn.explaining import draw_strip, explain
+
     found: dict[int, Strip] = {}
     for number, place in enumerate(places):
         video, score = predictions.videos[place], float(predictions.scores[place])

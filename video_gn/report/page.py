@@ -18,7 +18,7 @@ from video_gn.report.analysis import (
     least_certain,
     wilson_interval,
 )
-from video_gn.report.heat import explain_videos
+from video_gn.report.heat import explain_videos, load_explained
 from video_gn.report.matrix import MAX_CLASSES, confusion_matrix
 from video_gn.report.plots import Axis, Curve, clip_chart, line_chart
 from video_gn.report.reading import MISSING, Run
@@ -263,13 +263,14 @@ def _tested(predictions: Predictions) -> dict[str, Any]:
 
 def _videos(run: Run, predictions: Predictions, frames: bool, num_explained: int) -> dict[str, Any]:
     """`mistakes` and `hardest`, rows for each such video; `no_strips`, why none of them has frames."""
+    predictor = load_explained(run) if num_explained else None  # it may be refused: before anything slow
     mistakes = confident_mistakes(predictions, _NUM_MISTAKES)
     hardest = least_certain(predictions, _NUM_HARDEST, without=mistakes)
     strips: dict[str, Strip] = {}
     if frames:
         strips = read_strips([predictions.videos[place] for place in mistakes + hardest])
     num_crops = int(run.number("num_crops") or 1)
-    heat = explain_videos(run, predictions, (mistakes + hardest)[:num_explained])
+    heat = explain_videos(predictor, predictions, (mistakes + hardest)[:num_explained]) if predictor else {}
     clips = read_clips(run.scores, predictions, mistakes + hardest, max(1, num_crops))
 
     def row(place: int) -> dict[str, Any]:

@@ -157,10 +157,7 @@ def build_net(source: Source, *, layout: str | None = None) -> tuple[VideoNet, L
             f"{source.path}: holds scale and shift of its norms alone, which Group Norm and folded Batch Norm have "
             "alike. Load it into a network whose norm you set: --model.weights, or video_gn.weights.load_into."
         )
-    if layout is not None and not is_i3d:
-        raise CheckpointError(f"{source.path}: is of {source.network}; layouts are I3D's own. Leave the layout out.")
-    if layout is not None and source.layout not in (None, layout):
-        raise CheckpointError(f"{source.path}: needs layout {source.layout!r}, got {layout!r}. Leave the layout out.")
+    check_layout(source.path, source.network, source.layout, layout)
     arguments = _own_arguments(source) if source.about else _zoo_arguments(source, layout)
     # Otherwise torch would draw 28 million random numbers that are overwritten at once.
     with torch.device("meta"):
@@ -172,6 +169,20 @@ def build_net(source: Source, *, layout: str | None = None) -> tuple[VideoNet, L
     report = merge(net, source, layout_mismatch="allow" if source.layout is None else "error")
     _reset(net, report)
     return net, report
+
+
+def check_layout(path: str, network: str, own: str | None, given: str | None) -> None:
+    """Refuse a layout that is given for a file of another one, or of a network without.
+
+    Raises:
+        CheckpointError: naming the file.
+    """
+    if given is None:
+        return
+    if network != I3D_NETWORK:
+        raise CheckpointError(f"{path}: is of {network}; layouts are I3D's own. Leave the layout out.")
+    if own not in (None, given):
+        raise CheckpointError(f"{path}: needs layout {own!r}, got {given!r}. Leave the layout out.")
 
 
 def _own_arguments(source: Source) -> dict[str, Any]:

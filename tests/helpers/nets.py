@@ -1,4 +1,4 @@
-"""Small networks and clips for the tests of this folder."""
+"""Small networks and clips."""
 
 import copy
 
