@@ -6,7 +6,7 @@ import pytest
 import yaml
 from runs import run
 
-from video_gn.models.resnet3d import I3D
+from video_gn.models import VideoNet
 from video_gn.run.metrics_file import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,13 +38,15 @@ def test_a_config_parses_and_builds(build, path):
     assert config["seed_everything"] == 0
     built = build(path)
     net = built.model.net
-    assert isinstance(net, I3D)
+    assert isinstance(net, VideoNet)
     for name, value in config["model"]["net"]["init_args"].items():
         assert value is None or net.arguments[name] == value, name
     assert built.data.clip.num_frames == config["data"]["clip"]["num_frames"]
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, id=p.stem, marks=[pytest.mark.slow] if "x3d" in p.stem else []) for p in CONFIGS]
+)
 def test_two_steps_at_reduced_size(path, tiny_videos, tmp_path):
     """The recipe as it stands; clips, width, videos and weights are small ones."""
     net = yaml.safe_load(path.read_text())["model"]["net"]["init_args"]
