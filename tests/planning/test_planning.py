@@ -9,7 +9,6 @@ from runs import TINY, run
 from video_gn.__main__ import main
 
 # 24 training and 6 validation videos, in batches of 4 on two processes: 3 steps an epoch.
-WORDS = [*TINY, "--trainer.max_epochs=5", "--sample=2"]
 ON_GPUS = ["--gpus=2", "--gpu_memory_gb=8", "--clips_per_second=100"]
 
 
@@ -18,8 +17,9 @@ def plan(tiny_videos, tmp_path, monkeypatch, capsys):
     """Runs the command: (exit status, json, text)."""
     monkeypatch.chdir(tmp_path)
 
-    def call(*words):
-        status = main(["plan", *WORDS, f"--data.train={tiny_videos}", "--output=plan.json", *words])
+    def call(*more, words=TINY):
+        words = [*words, "--trainer.max_epochs=5", "--sample=2", *more]
+        status = main(["plan", f"--data.train={tiny_videos}", "--output=plan.json", *words])
         found = json.loads((tmp_path / "plan.json").read_text()) if status < 2 else None
         return status, found, "".join(capsys.readouterr())
 
@@ -46,6 +46,48 @@ def test_figures_and_page(plan, tiny_videos):
     assert found["alternatives"][0]["change"] == "as it is"
     assert found["alternatives"][0]["step_bytes"] == values["step_bytes"]
     assert "It fits." in page and "hours to the end" in page and "assumed: as given" in page
+
+
+OWN = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes: int, looks: bool = False):
+        super().__init__()
+        self.conv = nn.Conv3d(3, 5, 3, stride=2, padding=1)
+        self.norm = nn.BatchNorm3d(5)
+        self.linear = nn.Linear(5, num_classes)
+        self.looks = looks
+
+    def forward(self, x):
+        if self.looks and x.sum().item() == 0:
+            return None
+        return self.linear(self.norm(self.conv(x)).relu().mean((2, 3, 4)))
+"""
+
+
+@pytest.mark.slow
+def test_a_network_of_ones_own(plan, tmp_path):
+    (tmp_path / "planned_net.py").write_text(OWN)
+    words = [*(word for word in TINY if not word.startswith("--model.net")), "--model.net=planned_net.Net"]
+    status, found, page = plan("--gpu_memory_gb=8", words=words)
+    values = {name: figure["value"] for name, figure in found["figures"].items()}
+    assert status == 0 and "planned_net.Net; clips of 8 x 32 x 32" in page
+    # The convolution with its bias, Batch Norm, a classifier of the three classes of the data.
+    assert values["num_parameters"] == (3 * 27 * 5 + 5) + 2 * 5 + (5 * 3 + 3)
+    assert values["clip_forward_macs"] == 3 * 27 * 5 * 4 * 16 * 16 + 5 * 3
+    assert values["gradients_bytes"] == 4 * values["num_parameters"]
+    # Frames in float32, and the maps of the convolution, the norm and the ReLU, are held for the backward pass.
+    held = 4 * (4 * 3 * 8 * 32 * 32 + 3 * 4 * 5 * 4 * 16 * 16)
+    assert held <= values["activations_bytes"] <= 3 * held
+    assert list(values["largest_batches"]) == ["float32"]
+    for more, message in (
+        ("--trainer.precision=bf16-mixed", "counts float32 without activation checkpointing. Add --trainer.precision"),
+        ("--model.net.looks=true", "planned_net.Net must run on tensors without data (torch's device meta)"),
+    ):
+        status, _, page = plan("--gpu_memory_gb=8", more, words=words)
+        assert status == 2 and message in page and "Traceback" not in page
 
 
 @pytest.mark.slow

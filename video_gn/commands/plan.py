@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def _plan(options: argparse.Namespace, settings: Sequence[str], names: Sequence[
     from video_gn.commands._settings import config_parser
     from video_gn.commands._trainer import check_values
     from video_gn.data.datamodule import build_datamodule
-    from video_gn.models import VideoNet
+    from video_gn.models import OwnNet, VideoNet, find_network
     from video_gn.planning.figures import Request
     from video_gn.planning.plan import make_plan
     from video_gn.training.optimizer import OptimizerConfig
@@ -83,20 +83,19 @@ def _plan(options: argparse.Namespace, settings: Sequence[str], names: Sequence[
     config = parser.parse_args(given.words)
     check_values(config.trainer, of_another_machine=True)
     config.data.seed = config.seed_everything
-    home, _, name = config.model.net.class_path.rpartition(".")
+    build = partial(find_network(config.model.net.class_path), **config.model.net.get("init_args", {}))
     try:
         with torch.device("meta"):  # weights are counted, not used
-            net = getattr(importlib.import_module(home), name)(**config.model.net.get("init_args", {}))
-        if not isinstance(net, VideoNet):
-            raise ConfigError(
-                f"model.net must be a network of video_gn.models for a plan, which builds it without memory, got "
-                f"{config.model.net.class_path}."
-            )
+            net = build()
+        own = None if isinstance(net, VideoNet) else build
+        net = net if isinstance(net, VideoNet) else OwnNet(net)
         optimizer = OptimizerConfig(**config.model.optimizer.as_dict())
         data = build_datamodule(config.data.as_dict())
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
     data.read("fit")
+    if own is not None and data.classes and "num_classes" in own.keywords:
+        own = partial(own, num_classes=len(data.classes))
     is_cpu_config = config.trainer.accelerator == "cpu" and options.gpus is None
     if memory_gb is None and has_gpu and not is_cpu_config:
         memory_gb = torch.cuda.get_device_properties(0).total_memory / 1e9
@@ -104,6 +103,7 @@ def _plan(options: argparse.Namespace, settings: Sequence[str], names: Sequence[
     return make_plan(
         Request(
             net=net.arguments,
+            own=own,
             optimizer=optimizer,
             is_checkpointed=config.model.activation_checkpointing,
             has_weights=config.model.weights is not None,

@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 from video_gn.bench.measuring import describe_machine
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
     from video_gn.data.datamodule import VideoDataModule
     from video_gn.training.optimizer import OptimizerConfig
 
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
 class Request:
     """What a plan is made of."""
 
-    net: Mapping[str, Any]  # arguments of `i3d`
+    net: Mapping[str, Any]  # `VideoNet.arguments`, or `OwnNet.arguments`
     optimizer: OptimizerConfig  # its kind and settings
     is_checkpointed: bool  # whether activations are computed again in the backward pass
     has_weights: bool  # whether it starts from weights
@@ -32,6 +36,7 @@ class Request:
     clips_per_second: float | None  # training clips a second that a process computes; None measures them here
     num_cores: int | None  # cores of all nodes; None for as many as this machine has, on each node
     sample: int  # videos that are read to measure
+    own: Callable[[], nn.Module] | None = None  # builds somebody's own net
 
 
 @dataclass(frozen=True)

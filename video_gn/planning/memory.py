@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from video_gn.evaluation.scores import normalize_clips
-from video_gn.models import VideoNet, build_network
+from video_gn.models import OwnNet, VideoNet, build_network
 from video_gn.training.optimizer import OptimizerConfig, build_optimizer, freeze_stages
 
 # Modules that autocast runs in float32 whatever comes in; convolutions and linear layers run in half precision, and
@@ -42,6 +42,7 @@ class Step:
     half: bool = False  # whether convolutions compute in half precision, by autocast
     checkpointed: bool = False  # whether activations are computed again in the backward pass
     device: str = "cuda"  # "cuda" or "cpu", whose rules of autocast and of the optimizer hold
+    own: Callable[[], nn.Module] | None = None  # builds somebody's own net, of which `net` says but few things
 
     def with_net(self, **arguments: Any) -> Step:
         """The step of a net with other arguments."""
@@ -109,17 +110,18 @@ class LiveBytes(TorchDispatchMode):
         self.course.append(self.live)
 
 
-def build_net(step: Step, device: str | torch.device) -> VideoNet:
+def build_net(step: Step, device: str | torch.device) -> VideoNet | OwnNet:
     """The step's net, in training mode on a device."""
     with torch.device(device):
-        net = build_network(step.net).to(memory_format=torch.channels_last_3d)
+        net = build_network(step.net) if step.own is None else OwnNet(step.own())
+        net.to(memory_format=torch.channels_last_3d)
     net.train().activation_checkpointing = step.checkpointed
     for module in freeze_stages(net, step.optimizer.frozen_stages):
         module.eval()
     return net
 
 
-def build_meta_net(step: Step) -> VideoNet:
+def build_meta_net(step: Step) -> VideoNet | OwnNet:
     """The step's net, in training mode on the meta device."""
     net = build_net(step, "meta")
     if step.half:
@@ -147,7 +149,7 @@ def _halved(module: nn.Conv3d | nn.Linear) -> Callable[[torch.Tensor], torch.Ten
     return forward
 
 
-def _forward(net: VideoNet, batch_size: int, clip_THW: tuple[int, int, int]) -> torch.Tensor:
+def _forward(net: VideoNet | OwnNet, batch_size: int, clip_THW: tuple[int, int, int]) -> torch.Tensor:
     """The loss of a batch, from the uint8 frames on, as `VideoClassifier.training_step` computes it."""
     frames, height, width = clip_THW
     frames_NTCHW = torch.empty((batch_size, frames, 3, height, width), dtype=torch.uint8, device="meta")

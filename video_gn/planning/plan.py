@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from video_gn.errors import ConfigError
 from video_gn.models.tables import BATCH_FAMILY, LAYOUTS
 from video_gn.planning.figures import Plan, Request
 from video_gn.planning.job import Length, Machine, length_of, rate_of
@@ -46,6 +47,23 @@ def make_plan(request: Request) -> Plan:
     return _Planner(request).plan()
 
 
+def _check_own(step: Step) -> None:
+    """Refuse what cannot be counted of somebody's own net."""
+    name = step.net["class"]
+    if step.half or step.checkpointed:
+        raise ConfigError(
+            f"a plan for {name}, which is not of video_gn.models, counts float32 without activation checkpointing. Add "
+            "--trainer.precision 32-true --model.activation_checkpointing false."
+        )
+    try:
+        count_training_macs(step)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{name} must run on tensors without data (torch's device meta) to be planned for, got "
+            f"{type(error).__name__}: {str(error).splitlines()[0]}. Train a few steps instead: --trainer.max_steps 4."
+        ) from error
+
+
 class _Planner:
     def __init__(self, request: Request) -> None:
         self.asked, self.data = request, request.datamodule
@@ -61,15 +79,16 @@ class _Planner:
             half=str(request.trainer["precision"]).startswith(("bf16", "16")),
             checkpointed=request.is_checkpointed,
             device="cpu" if self.on_cpu else "cuda",
+            own=request.own,
         )
+        if request.own is not None:
+            _check_own(self.step)
         self.batch_size, self.repeats = self.data.batch_size, self.data.augment.repeats
         self._counted: dict[str, StepMemory] = {}
         where = "this machine's CPU" if self.on_cpu else count(request.num_processes, "GPU")
         frames, height, width = self.step.clip_THW
-        self.out = Plan(
-            f"{build_meta_net(self.step).title}, width {arguments['width']}; clips of {frames} x {height} x {width}, "
-            f"{self.batch_size} a batch, on {where}"
-        )
+        net = ", width ".join([build_meta_net(self.step).title, *map(str, filter(None, [arguments.get("width")]))])
+        self.out = Plan(f"{net}; clips of {frames} x {height} x {width}, {self.batch_size} a batch, on {where}")
 
     def plan(self) -> Plan:
         self._network()
@@ -121,6 +140,7 @@ class _Planner:
             )
             for half in (False, True)
             for checkpointed in (False, True)
+            if step.own is None or not (half or checkpointed)
         }
         out.add("largest_batches", self.largest, "counted")
         if peak > limit:
@@ -181,7 +201,7 @@ class _Planner:
         out.add("epochs", round(self.length.epochs, 3), "follows")
         out.add("steps", self.length.steps, "follows")
         self.num_clips = out.add("clips", self.length.batches * global_batch, "follows")
-        norm = self.step.net["norm"]
+        norm = self.step.net.get("norm")
         shape = (self.batch_size, 3, *self.step.clip_THW)
         try:
             check_batches(
@@ -306,8 +326,15 @@ class _Planner:
 
     def _alternatives(self) -> None:
         """Changes of the config that change memory, cores or hours."""
-        data, step, base = self.data, self.step, self.reading.core_seconds
         self._row("as it is", "")
+        if self.step.own is None:
+            self._other_nets()
+        self._prepared()
+        if (number := len(self.data.manifests["train"])) > _MANY_FILES:
+            self.out.notes.append(f"data prepare --shards 1000 makes {-(-number // 1000):,} files of {number:,}.")
+
+    def _other_nets(self) -> None:
+        data, step, base = self.data, self.step, self.reading.core_seconds
         if not step.checkpointed:
             other = replace(step, checkpointed=True)
             more = count_training_macs(other)[1] / self.train_macs
@@ -331,9 +358,6 @@ class _Planner:
                 f"{frames} frames, stride {stride}", f"data.clip: num_frames {frames}, stride {stride}", other,
                 count_training_macs(other)[1] / self.train_macs, base * seconds[1] / seconds[0],
             )  # fmt: skip
-        self._prepared()
-        if (number := len(data.manifests["train"])) > _MANY_FILES:
-            self.out.notes.append(f"data prepare --shards 1000 makes {-(-number // 1000):,} files of {number:,}.")
 
     def _prepared(self) -> None:
         if self.files is None:
