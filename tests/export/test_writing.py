@@ -232,6 +232,9 @@ def test_nonlocal_blocks(tmp_path):
     """Export itself compares random clips of three sizes by every engine."""
     write_checkpoint(tmp_path / "nl.ckpt", layout="mmaction", norm="group", px=64, nonlocal_blocks="softmax")
     assert all(parity.error < 1e-4 for parity in export(tmp_path / "nl.ckpt", tmp_path / "nl.onnx"))
+    write_checkpoint(tmp_path / "4.ckpt", layout="nonlocal", norm="group", px=64, nonlocal_blocks="softmax_4_frames")
+    with pytest.raises(ConfigError, match="export must have a net whose frames are free, got .*: its non-local blocks"):
+        export(tmp_path / "4.ckpt", tmp_path / "4.onnx")
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,8 @@ class ReferenceNet(nn.Module):
         layout: whose strides and pools, a key of `SHAPES`; of pictures, what it has in H and W.
         norm: "batch", "affine" or "group".
         counted: batch norms hold `num_batches_tracked`.
-        nonlocal_blocks: "softmax" or "dot_product" puts non-local blocks after those of `NONLOCAL`.
+        nonlocal_blocks: "softmax", "dot_product" or "softmax_4_frames" puts non-local blocks after those of
+            `NONLOCAL`.
     """
 
     def __init__(
@@ -189,7 +190,7 @@ class ReferenceNet(nn.Module):
     ) -> None:
         super().__init__()
         self.weighting, self.nonlocal_after = nonlocal_blocks, NONLOCAL[depth] if nonlocal_blocks else {}
-        self.layout, self.dims, self.blocks = layout, dims, BLOCKS[depth]
+        self.layout, self.dims, self.blocks, self.norm = layout, dims, BLOCKS[depth], norm
         self.names, self.shape = NAMES[names], SHAPES[layout]
         norms = {"kind": norm, "num_groups": num_groups, "counted": counted}
         self._put(self.names.conv1, self._conv(3, width, (5, 7, 7), self.shape.conv1_stride))
@@ -218,7 +219,8 @@ class ReferenceNet(nn.Module):
                     # mmcv's ConvModule has no bias before a norm.
                     bias = layout != "mmaction"
                     self._put(self.name("out", stage, block), nn.Conv3d(channels // 2, channels, 1, bias=bias))
-                    self._put(self.name("out_norm", stage, block), Norm(channels=channels, **norms))
+                    if norm != "affine":  # Non-local's config of its networks with folded norms: USE_BN is false
+                        self._put(self.name("out_norm", stage, block), Norm(channels=channels, **norms))
         self._put(self.names.classifier, nn.Linear(channels, num_classes))
         self.requires_grad_(False).eval()
 
@@ -253,6 +255,8 @@ class ReferenceNet(nn.Module):
 
     def _nonlocal(self, x: torch.Tensor, stage: int, block: int) -> torch.Tensor:
         """Non-local nonlocal_helper.py and SlowFast's pool first and divide by the root; mmaction2 does neither."""
+        if self.weighting == "softmax_4_frames" and stage == 3 and x.shape[2] > 4:  # its add_nonlocal_group
+            return torch.cat([self._nonlocal(four, stage, block) for four in x.split(4, dim=2)], dim=2)
         theta = self._at(x, "theta", stage, block)
         if self.layout == "mmaction":
             phi, g = (F.max_pool3d(self._at(x, part, stage, block), (1, 2, 2)) for part in ("phi", "g"))
@@ -266,7 +270,8 @@ class ReferenceNet(nn.Module):
         else:
             weights = (weights / theta.shape[1] ** 0.5).softmax(-1)
         y = torch.einsum("ntijk,nck->nctij", weights, g.flatten(2))
-        return x + self._at(self._at(y, "out", stage, block), "out_norm", stage, block)
+        y = self._at(y, "out", stage, block)
+        return x + (y if self.norm == "affine" else self._at(y, "out_norm", stage, block))
 
     def stages(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """The maps "pool1", "res2" .. "res5"; "pool2" too, of clips."""

@@ -95,6 +95,16 @@ def test_block_is_a_loop_over_positions(weighting, as_mmaction):
     assert block(strided).is_contiguous(memory_format=torch.channels_last_3d)
 
 
+@torch.no_grad()
+def test_frames_look_at_those_of_their_group_alone():
+    block = block_of(4, "softmax", norm=nn.InstanceNorm3d)
+    block.norm, block.frames = nn.Identity(), 2
+    block.conv_theta.weight.mul_(4)
+    x = clips(1, 4, (3, 5), channels=4, dtype=torch.float64)
+    expected = torch.cat([by_hand(block, two) for two in x[0].split(2, dim=1)], dim=1)
+    torch.testing.assert_close((block(x) - x)[0], expected, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_block_is_pytorchvideos(weighting):
     from pytorchvideo.layers.nonlocal_net import create_nonlocal
@@ -201,7 +211,10 @@ def test_compiled_in_one_graph():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"nonlocal_blocks": "gaussian"}, r"must be one of \['dot_product', 'softmax'\], got 'gaussian'"),
+        (
+            {"nonlocal_blocks": "gaussian"},
+            r"must be one of \['dot_product', 'softmax', 'softmax_4_frames'\], got 'gaussian'",
+        ),
         ({"nonlocal_blocks": "softmax", "depth": 152}, r"must be null \(None\) for depth 152, got 'softmax'\. Take"),
     ],
 )

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from video_gn.errors import CheckpointError
 from video_gn.models import i3d
 from video_gn.weights import load_into
+from video_gn.weights.build import load_net
 
 # float32 through 50 layers that do the same operations in the same order, save for the head's mean.
 CLOSE = 1e-5
@@ -132,6 +133,7 @@ PORT = {"format": "torchvision", "layouts": ["nonlocal", None]}
 CAFFE2 = {"format": "caffe2", "layouts": [None], "preprocessing": KINETICS}
 AFFINE = {"norm": "affine"}
 SOFTMAX, DOT_PRODUCT = {"nonlocal_blocks": "softmax"}, {"nonlocal_blocks": "dot_product"}
+FOUR_FRAMES = {"nonlocal_blocks": "softmax_4_frames"}
 
 ZOOS = {  # the network, its arguments, the writer, the ending, the report
     "slowfast": (peers.slowfast_i3d, {}, _state(files.slowfast_pyth), "pyth", SLOWFAST),
@@ -153,6 +155,7 @@ ZOOS = {  # the network, its arguments, the writer, the ending, the report
     "mmaction-nl": (peers.mmaction_i3d, SOFTMAX, _state(files.mmaction_pth), "pth", MMACTION),
     "mmaction-nl-dot": (peers.mmaction_i3d, DOT_PRODUCT, _state(files.mmaction_pth), "pth", MMACTION),
     "caffe2-affine": (peers.nonlocal_caffe2, AFFINE, _caffe2(pred_dims=5), "pkl", CAFFE2),
+    "caffe2-affine-nln": (peers.nonlocal_caffe2, AFFINE | FOUR_FRAMES, _caffe2(pred_dims=5), "pkl", CAFFE2),
     "caffe2-affine-text": (peers.nonlocal_caffe2, AFFINE, _caffe2(wrapped=False, protocol=0), "pkl", CAFFE2),
 }
 
@@ -175,15 +178,39 @@ def build(zoo, path, x, **arguments):
     return reference, net
 
 
-SLOW = ("caffe2-nln-101", "caffe2-slowfast-nln", "slowfast-nln", "mmaction-nl-dot")
+SLOW = ("caffe2-affine-nln", "caffe2-nln-101", "caffe2-slowfast-nln", "slowfast-nln", "mmaction-nl-dot")
 
 
 @pytest.mark.parametrize("zoo", [pytest.param(zoo, marks=pytest.mark.slow if zoo in SLOW else ()) for zoo in ZOOS])
 def test_a_zoos_file_gives_its_numbers(tmp_path, zoo):
-    x = clips(16, (64, 48))
+    frames = (64, 32) if "affine-nln" in zoo else (16, 8)
+    x = clips(frames[0], (64, 48))
     reference, net = build(zoo, tmp_path, x)
     check_same(net, reference, x)
-    check_same(net, reference, clips(8, (37, 70), seed=1))
+    check_same(net, reference, clips(frames[1], (37, 70), seed=1))
+
+
+def test_folded_norms_come_with_blocks_without_norms_that_look_at_4_frames(tmp_path):
+    """Non-local's config of these: NONLOCAL.USE_BN is false, and USE_AFFINE makes groups in res3."""
+    x = clips(64, (32, 48))
+    reference, net = build("caffe2-affine-nln", tmp_path, x, width=4)
+    path = tmp_path / "weights.pkl"
+    report = load_into(net, path)
+    assert sum("have no norm" in left.reason for left in report.remaining) == 2 * 5
+    built, about = load_net(path)
+    assert (about["clip"]["num_frames"], about["clip"]["stride"]) == (128, 1)
+    check_same(built, reference, x)
+    words = "has non-local blocks of weighting 'softmax_4_frames', the network has 'softmax'. Set model.net"
+    whole = i3d(norm="batch", num_classes=7, width=4, nonlocal_blocks="softmax").eval()
+    with pytest.raises(CheckpointError, match=words):
+        load_into(whole, path)
+    whole.load_state_dict(net.state_dict())
+    assert relative(whole(x), net(x)) > 10 * CLOSE, "the groups show"
+    with pytest.raises(ValueError, match=r"multiple of 32 for layout 'nonlocal' .* 'softmax_4_frames', got 40"):
+        net(clips(40, 32))
+    bare = i3d(norm="none", num_classes=7, width=4, nonlocal_blocks="softmax_4_frames").eval()
+    load_into(bare, path)
+    check_same(bare, reference, x)
 
 
 def test_a_conversion_to_affine_keeps_no_classifier(tmp_path):

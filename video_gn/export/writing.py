@@ -106,6 +106,11 @@ def export(
         for module in ("onnx", "onnxscript", "onnxruntime"):
             needed(module, extra="onnx")
     net, about = load_net(checkpoint_of(checkpoint), layout=layout, labels=labels)
+    if net.arguments.get("nonlocal_blocks") == "softmax_4_frames":  # its graph would be of one number of frames
+        raise ConfigError(
+            f"export must have a net whose frames are free, got {checkpoint}: its non-local blocks look at 4 frames at "
+            "a time. Label with its checkpoint."
+        )
     given = {"num_clips": num_clips, "crops": crops}
     about["views"] = {**about["views"], **{name: value for name, value in given.items() if value is not None}}
     reference = _torch_scorer(net, about)

@@ -1,6 +1,6 @@
 """Non-local blocks: each position of a map adds what it finds at all others, in space and time.
 
-Shape letters: N batch, C channels, T frames, H, W, P positions of the map, K positions of the pooled map.
+Shape letters: N batch, C channels, T frames, H, W, G groups of frames, P positions of the map, K of the pooled map.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ class NonlocalBlock(nn.Module):
         weighting: "softmax" (embedded Gaussian) or "dot_product".
         as_mmaction: phi and g are pooled after their convolutions instead of before, the products are not divided by
             the root of their number of channels, and the last convolution has no bias.
+        frames: Frames in a row that look at each other alone; they must divide T. None for all.
 
     Source: Wang et al. 2018 (arXiv:1711.07971), Eq. 1, 4 and 6; pooling and scale as video-nonlocal-net's
         nonlocal_helper.py and SlowFast's, or mmaction2's configs of I3D with mmcv's NonLocal3d.
     """
 
-    def __init__(self, channels: int, norm: nn.Module, *, weighting: str, as_mmaction: bool) -> None:
+    def __init__(
+        self, channels: int, norm: nn.Module, *, weighting: str, as_mmaction: bool, frames: int | None = None
+    ) -> None:
         super().__init__()
         inner = channels // 2
         self.conv_theta = nn.Conv3d(channels, inner, 1)
@@ -38,6 +41,7 @@ class NonlocalBlock(nn.Module):
         self.pool = nn.MaxPool3d((1, 2, 2))
         self.weighting = weighting
         self.as_mmaction = as_mmaction
+        self.frames = frames
 
     def forward(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
         """A map of the same shape; height and width must be at least 2."""
@@ -47,19 +51,18 @@ class NonlocalBlock(nn.Module):
         else:
             pooled_NCTHW = self.pool(x_NCTHW)
             phi_NCTHW, g_NCTHW = self.conv_phi(pooled_NCTHW), self.conv_g(pooled_NCTHW)
-        theta_N1PC, phi_N1KC, g_N1KC = (_positions(map_) for map_ in (theta_NCTHW, phi_NCTHW, g_NCTHW))
+        # (N, 1, P, C), or (N, G, P / G, C) for G groups of frames: they are the heads of attention.
+        groups = 1 if self.frames is None else x_NCTHW.shape[2] // self.frames
+        theta_NGPC, phi_NGKC, g_NGKC = (
+            map_.flatten(2).unflatten(2, (groups, -1)).permute(0, 2, 3, 1) for map_ in (theta_NCTHW, phi_NCTHW, g_NCTHW)
+        )
         if self.weighting == "softmax":
             # The kernels of attention never hold all P x K weights.
-            scale = 1.0 if self.as_mmaction else theta_N1PC.shape[-1] ** -0.5
-            y_N1PC = F.scaled_dot_product_attention(theta_N1PC, phi_N1KC, g_N1KC, scale=scale)
+            scale = 1.0 if self.as_mmaction else theta_NGPC.shape[-1] ** -0.5
+            y_NGPC = F.scaled_dot_product_attention(theta_NGPC, phi_NGKC, g_NGKC, scale=scale)
         else:
             # (theta phi') g = theta (phi' g): C x C numbers instead of P x K.
-            y_N1PC = theta_N1PC @ ((phi_N1KC / phi_N1KC.shape[2]).transpose(2, 3) @ g_N1KC)
-        y_NCTHW = y_N1PC.squeeze(1).transpose(1, 2).reshape(theta_NCTHW.shape)
+            y_NGPC = theta_NGPC @ ((phi_NGKC / phi_NGKC.shape[2]).transpose(2, 3) @ g_NGKC)
+        y_NCTHW = y_NGPC.flatten(1, 2).transpose(1, 2).reshape(theta_NCTHW.shape)
         added_NCTHW: torch.Tensor = self.norm(self.conv_out(y_NCTHW))
         return x_NCTHW + added_NCTHW
-
-
-def _positions(x_NCTHW: torch.Tensor) -> torch.Tensor:
-    """(N, 1, P, C): what attention takes, with a single head."""
-    return x_NCTHW.flatten(2).transpose(1, 2).unsqueeze(1)

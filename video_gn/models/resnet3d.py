@@ -21,7 +21,17 @@ from video_gn.models._i3d_arguments import check_arguments, plain
 from video_gn.models._nonlocal import NonlocalBlock
 from video_gn.models._residual import Stage, Stem, drop_paths
 from video_gn.models.norms import is_norm, make_norm, true_groups
-from video_gn.models.tables import DEPTHS, LAYOUTS, NONLOCAL_AFTER, Depth, LastMap, LayoutName, NonlocalName, NormName
+from video_gn.models.tables import (
+    DEPTHS,
+    LAYOUTS,
+    NONLOCAL_AFTER,
+    NONLOCAL_FRAMES,
+    Depth,
+    LastMap,
+    LayoutName,
+    NonlocalName,
+    NormName,
+)
 from video_gn.models.video_net import VideoNet, initialize_classifier
 
 # Which blocks of a stage have a 3x1x1 (1) and which a 1x1x1 (0) as their first convolution, repeated to the
@@ -115,6 +125,12 @@ class I3D(VideoNet, ptv.Net):
                 f"for layout {self.layout!r}{blocks}, got {frames} frames of {height} x {width} px (height x width). "
                 "Take longer or larger clips, or another layout."
             )
+        multiple = layout.min_frames * NONLOCAL_FRAMES
+        if self.arguments["nonlocal_blocks"] == "softmax_4_frames" and frames % multiple:
+            raise ValueError(
+                f"a clip's number of frames must be a multiple of {multiple} for layout {self.layout!r} with non-local "
+                f"blocks 'softmax_4_frames', got {frames}. Take longer or shorter clips."
+            )
 
 
 def i3d(
@@ -154,7 +170,8 @@ def i3d(
         drop_path: Stochastic depth: probability in [0, 1) of dropping a sample's last residual branch in training,
             falling linearly to 0 at the first.
         nonlocal_blocks: Five non-local blocks, two in res3 and three in res4, of this weighting: "softmax" (embedded
-            Gaussian) or "dot_product". None for none. The layout says in which zoo's form.
+            Gaussian), "dot_product", or "softmax_4_frames", whose blocks of res3 look at 4 frames at a time, as those
+            of Non-local's networks with folded norms. None for none. The layout says in which zoo's form.
 
     Raises:
         ValueError: for a value out of range, groups that do not divide the width, or options that the norm lacks.
@@ -201,8 +218,13 @@ def i3d(
             for place in places:
                 channels = 4 * width * 2**index
                 last_norm = norm_layer(num_features=channels, eps=norm_eps, momentum=norm_momentum)
+                in_groups = nonlocal_blocks == "softmax_4_frames" and index == 1
                 stages[index].nonlocal_blocks[str(place)] = NonlocalBlock(
-                    channels, last_norm, weighting=nonlocal_blocks, as_mmaction=layout == "mmaction"
+                    channels,
+                    last_norm,
+                    weighting="dot_product" if nonlocal_blocks == "dot_product" else "softmax",
+                    as_mmaction=layout == "mmaction",
+                    frames=NONLOCAL_FRAMES if in_groups else None,
                 )
     initialize(net, zero_init_last_norm=zero_init_last_norm)
     return net

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 LayoutName = Literal["nonlocal", "slowfast", "mmaction"]
 Depth = Literal[50, 101, 152]
-NonlocalName = Literal["softmax", "dot_product"]
+NonlocalName = Literal["softmax", "dot_product", "softmax_4_frames"]
 Size3 = tuple[int, int, int]
 
 # Where the cells of a network's last map lie in a clip: frames, rows and columns from one cell to the next, and the
@@ -65,6 +65,10 @@ LAYOUTS: dict[str, Layout] = {
     # Source: open-mmlab/mmaction2 i3d_r50 (ResNet3d with conv1_stride_t=2, pool1_stride_t=2).
     "mmaction": Layout((2, 2, 2), (1, 3, 3), (2, 2, 2), (0, 1, 1), None, min_frames=8, min_px=1, nonlocal_min_px=17),
 }
+
+# Frames of a map of res3 that a non-local block of weighting "softmax_4_frames" looks at together. Source:
+# video-nonlocal-net's group_size in resnet_video.py and resnet_video_org.py, for networks with USE_AFFINE.
+NONLOCAL_FRAMES = 4
 
 # Blocks of res2, res3, res4, res5. Source: He et al. 2016 (arXiv:1512.03385), Table 1.
 DEPTHS: dict[int, tuple[int, int, int, int]] = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}

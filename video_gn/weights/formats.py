@@ -169,7 +169,7 @@ def recognize(content: FileContent, *, format: str = "auto", takes_own: bool = F
 
         described = habits(content, zoo, has_statistics=has_statistics, is_2d=is_2d)
         if any(".nonlocal_blocks." in name for name in shapes):
-            described["nonlocal_blocks"] = nonlocal_weighting(content, zoo)
+            described["nonlocal_blocks"] = nonlocal_weighting(content, zoo, affine=described["affine"])
     stem, head = shapes.get("blocks.0.conv.weight"), shapes.get("blocks.6.proj.weight")
     if network != I3D_NETWORK:
         from video_gn.weights.zoos import hub_fields

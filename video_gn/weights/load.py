@@ -281,6 +281,9 @@ class _Plan:
             return Left(name, "left", "a fresh classifier: the file has none")
         if NONLOCAL in name and self.source.nonlocal_blocks is None:
             return Left(name, "left", "of a fresh non-local block: the file has none")
+        if name.endswith((".norm.weight", ".norm.bias")) and NONLOCAL in name and self.has_bare_blocks:
+            self.new[name] = torch.full_like(self.state[name], float(name.endswith("weight")), device="cpu")
+            return Left(name, "set", "to change nothing: the file's non-local blocks have no norm")
         if name.endswith("num_batches_tracked"):
             own = self.arguments["norm"] == "batch_renorm"
             return Left(name, "left", _OWN_STEPS if own else "a count that nothing but a cumulative average reads")
@@ -296,6 +299,12 @@ class _Plan:
         """Whether the file's norms are taken as Batch Norms that were folded into scale and shift."""
         folded = self.source.affine or self.source.norm == UNKNOWN
         return folded and norm_family(self.arguments["norm"]) == "batch"
+
+    @property
+    def has_bare_blocks(self) -> bool:
+        """Whether no non-local block of the file has a norm, as in Non-local's networks with folded norms."""
+        has_norms = any(NONLOCAL in ours and ".norm." in ours for ours in self.source.names.values())
+        return self.source.affine and not has_norms
 
     def _notes(self) -> list[str]:
         source, net, notes = self.source, self.arguments, []
@@ -321,11 +330,6 @@ class _Plan:
             notes.append(
                 "the file does not say how its non-local blocks weigh positions: the network has "
                 f"{net['nonlocal_blocks']!r}"
-            )
-        if source.nonlocal_blocks is not None and source.affine:
-            notes.append(
-                "Non-local's own networks with folded norms look at 4 frames of a map at a time in the non-local "
-                "blocks of res3; these look at all"
             )
         unused = [p for p in self.ignore if p not in self.used_patterns]
         if unused:

@@ -175,8 +175,10 @@ def _preprocessing(zoo: str, *, is_2d: bool, words: Mapping[str, Any]) -> Prepro
     return _IMAGENET if zoo == "mmaction" or (zoo == "torchvision" and is_2d) else VIDEO_INPUT
 
 
-def nonlocal_weighting(content: FileContent, zoo: str) -> str:
-    """The weighting of a file's non-local blocks, if the config that lies beside its weights tells; else `UNKNOWN`."""
+def nonlocal_weighting(content: FileContent, zoo: str, *, affine: bool) -> str:
+    """The weighting of non-local blocks, if folded norms or the config beside the weights tell it; else `UNKNOWN`."""
+    if affine:
+        return "softmax_4_frames"
     if zoo == "slowfast":
         word = _slowfast_section(content, "NONLOCAL").get("INSTANTIATION")
         return str(word) if word in get_args(NonlocalName) else UNKNOWN
@@ -247,8 +249,9 @@ def zoo_protocol(source: Source, layout: str | None) -> dict[str, Any]:
         sizes, layout = {"short_side_px": short_side_px, "crop_px": crop_px}, "slowfast"
     else:
         sizes = {"short_side_px": 256, "crop_px": 224}
-    # Caffe2 files and ports do not say: SlowFast's zoo has 8 x 8, Non-local's 32 x 2.
-    num_frames, stride = source.clip or ((8, 8) if layout == "slowfast" else (32, 2))
+    # Caffe2 files and ports do not say: SlowFast's zoo has 8 x 8, Non-local's 32 x 2, or 128 x 1
+    # where norms are folded.
+    num_frames, stride = source.clip or ((8, 8) if layout == "slowfast" else (128, 1) if source.affine else (32, 2))
     spacing, target_fps, past_end = _PROTOCOLS[layout or "nonlocal"]
     return {
         "clip": {"num_frames": num_frames, "stride": stride, "target_fps": target_fps, "past_end": past_end},
