@@ -14,6 +14,7 @@ from rich.console import Console
 
 from video_gn.errors import ConfigError, RunError
 from video_gn.study import CellDirectory, collect, list_cells, read_study, run_study
+from video_gn.study.cells import CellRecord
 from video_gn.study.running import run_child
 
 
@@ -201,6 +202,12 @@ def test_minutes_are_those_of_all_attempts(write, tmp_path):
     (start, end), (second, _) = directory.read().sessions
     assert start + 0.3 <= end <= second
     assert directory.read().minutes >= 0.3 / 60
+
+
+def test_an_attempt_that_left_no_file_ends_when_it_began(write, tmp_path):
+    directory, record = CellDirectory(tmp_path, read_study(write()).cells[0]), CellRecord({}, sessions=[[10.0, None]])
+    directory.begin(record)
+    assert record.sessions[0] == [10.0, 10.0] and record.sessions[1][1] is None
 
 
 def test_a_command_in_a_process_of_its_own(tmp_path):

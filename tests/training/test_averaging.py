@@ -138,6 +138,7 @@ def test_nothing_is_averaged_by_default():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"kind": "swa"}, "averaging.kind must be one of"),
         ({"decay": 1.0}, r"averaging.decay must be in \[0, 1\)"),
         ({"start_step": -1}, "averaging.start_step must be 0 or more"),
         ({"every_n_steps": 0}, "every_n_steps at least 1"),

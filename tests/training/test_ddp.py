@@ -146,6 +146,8 @@ def test_bfloat16_rounds_what_is_sent(played):
 
 
 def test_compression_needs_processes():
+    with pytest.raises(ValueError, match=r"ddp\.compression must be one of \['bf16', 'none'\], got 'int8'"):
+        DDPConfig("int8")
     DDPConfig().check(object())
     DDPConfig("bf16").check(SteadyDDP())
     with pytest.raises(ConfigError, match=r"must be none unless several processes .* got 'bf16' with object"):

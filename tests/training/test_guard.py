@@ -353,5 +353,7 @@ def test_all_ranks_decide_alike(tmp_path):
 
 
 def test_settings_are_checked():
+    with pytest.raises(ValueError, match=r"guard\.action must be one of \['skip', 'stop'\], got 'warn'"):
+        NonFiniteGuard("warn")
     with pytest.raises(ValueError, match=r"guard\.max_skipped must be 0 or above, got -1"):
         NonFiniteGuard("skip", -1)

@@ -104,6 +104,19 @@ class InferSetup:
         """I3D's layout in pytorchvideo."""
         return "slowfast" if self.network == I3D_NETWORK else None
 
+    def predictor(self, net: VideoNet | EngineNet) -> Predictor:
+        """A network with these clips, cropped in the middle and normalized."""
+        return Predictor(
+            net,
+            classes=(),
+            clip=self.clip,
+            crops=TestCrops("center", short_side_px=self.size, crop_px=self.size),
+            num_clips=self.num_clips,
+            spacing=_SPACING,
+            mean=[_MEAN] * 3,
+            std=[_STD] * 3,
+        )
+
 
 def bench_infer(setup: InferSetup, *, videos: Sequence[str], rounds: int, engines: bool = False) -> dict[str, Any]:
     """Measure the contenders; the figures are for `format_page` and json.
@@ -172,11 +185,7 @@ class Reading:
                 f"videos must have at least {span} frames, got {info.num_frames} in {path}. Leave it out."
             )
         self.indices_KT = sampling.test_clips(
-            info.num_frames,
-            num_clips=setup.num_clips,
-            num_frames=clip.num_frames,
-            stride=clip.stride,
-            spacing=_SPACING,
+            info.num_frames, num_clips=setup.num_clips, num_frames=clip.num_frames, stride=clip.stride, spacing=_SPACING
         )
         half = 0.5 / info.fps  # a frame belongs to a span that it begins in
         self.spans = [(max(0.0, float(seconds[r[0]]) - half), float(seconds[r[-1]]) + half) for r in self.indices_KT]
@@ -250,16 +259,7 @@ def _ours(setup: InferSetup, jobs: Sequence[Reading], weights: str, engine: str 
         net, _ = load_net(weights, layout=setup.layout)
     else:
         net, _ = load_engine(_exported(weights, engine), engine.split()[0])
-    predictor = Predictor(
-        net,
-        classes=(),
-        clip=setup.clip,
-        crops=TestCrops("center", short_side_px=setup.size, crop_px=setup.size),
-        num_clips=setup.num_clips,
-        spacing=_SPACING,
-        mean=[_MEAN] * 3,
-        std=[_STD] * 3,
-    )
+    predictor = setup.predictor(net)
 
     def contender(wants_scores: bool) -> list[np.ndarray] | None:
         top_k = _CLASSES if wants_scores else _TOP_K

@@ -28,7 +28,6 @@ from video_gn.bench.measuring import (
     verdict,
 )
 from video_gn.clips import Failure
-from video_gn.data.crops import TestCrops
 from video_gn.errors import DecodeError
 from video_gn.evaluation.predictor import Predictor
 from video_gn.models import build_network
@@ -49,19 +48,8 @@ def bench_timelines(setup: InferSetup, every_seconds: float, *, videos: Sequence
     """
     keep_freed_memory()
     torch.manual_seed(0)
-    predictor = Predictor(
-        build_network(
-            {"network": setup.network, "norm": "batch", "width": setup.width, "num_classes": _CLASSES}
-            | ({"layout": setup.layout} if setup.layout else {})
-        ),
-        classes=(),
-        clip=setup.clip,
-        crops=TestCrops("center", short_side_px=setup.size, crop_px=setup.size),
-        num_clips=setup.num_clips,
-        spacing="uniform",
-        mean=[0.45] * 3,
-        std=[0.225] * 3,
-    )
+    arguments = {"network": setup.network, "norm": "batch", "width": setup.width, "num_classes": _CLASSES}
+    predictor = setup.predictor(build_network(arguments | ({"layout": setup.layout} if setup.layout else {})))
     kept: list[torch.Tensor] = []
     reads = copy.copy(predictor)
     reads.scores = lambda frames_VTCHW, **_: np.zeros((len(frames_VTCHW), _CLASSES), np.float32)  # type: ignore[method-assign]

@@ -157,10 +157,7 @@ class MultiViewAccuracy(Metric):
             "mean_class_accuracy": top-1 accuracy averaged over the classes that have a video.
             "nll": mean of -log(averaged score of the label), scores taken as at least 1.2e-38.
             All of these are over the labelled videos, and None without any.
-            "num_videos" and "num_labelled": counts.
-
-        Raises:
-            ValueError: for a video given twice, naming it.
+            "num_videos" and "num_labelled": counts. A video given twice is a ValueError that names it.
         """
         rows = self._sorted_rows()
         labelled = rows.labels >= 0

@@ -44,10 +44,6 @@ class Step:
     device: str = "cuda"  # "cuda" or "cpu", whose rules of autocast and of the optimizer hold
     own: Callable[[], nn.Module] | None = None  # builds somebody's own net, of which `net` says but few things
 
-    def with_net(self, **arguments: Any) -> Step:
-        """The step of a net with other arguments."""
-        return replace(self, net={**self.net, **arguments})
-
 
 @dataclass(frozen=True)
 class StepMemory:

@@ -135,11 +135,9 @@ class _Planner:
             note = f"{GPU_SHARE:.0%} of {asked.gpu_memory_gb:g} GB, less {GPU_RESERVE_BYTES / 1e9:g} GB for CUDA"
         self.limit = out.add("memory_limit_bytes", limit, "assumed", note)
         self.largest = {
-            self._variant_name(half=half, checkpointed=checkpointed): self._largest(
-                replace(step, half=half, checkpointed=checkpointed)
-            )
-            for half in (False, True)
-            for checkpointed in (False, True)
+            name + more: self._largest(replace(step, half=half, checkpointed=checkpointed))
+            for name, half in (("float32", False), ("bf16-mixed", True))
+            for more, checkpointed in (("", False), (" with activation checkpointing", True))
             if step.own is None or not (half or checkpointed)
         }
         out.add("largest_batches", self.largest, "counted")
@@ -154,10 +152,6 @@ class _Planner:
                     else "no batch: take smaller clips."
                 )
             )
-
-    @staticmethod
-    def _variant_name(*, half: bool, checkpointed: bool) -> str:
-        return ("bf16-mixed" if half else "float32") + (" with activation checkpointing" if checkpointed else "")
 
     def _count(self, step: Step) -> StepMemory:
         key = str(step)
@@ -343,7 +337,8 @@ class _Planner:
             self._row("half precision", "trainer.precision bf16-mixed", replace(step, half=True), None)
         norm = "batch" if step.net["norm"] == "group" else "group"
         groups = {"num_groups": None, "channels_per_group": None, "norm_options": None}
-        self._row(f"{norm} norm", f"model.net.norm {norm}", step.with_net(norm=norm, **groups), 1.0)
+        other = replace(step, net={**step.net, "norm": norm, **groups})
+        self._row(f"{norm} norm", f"model.net.norm {norm}", other, 1.0)
         frames = step.clip_THW[0] // 2
         least = LAYOUTS[step.net["layout"]].min_frames if "layout" in step.net else 1
         if frames >= least and data.clip.target_fps is None:

@@ -52,10 +52,8 @@ class Pairs:
 def pair(first: Predictions, other: Predictions, names: tuple[str, str]) -> Pairs:
     """Pair two tests' videos by path; `names` of the runs for errors.
 
-    A path that is listed several times, such as for its segments, is paired in order if both tests have it as often.
-
-    Raises:
-        RunError: if no video is common, none of them has a label, or their labels differ.
+    A path that is listed several times, such as for its segments, is paired in order if both tests have it as often. It
+    is a RunError if no video is common, none of them has a label, or their labels differ.
     """
     keys, places = _keys(first), {key: place for place, key in enumerate(_keys(other))}
     common = [(place, places.pop(key)) for place, key in enumerate(keys) if key in places]

@@ -154,13 +154,7 @@ def read_run(directory: Path, name: str = "run_dir") -> Run:
     resumes = sorted(p.name for p in directory.glob(RESUME_CONFIGS))
     run.num_earlier_resumes = max(0, len(resumes) - _MAX_RESUMES)
     for name in (CONFIG, TEST_CONFIG, *resumes[-_MAX_RESUMES:]):
-        text = _read(
-            run,
-            name,
-            lambda p: p.read_text(encoding="utf-8", errors="surrogateescape"),
-            "",
-            max_bytes=MAX_SETTINGS_BYTES,
-        )
+        text = _read(run, name, _read_text, "", max_bytes=MAX_SETTINGS_BYTES)
         if text:
             run.configs[name] = text
     for name in (CONFIG, TEST_CONFIG):
@@ -205,6 +199,10 @@ def _read(
     changed = datetime.fromtimestamp(status.st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
     run.notes[name] = FileNote(name, purpose, problem, status.st_size, changed)
     return value
+
+
+def _read_text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="surrogateescape")
 
 
 def read_predictions(path: Path) -> Predictions:

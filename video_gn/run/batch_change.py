@@ -162,8 +162,7 @@ class BatchChange:
 def find_change(trainer: Trainer, checkpoint: dict[str, Any]) -> BatchChange | None:
     """The change since a checkpoint that a fit resumes from, once its lists are read; None if nothing differs.
 
-    Raises:
-        ConfigError: For a change that is refused.
+    A change that is refused is a ConfigError.
     """
     datamodule: Any = getattr(trainer, "datamodule", None)
     position = checkpoint.get(type(datamodule).__qualname__, {})

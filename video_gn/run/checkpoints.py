@@ -18,6 +18,7 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
+from video_gn.checks import check_choice
 from video_gn.errors import CheckpointError, ConfigError
 from video_gn.files import remove_temporary, whole_file, whole_path
 from video_gn.run.batch_change import BatchChange, clips_seen, find_change
@@ -88,6 +89,7 @@ class RunCheckpoint(Checkpoint):
             raise ValueError(
                 f"every_n_steps must be at least 1 and keep_steps at least 0, got {every_n_steps} and {keep_steps}"
             )
+        check_choice("checkpoint.monitor", monitor, ("val/top1", "val/top5"))
         self.directory = Path(directory or CHECKPOINTS)
         self.every_n_steps = every_n_steps
         self.keep_steps = keep_steps
@@ -157,7 +159,7 @@ class RunCheckpoint(Checkpoint):
             link(last, self.directory / BEST)  # a kill came between last.ckpt and best.ckpt
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the loops where the checkpoint stood; a ConfigError for validations between two optimizer steps."""
+        """Put the loops where the checkpoint stood; a ConfigError for validations inside an accumulation window."""
         _check_validation(trainer)
         if trainer.ckpt_path is None:
             return

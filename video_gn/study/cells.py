@@ -201,7 +201,7 @@ class CellDirectory:
         for session in record.sessions:
             if session[1] is None:
                 written = (file.stat().st_mtime for file in files if file.exists())
-                session[1] = max(float(session[0] or 0.0), *written)
+                session[1] = max([float(session[0] or 0.0), *written])
         record.sessions.append([time.time(), None])
         record.failed = None
         self.write(record)

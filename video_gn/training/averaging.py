@@ -10,6 +10,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 
+from video_gn.checks import check_choice
 from video_gn.run.lightning_internals import average_of
 
 
@@ -21,10 +22,8 @@ class AveragingConfig:
         kind: "none"; "ema", an exponential moving average; "mean", the plain mean of the averaged steps.
         decay: Weight of the old average in "ema", in [0, 1).
         start_step: Optimizer steps before the first averaged one.
-        every_n_steps: Optimizer steps from one averaged step to the next.
+        every_n_steps: Optimizer steps from one averaged step to the next, at least 1.
 
-    Raises:
-        ValueError: for a number out of range.
     Source: "mean" is stochastic weight averaging (arXiv:1803.05407).
     """
 
@@ -34,6 +33,7 @@ class AveragingConfig:
     every_n_steps: int = 1
 
     def __post_init__(self) -> None:
+        check_choice("averaging.kind", self.kind, ("none", "ema", "mean"))
         if not 0 <= self.decay < 1:
             raise ValueError(f"averaging.decay must be in [0, 1), got {self.decay!r}. Usual: 0.999 to 0.9999.")
         if self.start_step < 0 or self.every_n_steps < 1:

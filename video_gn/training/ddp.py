@@ -12,6 +12,7 @@ from torch import distributed, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from video_gn.checks import check_choice
 from video_gn.errors import ConfigError
 
 # Backends that can sum bfloat16.
@@ -28,6 +29,9 @@ class DDPConfig:
     """
 
     compression: Literal["none", "bf16"] = "none"
+
+    def __post_init__(self) -> None:
+        check_choice("ddp.compression", self.compression, ("none", "bf16"))
 
     def check(self, strategy: Any) -> None:
         """Raise ConfigError for a compression that the trainer's strategy does not have."""

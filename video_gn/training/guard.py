@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from video_gn.checks import check_choice
 from video_gn.clips import ClipBatch
 from video_gn.errors import RunError
 from video_gn.run.ranks import gather_objects
@@ -51,12 +52,10 @@ class NonFiniteGuard(Callback):
     Args:
         action: "stop" or "skip".
         max_skipped: Steps that "skip" may leave out in the whole run, resumes included.
-
-    Raises:
-        ValueError: for a negative number.
     """
 
     def __init__(self, action: Literal["stop", "skip"] = "stop", max_skipped: int = 10) -> None:
+        check_choice("guard.action", action, ("stop", "skip"))
         if max_skipped < 0:
             raise ValueError(
                 f"guard.max_skipped must be 0 or above, got {max_skipped!r}. With 0 use guard.action=stop."

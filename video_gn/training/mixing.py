@@ -32,8 +32,6 @@ class Mixing:
         cutmix_probability: Probability of cutmix, if both are on.
         label_smoothing: Fraction of each target that is spread evenly over all classes, in [0, 1).
 
-    Raises:
-        ValueError: For a number out of its range.
     Source: mixup (arXiv:1710.09412), cutmix (arXiv:1905.04899); torchvision's `MixUp` and `CutMix`.
     """
 

@@ -49,9 +49,6 @@ class OptimizerConfig:
             same rate everywhere. The head has `lr` itself, the stem lr * layer_decay ** 5.
         frozen_stages: Number of `STAGES`, from the stem on, that keep their weights and statistics: 0 for none, 2 for
             the stem and res2, 5 for all but the head.
-
-    Raises:
-        ValueError: for a value out of range.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -213,10 +210,8 @@ def build_optimizer(net: nn.Module, config: OptimizerConfig, *, global_batch_siz
     """Build the optimizer, with the learning rate scaled to the global batch.
 
     Loading a checkpoint's state into it restores the momentum but keeps the config's settings. It raises
-    CheckpointError for a state of another kind of optimizer, of other groups, or of parameters of other shapes.
-
-    Raises:
-        ValueError: for a network without parameters, or a layer decay of one that is no I3D.
+    CheckpointError for a state of another kind of optimizer, of other groups, or of parameters of other shapes. A
+    network without parameters, or a layer decay of one that is no I3D, is a ValueError.
     """
     decays = {name: getattr(config, name) for name in ("weight_decay", "norm_weight_decay", "layer_decay")}
     groups = parameter_groups(net, **decays)

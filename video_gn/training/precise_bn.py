@@ -157,9 +157,6 @@ class PreciseBN(Callback):
         num_batches: Batches of each process, of the training's batch size; 0 is off.
         before_checkpoints: Also estimate for checkpoints of steps without a validation. Otherwise those hold training's
             own running averages.
-
-    Raises:
-        ValueError: for a negative number.
     """
 
     def __init__(self, num_batches: int = 0, before_checkpoints: bool = True) -> None:

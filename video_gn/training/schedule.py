@@ -37,9 +37,6 @@ class ScheduleConfig:
         warmup: Length of the warm-up in epochs or steps; 0 for none.
         warmup_start_factor: Factor of the first step, in [0, 1].
         final_lr_factor: Factor of "cosine" at the end of the run, in [0, 1].
-
-    Raises:
-        ValueError: for a value out of range.
     """
 
     name: Literal["constant", "step", "cosine"] = "step"
