@@ -150,12 +150,3 @@ def test_x3d_s_from_training_to_labels(here, tiny_videos):
         assert status == 0, printed
     labels = [entry["label"] for entry in json.loads((here / "a.json").read_text())["videos"][0]["top"]]
     assert sorted(labels) == ["one", "three", "two"]
-    for words, sentence in (
-        (["export", "run", "x.pt2"], "export must have an I3D"),
-        (
-            ["explain", "--checkpoint=run", str(tiny_videos / "one/00.mp4"), "--output=o.png"],
-            "explain must have an I3D",
-        ),
-    ):
-        status, printed = run(words, here)
-        assert status == 2 and sentence in printed, printed
