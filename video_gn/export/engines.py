@@ -18,28 +18,27 @@ import torch
 from video_gn.checks import did_you_mean
 from video_gn.errors import CheckpointError, ConfigError
 from video_gn.export.reading import INPUT, OUTPUTS, needed, read_onnx_about
+from video_gn.models import build_network
 from video_gn.weights.about import network_of
 from video_gn.weights.build import check_layout
 
-# uint8 (N, T, H, W, 3) -> scores (N, Y) and features (N, C), float32; and C.
+# uint8 (N, T, H, W, 3) -> scores (N, Y) and features (N, C), float32.
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
-Opened = tuple[Run, int]
 ONNX = ".onnx"
 TORCH = "torch"
 HALF = "openvino-bf16"
 
 
-def _onnxruntime(path: Path) -> Opened:
+def _onnxruntime(path: Path) -> Run:
     runtime = needed("onnxruntime", extra="onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors
     session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    num_features = int(session.get_outputs()[1].shape[1])
-    return lambda frames: session.run(OUTPUTS, {INPUT: frames}), num_features
+    return lambda frames: session.run(OUTPUTS, {INPUT: frames})
 
 
-def _openvino(path: Path, precision: str = "f32") -> Opened:
+def _openvino(path: Path, precision: str = "f32") -> Run:
     core = needed("openvino", extra="openvino").Core()
     if precision == "bf16" and not _has_bfloat16(core):
         raise ConfigError(
@@ -53,7 +52,7 @@ def _openvino(path: Path, precision: str = "f32") -> Opened:
         results = compiled({INPUT: frames})
         return [results[name] for name in OUTPUTS]
 
-    return run, compiled.output(OUTPUTS[1]).partial_shape[1].get_length()
+    return run
 
 
 def _has_bfloat16(core: Any) -> bool:
@@ -61,7 +60,7 @@ def _has_bfloat16(core: Any) -> bool:
 
 
 # Each takes a file that `read_onnx_about` has checked.
-_OPENED: dict[str, Callable[[Path], Opened]] = {
+_OPENED: dict[str, Callable[[Path], Run]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
     HALF: partial(_openvino, precision="bf16"),
@@ -90,9 +89,6 @@ class EngineNet:
         engine: "onnxruntime", "openvino" or "openvino-bf16".
         arguments: Those of the network in the file, as `VideoNet.arguments`.
 
-    Attributes:
-        num_features: Length of what `embed` gives.
-
     Raises:
         CheckpointError: if the engine cannot run the file.
         ConfigError: if the engine is not installed.
@@ -102,11 +98,17 @@ class EngineNet:
         self.arguments = arguments
         self._path, self._engine = path, engine
         try:
-            self._run, self.num_features = _OPENED[engine](path)
+            self._run = _OPENED[engine](path)
         except ConfigError:
             raise
         except Exception as error:
             raise self._refusal(error) from error
+
+    @property
+    def num_features(self) -> int:
+        """Length of what `embed` gives."""
+        with torch.device("meta"):
+            return build_network(self.arguments).num_features
 
     @property
     def num_classes(self) -> int:
