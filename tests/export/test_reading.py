@@ -56,7 +56,7 @@ def write(path, words, *, change=None, with_checksum=True):
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_an_exported_file(tmp_path, engine):
     net, about = load_engine(write(tmp_path / "m.onnx", WORDS), engine)
-    assert about == WORDS and (net.num_features, net.num_classes) == (3, 3)
+    assert about == WORDS and (net.num_features, net.num_classes) == (128, 3)
     assert read_onnx_about(tmp_path / "m.onnx", labels=["x", "y", "z"])["classes"] == ["x", "y", "z"]
     frames_NTCHW = torch.randint(256, (2, 8, 3, 5, 6), dtype=torch.uint8)
     wanted = frames_NTCHW.float().mean((1, 3, 4))
@@ -97,6 +97,11 @@ def test_a_network_of_the_hub(tmp_path, capsys):
     ]
     with pytest.raises(CheckpointError, match="m.onnx: is of x3d_s; layouts are I3D's own. Leave the layout out"):
         load_engine(path, "onnxruntime", layout="slowfast")
+    net, _ = load_engine(path, "onnxruntime")
+    assert net.num_features == 2048
+    net, _ = load_engine(write(path, {**WORDS, "net": {**arguments, "width": 5}}), "onnxruntime")
+    with pytest.raises(CheckpointError, match=r"m.onnx: onnxruntime cannot run it \(width of x3d_s must be a multiple"):
+        net.num_features  # noqa: B018
 
 
 @ENGINES

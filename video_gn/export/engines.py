@@ -107,8 +107,11 @@ class EngineNet:
     @property
     def num_features(self) -> int:
         """Length of what `embed` gives."""
-        with torch.device("meta"):
-            return build_network(self.arguments).num_features
+        try:
+            with torch.device("meta"):
+                return build_network(self.arguments).num_features
+        except (TypeError, ValueError) as error:
+            raise self._refusal(error) from error
 
     @property
     def num_classes(self) -> int:
