@@ -208,7 +208,10 @@ def _read_safetensors(path: str, *, header_only: bool) -> FileContent:
         _check_safetensors(path)
     with safetensors.safe_open(path, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118  (it is no dict)
-            tensor = file.get_tensor(name)  # mapped: its values are not read here
+            try:
+                tensor = file.get_tensor(name)  # mapped: its values are not read here
+            except safetensors.SafetensorError as e:
+                raise CheckpointError(f"{path}: {name!r} has a dtype that torch has not ({e}). Convert it") from e
             content[name] = tensor.to("meta") if header_only else tensor
         metadata = dict(file.metadata() or {})
     return FileContent(path, "safetensors", content, metadata=metadata)
