@@ -195,6 +195,14 @@ def test_an_empty_batch(calls):
     assert x.grad.shape == x.shape
 
 
+def test_a_single_value_a_group_becomes_its_shift_in_batches_of_any_size():
+    norm = GroupNorm(8, 8)
+    nn.init.normal_(norm.bias)
+    for num_clips in (1, 2):
+        shifted = norm(torch.randn(num_clips, 8, 1, 1, 1)).flatten(1)
+        torch.testing.assert_close(shifted, norm.bias.expand(num_clips, 8), rtol=0, atol=1e-3)
+
+
 def test_small_inputs_are_torchs():
     x, _, weight, bias = draw()
     assert "NativeGroupNorm" in group_norm(x, 4, weight, bias).grad_fn.name()
