@@ -29,7 +29,7 @@ def test_every_tensor_and_the_scores_come_back_from_every_file(tmp_path, caplog)
         expected = module.double()(x_NCTHW).softmax(1)
     assert expected.std() > 0.01
     for name in ("run", "a.safetensors", "b.ckpt", "c.ckpt"):
-        given = MyNet(3)
+        given = MyNet(3).double()
         predictor = video_gn.load(tmp_path / name, net=given, device="cpu")
         assert predictor.net.module is given and not given.training
         state = given.state_dict()

@@ -122,7 +122,7 @@ class Predictor:
             layout: Layout, if a zoo's file does not say.
             engine: "torch"; for an .onnx file "onnxruntime" (None), "openvino" or "openvino-bf16".
             net: Network of one's own that the checkpoint is of, built as for its training. It is not copied: it gets
-                the checkpoint's weights, all of them, and is put into eval mode on the device.
+                the checkpoint's weights, all of them, and is put into float32 and eval mode on the device.
 
         Raises:
             CheckpointError: for a file that is missing, damaged, or not a video network with a classifier, or whose

@@ -72,7 +72,7 @@ def load_own(path: str | Path, module: nn.Module, *, labels: Sequence[str] = ())
     tensors = {ours: source.tensors[key] for key, ours in source.names.items()}
     classes = "" if source.num_classes is None else f" for {count(source.num_classes, 'class', 'classes')}"
     try:
-        module.load_state_dict(tensors)
+        module.float().load_state_dict(tensors)  # clips are float32
     except RuntimeError as error:  # it names each tensor that is missing, is not expected or has another shape
         lines = [shown(" ".join(line.split())[:_MOST_LINE]) for line in str(error).splitlines()[1:]]
         raise CheckpointError(
