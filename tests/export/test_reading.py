@@ -167,10 +167,18 @@ def test_what_an_engine_cannot_run(tmp_path):
     for engine in ("onnxruntime", "openvino"):
         with pytest.raises(CheckpointError, match=f"m.onnx: {engine} cannot run it .*Take another engine"):
             load_engine(path, engine)
-    path = write(tmp_path / "m.onnx", {**WORDS, "net": {**WORDS["net"], "num_classes": 4}})
+    path = write(tmp_path / "m.onnx", {**WORDS, "classes": [], "net": {**WORDS["net"], "num_classes": 4}})
     net, _ = load_engine(path, "onnxruntime")
     with pytest.raises(CheckpointError, match="scores of shape"):
         net.forward(torch.zeros(1, 8, 3, 4, 4, dtype=torch.uint8))
+
+
+@ENGINES
+def test_a_file_that_claims_somebodys_own_network(tmp_path):
+    path = write(tmp_path / "m.onnx", {**WORDS, "net": {"network": "own", "class": "my_net.MyNet"}})
+    for read in (read_onnx_about, lambda path: weights.main("weights", ["inspect", str(path)])):
+        with pytest.raises(CheckpointError, match=r"m\.onnx: is of my_net\.MyNet, a network of somebody's own"):
+            read(path)
 
 
 @ENGINES
@@ -180,6 +188,9 @@ def test_options_that_do_not_fit(tmp_path):
         load_engine(path, "onnxruntime", layout="mmaction")
     with pytest.raises(CheckpointError, match="has 3 classes, but 2 labels are given"):
         load_engine(path, "onnxruntime", labels=["a", "b"])
+    path = write(tmp_path / "fewer.onnx", {**WORDS, "classes": ["a", "b"]})
+    with pytest.raises(CheckpointError, match="has 3 classes, but 2 labels are given"):
+        load_engine(path, "onnxruntime")
     with pytest.raises(ConfigError, match="device must be cpu with engine openvino, got 'cuda'"):
         load_engine(path, "openvino", device="cuda")
 

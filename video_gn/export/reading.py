@@ -17,7 +17,7 @@ from typing import Any
 from video_gn.errors import CheckpointError, ConfigError
 from video_gn.models import I3D_NETWORK
 from video_gn.shown import count, shown
-from video_gn.weights.about import KEY, network_of, read_about
+from video_gn.weights.about import KEY, is_own, network_of, own_error, read_about
 from video_gn.weights.files import AGAIN, CHECKSUM, NO_CHECKSUM, FileContent
 
 INPUT, OUTPUTS = "frames", ("scores", "features")
@@ -50,10 +50,10 @@ def read_onnx_about(path: Path, *, labels: Sequence[str] = (), extra: str = "onn
         ConfigError: if the package onnx is not installed.
     """
     about, _ = _read(path, extra=extra)
-    num_classes = about["net"]["num_classes"]
-    if labels and len(labels) != num_classes:
-        raise CheckpointError(f"{path}: has {num_classes} classes, but {len(labels)} labels are given")
-    return about | ({"classes": list(labels)} if labels else {})
+    num_classes, classes = about["net"]["num_classes"], list(labels or about.get("classes", ()))
+    if classes and len(classes) != num_classes:
+        raise CheckpointError(f"{path}: has {num_classes} classes, but {len(classes)} labels are given")
+    return about | ({"classes": classes} if classes else {})
 
 
 def describe_onnx(path: Path) -> str:
@@ -104,6 +104,8 @@ def _read(path: Path, *, extra: str) -> tuple[dict[str, Any], Any]:
         raise CheckpointError(f"{path}: damaged, or no ONNX file. {AGAIN}") from error
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     about = read_about(FileContent(str(path), "onnx", {}, metadata=metadata))
+    if is_own(about.get("net", {})):  # `export` refuses it
+        raise own_error(str(path), about)
     missing = [name for name in ("net", "mean", "clip", "views") if name not in about]
     if found is None or missing:
         what = f"{KEY}.{missing[0]}" if about and missing else KEY if missing else CHECKSUM
