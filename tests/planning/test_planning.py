@@ -64,6 +64,22 @@ class Net(nn.Module):
         if self.looks and x.sum().item() == 0:
             return None
         return self.linear(self.norm(self.conv(x)).relu().mean((2, 3, 4)))
+
+class Lazy(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.linear = nn.LazyLinear(num_classes)
+
+    def forward(self, x):
+        return self.linear(x.mean((2, 3, 4)))
+
+class Means(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.shift = nn.Parameter(nn.Linear(1, num_classes).bias.detach())
+
+    def forward(self, x):
+        return x.mean((1, 2, 3, 4))[:, None] + self.shift
 """
 
 
@@ -87,6 +103,12 @@ def test_a_network_of_ones_own(plan, tmp_path):
         ("--model.net.looks=true", "planned_net.Net must run on tensors without data (torch's device meta)"),
     ):
         status, _, page = plan("--gpu_memory_gb=8", more, words=words)
+        assert status == 2 and message in page and "Traceback" not in page
+    for name, message in (
+        ("Lazy", "planned_net.Lazy must run on tensors without data (torch's device meta)"),
+        ("Means", "planned_net.Means must have convolutions or linear layers to be planned for"),
+    ):
+        status, _, page = plan("--gpu_memory_gb=8", words=[*words[:-1], f"--model.net=planned_net.{name}"])
         assert status == 2 and message in page and "Traceback" not in page
 
 

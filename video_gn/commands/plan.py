@@ -83,19 +83,20 @@ def _plan(options: argparse.Namespace, settings: Sequence[str], names: Sequence[
     config = parser.parse_args(given.words)
     check_values(config.trainer, of_another_machine=True)
     config.data.seed = config.seed_everything
-    build = partial(find_network(config.model.net.class_path), **config.model.net.get("init_args", {}))
+    network, arguments = find_network(config.model.net.class_path), dict(config.model.net.get("init_args", {}))
     try:
+        data = build_datamodule(config.data.as_dict())
+        data.read("fit")
+        if data.classes and "num_classes" in arguments:
+            arguments["num_classes"] = len(data.classes)
+        build = partial(network, **arguments)
         with torch.device("meta"):  # weights are counted, not used
             net = build()
         own = None if isinstance(net, VideoNet) else build
         net = net if isinstance(net, VideoNet) else OwnNet(net)
         optimizer = OptimizerConfig(**config.model.optimizer.as_dict())
-        data = build_datamodule(config.data.as_dict())
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
-    data.read("fit")
-    if own is not None and data.classes and "num_classes" in own.keywords:
-        own = partial(own, num_classes=len(data.classes))
     is_cpu_config = config.trainer.accelerator == "cpu" and options.gpus is None
     if memory_gb is None and has_gpu and not is_cpu_config:
         memory_gb = torch.cuda.get_device_properties(0).total_memory / 1e9

@@ -56,12 +56,14 @@ def _check_own(step: Step) -> None:
             "--trainer.precision 32-true --model.activation_checkpointing false."
         )
     try:
-        count_training_macs(step)
-    except RuntimeError as error:
+        forward_macs, _ = count_training_macs(step)
+    except (RuntimeError, ValueError) as error:
         raise ConfigError(
             f"{name} must run on tensors without data (torch's device meta) to be planned for, got "
             f"{type(error).__name__}: {str(error).splitlines()[0]}. Train a few steps instead: --trainer.max_steps 4."
         ) from error
+    if not forward_macs:
+        raise ConfigError(f"{name} must have convolutions or linear layers to be planned for. Times follow from these.")
 
 
 class _Planner:
