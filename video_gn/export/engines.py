@@ -89,6 +89,9 @@ class EngineNet:
         engine: "onnxruntime", "openvino" or "openvino-bf16".
         arguments: Those of the network in the file, as `VideoNet.arguments`.
 
+    Attributes:
+        num_features: Length of what `embed` gives.
+
     Raises:
         CheckpointError: if the engine cannot run the file.
         ConfigError: if the engine is not installed.
@@ -99,18 +102,11 @@ class EngineNet:
         self._path, self._engine = path, engine
         try:
             self._run = _OPENED[engine](path)
+            with torch.device("meta"):
+                self.num_features = build_network(arguments).num_features
         except ConfigError:
             raise
         except Exception as error:
-            raise self._refusal(error) from error
-
-    @property
-    def num_features(self) -> int:
-        """Length of what `embed` gives."""
-        try:
-            with torch.device("meta"):
-                return build_network(self.arguments).num_features
-        except (TypeError, ValueError) as error:
             raise self._refusal(error) from error
 
     @property
@@ -127,8 +123,9 @@ class EngineNet:
         frames_NTHWC = frames_NTCHW.permute(0, 1, 3, 4, 2).contiguous().numpy()
         try:
             scores_NY, features_NC = (torch.from_numpy(np.array(found)) for found in self._run(frames_NTHWC))
-            if scores_NY.shape != (len(frames_NTHWC), self.num_classes) or len(features_NC) != len(frames_NTHWC):
-                raise ValueError(f"scores of shape {tuple(scores_NY.shape)}, of {self.num_classes} classes")
+            for found, what in ((scores_NY, self.num_classes), (features_NC, self.num_features)):
+                if found.shape != (len(frames_NTHWC), what):
+                    raise ValueError(f"an output of shape {tuple(found.shape)}, not {(len(frames_NTHWC), what)}")
         except Exception as error:
             raise self._refusal(error) from error
         return scores_NY, features_NC
