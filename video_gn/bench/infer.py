@@ -212,23 +212,24 @@ def random_weights(setup: InferSetup, job: Reading) -> dict[str, torch.Tensor]:
     """pytorchvideo's state dict: random scales and shifts, running statistics near a video's, logits that differ."""
     torch.manual_seed(0)
     net = pytorchvideo_net(setup)
-    features: list[torch.Tensor] = []
     classifier: Any = net.blocks[-1].proj  # type: ignore[index, union-attr]
-    hook = classifier.register_forward_pre_hook(lambda _, given: features.append(given[0]))
+    features: list[torch.Tensor] = []
+    classifier.register_forward_pre_hook(lambda _, given: features.append(given[0]))
+    clips_KCTHW = _read_once(job)
+    clips_NCTHW = _batch(clips_KCTHW[:: math.ceil(len(clips_KCTHW) / 5)], setup)
     with torch.no_grad():
         for module in net.modules():
             if isinstance(module, nn.BatchNorm3d):
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.uniform_(-0.5, 0.5)
                 module.momentum = None  # the average of all batches: the first one's own
-        net.train()
-        net(_batch(_read_once(job)[:2], setup))
-        hook.remove()
+        net.train()(clips_NCTHW)
         for module in net.modules():
             if isinstance(module, nn.BatchNorm3d) and module.running_var is not None:
                 # A channel that hardly varies in one video would be amplified, and every rounding in it.
                 module.running_var.lerp_(module.running_var.mean(), 0.5)
-        classifier.weight.normal_(std=2 / float(features[0].norm(dim=-1).mean()))
+        net.eval()(clips_NCTHW)
+        classifier.weight.normal_(std=2 / float(features[-1].norm(dim=-1).mean()))
     return net.state_dict()
 
 
