@@ -101,10 +101,9 @@ def _convert_own(found: Source, target: Path, wanted: str, labels: Sequence[str]
     # safetensors refuses tensors that share memory, as tied weights do.
     _write(target, {ours: found.tensors[key].clone().contiguous() for key, ours in found.names.items()}, about)
     entries = (Entry(key, ours, TAKEN, shape=tuple(found.tensors[key].shape)) for key, ours in found.names.items())
-    return LoadReport(
-        found.path, found.format, found.container, found.norm, None, None, found.num_classes, found.preprocessing,
-        tuple(entries), (), found.outside, found.foreign,
-    )  # fmt: skip
+    same = ("path", "format", "container", "norm", "num_classes", "preprocessing", "outside", "foreign")
+    told: dict[str, Any] = {name: getattr(found, name) for name in same}
+    return LoadReport(**told, layout=None, depth=None, entries=tuple(entries), remaining=())
 
 
 def _write(target: Path, state: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
