@@ -134,12 +134,12 @@ def bench_infer(setup: InferSetup, *, videos: Sequence[str], rounds: int, engine
         jobs = [jobs[i % len(jobs)] for i in range(setup.num_videos)]
         weights = f"{directory}/weights.pyth"
         torch.save({"model_state": random_weights(setup, jobs[0])}, weights)
-        names, rough = list(CONTENDERS), []
+        names, inexact = list(CONTENDERS), []
         if engines:
             export(weights, _exported(weights), layout=setup.layout)
             if _INT8 in _engines():
                 _write_int8(weights, setup, jobs)
-            rough = [_by(engine) for engine in (*half_engines(), _INT8)]
+            inexact = [_by(engine) for engine in (*half_engines(), _INT8)]
             names += map(_by, _engines())
         scores: dict[str, list[np.ndarray]] = {}
         cpu: dict[str, list[float]] = {name: [] for name in names}
@@ -154,7 +154,7 @@ def bench_infer(setup: InferSetup, *, videos: Sequence[str], rounds: int, engine
         for name, found in scores.items()
         if name != OURS
     }
-    exact = [name for name in names if name.startswith(OURS) and name not in rough]
+    exact = [name for name in names if name.startswith(OURS) and name not in inexact]
     fastest = min(exact, key=lambda name: summary[name]["median_ms"])
     return {
         "machine": describe_machine(),
@@ -167,7 +167,7 @@ def bench_infer(setup: InferSetup, *, videos: Sequence[str], rounds: int, engine
         **({"int8_ratio": ratio_of_medians(summary, names[0], _by(_INT8))} if _by(_INT8) in names else {}),
         "largest_score": max(float(a.max()) for a in scores[OURS]),
         "largest_differences": differences,
-        "same_scores": max(d for name, d in differences.items() if name not in rough) <= TOLERANCE,
+        "same_scores": max(d for name, d in differences.items() if name not in inexact) <= TOLERANCE,
     }
 
 

@@ -101,9 +101,9 @@ def _convert_own(found: Source, target: Path, wanted: str, labels: Sequence[str]
     # safetensors refuses tensors that share memory, as tied weights do.
     _write(target, {ours: found.tensors[key].clone().contiguous() for key, ours in found.names.items()}, about)
     entries = (Entry(key, ours, TAKEN, shape=tuple(found.tensors[key].shape)) for key, ours in found.names.items())
-    same = ("path", "format", "container", "norm", "num_classes", "preprocessing", "outside", "foreign")
-    told: dict[str, Any] = {name: getattr(found, name) for name in same}
-    return LoadReport(**told, layout=None, depth=None, entries=tuple(entries), remaining=())
+    common = ("path", "format", "container", "norm", "num_classes", "preprocessing", "outside", "foreign")
+    given: dict[str, Any] = {name: getattr(found, name) for name in common}
+    return LoadReport(**given, layout=None, depth=None, entries=tuple(entries), remaining=())
 
 
 def _write(target: Path, state: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
