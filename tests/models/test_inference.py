@@ -39,8 +39,8 @@ def mixed(layout):
     return net, staying
 
 
-def check_scores(net, x, *, rtol):
-    """The copy's scores are the network's: in float64, and in float32 within `rtol`."""
+def check_scores(net, x, *, rtol=1e-5):
+    """The copy's scores are the network's: in float64, and in float32 within `rtol`, some hundred roundings of 6e-8."""
     exact = copy.deepcopy(net).double()(x.double())
     assert exact.std() > 0.01
     torch.testing.assert_close(for_inference(copy.deepcopy(net).double())(x.double()), exact, rtol=1e-12, atol=0)
@@ -61,7 +61,7 @@ def test_equal_scores(layout):
     fast = for_inference(net)
     assert sum(map(is_norm, fast.modules())) == staying
     assert fast.arguments == net.arguments
-    check_scores(net, x, rtol=1e-5)  # some hundred roundings of 6e-8
+    check_scores(net, x)
 
 
 # X3D-S every day, whose parts the others have but for convolutions in space and time, one after the other.
@@ -75,7 +75,8 @@ def test_equal_scores_of_the_hubs_networks(network, norm):
     net = spread(randomize(NETWORKS[network](5, norm=norm, width=4)).eval(), x, training=False)
     norms, left = (sum(map(is_norm, one.modules())) for one in (net, for_inference(net)))
     assert left == (norms if norm == "group" else 0)
-    check_scores(net, x, rtol=1e-4)  # a last map of a few cells amplifies them
+    # torch's Group Norm in channels_last_3d, and 50 of them in a row: up to 4e-4 in 30 draws of weights.
+    check_scores(net, x, rtol=1e-3 if norm == "group" else 1e-5)
 
 
 def test_a_network_of_ones_own_is_copied_as_it_is():
